@@ -1,0 +1,100 @@
+"""GPT-2's configuration: the keys that change the result, and no others."""
+
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from rbe_cli.errors import CheckpointError
+
+Activation = Literal["gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
+
+# Keys that would change the result if they had another value than this one. Among those left
+# out is `reorder_and_upcast_attn`, which only changes the order of rounding in half precision.
+_ONLY_SUPPORTED = {"model_type": "gpt2", "add_cross_attention": False, "is_encoder_decoder": False}
+
+
+class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shapes and options of a GPT-2 (Radford et al., 2019), under Hugging Face's names.
+
+    Raises `CheckpointError` from `validate` if the numbers contradict each other.
+    """
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: Activation = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def validate(self) -> None:
+        """Refuse sizes that cannot be a model.
+
+        Raises:
+            CheckpointError: naming the key at fault.
+        """
+        limits = {
+            "vocab_size": 1 << 24,
+            "n_positions": 1 << 20,
+            "n_embd": 1 << 16,
+            "n_layer": 1 << 12,
+            "n_head": 1 << 12,
+            "n_inner": 1 << 18,
+        }
+        for key, limit in limits.items():
+            if not 1 <= getattr(self, key) <= limit:
+                raise CheckpointError(
+                    f"config: {key} = {getattr(self, key)} is not between 1 and {limit}"
+                )
+        if self.n_embd % self.n_head:
+            raise CheckpointError(
+                f"config: n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}"
+            )
+        if not 0.0 <= self.layer_norm_epsilon < 1.0:
+            raise CheckpointError(f"config: layer_norm_epsilon = {self.layer_norm_epsilon}")
+        for key in ("bos_token_id", "eos_token_id"):
+            token = getattr(self, key)
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise CheckpointError(f"config: {key} = {token} is outside the vocabulary")
+
+    @classmethod
+    def from_hugging_face(cls, raw: dict[str, Any]) -> "Gpt2Config":
+        """Read a `config.json` (already parsed), with GPT-2's defaults for absent keys.
+
+        Raises:
+            CheckpointError: a key is missing, has the wrong type, or asks for something
+                that would change the result and is not supported.
+        """
+        for key, supported in _ONLY_SUPPORTED.items():
+            if raw.get(key) not in (None, supported):
+                raise CheckpointError(f"config: {key} = {raw[key]!r} is not supported")
+        activation = raw.get("activation_function", "gelu_new")
+        if activation == "swish":
+            activation = "silu"
+        if activation not in get_args(Activation):
+            raise CheckpointError(f"config: activation_function = {activation!r} is not supported")
+        known = {key: raw[key] for key in cls.__struct_fields__ if raw.get(key) is not None}
+        known["activation_function"] = activation
+        known.setdefault("n_positions", raw.get("n_ctx"))
+        known.setdefault("n_inner", 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else 0)
+        # Padding or end markers outside the vocabulary only matter to training scripts.
+        for key in ("bos_token_id", "eos_token_id"):
+            token, vocab = known.get(key), known.get("vocab_size")
+            if isinstance(token, int) and isinstance(vocab, int) and not 0 <= token < vocab:
+                del known[key]
+        try:
+            config = msgspec.convert(known, cls)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"config: {error}") from error
+        config.validate()
+        return config

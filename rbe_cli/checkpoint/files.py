@@ -1,0 +1,55 @@
+"""Opening and reading files, with the errors a user should see."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from rbe_cli.errors import CheckpointError, NotFoundError
+
+_CHUNK_BYTES = 1 << 22
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The file, open for reading bytes.
+
+    Raises:
+        NotFoundError: it does not exist or cannot be opened.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object a file holds.
+
+    Raises:
+        NotFoundError: the file does not exist or cannot be opened.
+        CheckpointError: it does not hold a JSON object.
+    """
+    try:
+        with open_file(path) as file:
+            value = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return value
+
+
+def xxh3_of_files(paths: Iterable[Path]) -> str:
+    """`xxh3:` and 16 hex digits: XXH3-64 (seed 0) of the files' bytes, one after the other.
+
+    Raises:
+        NotFoundError: a file cannot be opened.
+    """
+    digest = xxhash.xxh3_64()
+    for path in paths:
+        with open_file(path) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return f"xxh3:{digest.hexdigest()}"

@@ -1,0 +1,104 @@
+"""Lists the tensors of a `.safetensors` file after validating its header.
+
+Layout (github.com/huggingface/safetensors, README): eight bytes N (unsigned, little-endian),
+N bytes of JSON `{name: {dtype, shape, data_offsets: [begin, end]}}`, then the data, which the
+tensors cover without overlap or hole. This reader exists because the library's numpy side
+cannot read bfloat16.
+"""
+
+import json
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from rbe_cli.checkpoint.checkpoint import Float32
+from rbe_cli.checkpoint.files import open_file
+from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor, to_float32
+from rbe_cli.errors import CheckpointError
+
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_ITEM_BYTES = {
+    **{"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "BOOL": 1},
+    **{"U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8},
+}
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: Annotated[list[_Count], msgspec.Meta(max_length=8)]
+    data_offsets: tuple[_Count, _Count]
+
+
+def list_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Name -> tensor of every tensor in the file, in the order of their data.
+
+    Raises:
+        NotFoundError: the file cannot be opened.
+        CheckpointError: the header breaks the format, or does not agree with the file's size.
+    """
+    with open_file(path) as file:
+        file_bytes = path.stat().st_size
+        header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        data_start = _LENGTH_BYTES + header_bytes
+        if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
+            raise CheckpointError(f"{path} is not a safetensors file: wrong header length")
+        header = file.read(header_bytes)
+    entries = sorted(_parse(path, header).items(), key=lambda item: item[1].data_offsets)
+
+    tensors: dict[str, StoredTensor] = {}
+    position = 0
+    for name, entry in entries:
+        begin, end = entry.data_offsets
+        if begin != position:
+            raise CheckpointError(f"{path}: tensor {name[:80]!r} overlaps another or leaves a hole")
+        if end - begin != prod(entry.shape) * _ITEM_BYTES[entry.dtype]:
+            raise CheckpointError(f"{path}: shape and bytes of tensor {name[:80]!r} disagree")
+        dtype = _FLOATS.get(entry.dtype, entry.dtype)
+        read = partial(_read, path, data_start + begin, tuple(entry.shape), dtype)
+        tensors[name] = StoredTensor(tuple(entry.shape), dtype, read)
+        position = end
+    if data_start + position != file_bytes:
+        raise CheckpointError(
+            f"{path} holds {file_bytes - data_start} bytes of tensors instead of {position}"
+        )
+    return tensors
+
+
+def _parse(path: Path, header: bytes) -> dict[str, _Entry]:
+    """The header's entries, each of a known type; its numbers are not yet compared."""
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name is there twice")
+        return dict(pairs)
+
+    try:
+        fields = json.loads(header, object_pairs_hook=without_duplicates)
+        if isinstance(fields, dict):
+            fields.pop("__metadata__", None)
+        entries = msgspec.convert(fields, dict[str, _Entry])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: malformed safetensors header: {error}") from error
+    for name, entry in entries.items():
+        if entry.dtype not in _ITEM_BYTES:
+            raise CheckpointError(f"{path}: tensor {name[:80]!r} has an unknown type")
+    return entries
+
+
+def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: str) -> Float32:
+    """Read the tensor at byte `offset`: float32 `[*shape]`."""
+    count = prod(shape)
+    with open_file(path) as file:
+        raw = np.fromfile(file, dtype=RAW_TYPES[dtype], count=count, offset=offset)
+    if raw.size != count:
+        raise CheckpointError(f"{path} has become shorter since it was opened")
+    return to_float32(raw, dtype).reshape(shape)

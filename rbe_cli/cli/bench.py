@@ -1,0 +1,195 @@
+"""`rbe bench`: how fast the layers, or a compressed model, run on this machine."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rbe_cli.cli.options import FormatOption, Quiet, Threads, Verbose
+from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rbe_cli.tasks.bench import BenchResult
+    from rbe_cli.tasks.bench_layers import LayerTiming
+    from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming
+    from rbe_cli.tasks.machine import Machine
+
+
+class Op(StrEnum):
+    """Which layers are timed."""
+
+    layernorm = "layernorm"
+    linear = "linear"
+    feedforward = "feedforward"
+    attention = "attention"
+    block = "block"
+    all = "all"
+
+
+class Variant(StrEnum):
+    """Which kernels compute the layers."""
+
+    fused = "fused"
+    reference = "reference"
+    all = "all"
+
+
+class Backend(StrEnum):
+    """What the kernels run on."""
+
+    cpu = "cpu"
+
+
+def bench(
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BATCHxSEQxDIM",
+            help="Input of a layer. Repeatable. [default: 32x64x768, 16x128x1024, 8x256x2048, "
+            "4x512x4096]",
+        ),
+    ] = None,
+    op: Annotated[
+        Op | None, typer.Option(help="A layer, with random 8-bit weights. [default: all]")
+    ] = None,
+    variant: Annotated[
+        Variant | None,
+        typer.Option(
+            help="The compiled kernels, or their plain numpy twins, which use as many threads as "
+            "numpy likes. [default: all]"
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.rbe",
+            help="Time a compressed model; layers only if --shape, --op or --variant is given.",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --model: tokens of the prefill; default: up to 512."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --model: tokens to decode; default: up to 128."),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --model: tokens in the cache before; default: 0."),
+    ] = None,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Calls of each; default: at least 3 and half a second of them, but none after "
+            "two seconds.",
+        ),
+    ] = None,
+    backend: Annotated[Backend, typer.Option(help="What the kernels run on.")] = Backend.cpu,
+    threads: Threads = None,
+    format: FormatOption = Format.human,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time layers, or a compressed model, on this machine."""
+    from rbe_cli.tasks import bench as task
+    from rbe_cli.tasks import bench_layers, bench_shape
+
+    out = Output(format, quiet, verbose)
+    shapes = [bench_shape.Shape.parse(text) for text in shape or ()]
+    if not shapes and (model is None or op or variant):
+        shapes = list(bench_shape.DEFAULT_SHAPES)
+    ops = [bench_shape.Op(op)] if op and op is not Op.all else list(bench_shape.Op)
+    variants = list(bench_layers.Variant)
+    if variant and variant is not Variant.all:
+        variants = [bench_layers.Variant(variant)]
+    options = task.BenchOptions(
+        shapes,
+        ops,
+        variants,
+        _model_options(model, prompt_tokens, max_tokens, depth),
+        repeat,
+        threads,
+    )
+    with out.progress() as progress:
+        result = task.bench(options, progress)
+    out.result(result.record(), lambda console: _show(console, result))
+
+
+def _model_options(
+    model: Path | None, prompt_tokens: int | None, max_tokens: int | None, depth: int | None
+) -> "ModelOptions | None":
+    from rbe_cli.tasks.bench_model import ModelOptions
+
+    if model is not None:
+        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0)
+    given = {"--prompt-tokens": prompt_tokens, "--max-tokens": max_tokens, "--depth": depth}
+    for flag, value in given.items():
+        if value is not None:
+            raise UsageError(f"{flag} belongs to --model")
+    return None
+
+
+def _show(console: "Console", result: "BenchResult") -> None:
+    console.print(_machine(result.machine))
+    if result.model:
+        console.print()
+        console.print(_model(result.model))
+    if result.results:
+        columns = ("op", "variant", "shape", "median", "min", "max", "calls", "GFLOP/s", "GB/s")
+        console.print()
+        console.print(table("", columns, [_row(timing) for timing in result.results]))
+
+
+def _machine(machine: "Machine") -> object:
+    return facts(
+        [
+            ("processor", f"{machine.cpu} ({machine.platform})"),
+            ("threads", f"{machine.threads} of {machine.logical_cores} processors"),
+            ("memory", size(machine.memory_bytes)),
+            (
+                "software",
+                f"Python {machine.python}, numpy {machine.numpy}, numba {machine.numba}",
+            ),
+        ]
+    )
+
+
+def _model(timing: "ModelTiming") -> object:
+    return facts(
+        [
+            ("prefill", f"{timing.prefill_tokens_per_second:.1f} tokens/s"),
+            ("decode", f"{timing.decode_tokens_per_second:.1f} tokens/s"),
+            ("load", _seconds(timing.load_seconds)),
+            ("first token", _seconds(timing.time_to_first_token_seconds)),
+            ("peak memory", size(timing.peak_rss_bytes)),
+            ("read per token", size(timing.bytes_per_token)),
+        ]
+    )
+
+
+def _row(timing: "LayerTiming") -> tuple[str, ...]:
+    return (
+        timing.op,
+        timing.variant,
+        timing.shape,
+        _seconds(timing.median_seconds),
+        _seconds(timing.min_seconds),
+        _seconds(timing.max_seconds),
+        str(timing.iterations),
+        f"{timing.gflops:.2f}",
+        f"{timing.gbytes_per_second:.2f}",
+    )
+
+
+def _seconds(seconds: float) -> str:
+    """Three digits with a unit that suits them."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if scale * seconds >= 1:
+            return f"{scale * seconds:.3g} {unit}"
+    return f"{1e6 * seconds:.3g} µs"

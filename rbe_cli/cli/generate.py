@@ -1,0 +1,223 @@
+"""`rbe generate`: text from a `.rbe` file, as it is written."""
+
+import secrets
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts
+from rbe_cli.cli.options import (
+    FormatOption,
+    Quiet,
+    RbeFile,
+    Seed,
+    TextFile,
+    Threads,
+    TokenFile,
+    Verbose,
+)
+from rbe_cli.cli.output import Format, Output
+from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbe_cli.nn.gpt2 import Gpt2
+    from rbe_cli.text.options import GenerationOptions
+    from rbe_cli.text.recording import RecordedGeneration
+    from rbe_cli.text.tokenizer import Tokenizer
+
+
+class Overflow(StrEnum):
+    """What happens once the context is full."""
+
+    stop = "stop"
+    shift = "shift"
+
+
+def generate(
+    file: RbeFile,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="Text to continue; - for stdin.")
+    ] = None,
+    text_file: TextFile = None,
+    tokens: TokenFile = None,
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 40,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the likeliest tokens that reach this probability.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")
+    ] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.0,
+    repetition_window: Annotated[int, typer.Option(help="Tokens the penalty looks back.")] = 64,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End at this text, which is left out. Repeatable.")
+    ] = None,
+    seed: Seed = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    batch: Annotated[
+        int, typer.Option(min=1, help="So many continuations of the prompt, side by side.")
+    ] = 1,
+    on_overflow: Annotated[
+        Overflow,
+        typer.Option(help="A full context ends the text, or its newest half is kept."),
+    ] = Overflow.stop,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the text when it is complete.")
+    ] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Continue each line that is typed (a base model)."),
+    ] = False,
+    threads: Threads = None,
+    format: FormatOption = Format.human,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a prompt with a compressed model."""
+    from rbe_cli.container.reader import Container
+    from rbe_cli.engine.resident import load_model
+    from rbe_cli.kernels.table import load_kernels
+    from rbe_cli.text.options import GenerationOptions
+
+    out = Output(format, quiet, verbose)
+    options = GenerationOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        repetition_window=repetition_window,
+        stop=tuple(stop or ()),
+        seed=secrets.randbits(32) if seed is None else seed,
+        greedy=greedy,
+        on_overflow=on_overflow.value,
+    )
+    if interactive and any(given is not None for given in (prompt, text_file, tokens)):
+        raise UsageError("--interactive reads its prompts from stdin: give no other input")
+    with Container.open(file) as container:
+        tokenizer = load_tokenizer(container)
+        if interactive and tokenizer is None:
+            raise UsageError("--interactive needs a tokenizer, and the model has none")
+        prompts = []
+        if not interactive:
+            vocab_size = container.config.vocab_size
+            prompts = read_prompts(prompt, text_file, tokens, tokenizer, vocab_size)
+        with out.progress() as progress:
+            model = load_model(container, load_kernels("fast", threads), progress)
+    writer = _Writer(model, tokenizer, options, out, stream=not no_stream)
+    if interactive:
+        _converse(writer, tokenizer, out, batch)
+    else:
+        writer.write(prompts * batch)
+
+
+class _Writer:
+    """Generates for some prompts and prints in the format that was asked for."""
+
+    def __init__(
+        self,
+        model: "Gpt2",
+        tokenizer: "Tokenizer | None",
+        options: "GenerationOptions",
+        out: Output,
+        stream: bool,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._options = options
+        self._out = out
+        self._stream = stream
+
+    def write(self, prompts: list[Prompt]) -> None:
+        from rbe_cli.engine.session import Session
+        from rbe_cli.text.recording import RecordedGeneration
+
+        generation = RecordedGeneration(
+            Session(self._model, len(prompts)),
+            [prompt.tokens for prompt in prompts],
+            self._options,
+            self._tokenizer,
+            self._model.config.eos_token_id,
+        )
+        if self._out.format is Format.human:
+            self._write_text(prompts, generation)
+            return
+        for step in generation:
+            if self._out.format is Format.jsonl:
+                self._out.record(step)
+        summaries = self._summaries(prompts, generation)
+        if self._out.format is Format.jsonl:
+            for summary in summaries:
+                self._out.record(summary)
+        elif self._out.format is Format.json:
+            self._out.result(summaries[0] if len(summaries) == 1 else summaries, lambda _: None)
+        else:
+            self._out.write("".join(f"{summary['text']}\n" for summary in summaries))
+
+    def _write_text(self, prompts: list[Prompt], generation: "RecordedGeneration") -> None:
+        """The text for people: one row as it is written, several one after the other."""
+        stream = self._stream and len(prompts) == 1
+        if stream:
+            self._out.write(prompts[0].text or "")
+        for step in generation:
+            if stream:
+                self._out.write(step.text if self._tokenizer else f"{step.token} ")
+        for number, (prompt, row) in enumerate(zip(prompts, generation.results, strict=True)):
+            if len(prompts) > 1:
+                self._out.write(f"[{number + 1}] ")
+            if not stream:
+                tokens = " ".join(map(str, row.tokens))
+                self._out.write((prompt.text or "") + (row.text if self._tokenizer else tokens))
+            self._out.write("\n")
+        self._out.note(_timing(generation, self._options.seed))
+
+    def _summaries(
+        self, prompts: list[Prompt], generation: "RecordedGeneration"
+    ) -> list[dict[str, Any]]:
+        from rbe_cli.tasks.memory import peak_rss_bytes
+
+        stats = generation.stats
+        return [
+            {
+                "prompt": prompt.text,
+                "text": row.text,
+                "tokens": row.tokens,
+                "finish_reason": row.finish_reason,
+                "seed": self._options.seed,
+                "prompt_tokens": row.prompt_tokens,
+                "generated_tokens": len(row.tokens),
+                "prefill_tokens_per_second": stats.prefill_tokens_per_second,
+                "decode_tokens_per_second": stats.decode_tokens_per_second,
+                "time_to_first_token_seconds": stats.time_to_first_token_seconds,
+                "peak_rss_bytes": peak_rss_bytes(),
+            }
+            for prompt, row in zip(prompts, generation.results, strict=True)
+        ]
+
+
+def _converse(writer: _Writer, tokenizer: "Tokenizer | None", out: Output, batch: int) -> None:
+    """Continue each line of stdin until it ends."""
+    import sys
+
+    assert tokenizer is not None
+    out.note("GPT-2 continues what you type. Ctrl-D ends.")
+    for line in sys.stdin:
+        text = line.rstrip("\n")
+        if text:
+            writer.write([Prompt(text, tokenizer.encode(text))] * batch)
+
+
+def _timing(generation: "RecordedGeneration", seed: int) -> str:
+    stats = generation.stats
+    count = sum(len(row.tokens) for row in generation.results)
+    parts = [f"{count} tokens"]
+    if stats.decode_tokens_per_second:
+        parts.append(f"{stats.decode_tokens_per_second:.0f} tokens/s")
+    if stats.time_to_first_token_seconds:
+        parts.append(f"first after {stats.time_to_first_token_seconds * 1000:.0f} ms")
+    reasons = sorted({str(row.finish_reason) for row in generation.results})
+    return ", ".join([*parts, f"ended by {' and '.join(reasons)}", f"seed {seed}"])

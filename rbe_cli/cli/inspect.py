@@ -1,0 +1,123 @@
+"""`rbe inspect`: what a `.rbe` file says of itself."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbe_cli.cli.options import FormatOption, Quiet, RbeFile, Verbose
+from rbe_cli.cli.output import Format, Output, facts, size, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rbe_cli.container.reader import Container
+
+
+def inspect(
+    file: RbeFile,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every checksum and decode every tensor.")
+    ] = False,
+    format: FormatOption = Format.human,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what is in an .rbe file, from its header alone."""
+    from rbe_cli.container.reader import Container
+
+    out = Output(format, quiet, verbose)
+    with Container.open(file) as container:
+        if verify:
+            _verify(container, out)
+        found = _describe(container, verified=verify)
+        out.result(found, lambda console: _show(console, found, tensors))
+
+
+def _verify(container: "Container", out: Output) -> None:
+    from rbe_cli.engine.resident import resident
+
+    container.verify()
+    container.tokenizer_json()
+    names = list(container.tensors)
+    with out.progress() as progress:
+        progress("decoding", 0, len(names))
+        for index, name in enumerate(names):
+            resident(container.tensors[name])
+            progress("decoding", index + 1, len(names))
+
+
+def _describe(container: "Container", verified: bool) -> dict[str, Any]:
+    """The contract's fields; `verified` is None if nothing but the header was read."""
+    import msgspec
+
+    from rbe_cli.checkpoint.names import parameter_count
+
+    return {
+        "format_version": container.format_version,
+        "codec_versions": dict(container.codec_versions),
+        "config": msgspec.to_builtins(container.config),
+        "parameters": parameter_count(container.config),
+        "bits_per_weight": container.bits_per_weight,
+        "file_bytes": container.file_bytes,
+        "sections": [
+            {
+                "name": section.name,
+                "offset": section.offset,
+                "bytes": section.size,
+                "checksum": section.checksum.hex(),
+            }
+            for section in container.sections
+        ],
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "codec": tensor.codec,
+                "bits_per_weight": tensor.bits_per_weight,
+                "bytes": tensor.size,
+            }
+            for tensor in container.layout.tensors.values()
+        ],
+        "provenance": msgspec.structs.asdict(container.provenance),
+        "verified": True if verified else None,
+    }
+
+
+def _show(console: "Console", found: dict[str, Any], tensors: bool) -> None:
+    config, provenance = found["config"], found["provenance"]
+    codecs = ", ".join(f"{name} {version}" for name, version in found["codec_versions"].items())
+    pairs = [
+        ("format", f"version {found['format_version']}, codecs {codecs}"),
+        (
+            "model",
+            f"{config['n_layer']} layers, {config['n_embd']} wide, {config['n_head']} heads, "
+            f"vocabulary {config['vocab_size']}, context {config['n_positions']}",
+        ),
+        ("parameters", f"{found['parameters']:,}"),
+        ("bits per weight", f"{found['bits_per_weight']:.3f}"),
+        ("file", size(found["file_bytes"])),
+        ("source", f"{provenance['source']} ({provenance['source_hash']})"),
+        ("calibrated on", provenance["calibration"]),
+    ]
+    pairs += [(name, _short(value)) for name, value in provenance["extra"].items()]
+    if found["verified"]:
+        pairs.append(("verified", "every checksum is right, every tensor decodes"))
+    console.print(facts(pairs))
+    if tensors:
+        rows = [
+            (
+                tensor["name"],
+                " x ".join(map(str, tensor["shape"])),
+                tensor["codec"],
+                f"{tensor['bits_per_weight']:.3f}",
+                f"{tensor['bytes']:,}",
+            )
+            for tensor in found["tensors"]
+        ]
+        console.print()
+        console.print(table("", ("tensor", "shape", "codec", "bits", "bytes"), rows))
+
+
+def _short(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,25 @@
+"""Options that several verbs share, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rbe_cli.cli.output import Format
+
+RbeFile = Annotated[Path, typer.Argument(metavar="FILE.rbe", help="A compressed model.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="How results appear on stdout.", show_default=True)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show where an error comes from.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress or notes on stderr.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; default: the physical cores.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+TextFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from a file.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--tokens", help="Token ids: .npy, or text with one sequence a line."),
+]

@@ -1,0 +1,214 @@
+"""The one place that prints: data on stdout, everything else on stderr."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rbe_cli.errors import OutputError, RbeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rbe_cli.tasks.progress import Progress
+
+
+class Format(StrEnum):
+    """How results appear on stdout."""
+
+    human = "human"
+    json = "json"
+    jsonl = "jsonl"
+    quiet = "quiet"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a verb's results, notes and progress go.
+
+    Attributes:
+        format: of the results.
+        quiet: nothing on stderr but errors.
+        verbose: an error brings its traceback.
+    """
+
+    format: Format = Format.human
+    quiet: bool = False
+    verbose: bool = False
+
+    def write(self, text: str) -> None:
+        """Data as it is, at once.
+
+        Raises:
+            OutputError: stdout was closed, or its disk is full.
+        """
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            # Python flushes stdout once more at exit; let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise OutputError("stdout was closed before everything was written") from error
+        except OSError as error:
+            raise OutputError(f"stdout cannot be written: {error.strerror}") from error
+
+    def record(self, value: object) -> None:
+        """One object as a line of JSON."""
+        self.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
+
+    def result(self, value: object, show: Callable[["Console"], None]) -> None:
+        """A verb's result: `value` for scripts, or what `show` draws for people."""
+        if self.format is Format.json:
+            self.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+        elif self.format is Format.jsonl:
+            self.record(value)
+        elif self.format is Format.human:
+            show(_console(_Writer(self)))
+
+    def note(self, text: str) -> None:
+        """A line for people, on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def error(self, error: RbeError, cause: BaseException | None = None) -> int:
+        """Report an error; returns its exit code."""
+        if self.verbose:
+            traceback.print_exception(cause or error)
+        if self.format in (Format.json, Format.jsonl):
+            report = {"error": {"code": error.exit_code, "message": str(error)}}
+            print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+        else:
+            print(f"rbe: {_printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+
+    @contextmanager
+    def progress(self) -> Iterator["Progress"]:
+        """A callback that shows stages with bars and remaining time, or a line a stage."""
+        if self.quiet:
+            yield lambda stage, done, total: None
+        elif sys.stderr.isatty():
+            with _bars() as progress:
+                yield progress
+        else:
+            yield self._stage_line
+
+    def _stage_line(self, stage: str, done: int, total: int) -> None:
+        if done == 0:
+            self.note(f"{stage} ...")
+
+
+class _Writer:
+    """The file that a rich console writes to: `Output.write`, which handles its errors."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        self._output.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+
+def requested_output(arguments: Sequence[str]) -> Output:
+    """The output that a command line asks for, also if the rest of it cannot be parsed."""
+    chosen = Format.human
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name = flag.partition("=")[2] if flag.startswith("--format=") else value
+        if flag.split("=")[0] == "--format" and name in list(Format):
+            chosen = Format(name)
+    return Output(chosen, verbose="-v" in arguments or "--verbose" in arguments)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table for people; the first column is text, the others are aligned as numbers."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        drawn.add_row(*(escape(_printable(cell)) for cell in row))
+    return drawn
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> Any:
+    """Names and values, one pair a line."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        drawn.add_row(f"[bold]{escape(name)}[/bold]", escape(_printable(value)))
+    return drawn
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:.0f} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which text from a file may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _plain(value: object) -> object:
+    """Dataclasses as dicts; numbers that JSON lacks as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not -1e308 < value < 1e308:
+        return None
+    return value
+
+
+def _console(file: object) -> "Console":
+    from typing import cast
+
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 120
+    return Console(file=cast(TextIO, file), highlight=False, width=width)
+
+
+@contextmanager
+def _bars() -> Iterator["Progress"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress

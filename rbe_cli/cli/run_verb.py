@@ -1,0 +1,218 @@
+"""`rbe run`: one forward pass, or a whole text's perplexity."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbe_cli.cli.inputs import load_tokenizer, read_prompts
+from rbe_cli.cli.options import (
+    FormatOption,
+    Offline,
+    Quiet,
+    RbeFile,
+    TextFile,
+    Threads,
+    TokenFile,
+    Verbose,
+)
+from rbe_cli.cli.output import Format, Output, facts, table
+from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from rbe_cli.nn.gpt2 import Gpt2
+    from rbe_cli.tasks.progress import Progress
+    from rbe_cli.text.tokenizer import Tokenizer
+
+
+class Engine(StrEnum):
+    """Which kernels compute."""
+
+    fast = "fast"
+    reference = "reference"
+
+
+def run(
+    file: RbeFile,
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The input; - for stdin.")
+    ] = None,
+    text_file: TextFile = None,
+    tokens: TokenFile = None,
+    logits: Annotated[Path | None, typer.Option(help="Write the logits to this .npy file.")] = None,
+    hidden: Annotated[
+        Path | None, typer.Option(help="Write each block's output to this .npz file.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=0, help="Show the k likeliest next tokens.")] = 10,
+    perplexity: Annotated[
+        bool, typer.Option("--perplexity", help="Perplexity over the whole input.")
+    ] = False,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens a window; default: the model's context.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens from window to window; default: context.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Compare with this float32 checkpoint."),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Numba kernels, or their plain numpy twins.")
+    ] = Engine.fast,
+    threads: Threads = None,
+    offline: Offline = False,
+    format: FormatOption = Format.human,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run text through a compressed model once, or measure its perplexity."""
+    from rbe_cli.container.reader import Container
+    from rbe_cli.engine.resident import load_model
+    from rbe_cli.kernels.table import load_kernels
+
+    out = Output(format, quiet, verbose)
+    if perplexity and (logits or hidden):
+        raise UsageError("--logits and --hidden belong to one forward pass, not to --perplexity")
+    if not perplexity and (context or stride):
+        raise UsageError("--context and --stride belong to --perplexity")
+    with Container.open(file) as container, out.progress() as progress:
+        tokenizer = load_tokenizer(container)
+        prompts = read_prompts(text, text_file, tokens, tokenizer, container.config.vocab_size)
+        sequences = [prompt.tokens for prompt in prompts]
+        # A text's windows go to one thread each; a single pass shares its threads.
+        kernels = load_kernels(engine.value, 1 if perplexity else threads)
+        model = load_model(container, kernels, progress)
+        original = _open_reference(reference, model, offline) if reference else None
+        found: dict[str, Any]
+        if perplexity:
+            found = _evaluate(model, sequences, original, context, stride, threads, progress)
+        else:
+            if len(sequences) != 1:
+                raise UsageError("one forward pass takes one sequence: use --perplexity for more")
+            found = _forward(model, sequences[0], tokenizer, top_k, logits, hidden)
+            if original is not None and sequences[0].size > 1:
+                compared = _evaluate(model, sequences, original, None, None, threads, progress)
+                found |= {name: compared[name] for name in _COMPARED}
+    out.result(found, lambda console: _show(console, found))
+
+
+_COMPARED = ("reference_perplexity", "kl_divergence", "layers")
+
+
+def _open_reference(source: str, model: "Gpt2", offline: bool) -> "Gpt2":
+    from rbe_cli.checkpoint.source import open_checkpoint
+    from rbe_cli.nn.gpt2 import Gpt2
+
+    checkpoint = open_checkpoint(source, offline=offline)
+    config, ours = checkpoint.config, model.config
+    if (config.vocab_size, config.n_layer, config.n_embd, config.n_positions) != (
+        ours.vocab_size,
+        ours.n_layer,
+        ours.n_embd,
+        ours.n_positions,
+    ):
+        raise UsageError(f"--reference {source} has another shape than the compressed model")
+    return Gpt2.from_checkpoint(config, checkpoint.tensors, model.kernels)
+
+
+def _evaluate(
+    model: "Gpt2",
+    sequences: "list[NDArray[np.int64]]",
+    reference: "Gpt2 | None",
+    context: int | None,
+    stride: int | None,
+    threads: int | None,
+    progress: "Progress",
+) -> dict[str, Any]:
+    from rbe_cli.tasks.evaluate import evaluate, sliding_windows
+    from rbe_cli.tasks.workers import workers
+
+    limit = model.config.n_positions
+    length = context or limit
+    if length > limit:
+        raise UsageError(f"--context {length} is longer than the model's context of {limit}")
+    if stride and stride > length:
+        raise UsageError(f"--stride {stride} is longer than the context of {length} tokens")
+    windows = sliding_windows(sequences, length, stride or length)
+    if not windows:
+        raise UsageError("perplexity needs at least two tokens")
+    with workers(threads) as executor:
+        result = evaluate(model, windows, executor, reference, progress)
+    return {
+        "tokens": result.predictions,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "reference_perplexity": result.reference_perplexity,
+        "kl_divergence": result.kl_divergence,
+        "layers": [
+            {"layer": layer, "relative_error": error}
+            for layer, error in enumerate(result.layer_errors)
+        ],
+    }
+
+
+def _forward(
+    model: "Gpt2",
+    tokens: "NDArray[np.int64]",
+    tokenizer: "Tokenizer | None",
+    top_k: int,
+    logits: Path | None,
+    hidden: Path | None,
+) -> dict[str, Any]:
+    import math
+
+    import numpy as np
+
+    from rbe_cli.container.publish import check_output, new_file
+    from rbe_cli.tasks.forward import forward
+
+    for path in (logits, hidden):
+        if path is not None:
+            check_output(path, force=True)
+    result = forward(model, tokens, keep_hidden=hidden is not None)
+    if logits is not None:
+        with new_file(logits, force=True) as target:
+            np.save(target, result.logits)
+    if hidden is not None:
+        with new_file(hidden, force=True) as target:
+            np.savez(target, allow_pickle=False, **result.hidden)
+    loss = result.loss
+    return {
+        "tokens": tokens.size,
+        "loss": loss,
+        "perplexity": None if loss is None else math.exp(loss),
+        "top": [
+            {
+                "token": token,
+                "text": tokenizer.decode([token]) if tokenizer else None,
+                "probability": probability,
+            }
+            for token, probability in result.likeliest(top_k)
+        ],
+    }
+
+
+def _show(console: "Console", found: dict[str, Any]) -> None:
+    pairs = [("tokens", f"{found['tokens']:,}")]
+    if found["loss"] is not None:
+        pairs.append(("loss", f"{found['loss']:.4f} nats a token"))
+        pairs.append(("perplexity", f"{found['perplexity']:.3f}"))
+    if found.get("kl_divergence") is not None:
+        pairs.append(("original's perplexity", f"{found['reference_perplexity']:.3f}"))
+        pairs.append(("KL divergence", f"{found['kl_divergence']:.6f} nats a token"))
+    console.print(facts(pairs))
+    if found.get("top"):
+        rows = [
+            (str(entry["token"]), repr(entry["text"] or ""), f"{entry['probability']:.4f}")
+            for entry in found["top"]
+        ]
+        console.print(table("", ("next token", "text", "probability"), rows))
+    if found.get("layers"):
+        errors = [(str(e["layer"]), f"{e['relative_error']:.5f}") for e in found["layers"]]
+        console.print(table("", ("layer", "relative error"), errors))

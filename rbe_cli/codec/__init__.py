@@ -1,0 +1,1 @@
+"""Weight matrices as hybrid-encoded blocks: log-scales and entropy-coded integers."""

@@ -1,0 +1,42 @@
+"""Tensors kept as floating-point numbers: LayerNorm parameters, biases, overrides."""
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.errors import PayloadError
+
+DenseCodec = Literal["float16", "float32"]
+_DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+_TOLERANCE = 5e-4  # relative; half a unit in float16's last place, far below any weight's error
+
+
+def choose(tensor: NDArray[np.float32]) -> DenseCodec:
+    """`float16` unless its rounding would be more than a normal number's half unit."""
+    limit = float(np.finfo(np.float16).max)
+    if np.abs(tensor).max(initial=0.0) > limit:
+        return "float32"
+    error = np.linalg.norm(tensor - tensor.astype(np.float16).astype(np.float32))
+    return "float16" if error <= _TOLERANCE * np.linalg.norm(tensor) else "float32"
+
+
+def encode(tensor: NDArray[np.float32], codec: DenseCodec) -> bytes:
+    """The tensor's little-endian bytes in C order."""
+    return np.ascontiguousarray(tensor, dtype=_DTYPES[codec]).tobytes()
+
+
+def decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> NDArray[np.float32]:
+    """The tensor as float32.
+
+    Raises:
+        PayloadError: wrong number of bytes, or NaN or infinity among the values.
+    """
+    dtype = _DTYPES[codec]
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise PayloadError(f"{len(data)} bytes do not hold a {codec} tensor of shape {shape}")
+    tensor = np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise PayloadError("a dense tensor holds NaN or infinite values")
+    return tensor

@@ -1,0 +1,95 @@
+"""The probability model of the integers, as tables that rANS codes with.
+
+An integer n = 2 q + z of a weight with standard deviation sigma, in units of the
+quantiser's step, has the probability of its cell [n - 1, n + 1] under the mixture
+.97 N(0, sigma) + .03 N(0, 1.8 sigma). sigma comes in eighths of an octave: its
+`level` t stands for sigma = 2 ** (t / 8). There is one table for each level and each
+z. Where sigma is large, only q's high part h = q >> shift has a table; the low bits are
+nearly uniform and are coded as they are.
+"""
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROBABILITY_BITS = 12
+LEVELS_PER_OCTAVE = 8
+MIN_LEVEL = -24  # sigma = 1/8 of a step
+MAX_LEVEL = 95  # sigma = 3756 steps
+LEVELS = MAX_LEVEL - MIN_LEVEL + 1
+SYMBOLS = 64  # h + 32 for h in [-32, 30], then the escape
+ESCAPE = SYMBOLS - 1
+SYMBOL_OFFSET = 32
+ESCAPE_BITS = 16  # an escape is followed by q + 2 ** 15
+MAX_INTEGER = 32765  # |n| never exceeds it, so that q fits the escape
+_TOTAL = 1 << PROBABILITY_BITS
+_TAIL_WEIGHT, _TAIL_WIDTH = 0.03, 1.8
+
+
+class EntropyTables(NamedTuple):
+    """Static rANS tables, indexed `[level - MIN_LEVEL, z, ...]`; compiled code takes it whole.
+
+    Attributes:
+        frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; 0 = must escape.
+        cumulative: uint16 `[LEVELS, 2, SYMBOLS]`, exclusive prefix sums of `frequency`.
+        symbol: uint8 `[LEVELS, 2, 2 ** PROBABILITY_BITS]`, the symbol that owns each slot.
+        shift: int64 `[LEVELS]`, number of low bits of q that are coded as they are.
+        bits: float32 `[LEVELS, 2, SYMBOLS]`, the symbol's whole cost in bits, low bits and
+            the escape's payload included; a symbol without frequency costs an escape.
+    """
+
+    frequency: NDArray[np.uint16]
+    cumulative: NDArray[np.uint16]
+    symbol: NDArray[np.uint8]
+    shift: NDArray[np.int64]
+    bits: NDArray[np.float32]
+
+
+def _below(x: float, sigma: float) -> float:
+    """The mixture's cumulative distribution at `x`."""
+    narrow = math.erf(x / (sigma * math.sqrt(2)))
+    wide = math.erf(x / (_TAIL_WIDTH * sigma * math.sqrt(2)))
+    return 0.5 + 0.5 * ((1 - _TAIL_WEIGHT) * narrow + _TAIL_WEIGHT * wide)
+
+
+def level_shift(level: int) -> int:
+    """Low bits of q coded as they are: h keeps a standard deviation of at most 2 ** 2.5."""
+    return max(0, math.ceil(level / LEVELS_PER_OCTAVE - 3.5))
+
+
+def _frequencies(level: int, z: int) -> NDArray[np.int64]:
+    """Integer frequencies `[SYMBOLS]` of one table."""
+    sigma, shift = 2.0 ** (level / LEVELS_PER_OCTAVE), level_shift(level)
+    edges = [(h << (shift + 1)) + z - 1 for h in range(-SYMBOL_OFFSET, ESCAPE - SYMBOL_OFFSET + 1)]
+    mass = np.diff([_below(edge, sigma) for edge in edges])
+    frequency = np.zeros(SYMBOLS, np.int64)
+    frequency[:ESCAPE] = np.rint(mass * _TOTAL)
+    frequency[ESCAPE] = 1
+    frequency[np.argmax(frequency)] += _TOTAL - frequency.sum()
+    return frequency
+
+
+@cache
+def entropy_tables() -> EntropyTables:
+    """All tables; built once, in some ten milliseconds."""
+    levels = range(MIN_LEVEL, MAX_LEVEL + 1)
+    frequency = np.array([[_frequencies(t, z) for z in (0, 1)] for t in levels])
+    cumulative = np.cumsum(frequency, axis=-1) - frequency
+    symbols = np.arange(SYMBOLS, dtype=np.uint8)
+    symbol = np.array([[np.repeat(symbols, counts) for counts in pair] for pair in frequency])
+    shift = np.array([level_shift(t) for t in levels], np.int64)
+    with np.errstate(divide="ignore"):
+        bits = PROBABILITY_BITS - np.log2(frequency)
+    escape = bits[..., ESCAPE:] + ESCAPE_BITS
+    coded = bits + shift[:, None, None]
+    coded[..., ESCAPE:] = np.inf
+    return EntropyTables(
+        frequency.astype(np.uint16),
+        cumulative.astype(np.uint16),
+        symbol,
+        shift,
+        np.minimum(coded, escape).astype(np.float32),
+    )

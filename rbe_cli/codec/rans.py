@@ -1,0 +1,247 @@
+"""Interleaved rANS (Duda 2013; Giesen 2014) over a block of trellis integers.
+
+32 lanes code 32 rows side by side, walking along the columns; each lane has its own
+32-bit state and trellis state, and all share one stream of 16-bit words, read in lane
+order. A decoder can therefore run the lanes in vector registers. The stream holds the
+block's row levels, its column levels, then the weights, so that one flush of the states
+pays for all three.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from rbe_cli.codec.entropy_model import (
+    ESCAPE,
+    ESCAPE_BITS,
+    MAX_LEVEL,
+    MIN_LEVEL,
+    PROBABILITY_BITS,
+    SYMBOL_OFFSET,
+    EntropyTables,
+    entropy_tables,
+)
+from rbe_cli.codec.trellis import next_state, state_offset, symbol_of
+from rbe_cli.errors import PayloadError
+
+Words = NDArray[np.uint16]
+States = NDArray[np.int64]
+Levels = NDArray[np.int16]
+
+LANES = 32
+_LOW = 1 << 16  # a state between symbols lies in [_LOW, 2 ** 32)
+_SLOTS = (1 << PROBABILITY_BITS) - 1
+
+
+@njit(cache=True, nogil=True)
+def _level_index(level: int) -> int:
+    return min(max(level, MIN_LEVEL), MAX_LEVEL) - MIN_LEVEL
+
+
+@njit(cache=True, nogil=True)
+def _put_raw(states: States, lane: int, value: int, count: int, words: Words, position: int) -> int:
+    """Code `count` uniform bits; returns the new position (words are written backwards)."""
+    x = states[lane]
+    if x >> (32 - count):
+        position -= 1
+        words[position] = x & 0xFFFF
+        x >>= 16
+    states[lane] = (x << count) | value
+    return position
+
+
+@njit(cache=True, nogil=True)
+def _put(
+    states: States,
+    lane: int,
+    q: int,
+    level: int,
+    z: int,
+    tables: EntropyTables,
+    words: Words,
+    position: int,
+) -> int:
+    """Code q under a level's table; what the decoder reads last is written first."""
+    low_bits = tables.shift[level]
+    symbol = symbol_of(q, low_bits)
+    if tables.frequency[level, z, symbol] == 0:
+        symbol = ESCAPE
+    if symbol == ESCAPE:
+        position = _put_raw(
+            states, lane, q + (1 << (ESCAPE_BITS - 1)), ESCAPE_BITS, words, position
+        )
+    elif low_bits > 0:
+        position = _put_raw(states, lane, q & ((1 << low_bits) - 1), low_bits, words, position)
+    x, f = states[lane], np.int64(tables.frequency[level, z, symbol])
+    if x >= f << (32 - PROBABILITY_BITS):
+        position -= 1
+        words[position] = x & 0xFFFF
+        x >>= 16
+    states[lane] = ((x // f) << PROBABILITY_BITS) + x % f + tables.cumulative[level, z, symbol]
+    return position
+
+
+@njit(cache=True, nogil=True)
+def _encode(
+    values: NDArray[np.int32],
+    rows: Levels,
+    columns: Levels,
+    scale_models: NDArray[np.int16],
+    tables: EntropyTables,
+    states: States,
+    words: Words,
+) -> int:
+    """Fill `words` from its end; returns the position of the first word."""
+    count, width = values.shape
+    position = words.shape[0]
+    offsets = np.empty((LANES, width), np.uint8)
+    for first in range((count - 1) // LANES * LANES, -1, -LANES):
+        lanes = min(LANES, count - first)
+        for lane in range(lanes):
+            state = 0
+            for j in range(width):
+                offsets[lane, j] = state_offset(state)
+                state = next_state(state, values[first + lane, j] >> 1)
+        for j in range(width - 1, -1, -1):
+            for lane in range(lanes - 1, -1, -1):
+                i = first + lane
+                level = _level_index(rows[i] + columns[j])
+                position = _put(
+                    states,
+                    lane,
+                    values[i, j] >> 1,
+                    level,
+                    offsets[lane, j],
+                    tables,
+                    words,
+                    position,
+                )
+    for scales, kind in ((columns, 1), (rows, 0)):
+        mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
+        for i in range(scales.shape[0] - 1, -1, -1):
+            position = _put(states, i % LANES, scales[i] - mean, level, 0, tables, words, position)
+    return position
+
+
+@njit(cache=True, nogil=True)
+def _get_raw(states: States, lane: int, count: int, words: Words, position: int) -> tuple[int, int]:
+    """Returns (value, position); reads zeros past the end, which the caller detects."""
+    x = states[lane]
+    value = x & ((1 << count) - 1)
+    x >>= count
+    if x < _LOW:
+        x = (x << 16) | (words[position] if position < words.shape[0] else 0)
+        position += 1
+    states[lane] = x
+    return value, position
+
+
+@njit(cache=True, nogil=True)
+def _get(
+    states: States,
+    lane: int,
+    level: int,
+    z: int,
+    tables: EntropyTables,
+    words: Words,
+    position: int,
+) -> tuple[int, int]:
+    """Returns (q, position)."""
+    x = states[lane]
+    slot = x & _SLOTS
+    symbol = tables.symbol[level, z, slot]
+    x = (
+        tables.frequency[level, z, symbol] * (x >> PROBABILITY_BITS)
+        + slot
+        - tables.cumulative[level, z, symbol]
+    )
+    if x < _LOW:
+        x = (x << 16) | (words[position] if position < words.shape[0] else 0)
+        position += 1
+    states[lane] = x
+    if symbol == ESCAPE:
+        value, position = _get_raw(states, lane, ESCAPE_BITS, words, position)
+        return value - (1 << (ESCAPE_BITS - 1)), position
+    q = int(symbol) - SYMBOL_OFFSET
+    if tables.shift[level] > 0:
+        value, position = _get_raw(states, lane, tables.shift[level], words, position)
+        q = (q << tables.shift[level]) | value
+    return q, position
+
+
+@njit(cache=True, nogil=True)
+def _decode(
+    words: Words,
+    states: States,
+    scale_models: NDArray[np.int16],
+    tables: EntropyTables,
+    rows: Levels,
+    columns: Levels,
+    values: NDArray[np.int16],
+) -> int:
+    """Fill `rows`, `columns` and `values`; returns the position after the last word read."""
+    position = 0
+    for scales, kind in ((rows, 0), (columns, 1)):
+        mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
+        for i in range(scales.shape[0]):
+            q, position = _get(states, i % LANES, level, 0, tables, words, position)
+            scales[i] = q + mean
+    count, width = values.shape
+    trellis = np.empty(LANES, np.int64)
+    for first in range(0, count, LANES):
+        lanes = min(LANES, count - first)
+        trellis[:] = 0
+        for j in range(width):
+            for lane in range(lanes):
+                i = first + lane
+                level = _level_index(np.int64(rows[i]) + columns[j])
+                z = state_offset(trellis[lane])
+                q, position = _get(states, lane, level, z, tables, words, position)
+                values[i, j] = 2 * q + z
+                trellis[lane] = next_state(trellis[lane], q)
+    return position
+
+
+def encode(
+    values: NDArray[np.int32],
+    rows: NDArray[np.int16],
+    columns: NDArray[np.int16],
+    scale_models: NDArray[np.int16],
+) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+    """Code a block.
+
+    Args:
+        values: int32 `[K, B]`, each row a path of the trellis from state 0.
+        rows, columns: int16 `[K]` and `[B]`, levels whose sum selects a weight's table.
+        scale_models: int16 `[2, 2]`, (mean, level) of the model for rows and for columns.
+
+    Returns:
+        The lanes' states, uint32 `[32]`, and the words, uint16, in the decoder's order.
+    """
+    tables = entropy_tables()
+    bound = 3 * (values.size + rows.size + columns.size)
+    words = np.empty(bound, np.uint16)
+    states = np.full(LANES, _LOW, np.int64)
+    position = _encode(values, rows, columns, scale_models, tables, states, words)
+    return states.astype(np.uint32), words[position:].copy()
+
+
+def decode(
+    states: NDArray[np.uint32],
+    words: NDArray[np.uint16],
+    scale_models: NDArray[np.int16],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
+    """The inverse of `encode`: (values int16 `[K, B]`, rows `[K]`, columns `[B]`).
+
+    Raises:
+        PayloadError: the words are not exactly the coded block.
+    """
+    tables = entropy_tables()
+    rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
+    values = np.empty(shape, np.int16)
+    running = states.astype(np.int64)
+    position: int = _decode(words, running, scale_models, tables, rows, columns, values)
+    if position != words.size or not (running == _LOW).all():
+        raise PayloadError("a block's entropy-coded words do not end where its weights do")
+    return values, rows, columns

@@ -1,0 +1,76 @@
+"""From a file's encoded tensors to a model that is ready to run."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from rbe_cli.checkpoint.names import is_embedding
+from rbe_cli.codec import dense
+from rbe_cli.codec.matrix import EncodedMatrix
+from rbe_cli.container.reader import Container
+from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.engine.warm_up import Progress, compile_steps, warm_up
+from rbe_cli.errors import PayloadError
+from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.kernels.table import Kernels
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.linear import Weight
+
+
+def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gpt2:
+    """Decode a file's tensors, several at a time, and compile what running them needs.
+
+    Matrices become panels of integers block by block; they are never whole in float32.
+
+    Args:
+        container: may be closed afterwards.
+        kernels: what computes.
+        progress: hears of compilation, if there is any.
+
+    Raises:
+        ContainerError: a section's checksum or a tensor's bytes are wrong.
+    """
+    _compile_decoder(container.tensors, progress)
+    weights = _decode(container.tensors, kernels.threads or default_threads())
+    model = Gpt2(container.config, weights, kernels)
+    warm_up(model, progress)
+    return model
+
+
+def resident(tensor: StoredTensor) -> Weight:
+    """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
+
+    Raises:
+        PayloadError: its bytes are wrong; names the tensor.
+    """
+    shape = tensor.shape[::-1] if is_embedding(tensor.name) else tensor.shape
+    try:
+        if tensor.codec == "ectcq":
+            encoded = EncodedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
+            steps = np.full(shape[0], encoded.step, np.float32)
+            return PanelMatrix.from_blocks(encoded.shape, steps, encoded.decoded_blocks())
+        values = dense.decode(tensor.data, tensor.shape, tensor.codec)
+        return values.T if is_embedding(tensor.name) else values
+    except PayloadError as error:
+        raise PayloadError(f"tensor {tensor.name}: {error}") from error
+
+
+def _decode(tensors: Mapping[str, StoredTensor], threads: int) -> dict[str, Weight]:
+    """All tensors as a model takes them; the decoder runs without the GIL."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return dict(zip(tensors, pool.map(resident, tensors.values()), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compile_decoder(tensors: Mapping[str, StoredTensor], progress: Progress) -> None:
+    """Decode the smallest encoded matrix once, ahead of the threads."""
+    encoded = [tensor for tensor in tensors.values() if tensor.codec == "ectcq"]
+    if encoded:
+        smallest = min(encoded, key=lambda tensor: len(tensor.data))
+        step = partial(resident, smallest)
+        compile_steps("compiling the decoder (first run only)", [step], progress)

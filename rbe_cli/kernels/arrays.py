@@ -1,0 +1,13 @@
+"""The types of what kernels take."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
+PanelValues = NDArray[np.integer[Any]]  # uint8 (packed), int8 or int16: `panel.py`
+InPlace = Callable[[Float32], None]

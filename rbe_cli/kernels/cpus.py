@@ -1,0 +1,63 @@
+"""How many threads are worth starting on this machine, for this process."""
+
+import math
+import os
+from pathlib import Path
+
+import psutil
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+def affine_cpus() -> int:
+    """Number of CPUs that this process may be scheduled on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """Physical cores, within the process's CPU affinity and its cgroup's CPU quota."""
+    physical = psutil.cpu_count(logical=False) or affine_cpus()
+    return max(1, math.floor(min(physical, affine_cpus(), cgroup_cpus())))
+
+
+def cgroup_cpus(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")) -> float:
+    """CPU time per wall time that the process's cgroup grants; infinity without a limit.
+
+    Reads version 2 (`cpu.max` of the group and of those it lies in) and, in a container of
+    version 1, the quota of its root group.
+    """
+    quotas = [_quota_v2(group / "cpu.max") for group in _own_groups(root, membership)]
+    return min([*quotas, _quota_v1(root / "cpu")])
+
+
+def _own_groups(root: Path, membership: Path) -> list[Path]:
+    """The process's version-2 group and its ancestors up to `root`."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return [root]
+    for line in lines:
+        if line.startswith("0::/"):
+            group = root / line.removeprefix("0::/")
+            return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+    return [root]
+
+
+def _quota_v2(path: Path) -> float:
+    """`cpu.max` holds `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
+    try:
+        quota, period = path.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _quota_v1(group: Path) -> float:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return math.inf
+    return quota / period if quota > 0 else math.inf

@@ -1,0 +1,41 @@
+"""The one way kernels are compiled.
+
+Machine code is cached on disk, next to the module or, if that folder cannot be written, in
+Numba's cache folder of the user. Kernels are module-level functions: closures would miss
+the cache in every process. Numba looks at a kernel's own file alone to decide whether its
+cached code is still valid, so after editing a helper that another module's kernel calls,
+delete that kernel's `__pycache__`.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from numba import njit
+
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+
+def jit(*, parallel: bool = False, reassociate: bool = False) -> Callable[[Kernel], Kernel]:
+    """Compile on first call, without the GIL and without checks for division by zero.
+
+    Args:
+        parallel: run `prange` loops on Numba's threads.
+        reassociate: let sums be split into vector lanes. The order stays the same in every
+            run on the same machine. Contraction to fused multiply-add is always allowed.
+    """
+    fastmath = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
+
+    def compiled(function: Kernel, cache: bool) -> Kernel:
+        # Python's error model would keep loops that divide from being vectorised.
+        decorate = njit(
+            cache=cache, nogil=True, error_model="numpy", fastmath=fastmath, parallel=parallel
+        )
+        return cast(Kernel, decorate(function))
+
+    def decorate(function: Kernel) -> Kernel:
+        try:
+            return compiled(function, cache=True)
+        except RuntimeError:  # there is no folder the cache could be written to
+            return compiled(function, cache=False)
+
+    return decorate

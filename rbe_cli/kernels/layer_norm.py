@@ -1,0 +1,24 @@
+"""Layer normalisation (Ba et al. 2016)."""
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.jit import jit
+
+
+@jit(reassociate=True)
+def layer_norm(x: Float32, gamma: Float32, beta: Float32, eps: float, out: Float32) -> None:
+    """out = (x - mean) / sqrt(variance + eps) * gamma + beta; x and out `[tokens, d]`."""
+    width = x.shape[1]
+    for token in range(x.shape[0]):
+        total = np.float32(0)
+        for i in range(width):
+            total += x[token, i]
+        mean = np.float32(total / np.float32(width))
+        squares = np.float32(0)
+        for i in range(width):
+            squares += (x[token, i] - mean) * (x[token, i] - mean)
+        variance = squares / np.float32(width)
+        scale = np.float32(1) / np.sqrt(variance + np.float32(eps))
+        for i in range(width):
+            out[token, i] = (x[token, i] - mean) * scale * gamma[i] + beta[i]

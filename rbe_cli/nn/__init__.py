@@ -1,0 +1,9 @@
+"""GPT-2 as clear classes, computed by whichever kernels they are given.
+
+    Gpt2: Embedding (tokens, positions) -> TransformerBlock ... -> LayerNorm -> Linear (head)
+    TransformerBlock: LayerNorm -> Attention -> + -> LayerNorm -> FeedForward -> +
+
+Activations are float32 `[batch, seq, ...]`. A matrix is either dense float32 or a
+`PanelMatrix` of integers (`rbe_cli.kernels.panel`), always `[K inputs, N outputs]`;
+embeddings are `[n_embd, rows]`, so that a tied head is the same matrix as the embedding.
+"""

@@ -1,0 +1,43 @@
+"""Causal multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+
+import math
+
+import numpy as np
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.table import Kernels
+from rbe_cli.nn.kv_cache import LayerCache
+from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.observer import Observer
+
+
+def score_scale(config: Gpt2Config, layer: int) -> float:
+    """The factor of a layer's scores, from the config's two options; `layer` counts from 0."""
+    scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
+class Attention:
+    """softmax(scale Q K^T, past only) V for each head, then an output projection.
+
+    Args:
+        c_attn: `[d, 3 * d]`, queries, keys and values side by side, each head by head.
+        c_proj: `[d, d]`.
+        scale: of the scores.
+    """
+
+    def __init__(self, c_attn: Linear, c_proj: Linear, scale: float, kernels: Kernels) -> None:
+        self.c_attn = c_attn
+        self.c_proj = c_proj
+        self.scale = scale
+        self._kernels = kernels
+
+    def __call__(self, x: Float32, cache: LayerCache, observe: Observer | None = None) -> Float32:
+        """`[batch, seq, d]` -> `[batch, seq, d]`; appends the new keys and values to `cache`."""
+        qkv = self.c_attn(x, observe)  # [batch, seq, d] -> [batch, seq, 3 * d]
+        out = np.empty(x.shape, np.float32)
+        self._kernels.attention(
+            qkv, cache.keys, cache.values, cache.rows, cache.starts, self.scale, out
+        )
+        return self.c_proj(out, observe)

@@ -1,0 +1,27 @@
+"""One layer of the stack."""
+
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.nn.attention import Attention
+from rbe_cli.nn.feed_forward import FeedForward
+from rbe_cli.nn.kv_cache import LayerCache
+from rbe_cli.nn.layer_norm import LayerNorm
+from rbe_cli.nn.observer import Observer
+
+
+class TransformerBlock:
+    """Pre-norm residual block (Radford et al. 2019, section 2.3).
+
+    x + attn(ln_1(x)), then the same with mlp and ln_2.
+    """
+
+    def __init__(self, ln_1: LayerNorm, attn: Attention, ln_2: LayerNorm, mlp: FeedForward) -> None:
+        self.ln_1 = ln_1
+        self.attn = attn
+        self.ln_2 = ln_2
+        self.mlp = mlp
+
+    def __call__(self, x: Float32, cache: LayerCache, observe: Observer | None = None) -> Float32:
+        """`[batch, seq, d]` -> `[batch, seq, d]`; appends to `cache`."""
+        x = x + self.attn(self.ln_1(x), cache, observe)
+        x += self.mlp(self.ln_2(x), observe)
+        return x

@@ -1,0 +1,157 @@
+"""The whole model (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")."""
+
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import numpy as np
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_embedding
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.table import Kernels
+from rbe_cli.nn.attention import Attention, score_scale
+from rbe_cli.nn.block import TransformerBlock
+from rbe_cli.nn.embedding import Embedding
+from rbe_cli.nn.feed_forward import FeedForward
+from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.nn.layer_norm import LayerNorm
+from rbe_cli.nn.linear import Linear, Weight
+from rbe_cli.nn.observer import Observer
+
+
+class Gpt2:
+    """GPT-2 with a language-model head.
+
+    Attributes:
+        config: shapes and options.
+        wte, wpe: token and position embeddings.
+        blocks: the `n_layer` transformer blocks.
+        ln_f: the last LayerNorm.
+        head: `[n_embd, vocab_size]`, without bias.
+        kernels: what computes.
+    """
+
+    def __init__(self, config: Gpt2Config, tensors: Mapping[str, Weight], kernels: Kernels) -> None:
+        """Assemble the model.
+
+        Args:
+            config: shapes and options.
+            tensors: canonical name -> vector, dense matrix or panels; all matrices
+                `[inputs, outputs]`, so embeddings and head `[n_embd, rows]`. Each is read once.
+            kernels: what computes.
+        """
+        self.config = config
+        self.kernels = kernels
+        wte = tensors["wte.weight"]
+        self.wte = Embedding(wte)
+        self.wpe = Embedding(tensors["wpe.weight"])
+        self.blocks = [self._block(layer, tensors) for layer in range(config.n_layer)]
+        self.ln_f = self._layer_norm("ln_f", tensors)
+        name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+        head = wte if config.tie_word_embeddings else tensors[name]
+        self.head = Linear(name, head, None, kernels)
+
+    @classmethod
+    def from_checkpoint(
+        cls, config: Gpt2Config, tensors: Mapping[str, Float32], kernels: Kernels
+    ) -> "Gpt2":
+        """A dense model from a checkpoint's tensors, which store embeddings `[rows, n_embd]`."""
+        matrices = {
+            name: tensor.T if is_embedding(name) else tensor for name, tensor in tensors.items()
+        }
+        return cls(config, matrices, kernels)
+
+    def forward(
+        self,
+        tokens: Int64,
+        cache: KVCache | None = None,
+        rows: Int64 | None = None,
+        *,
+        last_only: bool = False,
+        observe: Observer | None = None,
+    ) -> Float32:
+        """Logits of the next token after each token.
+
+        Args:
+            tokens: ids `[batch, seq]`.
+            cache: continues the sequences it holds, and keeps the new keys and values. None
+                computes whole sequences.
+            rows: int64 `[batch]`, the cache's row of each sequence, none twice; None for the
+                first `batch`. They may hold different numbers of tokens.
+            last_only: only the logits after each sequence's last token.
+            observe: sees the linear layers' inputs and the blocks' outputs.
+
+        Returns:
+            `[batch, seq, vocab_size]`, or `[batch, vocab_size]` if `last_only`.
+
+        Raises:
+            UsageError: there are no tokens, an id is outside the vocabulary, or a sequence
+                becomes longer than `n_positions`.
+        """
+        batch, seq = tokens.shape
+        if rows is None:
+            rows = np.arange(batch)
+        starts = np.zeros(batch, np.int64) if cache is None else cache.lengths[rows]
+        self._check(tokens, starts)
+        if cache is None:  # nothing outlives a layer, so all layers share one layer's memory
+            layers = KVCache(self.config, batch, n_layer=1).layers(rows, seq) * len(self.blocks)
+        else:
+            layers = cache.layers(rows, seq)
+        positions = starts[:, None] + np.arange(seq)  # [batch, seq]
+        x = self.wte(tokens) + self.wpe(positions)  # [batch, seq, n_embd]
+        for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
+            x = block(x, layer, observe)
+            if observe is not None:
+                observe(f"h.{index}", x)
+        if cache is not None:
+            cache.advance(rows, seq)
+        if last_only:
+            x = x[:, -1]  # [batch, n_embd]
+        return self.head(self.ln_f(x), observe)
+
+    def linears(self) -> Iterator[Linear]:
+        """The linear layers in order of use, the head last."""
+        for block in self.blocks:
+            yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        yield self.head
+
+    def _check(self, tokens: Int64, starts: Int64) -> None:
+        if tokens.size == 0:
+            raise UsageError("there are no tokens to compute")
+        vocab = self.config.vocab_size
+        outside = tokens[(tokens < 0) | (tokens >= vocab)]
+        if outside.size:
+            raise UsageError(f"token id {outside[0]} is outside the vocabulary of {vocab} tokens")
+        length, limit = int(starts.max()) + tokens.shape[1], self.config.n_positions
+        if length > limit:
+            raise UsageError(f"{length} tokens are more than the model's context of {limit}")
+
+    def _block(self, layer: int, tensors: Mapping[str, Weight]) -> TransformerBlock:
+        prefix = f"h.{layer}"
+        attention = Attention(
+            self._linear(f"{prefix}.attn.c_attn", tensors),
+            self._linear(f"{prefix}.attn.c_proj", tensors),
+            score_scale(self.config, layer),
+            self.kernels,
+        )
+        feed_forward = FeedForward(
+            self._linear(f"{prefix}.mlp.c_fc", tensors),
+            self._linear(f"{prefix}.mlp.c_proj", tensors),
+            self.kernels.activations[self.config.activation_function],
+        )
+        return TransformerBlock(
+            self._layer_norm(f"{prefix}.ln_1", tensors),
+            attention,
+            self._layer_norm(f"{prefix}.ln_2", tensors),
+            feed_forward,
+        )
+
+    def _linear(self, name: str, tensors: Mapping[str, Weight]) -> Linear:
+        bias = cast(Float32, tensors[f"{name}.bias"])
+        return Linear(f"{name}.weight", tensors[f"{name}.weight"], bias, self.kernels)
+
+    def _layer_norm(self, name: str, tensors: Mapping[str, Weight]) -> LayerNorm:
+        gamma = cast(Float32, tensors[f"{name}.weight"])
+        beta = cast(Float32, tensors[f"{name}.bias"])
+        return LayerNorm(gamma, beta, self.config.layer_norm_epsilon, self.kernels)

@@ -1,0 +1,27 @@
+"""Layer normalisation."""
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.table import Kernels
+
+
+class LayerNorm:
+    """(x - mean) / sqrt(variance + eps) * gamma + beta over the last axis (Ba et al. 2016).
+
+    The variance is the biased one; gamma and beta are `[d]`.
+    """
+
+    def __init__(self, gamma: Float32, beta: Float32, eps: float, kernels: Kernels) -> None:
+        # Copies, as the kernels would be compiled again for read-only views of a file.
+        self.gamma = np.array(gamma, np.float32)
+        self.beta = np.array(beta, np.float32)
+        self.eps = eps
+        self._kernels = kernels
+
+    def __call__(self, x: Float32) -> Float32:
+        """`[..., d]` -> `[..., d]`."""
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty_like(rows)
+        self._kernels.layer_norm(rows, self.gamma, self.beta, self.eps, out)
+        return out.reshape(x.shape)

@@ -1,0 +1,43 @@
+"""A linear layer."""
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.kernels.table import Kernels
+from rbe_cli.nn.observer import Observer
+
+Weight = Float32 | PanelMatrix
+"""A matrix `[K, N]`: dense float32, or integers in panels with a step for each row."""
+
+
+class Linear:
+    """y = x W + b, with W `[K, N]` and b `[N]` (zero if None).
+
+    Args:
+        name: the weight's canonical name, for observers.
+        weight: dense matrices are multiplied by numpy, panels by `kernels.matmul`.
+    """
+
+    def __init__(self, name: str, weight: Weight, bias: Float32 | None, kernels: Kernels) -> None:
+        self.name = name
+        self.weight = weight
+        self.bias = np.zeros(weight.shape[1], np.float32)
+        if bias is not None:
+            self.bias[:] = bias
+        self._kernels = kernels
+
+    def __call__(self, x: Float32, observe: Observer | None = None) -> Float32:
+        """`[..., K]` -> `[..., N]`."""
+        rows, columns = self.weight.shape
+        tokens = np.ascontiguousarray(x).reshape(-1, rows)
+        if observe is not None:
+            observe(self.name, tokens)
+        out = np.empty((len(tokens), columns), np.float32)
+        if isinstance(self.weight, PanelMatrix):
+            matrix = self.weight
+            self._kernels.matmul(tokens, matrix.values, matrix.row_steps, self.bias, out)
+        else:
+            np.matmul(tokens, self.weight, out=out)
+            out += self.bias
+        return out.reshape(*x.shape[:-1], columns)

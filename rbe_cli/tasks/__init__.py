@@ -1,0 +1,1 @@
+"""Drivers that join the stages: compress, evaluate, bench."""

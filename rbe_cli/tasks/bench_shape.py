@@ -1,0 +1,130 @@
+"""The layers that can be timed, and what one call of each computes and moves."""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import layer_shapes
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels.panel import panel_shape
+
+_FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
+_WIDEST_HEAD = 64
+_FLOAT32 = 4  # bytes
+# x - mean, its square and both sums, then * scale, * gamma and + beta, as the kernel does it
+_LAYER_NORM_FLOPS = 8
+
+
+class Op(StrEnum):
+    """A layer of a transformer block, or the whole block."""
+
+    layernorm = "layernorm"
+    linear = "linear"
+    feedforward = "feedforward"
+    attention = "attention"
+    block = "block"
+
+
+_TENSORS = {
+    Op.layernorm: "ln_1.",
+    Op.linear: "attn.c_proj.",
+    Op.feedforward: "mlp.",
+    Op.attention: "attn.",
+    Op.block: "",
+}
+"""How the names of an op's tensors begin within a block."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The input of a layer, `[batch, seq, dim]`; as text BATCHxSEQxDIM."""
+
+    batch: int
+    seq: int
+    dim: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.seq}x{self.dim}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Read BATCHxSEQxDIM.
+
+        Raises:
+            UsageError: it has another form.
+        """
+        found = _FORM.fullmatch(text)
+        if not found:
+            raise UsageError(
+                f"--shape {text!r} is not BATCHxSEQxDIM in whole numbers from 1, like 32x64x768"
+            )
+        return cls(*map(int, found.groups()))
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.seq
+
+    def config(self) -> Gpt2Config:
+        """One layer of this width: 4 * dim in the feed-forward part, heads of up to 64."""
+        head_dim = max(n for n in range(1, _WIDEST_HEAD + 1) if self.dim % n == 0)
+        return Gpt2Config(
+            vocab_size=1,
+            n_positions=self.seq,
+            n_embd=self.dim,
+            n_layer=1,
+            n_head=self.dim // head_dim,
+            n_inner=4 * self.dim,
+        )
+
+
+DEFAULT_SHAPES = tuple(
+    Shape.parse(text) for text in ("32x64x768", "16x128x1024", "8x256x2048", "4x512x4096")
+)
+
+
+def flop_count(op: Op, shape: Shape) -> int:
+    """Floating-point operations of one call.
+
+    Two for each weight of a matrix and token, two for each query, position it may see and
+    element in the scores and again in their mix of values, and 8 for each element that a
+    LayerNorm takes. Not counted: biases, residual sums, softmax and the activation function.
+    """
+    tensors = _tensors(op, shape)
+    weights = sum(math.prod(size) for size in tensors.values() if len(size) == 2)
+    norms = sum(name.startswith("ln_") and name.endswith(".weight") for name in tensors)
+    flops = shape.tokens * (2 * weights + _LAYER_NORM_FLOPS * norms * shape.dim)
+    if _attends(op):
+        visible = shape.seq * (shape.seq + 1) // 2  # pairs of a query and a position, a sequence
+        flops += 2 * 2 * shape.batch * visible * shape.dim
+    return flops
+
+
+def byte_count(op: Op, shape: Shape) -> int:
+    """Bytes that one call cannot avoid to move: each of these once.
+
+    The parameters as they are held (8-bit panels with a float32 step a row; float32 vectors),
+    the input and the output, and the keys and values that attention hands on in its cache. Not
+    counted: what lives only within the call, and anything that is read twice.
+    """
+    tensors = _tensors(op, shape).values()
+    panels = sum(
+        math.prod(panel_shape((size[0], size[1]), np.int8)) + _FLOAT32 * size[0]
+        for size in tensors
+        if len(size) == 2
+    )
+    vectors = sum(_FLOAT32 * size[0] for size in tensors if len(size) == 1)
+    activations = 4 if _attends(op) else 2  # input, output; keys, values
+    return panels + vectors + _FLOAT32 * activations * shape.tokens * shape.dim
+
+
+def _tensors(op: Op, shape: Shape) -> dict[str, tuple[int, ...]]:
+    shapes = layer_shapes(shape.config())
+    return {name: size for name, size in shapes.items() if name.startswith(_TENSORS[op])}
+
+
+def _attends(op: Op) -> bool:
+    return op in (Op.attention, Op.block)

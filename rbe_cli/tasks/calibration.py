@@ -1,0 +1,165 @@
+"""The text a compression is calibrated on, and what is measured on it.
+
+Calibration collects H = X^T X of every linear layer's inputs X. The text is the user's, or
+token files, or by default what the checkpoint itself writes (as in LLM-QAT, Liu et al. 2023,
+section 2.1: a random first token, the rest sampled).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.engine.session import Session
+from rbe_cli.errors import UsageError
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.tasks.progress import Progress
+from rbe_cli.text.files import read_text_file
+from rbe_cli.text.token_files import read_token_file
+from rbe_cli.text.tokenizer import Tokenizer
+
+Tokens = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+WINDOW = 256  # tokens at most of a calibration sequence
+_HELD_OUT = 8  # one sequence in so many is kept for measuring quality
+_ROWS = 36  # sequences written side by side
+_LANES = 2  # sums of products that grow side by side: fixed, so that results are
+_BATCH_TOKENS = 2048
+_BATCH_LOGITS = 1 << 25  # tokens x vocabulary at most, for memory's sake
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Sequences of token ids `[n]`, each at least two tokens long.
+
+    Attributes:
+        used: what the codec may look at.
+        held_out: what quality is measured on.
+        description: where they come from, for the file's provenance.
+    """
+
+    used: list[Tokens]
+    held_out: list[Tokens]
+    description: str
+
+
+def batches(sequences: Iterable[Tokens], vocab_size: int) -> Iterator[Tokens]:
+    """Neighbouring sequences of equal length as arrays `[batch, length]` of bounded size."""
+    tokens = min(_BATCH_TOKENS, _BATCH_LOGITS // vocab_size)
+    group: list[Tokens] = []
+    for sequence in sequences:
+        full = (len(group) + 1) * len(sequence) > tokens
+        if group and (full or len(sequence) != len(group[0])):
+            yield np.stack(group)
+            group = []
+        group.append(sequence)
+    if group:
+        yield np.stack(group)
+
+
+def windows(tokens: Tokens, length: int) -> list[Tokens]:
+    """Consecutive windows of `length` tokens; a shorter rest only if there is nothing else."""
+    whole = [tokens[i : i + length] for i in range(0, len(tokens) - length + 1, length)]
+    return whole or [tokens]
+
+
+def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
+    """Windows of a text file, drawn at random.
+
+    Raises:
+        UsageError: the checkpoint has no tokenizer, or the text is too short.
+    """
+    if checkpoint.tokenizer_json is None:
+        raise UsageError("--calib needs a tokenizer and the checkpoint has none: --calib-tokens")
+    tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
+    tokens = tokenizer.encode(read_text_file(path))
+    length = min(WINDOW, checkpoint.config.n_positions)
+    return _split(windows(tokens, length), samples, seed, f"text {path.name}")
+
+
+def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
+    """Sequences of a token file, cut into windows, drawn at random."""
+    length = min(WINDOW, checkpoint.config.n_positions)
+    sequences = read_token_file(path, checkpoint.config.vocab_size)
+    cut = [window for sequence in sequences for window in windows(sequence, length)]
+    return _split(cut, samples, seed, f"tokens {path.name}")
+
+
+def from_model(
+    model: Gpt2, samples: int, seed: int, executor: Executor, progress: Progress
+) -> Calibration:
+    """What the model writes at temperature 1 after a random first token."""
+    total = samples + max(1, samples // _HELD_OUT)
+    sizes = [min(_ROWS, total - start) for start in range(0, total, _ROWS)]
+    seeds = np.random.SeedSequence(seed).spawn(len(sizes))
+    sequences: list[Tokens] = []
+    stage = "writing calibration text"
+    progress(stage, 0, total)
+    for part in executor.map(partial(_write, model), sizes, seeds):
+        sequences.extend(part)
+        progress(stage, len(sequences), total)
+    return Calibration(
+        sequences[:samples], sequences[samples:], "text written by the checkpoint itself"
+    )
+
+
+def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
+    """Sample `rows` sequences, int64 `[rows, length]`."""
+    config, rng = model.config, np.random.default_rng(seed)
+    sequences = np.empty((rows, min(WINDOW, config.n_positions)), np.int64)
+    session = Session(model, rows)
+    sequences[:, 0] = rng.integers(0, config.vocab_size, rows)
+    for position in range(1, sequences.shape[1]):
+        logits = session.decode(range(rows), sequences[:, position - 1])  # [rows, vocab]
+        # The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
+        exponential = rng.standard_exponential(logits.shape, np.float32)
+        noise = -np.log(np.maximum(exponential, np.float32(1e-30)))
+        sequences[:, position] = np.argmax(logits + noise, axis=-1)
+    return sequences
+
+
+def _split(sequences: Sequence[Tokens], samples: int, seed: int, description: str) -> Calibration:
+    usable = [sequence for sequence in sequences if len(sequence) >= 2]
+    if len(usable) < 2:
+        raise UsageError(f"the calibration {description} is too short: two windows are needed")
+    order = np.random.default_rng(seed).permutation(len(usable))
+    count = min(len(usable), samples + max(1, samples // _HELD_OUT))
+    held_out = max(1, count // (_HELD_OUT + 1))
+    chosen = [usable[i] for i in order[:count]]
+    return Calibration(chosen[held_out:], chosen[:held_out], description)
+
+
+def collect_hessians(
+    model: Gpt2, sequences: Sequence[Tokens], executor: Executor, progress: Progress
+) -> dict[str, Float32]:
+    """H = X^T X / tokens of each linear layer's inputs, float32 `[K, K]`, by weight name."""
+    groups = list(batches(sequences, model.config.vocab_size))
+    done = count()
+    progress("measuring layer inputs", 0, len(groups))
+
+    def sum_products(lane: int) -> dict[str, Float32]:
+        sums: dict[str, Float32] = {}
+
+        def observe(name: str, inputs: Float32) -> None:
+            if name.endswith(".weight"):
+                rows = inputs.reshape(-1, inputs.shape[-1])  # [batch, seq, K] -> [tokens, K]
+                product = rows.T @ rows
+                sums[name] = np.add(sums[name], product, sums[name]) if name in sums else product
+
+        for group in groups[lane::_LANES]:
+            model.forward(group, observe=observe)
+            progress("measuring layer inputs", next(done) + 1, len(groups))
+        return sums
+
+    tokens = np.float32(sum(group.size for group in groups))
+    first, *others = executor.map(sum_products, range(_LANES))
+    for other in others:
+        for name, product in other.items():
+            first[name] += product
+    return {name: total / tokens for name, total in first.items()}

@@ -1,0 +1,169 @@
+"""Perplexity of a model, and its KL divergence from a reference, over token sequences."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.tasks.calibration import Tokens, batches
+from rbe_cli.tasks.progress import Progress, no_progress
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a text and how much of its beginning serves as context alone.
+
+    Attributes:
+        tokens: int64 `[n]`.
+        skipped: predictions not counted, because an earlier window made them.
+    """
+
+    tokens: Tokens
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all counted predictions.
+
+    Attributes:
+        predictions: how many were counted.
+        loss: cross-entropy, nats a token.
+        reference_loss: the reference's; None without one.
+        kl_divergence: KL(reference || model), nats a token; None without a reference.
+        layer_errors: relative error of each block's output, by layer; empty without one.
+    """
+
+    predictions: int
+    loss: float
+    reference_loss: float | None
+    kl_divergence: float | None
+    layer_errors: list[float]
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.loss))
+
+    @property
+    def reference_perplexity(self) -> float | None:
+        return None if self.reference_loss is None else float(np.exp(self.reference_loss))
+
+
+def log_softmax(logits: Float32) -> Float32:
+    """Log-probabilities along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def kl_divergence(reference: Float32, model: Float32) -> NDArray[np.float64]:
+    """KL(reference || model) of log-probabilities `[..., vocab]`, nats, float64 `[...]`."""
+    terms: NDArray[np.float64] = np.sum(
+        np.exp(reference) * (reference - model), axis=-1, dtype=np.float64
+    )
+    return terms
+
+
+def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> list[Window]:
+    """Windows of `context` tokens every `stride`; each prediction is counted in one of them."""
+    found = []
+    for tokens in sequences:
+        counted = 0  # predictions of this sequence that a window counts already
+        for start in range(0, max(len(tokens) - 1, 1), stride):
+            window = tokens[start : start + context]
+            if len(window) < 2 or start + len(window) - 1 <= counted:
+                break
+            found.append(Window(window, max(0, counted - start)))
+            counted = start + len(window) - 1
+    return found
+
+
+def _group(windows: Sequence[Window], vocab_size: int) -> Iterator[tuple[Tokens, int]]:
+    """(tokens [batch, n], skipped) of neighbouring windows alike in both."""
+    start = 0
+    while start < len(windows):
+        skipped, length = windows[start].skipped, len(windows[start].tokens)
+        end = start
+        while end < len(windows) and (windows[end].skipped, len(windows[end].tokens)) == (
+            skipped,
+            length,
+        ):
+            end += 1
+        for group in batches([window.tokens for window in windows[start:end]], vocab_size):
+            yield group, skipped
+        start = end
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over one group of windows; errors and norms float64 `[n_layer]`."""
+
+    predictions: int
+    loss: float
+    reference_loss: float
+    divergence: float
+    errors: NDArray[np.float64]
+    norms: NDArray[np.float64]
+
+
+def _score(model: Gpt2, reference: Gpt2 | None, group: tuple[Tokens, int]) -> _Sums:
+    tokens, skipped = group
+    targets = tokens[:, skipped + 1 :, None]  # [batch, n - 1 - skipped, 1]
+
+    def log_probabilities(model: Gpt2, outputs: list[Float32]) -> tuple[Float32, float]:
+        """Of every counted prediction `[batch, n - 1 - skipped, vocab]`; and the loss."""
+
+        def observe(name: str, values: Float32) -> None:
+            if not name.endswith(".weight"):
+                outputs.append(values.copy())
+
+        logits = model.forward(tokens, observe=observe if reference else None)
+        scored = log_softmax(logits[:, skipped:-1])
+        return scored, -float(np.take_along_axis(scored, targets, -1).sum(dtype=np.float64))
+
+    outputs: list[Float32] = []
+    expected: list[Float32] = []
+    scored, loss = log_probabilities(model, outputs)
+    reference_loss = divergence = 0.0
+    if reference:
+        known, reference_loss = log_probabilities(reference, expected)
+        divergence = float(kl_divergence(known, scored).sum())
+    pairs = list(zip(outputs, expected, strict=True))
+    errors = np.array([np.sum((ours - theirs) ** 2, dtype=np.float64) for ours, theirs in pairs])
+    norms = np.array([np.sum(theirs**2, dtype=np.float64) for _, theirs in pairs])
+    return _Sums(targets.size, loss, reference_loss, divergence, errors, norms)
+
+
+def evaluate(
+    model: Gpt2,
+    windows: Sequence[Window],
+    executor: Executor,
+    reference: Gpt2 | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Score every prediction of the windows that is not skipped."""
+    groups = list(_group(windows, model.config.vocab_size))
+    sums: list[_Sums] = []
+    progress("evaluating", 0, len(groups))
+    for found in executor.map(partial(_score, model, reference), groups):
+        sums.append(found)
+        progress("evaluating", len(sums), len(groups))
+    predictions = sum(part.predictions for part in sums)
+    loss = sum(part.loss for part in sums) / predictions
+    if reference is None:
+        return Evaluation(predictions, loss, None, None, [])
+    errors = np.sum([part.errors for part in sums], axis=0)
+    norms = np.sum([part.norms for part in sums], axis=0)
+    return Evaluation(
+        predictions,
+        loss,
+        sum(part.reference_loss for part in sums) / predictions,
+        sum(part.divergence for part in sums) / predictions,
+        np.sqrt(errors / np.maximum(norms, 1e-30)).tolist(),
+    )

@@ -1,0 +1,65 @@
+"""What a measurement was made on."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from rbe_cli.kernels.cpus import affine_cpus
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The hardware and software behind a timing; nothing that names the machine itself.
+
+    Attributes:
+        cpu: the processor's model.
+        physical_cores: of the machine; None if the system does not tell.
+        logical_cores: that this process may use.
+        threads: that the fused kernels run on; None if they were not used.
+        memory_bytes: of the machine.
+        platform: operating system and instruction set.
+        python, numpy, numba: versions.
+    """
+
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int
+    threads: int | None
+    memory_bytes: int
+    platform: str
+    python: str
+    numpy: str
+    numba: str
+
+
+def this_machine(threads: int | None) -> Machine:
+    """Describe the machine this runs on; `threads` as `Machine.threads`."""
+    return Machine(
+        cpu=cpu_model(),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=affine_cpus(),
+        threads=threads,
+        memory_bytes=psutil.virtual_memory().total,
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        numpy=version("numpy"),
+        numba=version("numba"),
+    )
+
+
+def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
+    """The processor's name as Linux gives it, or what Python knows elsewhere."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, name = line.partition(":")
+        if key.strip() == "model name":
+            return name.strip()
+    return platform.processor() or platform.machine()

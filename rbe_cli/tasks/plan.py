@@ -1,0 +1,95 @@
+"""What a compression would give and need, without doing it (`--dry-run`)."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.codec.matrix import encode_block
+from rbe_cli.container.geometry import dense_bytes
+from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.tasks.sensitivity import probe_step
+from rbe_cli.tasks.settings import Settings
+
+_SAMPLE = 256  # rows and columns of the block that is timed
+_PASSES = 2.5  # probing, sampling and encoding, in times of encoding every weight once
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor and the bytes it is expected to take."""
+
+    name: str
+    shape: tuple[int, ...]
+    codec: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Forecast of a compression.
+
+    Attributes:
+        memory_bytes: the float32 weights, the layers' second moments with their factors, and
+            what is encoded.
+        encoding_seconds: from timing one block here and now; the forward passes come on top.
+        tensors: with the matrices that share the target at an even rate.
+    """
+
+    source: str
+    parameters: int
+    original_bytes: int
+    bits_per_weight: float
+    file_bytes: int
+    memory_bytes: int
+    encoding_seconds: float
+    tensors: list[PlannedTensor]
+
+
+def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None) -> Plan:
+    """Forecast sizes, memory and time."""
+    shapes = tensor_shapes(checkpoint.config)
+    parameters = parameter_count(checkpoint.config)
+    total = int(settings.target_bpw * parameters / 8)
+    planned: dict[str, PlannedTensor] = {}
+    shared = {}
+    for name, shape in shapes.items():
+        count, bits = int(np.prod(shape, dtype=object)), settings.bits(name)
+        codec = settings.codec(name)
+        if not is_matrix(name) or codec != "ectcq":
+            codec = "float16" if codec == "ectcq" else codec
+            planned[name] = PlannedTensor(name, shape, codec, dense_bytes(codec, shape))
+        elif bits is not None:
+            planned[name] = PlannedTensor(name, shape, codec, int(bits * count / 8))
+        else:
+            shared[name] = count
+    left = max(0, total - sum(tensor.bytes for tensor in planned.values()))
+    for name, count in shared.items():
+        share = left * count // sum(shared.values())
+        planned[name] = PlannedTensor(name, shapes[name], "ectcq", share)
+    file_bytes = sum(tensor.bytes for tensor in planned.values())
+    config = checkpoint.config
+    moments = config.n_layer * (3 * config.n_embd**2 + config.n_inner**2) + config.n_embd**2
+    encoded = sum(shared.values())
+    return Plan(
+        checkpoint.source,
+        parameters,
+        checkpoint.weight_bytes,
+        8 * file_bytes / parameters,
+        file_bytes,
+        4 * parameters + 8 * moments + 2 * total,
+        _PASSES * encoded / _weights_per_second(checkpoint) / (threads or default_threads()),
+        [planned[name] for name in shapes],
+    )
+
+
+def _weights_per_second(checkpoint: Checkpoint) -> float:
+    """Speed of one thread on one block of this checkpoint, compilation left out."""
+    weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
+    step = probe_step(weights)
+    encode_block(weights, None, step)
+    start = time.perf_counter()
+    encode_block(weights, None, step)
+    return weights.size / (time.perf_counter() - start)

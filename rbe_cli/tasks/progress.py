@@ -1,0 +1,13 @@
+"""How a task tells how far it is, without printing anything itself."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called as a stage advances; the first call of a stage has `done` = 0."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Reports to nobody."""

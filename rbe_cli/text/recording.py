@@ -1,0 +1,118 @@
+"""A generation whose results and timings are kept while its steps stream by."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.text.generation import FinishReason, GenerationStep, Session, generate
+from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.tokenizer import Tokenizer
+
+
+@dataclass
+class GenerationResult:
+    """What one row has generated so far; `finish_reason` is None while it goes on.
+
+    `tokens` holds every token that was generated, an end-of-text token and those of a stop
+    string included; `text` holds neither.
+    """
+
+    prompt_tokens: int
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+
+    def add(self, step: GenerationStep) -> None:
+        self.tokens.append(step.token)
+        self.text += step.text
+        self.finish_reason = step.finish_reason
+
+
+@dataclass
+class GenerationStats:
+    """Tokens that went through the model, all rows together, and the seconds spent there.
+
+    Sampling, detokenisation and whoever consumes the steps are not counted. A prefill that
+    refills a full context counts as prefill. `time_to_first_token_seconds` runs from the start
+    of the iteration to the first step, sampling included; None before it.
+    """
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    time_to_first_token_seconds: float | None = None
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_tokens else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """None if nothing was decoded: a row's first token comes from the prefill."""
+        return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
+
+
+class TimedSession:
+    """A `Session` that passes everything on to another and keeps the time."""
+
+    def __init__(self, session: Session, stats: GenerationStats) -> None:
+        self._session = session
+        self._stats = stats
+        self.n_positions = session.n_positions
+        self.vocab_size = session.vocab_size
+
+    def length(self, row: int) -> int:
+        return self._session.length(row)
+
+    def reset(self, row: int) -> None:
+        self._session.reset(row)
+
+    def prefill(self, row: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        start = perf_counter()
+        logits = self._session.prefill(row, tokens)
+        self._stats.prefill_seconds += perf_counter() - start
+        self._stats.prefill_tokens += tokens.size
+        return logits
+
+    def decode(self, rows: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        start = perf_counter()
+        logits = self._session.decode(rows, tokens)
+        self._stats.decode_seconds += perf_counter() - start
+        self._stats.decode_tokens += tokens.size
+        return logits
+
+
+class RecordedGeneration:
+    """`generate` as an iterable of steps, with the rows' results and the timings.
+
+    Both are complete when the iteration ends, and right at any moment before, so an interrupted
+    run can report what it has.
+
+    Raises:
+        UsageError: as `generate`, at once.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompts: Sequence[NDArray[np.int64]],
+        options: GenerationOptions,
+        tokenizer: Tokenizer | None,
+        eos_token_id: int | None,
+    ) -> None:
+        self.results = [GenerationResult(prompt.size) for prompt in prompts]
+        self.stats = GenerationStats()
+        timed = TimedSession(session, self.stats)
+        self._steps = generate(timed, prompts, options, tokenizer, eos_token_id)
+
+    def __iter__(self) -> Iterator[GenerationStep]:
+        start = perf_counter()
+        for step in self._steps:
+            if self.stats.time_to_first_token_seconds is None:
+                self.stats.time_to_first_token_seconds = perf_counter() - start
+            self.results[step.row].add(step)
+            yield step

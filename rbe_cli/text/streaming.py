@@ -1,0 +1,27 @@
+"""From a row's tokens to the text that may be shown: detokenised, up to a stop string."""
+
+from collections.abc import Sequence
+
+from rbe_cli.text.stop import StopMatcher
+from rbe_cli.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """Tokens in, releasable text out; without a tokenizer the text is empty."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+        self._tokens = tokenizer.stream() if tokenizer else None
+        self._matcher = StopMatcher(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete."""
+        return self._matcher.stopped
+
+    def push(self, token: int) -> str:
+        return self._matcher.push(self._tokens.push(token)) if self._tokens else ""
+
+    def finish(self) -> str:
+        """Release what is held back, because no token will follow."""
+        rest = self._tokens.finish() if self._tokens else ""
+        return self._matcher.push(rest) + self._matcher.finish()

@@ -1,0 +1,351 @@
+"""The hub path, against a real server on 127.0.0.1.
+
+`huggingface_hub` reads its environment when it is imported, so each test opens its checkpoints
+in a process of its own.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models
+
+WriteFolder = Callable[[str], Path]
+OpenAll = Callable[..., list[dict[str, Any]]]
+
+
+def commit_of(revision: str) -> str:
+    """The commit the server gives to a revision: 40 hex digits, as on the real hub."""
+    return revision.encode().hex().ljust(40, "0")
+
+
+@dataclass
+class Hub:
+    """What the server offers, and what was asked of it.
+
+    `breaks` gives for a file's name after how many bytes of each coming download the connection
+    breaks; once the list is used up, downloads succeed.
+    """
+
+    endpoint: str
+    close: Callable[[], None]
+    models: dict[str, dict[str, Mapping[str, bytes]]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    breaks: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, model: str, files: Mapping[str, bytes], revision: str = "main") -> None:
+        """Offer files under a revision and under its commit."""
+        revisions = self.models.setdefault(model, {})
+        revisions[revision] = revisions[commit_of(revision)] = files
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """The routes of the hub that a snapshot download uses."""
+
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.hub.requests.append(format % args)
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path.startswith("/api/models/"):
+            self._api(path.removeprefix("/api/models/"))
+        else:
+            self._file(path.removeprefix("/"))
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _api(self, path: str) -> None:
+        route = "/revision/" if "/revision/" in path else "/tree/"
+        model, _, revision = path.partition(route)
+        files = self._files(model, revision)
+        if files is None:
+            return
+        if route == "/revision/":
+            answer: Any = {"id": model, "sha": commit_of(revision), "siblings": []}
+        else:
+            answer = [
+                {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                for name, content in files.items()
+            ]
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, path: str) -> None:
+        model, _, rest = path.partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        files = self._files(model, revision)
+        if files is None:
+            return
+        content = files[name]
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+        asked = self.headers.get("Range")
+        if asked is None:
+            start, status = 0, 200
+        else:
+            self.hub.ranges.append(asked)
+            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        breaks = self.hub.breaks.get(name)
+        break_after = breaks.pop(0) if breaks and self.command == "GET" else None
+        self._send(status, content[start:], headers, break_after)
+
+    def _files(self, model: str, revision: str) -> Mapping[str, bytes] | None:
+        """The files of a revision; answers 404 and returns None if there is no such one."""
+        revisions = self.hub.models.get(model)
+        if revisions is None:
+            self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+            return None
+        if revision not in revisions:
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return None
+        return revisions[revision]
+
+    def _send(
+        self, status: int, body: bytes, headers: Mapping[str, str], break_after: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Accept-Ranges": "bytes"}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:break_after])
+        if break_after is not None:
+            self.close_connection = True
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    HubHandler.hub = Hub(f"http://127.0.0.1:{server.server_port}", close)
+    yield HubHandler.hub
+    close()
+
+
+OPEN_ALL = """
+import json, sys
+from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.errors import RbeError
+
+for source in sys.argv[2:]:
+    steps = []
+    try:
+        checkpoint = open_checkpoint(
+            source, offline=sys.argv[1] == "offline", progress=lambda *step: steps.append(step)
+        )
+    except RbeError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    else:
+        answer = {
+            "ln_f.bias": checkpoint.tensors["ln_f.bias"].tolist(),
+            "source_hash": checkpoint.source_hash,
+            "tokenizer": checkpoint.tokenizer_json is not None,
+            "steps": steps,
+        }
+    print(json.dumps(answer))
+"""
+
+
+@pytest.fixture
+def open_all(hub: Hub, tmp_path: Path) -> OpenAll:
+    """Opens sources one after the other in a new process, all with the same cache."""
+
+    def run(*sources: str, offline: bool = False, **environment: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN_ALL, "offline" if offline else "online", *sources],
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HOME": str(tmp_path / "cache"),
+                "HF_HUB_DISABLE_XET": "1",
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+                **environment,
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def files(write_folder: WriteFolder) -> dict[str, bytes]:
+    """A model's files; its weights are its largest."""
+    files = {path.name: path.read_bytes() for path in write_folder("local").iterdir()}
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    return {**files, "tokenizer.json": tokenizer.to_str().encode()}
+
+
+def test_a_model_is_downloaded_once(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    unneeded = {"pytorch_model.bin": b"x", "onnx/model.safetensors": b"x", "README.md": b"x"}
+    hub.add("gpt2", {**files, **unneeded})
+
+    [local, downloaded, cached] = open_all("./local", "gpt2", "gpt2")
+
+    assert downloaded["source_hash"] == cached["source_hash"] == local["source_hash"]
+    assert downloaded["tokenizer"]
+    assert cached["tokenizer"]
+    done = [step[1] for step in downloaded["steps"]]
+    size = sum(map(len, files.values()))
+    assert done == sorted(done)
+    assert downloaded["steps"][-1] == ["gpt2", size, size]
+    assert cached["steps"] == []
+    assert sum("GET /gpt2/" in request for request in hub.requests) == len(files)
+
+
+def test_the_cache_needs_no_network(hub: Hub, open_all: OpenAll, files: dict[str, bytes]) -> None:
+    hub.add("org/model", files)
+    [first] = open_all("org/model")
+    hub.requests.clear()
+
+    [again] = open_all("org/model")
+    assert again["source_hash"] == first["source_hash"]
+    assert hub.requests == []
+
+    hub.close()
+    for options in ({}, {"offline": True}, {"HF_HUB_OFFLINE": "1"}):
+        [again] = open_all("org/model", **options)
+        assert again["source_hash"] == first["source_hash"]
+
+
+def test_a_model_without_tokenizer_is_still_cached(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes]
+) -> None:
+    del files["tokenizer.json"]
+    hub.add("org/model", files)
+    open_all("org/model")
+    hub.close()
+    for options in ({}, {"offline": True}, {"HF_HUB_OFFLINE": "1"}):
+        [cached] = open_all("org/model", **options)
+        assert not cached["tokenizer"]
+
+
+def test_a_cache_that_lacks_the_tokenizer_is_completed(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add("org/model", files)
+    open_all("org/model")
+    [tokenizer] = tmp_path.glob("cache/hub/models--org--model/snapshots/*/tokenizer.json")
+    tokenizer.unlink()
+    [completed] = open_all("org/model")
+    assert completed["tokenizer"]
+
+
+def test_revisions(hub: Hub, open_all: OpenAll, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.add("org/model", files)
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(files["model.safetensors"])
+    save_file({name: tensor + 1 for name, tensor in load_file(changed).items()}, changed)
+    hub.add("org/model", {**files, "model.safetensors": changed.read_bytes()}, "v2")
+
+    [main, new, by_commit] = open_all("org/model", "org/model@v2", f"org/model@{commit_of('v2')}")
+
+    assert new["ln_f.bias"] == by_commit["ln_f.bias"] == [x + 1 for x in main["ln_f.bias"]]
+
+
+def test_a_sharded_pytorch_model(hub: Hub, open_all: OpenAll, files: dict[str, bytes]) -> None:
+    del files["model.safetensors"]
+    shard = "pytorch_model-00001-of-00001.bin"
+    files[shard] = (Path(__file__).parent / "fixtures" / "torch_state_dict.bin").read_bytes()
+    files["pytorch_model.bin.index.json"] = json.dumps({"weight_map": {"any": shard}}).encode()
+    hub.add("org/model", files)
+    [opened] = open_all("org/model")
+    assert len(opened["ln_f.bias"]) == 4
+
+
+def test_a_broken_download_is_resumed(
+    hub: Hub,
+    open_all: OpenAll,
+    write_folder: WriteFolder,
+    raw_config: dict[str, object],
+    tensors: dict[str, NDArray[np.float32]],
+) -> None:
+    # The library writes to disk in pieces of 10 MiB, so the file must be larger than one.
+    raw_config["vocab_size"] = 700_000
+    tensors["wte.weight"] = np.ones((700_000, 4), dtype=np.float32)
+    files = {path.name: path.read_bytes() for path in write_folder("local").iterdir()}
+    hub.add("org/model", files)
+    hub.breaks["model.safetensors"] = [11_000_000]
+
+    [local, resumed] = open_all("./local", "org/model")
+
+    assert resumed["source_hash"] == local["source_hash"]
+    [resumed_at] = hub.ranges
+    assert 0 < int(resumed_at.removeprefix("bytes=").removesuffix("-")) <= 11_000_000
+    size = sum(map(len, files.values()))
+    assert resumed["steps"][-1] == ["org/model", size, size]
+
+
+def test_complete_files_survive_a_download_that_failed(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes]
+) -> None:
+    hub.add("org/model", files)
+    hub.breaks["model.safetensors"] = [0] * 100
+    [failed] = open_all("org/model")
+    assert failed["error"] == "OfflineError"
+    assert failed["message"].startswith("org/model could not be downloaded")
+
+    hub.breaks.clear()
+    hub.requests.clear()
+    [completed] = open_all("org/model")
+    assert completed["tokenizer"]
+    downloads = [request for request in hub.requests if "GET /org/model/" in request]
+    assert len(downloads) == 1
+    assert "/model.safetensors " in downloads[0]
+
+
+def test_what_the_hub_does_not_have(hub: Hub, open_all: OpenAll, files: dict[str, bytes]) -> None:
+    hub.add("org/model", files)
+    hub.add("org/empty", {"README.md": b"x", "config.json": files["config.json"]})
+    sources = ("org/none", "org/model@none", "org/empty")
+    for source, answer in zip(sources, open_all(*sources), strict=True):
+        assert answer["error"] == "NotFoundError"
+        assert answer["message"].startswith(source)
+
+
+def test_what_is_not_cached_cannot_be_opened_offline(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes]
+) -> None:
+    hub.add("gpt2", files)
+    [asked] = open_all("gpt2", offline=True)
+    [told] = open_all("gpt2", HF_HUB_OFFLINE="1")
+    assert hub.requests == []
+    hub.close()
+    [unreachable, revision] = open_all("gpt2", "org/model@v2")
+    for answer in (asked, told, unreachable):
+        assert answer["error"] == "OfflineError"
+        assert answer["message"].startswith("gpt2 is no local path, not in the cache, and")
+    assert revision["message"].startswith("org/model@v2 is no local path")

@@ -1,0 +1,168 @@
+import os
+import pickle
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rbe_cli.checkpoint.restricted_pickle import load_pickle
+from rbe_cli.errors import CheckpointError
+
+NAMES: dict[str, Any] = {"collections OrderedDict": dict, "torch FloatStorage": "float32"}
+
+
+def load(data: bytes) -> object:
+    return load_pickle(data, NAMES, lambda persistent_id: ("persistent", persistent_id))
+
+
+def dumps(value: object) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+class Call:
+    """Pickles as a call of `function`, as the classic attack does."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.call
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.text()
+    | st.floats(allow_nan=False),
+    lambda inner: (
+        st.tuples(inner) | st.tuples(inner, inner, inner, inner) | st.dictionaries(st.text(), inner)
+    ),
+)
+
+
+@given(plain)
+def test_plain_values_come_back(value: object) -> None:
+    assert load(dumps(value)) == value
+
+
+def test_ordered_dicts_come_back_without_their_attributes() -> None:
+    state = OrderedDict(a=1, b=(2, 3))
+    vars(state)["_metadata"] = {"version": 1}
+    assert load(dumps(state)) == {"a": 1, "b": (2, 3)}
+
+
+def test_shared_values_stay_shared() -> None:
+    shared = {"x": 1}
+    loaded = load(dumps({"a": shared, "b": shared}))
+    assert isinstance(loaded, dict)
+    assert loaded["a"] is loaded["b"]
+
+
+def test_persistent_ids_go_to_the_caller() -> None:
+    assert load(b"\x80\x02X\x03\0\0\0keyQ.") == ("persistent", "key")
+
+
+@pytest.mark.parametrize(
+    ("attack", "name"),
+    [
+        (lambda path: Call(os.system, f"touch {path}"), "posix system"),
+        (lambda path: Call(eval, f"open({str(path)!r}, 'w')"), "__builtin__ eval"),
+        (lambda path: Call(exec, f"open({str(path)!r}, 'w')"), "__builtin__ exec"),
+        (lambda path: Call(open, str(path), "w"), "open"),
+        (lambda path: Call(getattr, Call(__import__, "os"), "system"), "__builtin__ getattr"),
+        (lambda path: {"weight": (1, Call(os.system, f"touch {path}"))}, "posix system"),
+    ],
+)
+def test_calls_of_anything_else_are_refused_by_name(tmp_path: Path, attack: Any, name: str) -> None:
+    canary = tmp_path / "canary"
+    with pytest.raises(CheckpointError, match=name):
+        load(dumps(attack(canary)))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"torch._utils\n_rebuild_device_tensor_from_numpy",
+        b"torch._utils\n_rebuild_tensor_v2.__globals__",
+        b"collections\nOrderedDict.update",
+        b"collections OrderedDict\n",
+        b"Collections\nOrderedDict",
+    ],
+)
+def test_names_must_match_exactly(name: bytes) -> None:
+    with pytest.raises(CheckpointError, match="refused"):
+        load(b"\x80\x02c" + name + b"\n.")
+
+
+@pytest.mark.parametrize(
+    ("data", "opcode"),
+    [
+        (b"(S'touch x'\nios\nsystem\n.", "STRING"),
+        (b"(X\1\0\0\0xios\nsystem\n.", "INST"),
+        (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", "SHORT_BINUNICODE"),
+        (b"ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
+        (b"(ccollections\nOrderedDict\no.", "OBJ"),
+        (b"\x82\x01.", "EXT1"),
+        (b"]2.", "EMPTY_LIST"),
+        (b"N2.", "DUP"),
+    ],
+)
+def test_opcodes_that_a_state_dict_does_not_need_are_refused(data: bytes, opcode: str) -> None:
+    with pytest.raises(CheckpointError, match=opcode):
+        load(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x80\x02N", id="no STOP"),
+        pytest.param(b".", id="STOP with an empty stack"),
+        pytest.param(b"h\0.", id="an unset memo"),
+        pytest.param(b"q\0.", id="memo of an empty stack"),
+        pytest.param(b"t.", id="TUPLE without a mark"),
+        pytest.param(b"N\x86.", id="TUPLE2 of one value"),
+        pytest.param(b"N(N\x86.", id="TUPLE2 across a mark"),
+        pytest.param(b"N(NNu.", id="items of None"),
+        pytest.param(b"}(Nu.", id="a key without a value"),
+        pytest.param(b"}(NNu.", id="a key that is no string"),
+        pytest.param(b"NN\x86NR.", id="a call of a tuple"),
+        pytest.param(b"X\1\0\0\0aX\1\0\0\0bR.", id="a call of a string"),
+        pytest.param(b"ctorch\nFloatStorage\n)R.", id="a call of a constant"),
+        pytest.param(b"X\xff\xff\xff\x7fab.", id="a string longer than the pickle"),
+    ],
+)
+def test_malformed_pickles_are_refused(data: bytes) -> None:
+    with pytest.raises(CheckpointError, match="malformed"):
+        load(data)
+
+
+def test_attributes_are_set_on_nothing() -> None:
+    with pytest.raises(CheckpointError, match="attributes"):
+        load(b"ccollections\nOrderedDict\n}X\1\0\0\0aK\1sb.")
+
+
+def test_a_huge_memo_index_costs_nothing() -> None:
+    assert load(b"Nr\xff\xff\xff\xffj\xff\xff\xff\xff.") is None
+
+
+def test_a_tuple_that_doubles_itself_is_never_walked() -> None:
+    doublings = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(200))
+    value = b")" + doublings
+    assert isinstance(load(value + b"."), tuple)
+    with pytest.raises(CheckpointError, match="malformed"):
+        load(b"}(" + value + b"Nu.")
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_never_escape_the_error_tree(data: bytes) -> None:
+    with suppress(CheckpointError):
+        assert isinstance(load(data), NoneType | bool | int | float | str | tuple | dict)

@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbe_cli.checkpoint.weight_files import WEIGHT_FILES, weights_in_folder, weights_of_file
+from rbe_cli.errors import CheckpointError, NotFoundError
+
+
+def write_index(path: Path, weight_map: Any) -> Path:
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return path
+
+
+def test_weights_are_preferred_as_the_usual_loader_does(tmp_path: Path) -> None:
+    (tmp_path / "shard.bin").touch()
+    for name in reversed(WEIGHT_FILES):
+        (tmp_path / name).touch()
+        if name.endswith(".index.json"):
+            write_index(tmp_path / name, {"w": "shard.bin"})
+        expected = "shard.bin" if name.endswith(".index.json") else name
+        assert weights_in_folder(tmp_path) == [tmp_path / expected]
+
+
+def test_shards_come_once_and_sorted(tmp_path: Path) -> None:
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    for name in names:
+        (tmp_path / name).touch()
+    index = write_index(
+        tmp_path / "model.safetensors.index.json",
+        {"b": names[2], "a": names[0], "c": names[1], "d": names[0]},
+    )
+    assert weights_of_file(index) == [tmp_path / name for name in names]
+    assert weights_in_folder(tmp_path) == [tmp_path / name for name in names]
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    index = write_index(tmp_path / "x.index.json", {"w": "model-2.safetensors"})
+    with pytest.raises(NotFoundError, match=r"model-2\.safetensors"):
+        weights_of_file(index)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.bin", "/etc/secret.bin", "sub/x.bin", "", 7, None, ["x.bin"], "x.index.json"],
+)
+def test_shards_lie_beside_their_index(tmp_path: Path, name: Any) -> None:
+    index = write_index(tmp_path / "x.index.json", {"w": name})
+    with pytest.raises(CheckpointError, match="not the name of a shard"):
+        weights_of_file(index)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": [1]}'])
+def test_a_malformed_index_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"x\.index\.json"):
+        weights_of_file(tmp_path / "x.index.json")
+
+
+def test_a_folder_without_weights_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"model\.safetensors"):
+        weights_in_folder(tmp_path)
+
+
+def test_other_files_are_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CheckpointError, match=r"notes\.txt"):
+        weights_of_file(tmp_path / "notes.txt")

@@ -1,0 +1,73 @@
+"""A tiny model whose matrices are random bytes: the container does not decode them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
+from rbe_cli.container.header import Provenance
+from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.container.writer import write_container
+
+
+@pytest.fixture(scope="session")
+def config() -> Gpt2Config:
+    return Gpt2Config(vocab_size=11, n_positions=5, n_embd=6, n_layer=2, n_head=2, n_inner=9)
+
+
+@pytest.fixture(scope="session")
+def provenance() -> Provenance:
+    return Provenance(
+        source="org/name@main",
+        source_hash="xxh3:0123456789abcdef",
+        tool_version="0.1.0",
+        preset=None,
+        calibration="none",
+        seed=7,
+        extra={"kl_divergence": 0.25, "tokens": 99, "note": "é", "tuned": False, "tune": None},
+    )
+
+
+@pytest.fixture(scope="session")
+def tensors(config: Gpt2Config) -> list[StoredTensor]:
+    """`wpe` as float16, the other matrices in a codec of odd sizes, the vectors in both."""
+    random = np.random.default_rng(0)
+    stored = []
+    for index, (name, shape) in enumerate(tensor_shapes(config).items()):
+        if name == "wpe.weight":
+            codec, size = "float16", 2 * math.prod(shape)
+        elif is_matrix(name):
+            codec, size = "ectcq", 50 + 13 * index
+        else:
+            codec = ("float16", "float32")[index % 2]
+            size = (2, 4)[index % 2] * math.prod(shape)
+        stored.append(StoredTensor(name, shape, codec, random.bytes(size)))
+    return stored
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json() -> bytes:
+    return b'{"model": {"vocab": {}}}' * 20
+
+
+@pytest.fixture(scope="session")
+def rbe_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    config: Gpt2Config,
+    tensors: list[StoredTensor],
+    tokenizer_json: bytes,
+    provenance: Provenance,
+) -> Path:
+    """A valid file of all these parts; not to be changed in place."""
+    path = tmp_path_factory.mktemp("container") / "tiny.rbe"
+    write_container(
+        path,
+        config=config,
+        tensors=tensors,
+        tokenizer_json=tokenizer_json,
+        provenance=provenance,
+    )
+    return path

@@ -1,0 +1,77 @@
+"""Models loaded from real `.rbe` files."""
+
+import numpy as np
+import pytest
+from reference_gpt2 import gpt2
+from small_models import float64, random_tensors, relative_error, small_config
+
+from rbe_cli.checkpoint.names import is_embedding, is_matrix
+from rbe_cli.codec import dense
+from rbe_cli.codec.matrix import EncodedMatrix, column_blocks, encode_block
+from rbe_cli.container.header import Provenance
+from rbe_cli.container.reader import Container
+from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.container.writer import write_container
+from rbe_cli.engine.resident import load_model, resident
+from rbe_cli.errors import PayloadError
+from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.kernels.table import load_kernels
+
+PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
+
+
+def encode(tensor, step, transposed):
+    """(bytes, decoded tensor)."""
+    weights = np.ascontiguousarray(tensor.T if transposed else tensor)
+    blocks = tuple(
+        encode_block(np.ascontiguousarray(weights[:, columns]), None, step)
+        for columns in column_blocks(weights.shape[1])
+    )
+    matrix = EncodedMatrix(weights.shape, float(np.float32(step)), blocks)
+    return matrix.to_bytes(), matrix.decode().T if transposed else matrix.decode()
+
+
+def stored_model(config, step, dense_matrix):
+    """(stored tensors, decoded tensors) of a random checkpoint; one matrix stays float16."""
+    stored, decoded = [], {}
+    for name, tensor in random_tensors(config).items():
+        if is_matrix(name) and name != dense_matrix:
+            codec = "ectcq"
+            data, decoded[name] = encode(tensor, step, is_embedding(name))
+        else:
+            codec = "float16" if name == dense_matrix else "float32"
+            data = dense.encode(tensor, codec)
+            decoded[name] = dense.decode(data, tensor.shape, codec)
+        stored.append(StoredTensor(name, tensor.shape, codec, data))
+    return stored, decoded
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+@pytest.mark.parametrize(
+    ("step", "dense_matrix"), [(0.08, "wpe.weight"), (0.01, "wte.weight"), (1e-4, None)]
+)
+def test_loaded_model_equals_the_reference(tmp_path, engine, step, dense_matrix):
+    config = small_config(tie_word_embeddings=dense_matrix is None)
+    stored, decoded = stored_model(config, step, dense_matrix)
+    path = tmp_path / "model.rbe"
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    with Container.open(path) as container:
+        model = load_model(container, load_kernels(engine, 1), lambda *progress: None)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
+    expected = gpt2(tokens[0], float64(decoded), config)
+    assert relative_error(model.forward(tokens)[0], expected) < 1e-4
+
+
+def test_matrices_stay_integers():
+    tensor = random_tensors(small_config())["wte.weight"]
+    data, decoded = encode(tensor, 0.08, transposed=True)
+    matrix = resident(StoredTensor("wte.weight", tensor.shape, "ectcq", data))
+    assert isinstance(matrix, PanelMatrix)
+    assert matrix.shape == tensor.shape[::-1]
+    np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
+
+
+@pytest.mark.parametrize("codec", ["ectcq", "float16"])
+def test_a_damaged_tensor_is_named(codec):
+    with pytest.raises(PayloadError, match=r"tensor h\.0\.mlp\.c_fc\.weight: "):
+        resident(StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9))

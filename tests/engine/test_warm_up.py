@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from small_models import random_tensors, small_config
+
+from rbe_cli.engine.warm_up import compile_steps, warm_up
+from rbe_cli.kernels.table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
+
+EVERYTHING_A_MODEL_RUNS = """
+import numpy as np
+from small_models import as_panels, random_tensors, small_config
+from rbe_cli.engine.session import Session
+from rbe_cli.engine.warm_up import warm_up
+from rbe_cli.kernels import activations, attention, layer_norm, matmul
+from rbe_cli.kernels.table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
+
+config = small_config()
+panels = as_panels(random_tensors(config), 7)[0]
+panels |= {k: v for k, v in as_panels(random_tensors(config), 127)[0].items() if "attn" in k}
+model = Gpt2(config, panels, load_kernels("fast", 1))
+kernels = (matmul._matmul, attention._attention, layer_norm.layer_norm, activations.gelu_tanh)
+warm_up(model, lambda *progress: None)
+before = [len(kernel.signatures) for kernel in kernels]
+session = Session(model, 6)
+for row in range(6):
+    session.prefill(row, np.arange(1 + row))
+session.decode(range(6), np.arange(6))
+session.decode([3], np.arange(1))
+model.forward(np.ones((2, 9), np.int64), observe=lambda name, x: None)
+print(before, [len(kernel.signatures) for kernel in kernels])
+"""
+
+
+def test_nothing_is_left_to_compile():
+    result = subprocess.run(
+        [sys.executable, "-c", EVERYTHING_A_MODEL_RUNS],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert result.stdout == "[2, 1, 1, 1] [2, 1, 1, 1]\n", result.stderr
+
+
+def test_only_steps_that_compile_are_reported():
+    @numba.njit
+    def inner(x):
+        return x + 1
+
+    @numba.njit
+    def outer(x):
+        return inner(x) * 2
+
+    seen = []
+    steps = [lambda: None, lambda: outer(1), lambda: None, lambda: outer(1.0), lambda: None]
+    compile_steps("compiling", steps, lambda *call: seen.append(call))
+    assert seen == [("compiling", 1, 5), ("compiling", 3, 5), ("compiling", 5, 5)]
+
+
+def test_compiled_kernels_are_silent(model):
+    warm_up(model, lambda *call: None)
+    seen = []
+    warm_up(model, lambda *call: seen.append(call))
+    assert seen == []
+
+
+def test_reference_kernels_have_nothing_to_compile(monkeypatch):
+    config = small_config()
+    model = Gpt2.from_checkpoint(config, random_tensors(config), load_kernels("reference"))
+    monkeypatch.setattr("rbe_cli.engine.warm_up.compile_steps", pytest.fail)
+    warm_up(model, pytest.fail)
+    assert np.isfinite(model.forward(np.ones((1, 2), np.int64))).all()

@@ -1,0 +1,22 @@
+import numba.core.caching
+import numpy as np
+
+from rbe_cli.kernels.jit import jit
+
+
+def test_kernels_compile_where_no_cache_folder_can_be_written(monkeypatch):
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+
+    @jit()
+    def double(x):
+        return x + x
+
+    assert double(np.float32(1.5)) == 3.0
+
+
+def test_division_by_zero_is_infinite():
+    @jit()
+    def divide(x, y):
+        return x / y
+
+    assert divide(np.float32(1), np.float32(0)) == np.inf

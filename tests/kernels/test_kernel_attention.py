@@ -1,0 +1,59 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rbe_cli.kernels import reference
+
+
+def attend(kernels, qkv, cache, rows, starts, scale):
+    """(output, keys, values) with a copy of the cache."""
+    keys, values = cache.copy()
+    out = np.full((*qkv.shape[:2], qkv.shape[2] // 3), np.nan, qkv.dtype)
+    kernels.attention(qkv, keys, values, rows, starts, scale, out)
+    return out, keys, values
+
+
+def random_case(rng, batch, seq, heads, head_dim, past):
+    qkv = rng.standard_normal((batch, seq, 3 * heads * head_dim), np.float32)
+    cache = rng.standard_normal((2, batch + 1, heads, past + seq + 2, head_dim), np.float32)
+    rows = rng.permutation(batch + 1)[:batch]
+    return qkv, cache, rows, rng.integers(0, past + 1, batch)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 3),
+    seq=st.integers(1, 20),
+    heads=st.integers(1, 3),
+    head_dim=st.integers(1, 70),
+    past=st.integers(0, 30),
+    scale=st.sampled_from([0.01, 0.125, 1.0, 30.0]),
+)
+def test_equals_the_float64_twin(fast, seed, batch, seq, heads, head_dim, past, scale):
+    rng = np.random.default_rng(seed)
+    qkv, cache, rows, starts = random_case(rng, batch, seq, heads, head_dim, past)
+    out, keys, values = attend(fast, qkv, cache, rows, starts, scale)
+    exact = attend(reference, qkv.astype(np.float64), cache.astype(np.float64), rows, starts, scale)
+    # Rounding errors of the scores, which a large scale makes large, are relative in softmax.
+    np.testing.assert_allclose(out, exact[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(keys, exact[1].astype(np.float32))
+    np.testing.assert_array_equal(values, exact[2].astype(np.float32))
+
+
+def test_result_does_not_depend_on_threads(fast, fast_2):
+    case = random_case(np.random.default_rng(1), 2, 30, 4, 40, 50)
+    for one, two in zip(attend(fast, *case, 0.2), attend(fast_2, *case, 0.2), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_future_and_unused_positions_are_not_read(fast):
+    qkv, cache, rows, starts = random_case(np.random.default_rng(2), 1, 5, 2, 8, 4)
+    expected = attend(fast, qkv, cache, rows, starts, 1.0)[0]
+    cache[:, :, :, int(starts[0]) :] = np.nan
+    np.testing.assert_array_equal(attend(fast, qkv, cache, rows, starts, 1.0)[0], expected)
+
+
+def test_huge_scores_do_not_overflow(fast):
+    qkv, cache, rows, starts = random_case(np.random.default_rng(3), 1, 3, 1, 4, 0)
+    assert np.isfinite(attend(fast, 1e15 * qkv, cache, rows, starts, 1.0)[0]).all()

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+
+from rbe_cli.checkpoint.config import Activation
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels.table import load_kernels
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_tables_are_complete(engine):
+    kernels = load_kernels(engine, threads=1)
+    assert kernels.engine == engine
+    assert set(kernels.activations) == set(get_args(Activation))
+    assert all(callable(getattr(kernels, field.name)) for field in fields(kernels)[1:4])
+
+
+def test_fewer_than_one_thread_is_refused():
+    with pytest.raises(UsageError, match="--threads 0"):
+        load_kernels("fast", threads=0)
+
+
+def test_more_threads_than_cpus_are_lowered(fast):
+    assert fast.threads == 1
+    assert 1 <= load_kernels("fast", threads=10_000).threads < 10_000
+
+
+def test_reference_never_imports_numba():
+    code = (
+        "import sys; from rbe_cli.kernels.table import load_kernels; load_kernels('reference');"
+        "import rbe_cli.nn.gpt2; print('numba' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "False\n", result.stderr

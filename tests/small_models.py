@@ -1,0 +1,66 @@
+"""Small random GPT-2s for tests, dense and as integers in panels."""
+
+import numpy as np
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.kernels.panel import PanelMatrix
+
+
+def small_config(**changes):
+    """Odd sizes throughout: nothing is a multiple of a panel's 64 columns or 8 rows."""
+    sizes = {
+        "vocab_size": 211,
+        "n_positions": 96,
+        "n_embd": 42,
+        "n_layer": 3,
+        "n_head": 3,
+        "n_inner": 77,
+    }
+    return Gpt2Config(**sizes | changes)
+
+
+def random_tensors(config, seed=0):
+    """Tensors of a checkpoint, large enough that every part matters for the logits."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in tensor_shapes(config).items():
+        spread = 0.15 if is_matrix(name) else 0.3
+        tensors[name] = rng.normal(0.0, spread, shape).astype(np.float32)
+        if ".ln_" in f".{name}" and name.endswith("weight"):
+            tensors[name] += 1
+    return tensors
+
+
+def as_panels(tensors, largest):
+    """Quantise all matrices to integers within +-`largest`.
+
+    Returns what `Gpt2` takes (matrices in panels) and the decoded tensors of a checkpoint.
+    """
+    panels, decoded = {}, {}
+    for name, tensor in tensors.items():
+        panels[name] = decoded[name] = tensor
+        if is_matrix(name):
+            matrix = tensor.T if is_embedding(name) else tensor  # [K, N]
+            steps = np.abs(matrix).max(axis=1) / largest  # [K]
+            integers = np.rint(matrix / steps[:, None]).astype(np.int16)
+            panels[name] = PanelMatrix.from_blocks(matrix.shape, steps, blocks(integers))
+            weights = integers * panels[name].row_steps[:, None]
+            decoded[name] = weights.T if is_embedding(name) else weights
+    return panels, decoded
+
+
+def blocks(integers, width=100):
+    """A matrix's columns in blocks, as a codec delivers them."""
+    for start in range(0, integers.shape[1], width):
+        stop = min(start + width, integers.shape[1])
+        yield slice(start, stop), integers[:, start:stop]
+
+
+def float64(tensors):
+    return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+def relative_error(actual, expected):
+    """Largest difference over the largest expected value."""
+    return np.abs(actual - expected).max() / np.abs(expected).max()

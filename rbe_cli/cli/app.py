@@ -16,6 +16,8 @@ app = typer.Typer(
     help="Compress GPT-2 checkpoints into small .rbe files, and run them on the CPU.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help: half the start-up time
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compress")(compress.compress)

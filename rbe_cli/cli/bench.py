@@ -49,18 +49,18 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="BATCHxSEQxDIM",
-            help="Input of a layer. Repeatable. [default: 32x64x768, 16x128x1024, 8x256x2048, "
-            "4x512x4096]",
+            help="Input of a layer. Repeatable; default: 32x64x768, 16x128x1024, 8x256x2048, "
+            "4x512x4096.",
         ),
     ] = None,
     op: Annotated[
-        Op | None, typer.Option(help="A layer, with random 8-bit weights. [default: all]")
+        Op | None, typer.Option(help="A layer, with random 8-bit weights; default: all.")
     ] = None,
     variant: Annotated[
         Variant | None,
         typer.Option(
             help="The compiled kernels, or their plain numpy twins, which use as many threads as "
-            "numpy likes. [default: all]"
+            "numpy likes; default: all."
         ),
     ] = None,
     model: Annotated[
@@ -188,8 +188,9 @@ def _row(timing: "LayerTiming") -> tuple[str, ...]:
 
 
 def _seconds(seconds: float) -> str:
-    """Three digits with a unit that suits them."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3)):
-        if scale * seconds >= 1:
-            return f"{scale * seconds:.3g} {unit}"
-    return f"{1e6 * seconds:.3g} µs"
+    """With a unit that suits them."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    if seconds >= 1e-3:
+        return f"{1e3 * seconds:.2f} ms"
+    return f"{1e6 * seconds:.2f} µs"

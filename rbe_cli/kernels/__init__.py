@@ -2,6 +2,6 @@
 
 `table.load_kernels` hands out either the Numba kernels (`fast`) or their obvious numpy
 twins (`reference`), which the tests hold them to. Kernels take arrays and write to `out`;
-a result never depends on the number of threads, and a token's result not on the tokens
-computed beside it. Importing this package imports neither of the two.
+a fast kernel's result depends neither on the number of threads nor, for one token, on the
+tokens computed beside it. Importing this package imports neither of the two.
 """

@@ -5,6 +5,7 @@ neither can be loaded, Numba's own work queue is left, which then aborts the pro
 lock keeps its kernels one after another.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from numba.np.ufunc.parallel import threading_layer
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import default_threads
 
-_MIN_PARALLEL_WORK = 1 << 17  # multiplications; below, waking a thread costs more than it saves
+_MIN_PARALLEL_WORK = 1 << 18  # multiplications; below, waking a thread costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def make_launcher(threads: int | None = None) -> Launcher:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: at least one thread is needed")
+    # Waiting threads sleep. Spinning would save microseconds on an idle machine; on a busy
+    # one it uses up the thread's share of a CPU, and a token then takes 20 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     config = vars(numba.config)
     config["THREADING_LAYER_PRIORITY"] = ["omp", "tbb", "workqueue"]
     count = min(threads or default_threads(), config["NUMBA_NUM_THREADS"])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -16,7 +16,6 @@ def apply(kernel, x):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None)  # the first example compiles
 @given(
     x=arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 40)),
              elements=st.floats(-1e4, 1e4, width=32))

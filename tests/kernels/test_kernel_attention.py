@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.kernels import reference
@@ -20,7 +20,6 @@ def random_case(rng, batch, seq, heads, head_dim, past):
     return qkv, cache, rows, rng.integers(0, past + 1, batch)
 
 
-@settings(deadline=None)  # the first example compiles
 @given(
     seed=st.integers(0, 1000),
     batch=st.integers(1, 3),

@@ -1,11 +1,10 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.kernels import reference
 
 
-@settings(deadline=None)  # the first example compiles
 @given(
     seed=st.integers(0, 1000),
     tokens=st.integers(1, 9),

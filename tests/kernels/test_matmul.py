@@ -2,7 +2,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.kernels import reference
@@ -33,7 +33,6 @@ def assert_exact_to_rounding(actual, x, matrix, bias):
     assert (np.abs(actual - expected) <= bound).all()
 
 
-@settings(deadline=None)  # the first example compiles
 @given(
     seed=st.integers(0, 1000),
     tokens=st.integers(1, 70),

@@ -1,0 +1,118 @@
+"""The decoder of `ectcq` again, in plain Python: slow, obvious, and what the fast one is held to.
+
+It takes nothing from the fast decoder but the frequencies of codec/entropy_model.py.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.entropy_model import (
+    ESCAPE,
+    ESCAPE_BITS,
+    MAX_LEVEL,
+    MIN_LEVEL,
+    PROBABILITY_BITS,
+    SYMBOL_OFFSET,
+    entropy_tables,
+    level_shift,
+)
+from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, column_blocks
+from rbe_cli.errors import PayloadError
+
+LANES = 32
+
+
+def state_offset(state: int) -> int:
+    """z of a trellis state."""
+    return (2 * state & 0o04).bit_count() % 2
+
+
+def next_state(state: int, q: int) -> int:
+    """The trellis state after q."""
+    u = (q + (2 * state & 0o13).bit_count()) % 2
+    return (2 * state + u) % 8
+
+
+class _Lanes:
+    """rANS decoders, each with a state of its own, that read one stream of words."""
+
+    def __init__(self, states: NDArray[np.uint32], words: NDArray[np.uint16]) -> None:
+        self._states: list[int] = states.tolist()
+        self._words: list[int] = words.tolist()[::-1]  # the next one last
+
+    def _remove(self, lane: int, total: int, frequency: int, start: int) -> None:
+        """Take out of a lane's state the symbol that owns slots [start, start + frequency)."""
+        quotient, slot = divmod(self._states[lane], total)
+        state = frequency * quotient + slot - start
+        if state < 2**16:
+            if not self._words:
+                raise PayloadError("a block's words end before its weights do")
+            state = 2**16 * state + self._words.pop()
+        self._states[lane] = state
+
+    def _uniform(self, lane: int, bits: int) -> int:
+        """A value that is coded as it is."""
+        value = self._states[lane] % 2**bits
+        self._remove(lane, 2**bits, 1, value)
+        return value
+
+    def integer(self, lane: int, level: int, z: int) -> int:
+        """q, coded under a level's table."""
+        level = min(max(level, MIN_LEVEL), MAX_LEVEL)
+        frequencies: list[int] = entropy_tables().frequency[level - MIN_LEVEL, z].tolist()
+        total, symbol, start = 2**PROBABILITY_BITS, 0, 0
+        while self._states[lane] % total >= start + frequencies[symbol]:
+            start += frequencies[symbol]
+            symbol += 1
+        self._remove(lane, total, frequencies[symbol], start)
+        if symbol == ESCAPE:
+            return self._uniform(lane, ESCAPE_BITS) - 2 ** (ESCAPE_BITS - 1)
+        high, low_bits = symbol - SYMBOL_OFFSET, level_shift(level)
+        return high * 2**low_bits + self._uniform(lane, low_bits) if low_bits else high
+
+    def close(self) -> None:
+        """Every state is back where the encoder began, and no word is left."""
+        if self._words or any(state != 2**16 for state in self._states):
+            raise PayloadError("a block's words do not end where its weights do")
+
+
+def decode_block(block: HybridBlock, shape: tuple[int, int]) -> NDArray[np.int16]:
+    """Integers of one block, int16 `[K, B]`.
+
+    Raises:
+        PayloadError: the words are not exactly the block.
+    """
+    rows, columns = shape
+    lanes = _Lanes(block.states, block.words)
+    (row_mean, row_model), (column_mean, column_model) = block.scale_models.tolist()
+    row_levels = [row_mean + lanes.integer(i % LANES, row_model, 0) for i in range(rows)]
+    column_levels = [
+        column_mean + lanes.integer(j % LANES, column_model, 0) for j in range(columns)
+    ]
+    integers = np.empty(shape, np.int64)
+    for first in range(0, rows, LANES):
+        states = [0] * LANES
+        for j in range(columns):
+            for i in range(first, min(first + LANES, rows)):
+                lane = i - first
+                z = state_offset(states[lane])
+                q = lanes.integer(lane, row_levels[i] + column_levels[j], z)
+                integers[i, j] = 2 * q + z
+                states[lane] = next_state(states[lane], q)
+    lanes.close()
+    return integers.astype(np.int16)
+
+
+def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
+    """The whole matrix as float32 `[K, N]`.
+
+    Raises:
+        PayloadError: as `decode_block`.
+    """
+    rows, columns = matrix.shape
+    widths = [part.stop - part.start for part in column_blocks(columns)]
+    integers = [
+        decode_block(block, (rows, width))
+        for block, width in zip(matrix.blocks, widths, strict=True)
+    ]
+    return np.float32(matrix.step) * np.hstack(integers).astype(np.float32)

@@ -1,0 +1,208 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rbe_cli.codec import rans, reference, scales
+from rbe_cli.codec.entropy_model import (
+    ESCAPE,
+    MAX_INTEGER,
+    MAX_LEVEL,
+    MIN_LEVEL,
+    SYMBOL_OFFSET,
+    entropy_tables,
+)
+from rbe_cli.codec.matrix import HybridBlock
+from rbe_cli.errors import PayloadError
+
+LARGEST_Q = (MAX_INTEGER - 1) // 2
+SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))
+INT16 = st.integers(-(2**15), 2**15 - 1)
+
+
+def paths(qs):
+    """Trellis integers, int32 `[K, B]`, of any q."""
+    integers = np.empty(qs.shape, np.int32)
+    for row, values in enumerate(qs.tolist()):
+        state = 0
+        for column, q in enumerate(values):
+            integers[row, column] = 2 * q + reference.state_offset(state)
+            state = reference.next_state(state, q)
+    return integers
+
+
+def random_block(shape, seed, largest=LARGEST_Q, spread=60):
+    """(integers, row levels, column levels): magnitudes and levels of all orders, unrelated."""
+    rng = np.random.default_rng(seed)
+    magnitudes = np.exp(rng.uniform(0, np.log(largest + 1), shape)) - 0.5
+    qs = np.rint(magnitudes * rng.choice([-1, 1], shape)).clip(-largest - 1, largest)
+    rows = rng.integers(-spread, 2 * spread, shape[0]).astype(np.int16)
+    columns = rng.integers(-spread, spread, shape[1]).astype(np.int16)
+    return paths(qs.astype(np.int32)), rows, columns
+
+
+def encode(integers, rows, columns, models=None):
+    if models is None:
+        models = [scales.scale_model(rows), scales.scale_model(columns)]
+    models = np.array(models, np.int16)
+    return HybridBlock(models, *rans.encode(integers, rows, columns, models))
+
+
+def decode(block, shape):
+    return rans.decode(block.states, block.words, block.scale_models, shape)
+
+
+def ideal_bits(integers, rows, columns, block):
+    """What the tables charge for a block's levels and integers."""
+    tables = entropy_tables()
+
+    def bits(q, z, level):
+        level = np.clip(level, MIN_LEVEL, MAX_LEVEL) - MIN_LEVEL
+        symbol = (q >> tables.shift[level]) + SYMBOL_OFFSET
+        symbol = np.where((symbol >= 0) & (symbol < ESCAPE), symbol, ESCAPE)
+        return tables.bits[level, z, symbol].sum(dtype=np.float64)
+
+    models = block.scale_models.astype(np.int64)
+    return (
+        bits(rows - models[0, 0], 0, models[0, 1])
+        + bits(columns - models[1, 0], 0, models[1, 1])
+        + bits(integers >> 1, integers & 1, rows[:, None].astype(np.int64) + columns)
+    )
+
+
+def outcome(decoder, *arguments):
+    """The integers, or None if they are refused."""
+    try:
+        return decoder(*arguments)
+    except PayloadError:
+        return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, seed=st.integers(0, 999), row_model=st.none() | st.tuples(INT16, INT16))
+@example(shape=(1, 1), seed=0, row_model=None)
+@example(shape=(1, 200), seed=0, row_model=None)
+@example(shape=(200, 1), seed=0, row_model=None)
+@example(shape=(32, 3), seed=0, row_model=None)
+@example(shape=(33, 3), seed=0, row_model=None)
+def test_roundtrip(shape, seed, row_model):
+    integers, rows, columns = random_block(shape, seed)
+    models = None
+    if row_model is not None:
+        mean, level = row_model
+        models = [(mean % 2**14, level), scales.scale_model(columns)]
+    block = encode(integers, rows, columns, models)
+    for original, decoded in zip((integers, rows, columns), decode(block, shape), strict=True):
+        assert decoded.dtype == np.int16
+        np.testing.assert_array_equal(decoded, original)
+    np.testing.assert_array_equal(reference.decode_block(block, shape), integers)
+
+
+@pytest.mark.parametrize("level", [-(2**15), MIN_LEVEL, 0, 30, MAX_LEVEL, 2**15 - 1])
+@pytest.mark.parametrize("q", [-LARGEST_Q - 1, -1, 0, 1, LARGEST_Q])
+def test_roundtrip_at_the_extremes(level, q):
+    shape = (40, 3)
+    integers = paths(np.full(shape, q))
+    rows, columns = np.full(40, level, np.int16), np.zeros(3, np.int16)
+    block = encode(integers, rows, columns)
+    decoded = decode(block, shape)
+    np.testing.assert_array_equal(decoded[0], integers)
+    np.testing.assert_array_equal(decoded[1], rows)
+    np.testing.assert_array_equal(reference.decode_block(block, shape), integers)
+
+
+@pytest.mark.parametrize(("largest", "spread"), [(3, 8), (40, 16), (LARGEST_Q, 90)])
+def test_size_is_what_the_tables_charge(largest, spread):
+    integers, rows, columns = random_block((64, 64), 0, largest, spread)
+    block = encode(integers, rows, columns)
+    ideal = ideal_bits(integers, rows, columns, block)
+    flushed = 16 * rans.LANES  # the half of each state that holds no symbol
+    coded = 16 * block.words.size + 32 * block.states.size
+    assert ideal <= coded <= 1.01 * ideal + flushed + 16 * rans.LANES
+
+
+def test_near_certain_weights_take_no_space():
+    integers, level = np.zeros((64, 64), np.int32), np.full(64, MIN_LEVEL, np.int16)
+    block = encode(integers, level, np.zeros(64, np.int16))
+    assert block.words.size <= 2 * rans.LANES
+    np.testing.assert_array_equal(decode(block, (64, 64))[0], integers)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 99),
+    part=st.sampled_from(["scale_models", "states", "words"]),
+    where=st.integers(0, 999),
+    change=st.integers(1, 2**32 - 1),
+)
+def test_a_changed_number_is_refused_or_decoded_as_by_the_reference(
+    shape, seed, part, where, change
+):
+    block = encode(*random_block(shape, seed, largest=4, spread=20))
+    damaged = getattr(block, part).reshape(-1)
+    damaged.view(f"u{damaged.itemsize}")[where % damaged.size] ^= change % 2 ** (
+        8 * damaged.itemsize
+    )
+    fast, slow = outcome(decode, block, shape), outcome(reference.decode_block, block, shape)
+    assert (fast is None) == (slow is None)
+    if fast is not None:
+        np.testing.assert_array_equal(fast[0], slow)
+
+
+@pytest.mark.parametrize("decoder", [decode, reference.decode_block])
+def test_words_too_few_and_too_many(decoder):
+    block = encode(*random_block((20, 20), 0))
+    for words in (block.words[:-1], block.words[:0], np.append(block.words, np.uint16(0))):
+        with pytest.raises(PayloadError, match="words"):
+            decoder(HybridBlock(block.scale_models, block.states, words), (20, 20))
+
+
+@pytest.mark.parametrize("decoder", [decode, reference.decode_block])
+@pytest.mark.parametrize("shape", [(19, 20), (20, 19), (21, 20), (20, 21), (40, 10)])
+def test_another_shape(decoder, shape):
+    block = encode(*random_block((20, 20), 0))
+    with pytest.raises(PayloadError, match="words"):
+        decoder(block, shape)
+
+
+FORGE = """
+import numpy as np
+from rbe_cli.codec import rans
+from rbe_cli.errors import PayloadError
+
+rng = np.random.default_rng(0)
+extremes = np.array([-(2**15), -25, -24, 0, 95, 96, 2**15 - 1])
+refused = 0
+for _ in range(500):
+    shape = tuple(rng.integers(1, 70, 2))
+    words = rng.integers(0, 2**16, rng.integers(0, 3000)).astype(np.uint16)
+    states = rng.choice([0, 1, 2**16, 2**32 - 1, rng.integers(2**32)], 32).astype(np.uint32)
+    models = rng.choice(extremes, (2, 2)).astype(np.int16)
+    try:
+        rans.decode(states, words, models, shape)
+    except PayloadError:
+        refused += 1
+try:
+    rans._level_index.py_func  # compiled code below, not Python
+    rans._get(np.zeros(32, np.int64), 0, 999, 0, rans.entropy_tables(), words, 0)
+except IndexError:
+    print(refused)
+"""
+
+
+def test_forged_blocks_reach_no_foreign_memory(tmp_path):
+    """Compiled code checks no index unless told so; this runs a decoder that does."""
+    environment = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    process = subprocess.run(
+        [sys.executable, "-c", FORGE],
+        env={"PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stderr == ""
+    assert process.stdout == "500\n"

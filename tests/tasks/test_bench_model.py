@@ -1,0 +1,147 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import tensor_shapes
+from rbe_cli.cli.app import run
+from rbe_cli.codec import dense
+from rbe_cli.container.header import Provenance
+from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.container.writer import write_container
+from rbe_cli.errors import NotFoundError, UsageError
+from rbe_cli.kernels.table import Kernels, load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.tasks.bench_layers import random_tensors
+from rbe_cli.tasks.bench_model import ModelOptions, bytes_per_token, time_model
+from rbe_cli.tasks.progress import no_progress
+
+CONFIG = Gpt2Config(vocab_size=30, n_positions=24, n_embd=8, n_layer=2, n_head=2, n_inner=12)
+MODEL_FIELDS = {
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "load_seconds",
+    "time_to_first_token_seconds",
+    "peak_rss_bytes",
+    "bytes_per_token",
+}
+# wte (the head) with a bias of zeros; two blocks of four matrices with biases and two
+# LayerNorms; the last LayerNorm
+DENSE_VALUES = 8 * 30 + 30
+DENSE_VALUES += 2 * (8 * 24 + 24 + 8 * 8 + 8 + 8 * 12 + 12 + 12 * 8 + 8 + 2 * 2 * 8)
+DENSE_VALUES += 2 * 8
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random float16 tensors, without a tokenizer."""
+    rng = np.random.default_rng(0)
+    tensors = [
+        StoredTensor(
+            name,
+            shape,
+            "float16",
+            dense.encode(0.1 * rng.standard_normal(shape, np.float32), "float16"),
+        )
+        for name, shape in tensor_shapes(CONFIG).items()
+    ]
+    path = tmp_path_factory.mktemp("bench") / "tiny.rbe"
+    provenance = Provenance("random", "xxh3:0", "0", None, "none", 0, {})
+    write_container(
+        path, config=CONFIG, tensors=tensors, tokenizer_json=None, provenance=provenance
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Kernels:
+    return load_kernels("fast", 1)
+
+
+@pytest.mark.parametrize(
+    "options", [(None, None, 0), (24, 24, 0), (1, 1, 23), (5, 3, 7)], ids=lambda o: str(o)
+)
+def test_a_model_is_timed_wherever_its_context_allows(
+    model_file: Path, kernels: Kernels, options: tuple[int | None, int | None, int]
+) -> None:
+    timing = time_model(ModelOptions(model_file, *options), kernels, 2, no_progress)
+    assert timing.prefill_tokens_per_second > 0
+    assert timing.decode_tokens_per_second > 0
+    assert timing.load_seconds > 0
+    assert timing.time_to_first_token_seconds > 0
+    assert timing.peak_rss_bytes > 1 << 20
+    assert timing.bytes_per_token == 4 * (DENSE_VALUES + 2 * 2 * 8 * (options[2] + 1))
+
+
+def test_each_token_is_computed_at_its_depth(
+    model_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []  # tokens in the cache, and computed after them
+    forward = Gpt2.forward
+
+    def spy(model, tokens, cache=None, *others, **options):
+        seen.append((int(cache.lengths[0]), tokens.shape[1]))
+        return forward(model, tokens, cache, *others, **options)
+
+    monkeypatch.setattr(Gpt2, "forward", spy)
+    time_model(ModelOptions(model_file, 5, 3, depth=7), kernels, 2, no_progress)
+    prefill, decode = [(7, 5)], [(7, 1), (8, 1), (9, 1)]
+    assert seen == [(0, 7), *prefill, *2 * prefill, *2 * decode]
+
+
+def test_bytes_of_panels_are_counted_as_they_are_held(kernels: Kernels) -> None:
+    tensors = random_tensors(CONFIG, np.random.default_rng(0))
+    held = sum(array.nbytes for name, array in tensors.items() if name != "wpe.weight")
+    no_bias = 4 * CONFIG.vocab_size  # the head's zeros
+    assert bytes_per_token(Gpt2(CONFIG, tensors, kernels), 0) == held + no_bias + 4 * 2 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((None, None, 24), "--depth 24 fills the model's context of 24 tokens"),
+        ((25, None, 0), "--prompt-tokens 25 after --depth 0 is more than the model's context"),
+        ((None, 5, 20), "--max-tokens 5 after --depth 20 is more than the model's context"),
+    ],
+)
+def test_tokens_beyond_the_context_are_refused(
+    model_file: Path, kernels: Kernels, options: tuple[int | None, int | None, int], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        time_model(ModelOptions(model_file, *options), kernels, 1, no_progress)
+
+
+def test_a_missing_model_is_not_found(tmp_path: Path, kernels: Kernels) -> None:
+    with pytest.raises(NotFoundError, match=r"no\.rbe"):
+        time_model(ModelOptions(tmp_path / "no.rbe"), kernels, 1, no_progress)
+
+
+def test_the_command_reports_the_contract_s_fields(
+    model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", "--model", str(model_file), "--repeat", "1", "--threads", "1"]
+    assert run([*arguments, "--max-tokens", "2", "--depth", "4", "--format", "json", "-q"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record.keys() == {"machine", "results"} | MODEL_FIELDS
+    assert record["results"] == []
+    assert record["machine"]["threads"] == 1
+
+
+def test_the_command_times_layers_too_if_asked(
+    model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", "--model", str(model_file), "--shape", "1x2x8", "--repeat", "1"]
+    assert run([*arguments, "--op", "block", "--format", "json", "-q"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record.keys() > MODEL_FIELDS
+    assert [timing["variant"] for timing in record["results"]] == ["fused", "reference"]
+
+
+def test_people_see_the_model_s_speed(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--model", str(model_file), "--repeat", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "tokens/s" in captured.out
+    assert "GFLOP/s" not in captured.out
+    assert "timing" in captured.err

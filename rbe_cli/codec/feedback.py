@@ -9,11 +9,11 @@ output's squared error.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, entropy_tables
 from rbe_cli.codec.trellis import STATES, quantise_row
+from rbe_cli.jit import jit
 
 Float32 = NDArray[np.float32]
 DAMPING = 0.01  # of H's mean diagonal, added to it
@@ -45,7 +45,7 @@ class Feedback:
         return cls(order, (cholesky / diagonal).astype(np.float32))
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _quantise_rows(
     targets: Float32,
     errors: Float32,

@@ -8,7 +8,6 @@ pays for all three.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy_model import (
@@ -23,6 +22,7 @@ from rbe_cli.codec.entropy_model import (
 )
 from rbe_cli.codec.trellis import next_state, state_offset, symbol_of
 from rbe_cli.errors import PayloadError
+from rbe_cli.jit import jit
 
 Words = NDArray[np.uint16]
 States = NDArray[np.int64]
@@ -33,12 +33,12 @@ _LOW = 1 << 16  # a state between symbols lies in [_LOW, 2 ** 32)
 _SLOTS = (1 << PROBABILITY_BITS) - 1
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _level_index(level: int) -> int:
     return min(max(level, MIN_LEVEL), MAX_LEVEL) - MIN_LEVEL
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _put_raw(states: States, lane: int, value: int, count: int, words: Words, position: int) -> int:
     """Code `count` uniform bits; returns the new position (words are written backwards)."""
     x = states[lane]
@@ -50,7 +50,7 @@ def _put_raw(states: States, lane: int, value: int, count: int, words: Words, po
     return position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _put(
     states: States,
     lane: int,
@@ -81,7 +81,7 @@ def _put(
     return position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _encode(
     values: NDArray[np.int32],
     rows: Levels,
@@ -123,7 +123,7 @@ def _encode(
     return position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _get_raw(states: States, lane: int, count: int, words: Words, position: int) -> tuple[int, int]:
     """Returns (value, position); reads zeros past the end, which the caller detects."""
     x = states[lane]
@@ -136,7 +136,7 @@ def _get_raw(states: States, lane: int, count: int, words: Words, position: int)
     return value, position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _get(
     states: States,
     lane: int,
@@ -169,7 +169,7 @@ def _get(
     return q, position
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _decode(
     words: Words,
     states: States,

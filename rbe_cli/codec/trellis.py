@@ -8,7 +8,6 @@ algorithm, bits being what the entropy model charges.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy_model import (
@@ -18,31 +17,32 @@ from rbe_cli.codec.entropy_model import (
     MIN_LEVEL,
     SYMBOL_OFFSET,
 )
+from rbe_cli.jit import jit
 
 STATES = 8
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def state_offset(state: int) -> int:
     """z of a state: parity of (state << 1) & 04."""
     return (state >> 1) & 1
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def next_state(state: int, q: int) -> int:
     """The state after q: shifts in q's lowest bit ^ parity of (state << 1) & 13 (octal)."""
     u = (q ^ state ^ (state >> 2)) & 1
     return ((state << 1) | u) & (STATES - 1)
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def symbol_of(q: int, shift: int) -> int:
     """The table symbol of q; `ESCAPE` if its high part is outside the table."""
     symbol = (q >> shift) + SYMBOL_OFFSET
     return symbol if 0 <= symbol < ESCAPE else ESCAPE
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def quantise_row(
     target: NDArray[np.float32],
     row_level: int,

@@ -9,9 +9,9 @@ import math
 import numpy as np
 
 from rbe_cli.checkpoint.config import Activation
+from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32, InPlace
 from rbe_cli.kernels.exponential import exp
-from rbe_cli.kernels.jit import jit
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _SQRT_HALF = np.float32(math.sqrt(0.5))

@@ -3,9 +3,9 @@
 import numpy as np
 from numba import prange
 
+from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32, Int64
 from rbe_cli.kernels.exponential import exp
-from rbe_cli.kernels.jit import jit
 from rbe_cli.kernels.threads import Launcher
 
 

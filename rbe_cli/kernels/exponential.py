@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rbe_cli.kernels.jit import jit
+from rbe_cli.jit import jit
 
 # Cephes' expf (Moshier 1992): x = n ln 2 + r with |r| <= ln(2) / 2; relative error 1e-7.
 _LOG2_E = np.float32(1.44269504088896341)

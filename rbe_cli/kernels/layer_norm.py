@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32
-from rbe_cli.kernels.jit import jit
 
 
 @jit(reassociate=True)

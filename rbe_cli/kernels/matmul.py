@@ -12,8 +12,8 @@ does not know, and unrolls one that it does.
 import numpy as np
 from numba import prange
 
+from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32, PanelValues
-from rbe_cli.kernels.jit import jit
 from rbe_cli.kernels.panel import ROW_MULTIPLE, padded_rows
 from rbe_cli.kernels.threads import Launcher
 

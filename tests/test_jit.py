@@ -1,7 +1,7 @@
 import numba.core.caching
 import numpy as np
 
-from rbe_cli.kernels.jit import jit
+from rbe_cli.jit import jit
 
 
 def test_kernels_compile_where_no_cache_folder_can_be_written(monkeypatch):

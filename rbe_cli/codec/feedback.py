@@ -28,21 +28,32 @@ class Feedback:
     Attributes:
         order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
         lower: float32 `[K, K]`, L in that order.
+        diagonal: float32 `[K]`, D in that order.
+        damping: what was added to H's diagonal.
     """
 
     order: NDArray[np.int64]
     lower: Float32
+    diagonal: Float32
+    damping: float
 
     @classmethod
     def from_hessian(cls, hessian: Float32) -> "Feedback":
         """Factor H + DAMPING mean(diag H) I; `hessian` is symmetric, float32 `[K, K]`."""
         order = np.argsort(np.diag(hessian), kind="stable")
         damped = hessian[np.ix_(order, order)].astype(np.float64)
-        mean = float(np.mean(np.diag(damped))) or 1.0
-        damped[np.diag_indices_from(damped)] += DAMPING * mean
+        damping = DAMPING * (float(np.mean(np.diag(damped))) or 1.0)
+        damped[np.diag_indices_from(damped)] += damping
         cholesky = np.linalg.cholesky(damped)
-        diagonal = np.diag(cholesky)
-        return cls(order, (cholesky / diagonal).astype(np.float32))
+        root = np.diag(cholesky)
+        lower = (cholesky / root).astype(np.float32)
+        return cls(order, lower, (root**2).astype(np.float32), damping)
+
+    def output_power(self, change: Float32) -> float:
+        """tr(C^T H C), the mean squared output, summed over outputs, of inputs times C `[K, N]`."""
+        transformed = self.lower.T @ change[self.order]  # [K, N]
+        power = np.einsum("kn,kn,k->", transformed, transformed, self.diagonal, dtype=np.float64)
+        return float(power) - self.damping * float(np.sum(change**2, dtype=np.float64))
 
 
 @jit()

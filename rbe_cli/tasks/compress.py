@@ -13,12 +13,15 @@ from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_embedding, is_matrix, parameter_count
 from rbe_cli.codec import dense
+from rbe_cli.codec.feedback import Feedback
+from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.geometry import bits_per_weight
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.publish import check_output
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.tokenizer import pack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
+from rbe_cli.engine.warm_up import compile_steps, warm_up
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks import calibration, sensitivity
@@ -114,6 +117,8 @@ def compress(
     settings = options.settings
     tensors = dict(checkpoint.tensors)
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
+    warm_up(model, progress)
+    compile_steps("compiling the encoder (first run only)", [_encode_anything], progress)
     text = _calibrate(checkpoint, model, options, executor, progress)
     sources = _sources(model, tensors, settings, text, executor, progress)
     stored = {
@@ -175,6 +180,12 @@ def compress(
     )
 
 
+def _encode_anything() -> None:
+    """Run the encoder and the decoder once, on one weight."""
+    block = encode_block(np.ones((1, 1), np.float32), None, 1.0)
+    EncodedMatrix((1, 1), 1.0, (block,)).decode()
+
+
 def _calibrate(
     checkpoint: Checkpoint,
     model: Gpt2,
@@ -207,7 +218,8 @@ def _sources(
             continue
         weights = np.ascontiguousarray(tensor.T) if is_embedding(name) else tensor
         # An embedding that is not the head is no factor of any product.
-        sources[name] = Source(weights) if hessian is None else Source.with_inputs(weights, hessian)
+        feedback = None if hessian is None else Feedback.from_hessian(hessian)
+        sources[name] = Source(weights, feedback)
     return sources
 
 
@@ -222,11 +234,12 @@ def _report(
 ) -> TensorReport:
     norm = float(np.linalg.norm(tensor))
     output_error = None
-    if source is not None:
+    if source is not None and source.feedback is not None:
         change = tensor - decoded
-        change = np.ascontiguousarray(change.T) if is_embedding(stored.name) else change
-        power = source.output_power(change) / max(source.output_power(source.weights), 1e-30)
-        output_error = float(np.sqrt(max(power, 0.0)))
+        change = change.T if is_embedding(stored.name) else change
+        power = source.feedback.output_power
+        error = power(change) / max(power(source.weights), 1e-30)
+        output_error = float(np.sqrt(max(error, 0.0)))
     return TensorReport(
         stored.name,
         stored.shape,

@@ -21,22 +21,10 @@ class Source:
     Attributes:
         weights: float32 `[K inputs, N outputs]`.
         feedback: of its inputs; None if each row stands for itself.
-        hessian: H of its inputs, float32 `[K, K]`; None as for `feedback`.
     """
 
     weights: Float32
     feedback: Feedback | None = None
-    hessian: Float32 | None = None
-
-    @classmethod
-    def with_inputs(cls, weights: Float32, hessian: Float32) -> "Source":
-        """A matrix whose inputs have the second moment `hessian`."""
-        return cls(weights, Feedback.from_hessian(hessian), hessian)
-
-    def output_power(self, change: Float32) -> float:
-        """Mean squared output, summed over outputs, of the inputs times `change` `[K, N]`."""
-        transformed = change if self.hessian is None else self.hessian @ change
-        return float(np.sum(transformed * change, dtype=np.float64))
 
 
 def encode_all(

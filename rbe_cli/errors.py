@@ -20,6 +20,8 @@ Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130
 A message is one clear sentence that names the file, tensor or flag at fault.
 """
 
+INTERRUPTED = 130  # exit code
+
 
 class RbeError(Exception):
     """Base of all errors that are reported as one sentence."""

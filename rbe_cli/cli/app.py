@@ -7,14 +7,11 @@ import typer
 from rbe_cli import __version__
 from rbe_cli.cli import bench, compress, generate, inspect, run_verb
 from rbe_cli.cli.output import Output, requested_output
-from rbe_cli.errors import RbeError, UsageError
-
-INTERRUPTED = 130
+from rbe_cli.errors import INTERRUPTED, RbeError, UsageError
 
 app = typer.Typer(
     name="rbe",
     help="Compress GPT-2 checkpoints into small .rbe files, and run them on the CPU.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help: half the start-up time
     pretty_exceptions_enable=False,
@@ -46,10 +43,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line; every error becomes one sentence on stderr and an exit code."""
     output = requested_output(arguments)
     try:
-        return app(list(arguments), prog_name="rbe", standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        output.note("interrupted")
-        return INTERRUPTED
+        code = app(list(arguments) or ["--help"], prog_name="rbe", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except RbeError as error:
         return output.error(error)
     except MemoryError:
@@ -60,3 +56,6 @@ def run(arguments: Sequence[str]) -> int:
         if sentence is None:
             return output.error(RbeError(f"unexpected {type(error).__name__}: {error}"), error)
         return output.error(UsageError(sentence()))
+    if code == INTERRUPTED:  # which some versions of the parser return themselves
+        output.note("interrupted")
+    return int(code)

@@ -142,7 +142,6 @@ def _show(console: "Console", result: "BenchResult") -> None:
         console.print(_model(result.model))
     if result.results:
         columns = ("op", "variant", "shape", "median", "min", "max", "calls", "GFLOP/s", "GB/s")
-        console.print()
         console.print(table("", columns, [_row(timing) for timing in result.results]))
 
 

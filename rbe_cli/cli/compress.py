@@ -1,11 +1,13 @@
 """`rbe compress`: checkpoint in, `.rbe` file out."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
+from rbe_cli.cli.options import Force, FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from rbe_cli.tasks.compress import CompressResult
     from rbe_cli.tasks.plan import Plan
-    from rbe_cli.tasks.settings import Settings
+    from rbe_cli.tasks.settings import Override, Settings
 
 
 def compress(
@@ -60,7 +62,7 @@ def compress(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show sizes, memory and time; write nothing.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    force: Force = False,
     threads: Threads = None,
     offline: Offline = False,
     format: FormatOption = Format.human,
@@ -72,16 +74,19 @@ def compress(
     from rbe_cli.container.publish import check_output
     from rbe_cli.tasks import compress as task
     from rbe_cli.tasks.plan import plan
+    from rbe_cli.tasks.settings import parse_override
     from rbe_cli.tasks.workers import workers
 
     out = Output(format, quiet, verbose)
     if calib and calib_tokens:
         raise UsageError("--calib and --calib-tokens exclude each other")
-    name, settings = _settings(preset, target_bpw, config, override or [])
+    rules = [parse_override(text) for text in override or ()]
+    name, settings = _settings(preset, target_bpw, config, rules)
     if not dry_run:
         check_output(output, force=force)
     with out.progress() as progress:
         checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    _check_matches(rules, checkpoint.tensors)
     if dry_run:
         planned = plan(checkpoint, settings, threads)
         out.result(planned, lambda console: _show_plan(console, planned))
@@ -93,12 +98,12 @@ def compress(
 
 
 def _settings(
-    preset: str | None, target_bpw: float | None, config: Path | None, overrides: list[str]
+    preset: str | None, target_bpw: float | None, config: Path | None, overrides: "list[Override]"
 ) -> "tuple[str | None, Settings]":
     """The preset's name, if the result is that preset's, and the settings."""
     import msgspec
 
-    from rbe_cli.tasks.settings import DEFAULT_PRESET, load_config, load_preset, parse_override
+    from rbe_cli.tasks.settings import DEFAULT_PRESET, load_config, load_preset
 
     if preset and config:
         raise UsageError("--preset and --config exclude each other")
@@ -108,11 +113,16 @@ def _settings(
         if preset:
             raise UsageError("--preset and --target-bpw exclude each other")
         name, settings = None, msgspec.structs.replace(settings, target_bpw=target_bpw)
-    if overrides:
-        extra = tuple(parse_override(text) for text in overrides)
-        settings = msgspec.structs.replace(settings, override=settings.override + extra)
+    settings = msgspec.structs.replace(settings, override=(*settings.override, *overrides))
     settings.check("command line")
     return name, settings
+
+
+def _check_matches(overrides: "list[Override]", names: Iterable[str]) -> None:
+    """A rule without effect is a mistake in its regular expression."""
+    for rule in overrides:
+        if not any(re.search(rule.match, name) for name in names):
+            raise UsageError(f"--override {rule.match!r} matches no tensor of the checkpoint")
 
 
 def _summary(result: "CompressResult") -> object:

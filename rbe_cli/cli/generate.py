@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts
+from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines
 from rbe_cli.cli.options import (
     FormatOption,
     Quiet,
@@ -23,7 +23,7 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.text.options import GenerationOptions
-    from rbe_cli.text.recording import RecordedGeneration
+    from rbe_cli.text.recording import GenerationResult, RecordedGeneration
     from rbe_cli.text.tokenizer import Tokenizer
 
 
@@ -156,7 +156,7 @@ class _Writer:
         elif self._out.format is Format.json:
             self._out.result(summaries[0] if len(summaries) == 1 else summaries, lambda _: None)
         else:
-            self._out.write("".join(f"{summary['text']}\n" for summary in summaries))
+            self._out.write("".join(f"{self._written(row)}\n" for row in generation.results))
 
     def _write_text(self, prompts: list[Prompt], generation: "RecordedGeneration") -> None:
         """The text for people: one row as it is written, several one after the other."""
@@ -170,10 +170,13 @@ class _Writer:
             if len(prompts) > 1:
                 self._out.write(f"[{number + 1}] ")
             if not stream:
-                tokens = " ".join(map(str, row.tokens))
-                self._out.write((prompt.text or "") + (row.text if self._tokenizer else tokens))
+                self._out.write((prompt.text or "") + self._written(row))
             self._out.write("\n")
         self._out.note(_timing(generation, self._options.seed))
+
+    def _written(self, row: "GenerationResult") -> str:
+        """What a row has generated: text, or ids where there is no tokenizer."""
+        return row.text if self._tokenizer else " ".join(map(str, row.tokens))
 
     def _summaries(
         self, prompts: list[Prompt], generation: "RecordedGeneration"
@@ -201,11 +204,9 @@ class _Writer:
 
 def _converse(writer: _Writer, tokenizer: "Tokenizer | None", out: Output, batch: int) -> None:
     """Continue each line of stdin until it ends."""
-    import sys
-
     assert tokenizer is not None
     out.note("GPT-2 continues what you type. Ctrl-D ends.")
-    for line in sys.stdin:
+    for line in stdin_lines():
         text = line.rstrip("\n")
         if text:
             writer.write([Prompt(text, tokenizer.encode(text))] * batch)

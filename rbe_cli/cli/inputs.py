@@ -1,7 +1,9 @@
 """What a verb is given to work on: TEXT, a file, stdin, or token ids."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +58,7 @@ def read_prompts(
     if file is not None:
         text = read_text_file(file)
     elif text == "-":
-        text = _read_stdin()
+        text = "".join(stdin_lines())
     assert text is not None
     ids = tokenizer.encode(text)
     if ids.size == 0:
@@ -64,8 +66,18 @@ def read_prompts(
     return [Prompt(text, ids)]
 
 
-def _read_stdin() -> str:
+def stdin_lines() -> Iterator[str]:
+    """Lines of stdin as they come: UTF-8 whatever the locale, line ends as newlines.
+
+    Raises:
+        UsageError: stdin is closed.
+        BadFileError: it is not UTF-8, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise UsageError("stdin is closed")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        yield from TextIOWrapper(sys.stdin.buffer, encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadFileError("stdin is not UTF-8 text") from error
+    except OSError as error:
+        raise BadFileError(f"stdin cannot be read: {error.strerror}") from error

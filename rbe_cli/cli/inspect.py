@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 def inspect(
     file: RbeFile,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the bits a weight of every tensor.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every checksum and decode every tensor.")
     ] = False,
@@ -31,7 +34,7 @@ def inspect(
         if verify:
             _verify(container, out)
         found = _describe(container, verified=verify)
-        out.result(found, lambda console: _show(console, found, tensors))
+        out.result(found, lambda console: _show(console, found, tensors, plot))
 
 
 def _verify(container: "Container", out: Output) -> None:
@@ -84,7 +87,7 @@ def _describe(container: "Container", verified: bool) -> dict[str, Any]:
     }
 
 
-def _show(console: "Console", found: dict[str, Any], tensors: bool) -> None:
+def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) -> None:
     config, provenance = found["config"], found["provenance"]
     codecs = ", ".join(f"{name} {version}" for name, version in found["codec_versions"].items())
     pairs = [
@@ -115,8 +118,16 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool) -> None:
             )
             for tensor in found["tensors"]
         ]
-        console.print()
         console.print(table("", ("tensor", "shape", "codec", "bits", "bytes"), rows))
+    if plot:
+        console.print()
+        bars = [(tensor["name"], _bar(tensor["bits_per_weight"])) for tensor in found["tensors"]]
+        console.print(facts(bars))
+
+
+def _bar(bits: float) -> str:
+    """A block for every half bit."""
+    return f"{'█' * round(2 * bits)} {bits:.2f}"
 
 
 def _short(value: object) -> str:

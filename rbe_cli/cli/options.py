@@ -16,6 +16,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress or notes
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: the physical cores.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 TextFile = Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from a file.")]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.tasks.progress import Progress
+
+_UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe stays in one piece
 
 
 class Format(StrEnum):
@@ -47,24 +50,25 @@ class Output:
         Raises:
             OutputError: stdout was closed, or its disk is full.
         """
+        if sys.stdout is None:
+            raise OutputError("stdout is closed")
+        encoding = sys.stdout.encoding or "utf-8"
         try:
-            sys.stdout.write(text)
+            # What a terminal that is not UTF-8 lacks is written as an escape.
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            # Python flushes stdout once more at exit; let that go nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise OutputError("stdout was closed before everything was written") from error
         except OSError as error:
+            _let_go(sys.stdout)
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
     def record(self, value: object) -> None:
         """One object as a line of JSON."""
-        self.write(json.dumps(_plain(value), ensure_ascii=False) + "\n")
+        self.write(json.dumps(_plain(value)) + "\n")
 
     def result(self, value: object, show: Callable[["Console"], None]) -> None:
         """A verb's result: `value` for scripts, or what `show` draws for people."""
         if self.format is Format.json:
-            self.write(json.dumps(_plain(value), ensure_ascii=False, indent=2) + "\n")
+            self.write(json.dumps(_plain(value), indent=2) + "\n")
         elif self.format is Format.jsonl:
             self.record(value)
         elif self.format is Format.human:
@@ -73,17 +77,17 @@ class Output:
     def note(self, text: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            _report(text)
 
     def error(self, error: RbeError, cause: BaseException | None = None) -> int:
         """Report an error; returns its exit code."""
         if self.verbose:
-            traceback.print_exception(cause or error)
+            _report("".join(traceback.format_exception(cause or error)).rstrip())
         if self.format in (Format.json, Format.jsonl):
             report = {"error": {"code": error.exit_code, "message": str(error)}}
-            print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+            _report(json.dumps(report))
         else:
-            print(f"rbe: {_printable(str(error))}", file=sys.stderr)
+            _report(f"rbe: {_printable(str(error))}")
         return error.exit_code
 
     @contextmanager
@@ -91,7 +95,7 @@ class Output:
         """A callback that shows stages with bars and remaining time, or a line a stage."""
         if self.quiet:
             yield lambda stage, done, total: None
-        elif sys.stderr.isatty():
+        elif _is_terminal(sys.stderr):
             with _bars() as progress:
                 yield progress
         else:
@@ -103,30 +107,33 @@ class Output:
 
 
 class _Writer:
-    """The file that a rich console writes to: `Output.write`, which handles its errors."""
+    """The file a rich console writes to: `Output.write`, without rich's spaces at line ends."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
 
     def write(self, text: str) -> int:
-        self._output.write(text)
+        self._output.write(re.sub(" +(?=\n)", "", text))
         return len(text)
 
     def flush(self) -> None:
         pass
 
     def isatty(self) -> bool:
-        return sys.stdout.isatty()
+        return _is_terminal(sys.stdout)
 
 
 def requested_output(arguments: Sequence[str]) -> Output:
     """The output that a command line asks for, also if the rest of it cannot be parsed."""
     chosen = Format.human
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name = flag.partition("=")[2] if flag.startswith("--format=") else value
-        if flag.split("=")[0] == "--format" and name in list(Format):
-            chosen = Format(name)
-    return Output(chosen, verbose="-v" in arguments or "--verbose" in arguments)
+    for flag, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, is_one_word, value = flag.partition("=")
+        value = value if is_one_word else following
+        if name == "--format" and value in list(Format):
+            chosen = Format(value)
+    quiet = "-q" in arguments or "--quiet" in arguments
+    verbose = "-v" in arguments or "--verbose" in arguments
+    return Output(chosen, quiet, verbose)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
@@ -150,7 +157,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Any:
 
     drawn = Table.grid(padding=(0, 2))
     for name, value in pairs:
-        drawn.add_row(f"[bold]{escape(name)}[/bold]", escape(_printable(value)))
+        drawn.add_row(f"[bold]{escape(_printable(name))}[/bold]", escape(_printable(value)))
     return drawn
 
 
@@ -182,12 +189,31 @@ def _plain(value: object) -> object:
     return value
 
 
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _report(text: str) -> None:
+    """A line on stderr; that it cannot be written is no reason to give up the work."""
+    if sys.stderr is None:  # where `print` would turn to stdout
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _let_go(sys.stderr)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Send what a broken stream still holds nowhere: Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _console(file: object) -> "Console":
     from typing import cast
 
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 120
+    width = None if _is_terminal(sys.stdout) else _UNFOLDED
     return Console(file=cast(TextIO, file), highlight=False, width=width)
 
 

@@ -1,13 +1,15 @@
 """`rbe run`: one forward pass, or a whole text's perplexity."""
 
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from rbe_cli.cli.inputs import load_tokenizer, read_prompts
 from rbe_cli.cli.options import (
+    Force,
     FormatOption,
     Offline,
     Quiet,
@@ -28,6 +30,25 @@ if TYPE_CHECKING:
     from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.tasks.progress import Progress
     from rbe_cli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The contract's fields; None or empty where not asked for.
+
+    Attributes:
+        tokens: of the input; with `--perplexity`, those that were predicted.
+        profile: per-layer statistics, which this version does not take.
+    """
+
+    tokens: int
+    loss: float | None
+    perplexity: float | None
+    top: list[dict[str, Any]] = field(default_factory=list)
+    reference_perplexity: float | None = None
+    kl_divergence: float | None = None
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    profile: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Engine(StrEnum):
@@ -65,6 +86,7 @@ def run(
     engine: Annotated[
         Engine, typer.Option(help="Numba kernels, or their plain numpy twins.")
     ] = Engine.fast,
+    force: Force = False,
     threads: Threads = None,
     offline: Offline = False,
     format: FormatOption = Format.human,
@@ -72,6 +94,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
+    from rbe_cli.container.publish import check_output
     from rbe_cli.container.reader import Container
     from rbe_cli.engine.resident import load_model
     from rbe_cli.kernels.table import load_kernels
@@ -81,6 +104,9 @@ def run(
         raise UsageError("--logits and --hidden belong to one forward pass, not to --perplexity")
     if not perplexity and (context or stride):
         raise UsageError("--context and --stride belong to --perplexity")
+    for path in (logits, hidden):
+        if path is not None:
+            check_output(path, force=force)
     with Container.open(file) as container, out.progress() as progress:
         tokenizer = load_tokenizer(container)
         prompts = read_prompts(text, text_file, tokens, tokenizer, container.config.vocab_size)
@@ -88,28 +114,29 @@ def run(
         # A text's windows go to one thread each; a single pass shares its threads.
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
         model = load_model(container, kernels, progress)
-        original = _open_reference(reference, model, offline) if reference else None
-        found: dict[str, Any]
+        original = _open_reference(reference, model, offline, progress) if reference else None
         if perplexity:
             found = _evaluate(model, sequences, original, context, stride, threads, progress)
         else:
             if len(sequences) != 1:
                 raise UsageError("one forward pass takes one sequence: use --perplexity for more")
-            found = _forward(model, sequences[0], tokenizer, top_k, logits, hidden)
+            found = _forward(model, sequences[0], tokenizer, top_k, logits, hidden, force)
             if original is not None and sequences[0].size > 1:
                 compared = _evaluate(model, sequences, original, None, None, threads, progress)
-                found |= {name: compared[name] for name in _COMPARED}
+                found = replace(
+                    found,
+                    reference_perplexity=compared.reference_perplexity,
+                    kl_divergence=compared.kl_divergence,
+                    layers=compared.layers,
+                )
     out.result(found, lambda console: _show(console, found))
 
 
-_COMPARED = ("reference_perplexity", "kl_divergence", "layers")
-
-
-def _open_reference(source: str, model: "Gpt2", offline: bool) -> "Gpt2":
+def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progress") -> "Gpt2":
     from rbe_cli.checkpoint.source import open_checkpoint
     from rbe_cli.nn.gpt2 import Gpt2
 
-    checkpoint = open_checkpoint(source, offline=offline)
+    checkpoint = open_checkpoint(source, offline=offline, progress=progress)
     config, ours = checkpoint.config, model.config
     if (config.vocab_size, config.n_layer, config.n_embd, config.n_positions) != (
         ours.vocab_size,
@@ -129,7 +156,7 @@ def _evaluate(
     stride: int | None,
     threads: int | None,
     progress: "Progress",
-) -> dict[str, Any]:
+) -> RunResult:
     from rbe_cli.tasks.evaluate import evaluate, sliding_windows
     from rbe_cli.tasks.workers import workers
 
@@ -144,17 +171,17 @@ def _evaluate(
         raise UsageError("perplexity needs at least two tokens")
     with workers(threads) as executor:
         result = evaluate(model, windows, executor, reference, progress)
-    return {
-        "tokens": result.predictions,
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "reference_perplexity": result.reference_perplexity,
-        "kl_divergence": result.kl_divergence,
-        "layers": [
+    return RunResult(
+        tokens=result.predictions,
+        loss=result.loss,
+        perplexity=result.perplexity,
+        reference_perplexity=result.reference_perplexity,
+        kl_divergence=result.kl_divergence,
+        layers=[
             {"layer": layer, "relative_error": error}
             for layer, error in enumerate(result.layer_errors)
         ],
-    }
+    )
 
 
 def _forward(
@@ -164,30 +191,27 @@ def _forward(
     top_k: int,
     logits: Path | None,
     hidden: Path | None,
-) -> dict[str, Any]:
-    import math
-
+    force: bool,
+) -> RunResult:
     import numpy as np
 
-    from rbe_cli.container.publish import check_output, new_file
+    from rbe_cli.container.publish import new_file
+    from rbe_cli.tasks.evaluate import perplexity
     from rbe_cli.tasks.forward import forward
 
-    for path in (logits, hidden):
-        if path is not None:
-            check_output(path, force=True)
     result = forward(model, tokens, keep_hidden=hidden is not None)
     if logits is not None:
-        with new_file(logits, force=True) as target:
-            np.save(target, result.logits)
+        with new_file(logits, force=force) as target:
+            _write_npy(target, result.logits)
     if hidden is not None:
-        with new_file(hidden, force=True) as target:
+        with new_file(hidden, force=force) as target:
             np.savez(target, allow_pickle=False, **result.hidden)
     loss = result.loss
-    return {
-        "tokens": tokens.size,
-        "loss": loss,
-        "perplexity": None if loss is None else math.exp(loss),
-        "top": [
+    return RunResult(
+        tokens=tokens.size,
+        loss=loss,
+        perplexity=None if loss is None else perplexity(loss),
+        top=[
             {
                 "token": token,
                 "text": tokenizer.decode([token]) if tokenizer else None,
@@ -195,24 +219,32 @@ def _forward(
             }
             for token, probability in result.likeliest(top_k)
         ],
-    }
+    )
 
 
-def _show(console: "Console", found: dict[str, Any]) -> None:
-    pairs = [("tokens", f"{found['tokens']:,}")]
-    if found["loss"] is not None:
-        pairs.append(("loss", f"{found['loss']:.4f} nats a token"))
-        pairs.append(("perplexity", f"{found['perplexity']:.3f}"))
-    if found.get("kl_divergence") is not None:
-        pairs.append(("original's perplexity", f"{found['reference_perplexity']:.3f}"))
-        pairs.append(("KL divergence", f"{found['kl_divergence']:.6f} nats a token"))
+def _write_npy(target: BinaryIO, array: "NDArray[np.float32]") -> None:
+    """As `np.save`, which fills C's buffers and does not notice if the disk is full then."""
+    from numpy.lib import format as npy
+
+    npy.write_array_header_1_0(target, npy.header_data_from_array_1_0(array))
+    target.write(array.tobytes())
+
+
+def _show(console: "Console", found: RunResult) -> None:
+    pairs = [("tokens", f"{found.tokens:,}")]
+    if found.loss is not None:
+        pairs.append(("loss", f"{found.loss:.4f} nats a token"))
+        pairs.append(("perplexity", f"{found.perplexity:.3f}"))
+    if found.kl_divergence is not None:
+        pairs.append(("original's perplexity", f"{found.reference_perplexity:.3f}"))
+        pairs.append(("KL divergence", f"{found.kl_divergence:.6f} nats a token"))
     console.print(facts(pairs))
-    if found.get("top"):
+    if found.top:
         rows = [
             (str(entry["token"]), repr(entry["text"] or ""), f"{entry['probability']:.4f}")
-            for entry in found["top"]
+            for entry in found.top
         ]
         console.print(table("", ("next token", "text", "probability"), rows))
-    if found.get("layers"):
-        errors = [(str(e["layer"]), f"{e['relative_error']:.5f}") for e in found["layers"]]
+    if found.layers:
+        errors = [(str(e["layer"]), f"{e['relative_error']:.5f}") for e in found.layers]
         console.print(table("", ("layer", "relative error"), errors))

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.engine.session import Session
-from rbe_cli.errors import UsageError
+from rbe_cli.errors import CheckpointError, UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks.progress import Progress
 from rbe_cli.text.files import read_text_file
@@ -138,9 +139,13 @@ def _split(sequences: Sequence[Tokens], samples: int, seed: int, description: st
 def collect_hessians(
     model: Gpt2, sequences: Sequence[Tokens], executor: Executor, progress: Progress
 ) -> dict[str, Float32]:
-    """H = X^T X / tokens of each linear layer's inputs, float32 `[K, K]`, by weight name."""
+    """H = X^T X / tokens of each linear layer's inputs, float32 `[K, K]`, by weight name.
+
+    Raises:
+        CheckpointError: the weights are so large that the inputs or their squares overflow.
+    """
     groups = list(batches(sequences, model.config.vocab_size))
-    done = count()
+    done, one_at_a_time = count(1), Lock()
     progress("measuring layer inputs", 0, len(groups))
 
     def sum_products(lane: int) -> dict[str, Float32]:
@@ -154,7 +159,8 @@ def collect_hessians(
 
         for group in groups[lane::_LANES]:
             model.forward(group, observe=observe)
-            progress("measuring layer inputs", next(done) + 1, len(groups))
+            with one_at_a_time:
+                progress("measuring layer inputs", next(done), len(groups))
         return sums
 
     tokens = np.float32(sum(group.size for group in groups))
@@ -162,4 +168,7 @@ def collect_hessians(
     for other in others:
         for name, product in other.items():
             first[name] += product
+    for name, total in first.items():
+        if not np.isfinite(total).all():
+            raise CheckpointError(f"the inputs of {name} overflow: the model cannot be calibrated")
     return {name: total / tokens for name, total in first.items()}

@@ -1,5 +1,6 @@
 """Perplexity of a model, and its KL divergence from a reference, over token sequences."""
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks.calibration import Tokens, batches
 from rbe_cli.tasks.progress import Progress, no_progress
@@ -48,11 +50,16 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return float(np.exp(self.loss))
+        return perplexity(self.loss)
 
     @property
     def reference_perplexity(self) -> float | None:
-        return None if self.reference_loss is None else float(np.exp(self.reference_loss))
+        return None if self.reference_loss is None else perplexity(self.reference_loss)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that is more than a float holds."""
+    return math.inf if loss > 709 else math.exp(loss)
 
 
 def log_softmax(logits: Float32) -> Float32:
@@ -71,7 +78,11 @@ def kl_divergence(reference: Float32, model: Float32) -> NDArray[np.float64]:
 
 
 def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> list[Window]:
-    """Windows of `context` tokens every `stride`; each prediction is counted in one of them."""
+    """Windows of `context` tokens every `stride`; no prediction is counted in two of them.
+
+    Each is counted in one if `stride < context`. Windows that do not overlap have no
+    prediction of their first tokens.
+    """
     found = []
     for tokens in sequences:
         counted = 0  # predictions of this sequence that a window counts already
@@ -147,7 +158,11 @@ def evaluate(
     reference: Gpt2 | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score every prediction of the windows that is not skipped."""
+    """Score every prediction of the windows that is not skipped.
+
+    Raises:
+        UsageError: there is none, or as `Gpt2.forward`.
+    """
     groups = list(_group(windows, model.config.vocab_size))
     sums: list[_Sums] = []
     progress("evaluating", 0, len(groups))
@@ -155,6 +170,8 @@ def evaluate(
         sums.append(found)
         progress("evaluating", len(sums), len(groups))
     predictions = sum(part.predictions for part in sums)
+    if predictions == 0:
+        raise UsageError("there is nothing to predict: a sequence needs two tokens")
     loss = sum(part.loss for part in sums) / predictions
     if reference is None:
         return Evaluation(predictions, loss, None, None, [])

@@ -56,7 +56,7 @@ def fit(
     executor: Executor,
     progress: Progress,
 ) -> dict[str, EncodedMatrix]:
-    """Encode every source so that the file has `settings.target_bpw`.
+    """Encode every source so that the file has `settings.target_bpw`, if any rate is free.
 
     Args:
         sources: the matrices.
@@ -77,17 +77,21 @@ def fit(
         {name: probe.nbytes for name, probe in probes.items()},
     )
     fixed = _fixed_steps(sources, probes, settings, forecast)
-    free = relative_steps({name: probes[name] for name in sources if name not in fixed})
+    free = {name: probe for name, probe in probes.items() if name not in fixed}
+    relative = relative_steps(free) if free else {}
 
     def scaled(scale: float) -> Steps:
-        return fixed | {name: step * scale for name, step in free.items()}
+        return fixed | {name: step * scale for name, step in relative.items()}
 
     target = settings.target_bpw
-    for _ in range(_ATTEMPTS):
-        scale = solve_scale(
+
+    def scale_for_target() -> float:
+        return solve_scale(
             lambda scale: size(forecast.bytes(scaled(scale))), target, _SEARCH_TOLERANCE * target
         )
-        steps = scaled(scale)
+
+    for _ in range(_ATTEMPTS):
+        steps = scaled(scale_for_target()) if free else fixed
         encoded = {}
         progress("encoding", 0, len(sources))
         for name, matrix in encode_all(sources, steps, executor):
@@ -95,7 +99,7 @@ def fit(
             progress("encoding", len(encoded), len(sources))
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
-        if abs(reached - target) <= SIZE_TOLERANCE * target:
+        if not free or abs(reached - target) <= SIZE_TOLERANCE * target:
             return encoded
         forecast.learn(steps, sizes)
     raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {reached:.3f}")

@@ -2,8 +2,7 @@
 
 import time
 from dataclasses import dataclass
-
-import numpy as np
+from math import prod
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
@@ -56,7 +55,7 @@ def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None)
     planned: dict[str, PlannedTensor] = {}
     shared = {}
     for name, shape in shapes.items():
-        count, bits = int(np.prod(shape, dtype=object)), settings.bits(name)
+        count, bits = prod(shape), settings.bits(name)
         codec = settings.codec(name)
         if not is_matrix(name) or codec != "ectcq":
             codec = "float16" if codec == "ectcq" else codec
@@ -72,7 +71,7 @@ def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None)
     file_bytes = sum(tensor.bytes for tensor in planned.values())
     config = checkpoint.config
     moments = config.n_layer * (3 * config.n_embd**2 + config.n_inner**2) + config.n_embd**2
-    encoded = sum(shared.values())
+    encoded = sum(prod(tensor.shape) for tensor in planned.values() if tensor.codec == "ectcq")
     return Plan(
         checkpoint.source,
         parameters,

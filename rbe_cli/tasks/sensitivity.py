@@ -22,9 +22,9 @@ _PROBE_LOGITS = 1 << 26  # tokens x vocabulary at most: the reference's are all 
 
 
 def probe_step(weights: Float32) -> float:
-    """A step that costs about `_PROBE_BITS` a weight: n = 2 q + z has 2.05 - log2(step) bits."""
-    deviation = float(np.std(weights)) or 1.0
-    return deviation * 2.0 ** (2.05 - _PROBE_BITS)
+    """A step that costs about `_PROBE_BITS` a weight: n = 2 q + z has 1.05 - log2(step) bits."""
+    scale = float(np.sqrt(np.mean(np.square(weights), dtype=np.float64))) or 1.0
+    return scale * 2.0 ** (1.05 - _PROBE_BITS)
 
 
 def measure(

@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for rule in self.override:
             try:
                 re.compile(rule.match)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(f"{where}: {rule.match!r} is no regular expression") from error
             if rule.bits is not None and not MIN_BPW <= rule.bits <= MAX_BPW:
                 raise UsageError(
@@ -113,10 +113,10 @@ def load_config(path: Path) -> Settings:
         settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Settings)
     except FileNotFoundError as error:
         raise NotFoundError(f"the config file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadFileError(f"the config file {path} cannot be read: {error}") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"config file {path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # of the file, its text or its TOML
+        raise BadFileError(f"the config file {path} cannot be read: {error}") from error
     settings.check(f"config file {path}")
     return settings
 

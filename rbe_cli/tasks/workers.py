@@ -15,10 +15,15 @@ from rbe_cli.kernels.cpus import default_threads
 
 @contextmanager
 def workers(threads: int | None) -> Iterator[Executor]:
-    """An executor of `threads`, by default the physical cores; leaving cancels what waits."""
+    """An executor of `threads`, by default the physical cores.
+
+    Leaving by an exception (Ctrl-C, say) cancels what waits, and does not wait for what runs.
+    """
     with threadpool_limits(1, user_api="blas"):
         executor = ThreadPoolExecutor(threads or default_threads())
         try:
             yield executor
-        finally:
-            executor.shutdown(cancel_futures=True)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+        executor.shutdown()

@@ -7,16 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from small_tokenizer import VOCAB_SIZE, train_tokenizer
 
 from rbe_cli.text.tokenizer import Tokenizer
 
 ENGLISH_6M = Path(__file__).parents[2].parent / "shared" / "data" / "english-6m"
-VOCAB_SIZE = 300
-SENTENCES = [
-    "The quick brown fox jumps over the lazy dog.",
-    "Miss Brooke had that kind of beauty which seems to be thrown into relief by poor dress.",
-    "It was the best of times, it was the worst of times.",
-]
 
 
 class HashSession:
@@ -80,20 +75,7 @@ def make_script() -> Callable[..., ScriptedSession]:
 
 @pytest.fixture(scope="session")
 def tokenizer_json() -> bytes:
-    """The `tokenizer.json` of a small GPT-2-like tokenizer: bytes, and pairs of SENTENCES."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    return tokenizer.to_str().encode()
+    return train_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,162 @@
+"""A tiny checkpoint, what it compresses to, and `rbe` called here or in its own process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save_file
+from small_models import random_tensors, small_config
+from small_tokenizer import train_tokenizer
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.cli.app import run
+
+CONFIG = small_config(n_positions=64, n_embd=32, n_layer=2, n_head=2, n_inner=128, vocab_size=300)
+RAW_CONFIG = {
+    "model_type": "gpt2",
+    "vocab_size": CONFIG.vocab_size,
+    "n_positions": CONFIG.n_positions,
+    "n_embd": CONFIG.n_embd,
+    "n_layer": CONFIG.n_layer,
+    "n_head": CONFIG.n_head,
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Of jsonl."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Rbe = Callable[..., Finished]
+
+
+@pytest.fixture
+def rbe(capsys: pytest.CaptureFixture[str]) -> Rbe:
+    """Runs a command line in this process."""
+
+    def call(*arguments: object) -> Finished:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def type_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Sets what stdin holds."""
+
+    def set_stdin(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(content)))
+
+    return set_stdin
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `rbe` in a process of its own, with warnings as errors; what still runs is killed.
+
+    `before` is a shell's command that prepares the process, such as `ulimit -f 1`.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*arguments: object, before: str = ":", **options: Any) -> subprocess.Popen[str]:
+        shell = ["sh", "-c", f'{before}; exec "$@"', "sh"]
+        command = [sys.executable, "-W", "error", "-m", "rbe_cli", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(shell + command, **pipes | options)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def config() -> Gpt2Config:
+    return CONFIG
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json() -> bytes:
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint(tokenizer_json: bytes) -> Callable[..., Path]:
+    """Writes random weights into a new folder in Hugging Face layout, and returns it."""
+
+    def write(folder: Path, seed: int = 0, tokenizer: bool = True, **tensors: Any) -> Path:
+        folder.mkdir()
+        save_file(random_tensors(CONFIG, seed) | tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(RAW_CONFIG))
+        if tokenizer:
+            (folder / "tokenizer.json").write_bytes(tokenizer_json)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the whole session shares."""
+    return tmp_path_factory.mktemp("workshop")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(workshop: Path, write_checkpoint: Callable[..., Path]) -> Path:
+    return write_checkpoint(workshop / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def bare_checkpoint(workshop: Path, write_checkpoint: Callable[..., Path]) -> Path:
+    """One without a tokenizer."""
+    return write_checkpoint(workshop / "bare", tokenizer=False)
+
+
+@pytest.fixture(scope="session")
+def compressed(workshop: Path, checkpoint: Path) -> dict[str, Any]:
+    """What `rbe compress` says of the checkpoint, as JSON; not to be changed."""
+    printed = StringIO()
+    with redirect_stdout(printed):
+        code = run(["compress", str(checkpoint), str(workshop / "tiny.rbe"), "--format", "json"])
+    assert code == 0
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="session")
+def rbe_file(compressed: dict[str, Any]) -> Path:
+    """The compressed checkpoint; not to be changed in place."""
+    return Path(compressed["output"])
+
+
+@pytest.fixture(scope="session")
+def bare_file(workshop: Path, bare_checkpoint: Path) -> Path:
+    """A compressed model without a tokenizer."""
+    path = workshop / "bare.rbe"
+    with redirect_stdout(StringIO()):
+        assert run(["compress", str(bare_checkpoint), str(path), "--calib-samples", "8"]) == 0
+    return path

@@ -1,0 +1,295 @@
+"""`rbe compress`: its record, targets, overrides and calibration, and what it keeps."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.container.reader import Container
+from rbe_cli.tasks.settings import load_preset, preset_names
+
+Rbe = Callable[..., Any]
+FIELDS = [
+    "source",
+    "output",
+    "preset",
+    "parameters",
+    "bits_per_weight",
+    "file_bytes",
+    "original_bytes",
+    "ratio",
+    "seconds",
+    "peak_rss_bytes",
+    "tensors",
+    "quality",
+]
+TENSOR_FIELDS = [
+    "name",
+    "shape",
+    "codec",
+    "bits_per_weight",
+    "relative_error",
+    "relative_output_error",
+]
+QUALITY_FIELDS = ["kl_divergence", "perplexity", "reference_perplexity", "tokens"]
+QUICK = ["--calib-samples", "8"]
+
+
+def tensor(record: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [entry for entry in record["tensors"] if entry["name"] == name]
+    return found
+
+
+# The record
+
+
+def test_the_record_has_the_contract_s_fields(compressed: dict[str, Any]) -> None:
+    assert list(compressed) == FIELDS
+    assert list(compressed["quality"]) == QUALITY_FIELDS
+    for entry in compressed["tensors"]:
+        assert list(entry) == TENSOR_FIELDS
+
+
+def test_the_record_s_sizes_are_those_on_disk(
+    compressed: dict[str, Any], checkpoint: Path, config: Gpt2Config
+) -> None:
+    file, weights = Path(compressed["output"]), checkpoint / "model.safetensors"
+    with Container.open(file) as container:
+        tokenizer_bytes = container.layout.sections["tokenizer"].size
+    counted = 8 * (file.stat().st_size - tokenizer_bytes)
+    assert compressed["source"] == str(checkpoint)
+    assert compressed["preset"] == "balanced"
+    assert compressed["parameters"] == parameter_count(config)
+    assert compressed["file_bytes"] == file.stat().st_size
+    assert compressed["original_bytes"] == weights.stat().st_size
+    assert compressed["ratio"] == pytest.approx(weights.stat().st_size / file.stat().st_size)
+    assert compressed["bits_per_weight"] == counted / parameter_count(config)
+    assert 0 < compressed["seconds"] < 600
+    assert compressed["peak_rss_bytes"] > 1 << 24
+
+
+def test_the_record_s_tensors_are_those_of_the_file(
+    compressed: dict[str, Any], config: Gpt2Config
+) -> None:
+    shapes = tensor_shapes(config)
+    with Container.open(Path(compressed["output"])) as container:
+        placed = dict(container.layout.tensors)
+    assert {entry["name"]: tuple(entry["shape"]) for entry in compressed["tensors"]} == shapes
+    for entry in compressed["tensors"]:
+        assert entry["codec"] == placed[entry["name"]].codec
+        assert entry["bits_per_weight"] == placed[entry["name"]].bits_per_weight
+        if is_matrix(entry["name"]):
+            assert 0 < entry["relative_error"] < 1
+        else:
+            assert 0 <= entry["relative_error"] < 1e-3
+        if is_matrix(entry["name"]) and entry["name"] != "wpe.weight":
+            assert 0 < entry["relative_output_error"] < 0.5
+        else:  # no factor of a product
+            assert entry["relative_output_error"] is None
+
+
+def test_the_record_s_quality_is_sane(compressed: dict[str, Any]) -> None:
+    quality = compressed["quality"]
+    assert 0 < quality["kl_divergence"] < 0.1
+    assert 1 < quality["reference_perplexity"] < 300
+    assert quality["perplexity"] == pytest.approx(quality["reference_perplexity"], rel=0.1)
+    assert quality["tokens"] == 16 * 63  # 16 of 144 sequences of 64 tokens are held out
+
+
+def test_jsonl_is_one_line(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    (record,) = rbe("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--format", "jsonl").lines
+    assert list(record) == FIELDS
+
+
+def test_people_see_a_summary(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    done = rbe("compress", checkpoint, tmp_path / "a.rbe", *QUICK)
+    for text in (str(tmp_path / "a.rbe"), "bits per weight", "KL divergence", "perplexity"):
+        assert text in done.out
+    assert not any(line.endswith(" ") for line in done.out.splitlines())
+    assert "encoding ..." in done.err
+
+
+def test_quiet_format_and_quiet_flag_leave_nothing_to_read(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    done = rbe("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--format", "quiet", "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "a.rbe").exists()
+
+
+# Targets and overrides
+
+
+@pytest.mark.parametrize("target", [1.8, 3.0, 4.5, 8.0])
+def test_a_target_is_reached(rbe: Rbe, checkpoint: Path, tmp_path: Path, target: float) -> None:
+    out = tmp_path / "a.rbe"
+    record = rbe(
+        "compress", checkpoint, out, *QUICK, "--target-bpw", target, "--format", "json"
+    ).json
+    assert record["bits_per_weight"] == pytest.approx(target, rel=0.01)
+    assert record["preset"] is None
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_preset_is_reached(rbe: Rbe, checkpoint: Path, tmp_path: Path, preset: str) -> None:
+    out = tmp_path / "a.rbe"
+    record = rbe("compress", checkpoint, out, *QUICK, "--preset", preset, "--format", "json").json
+    assert record["bits_per_weight"] == pytest.approx(load_preset(preset).target_bpw, rel=0.01)
+    assert record["preset"] == preset
+
+
+def test_more_bits_lose_less(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    def divergence(target: float) -> float:
+        out = tmp_path / f"{target}.rbe"
+        done = rbe("compress", checkpoint, out, "--target-bpw", target, "--format", "json")
+        return done.json["quality"]["kl_divergence"]
+
+    assert divergence(2.0) > divergence(3.0) > divergence(5.0) > 0
+
+
+def test_a_tensor_can_be_left_as_it_is(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    rule = r"h\.0\.attn\.c_proj\.weight=codec=float32"
+    done = rbe(
+        "compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--override", rule, "--format", "json"
+    )
+    kept = tensor(done.json, "h.0.attn.c_proj.weight")
+    assert (kept["codec"], kept["bits_per_weight"], kept["relative_error"]) == ("float32", 32, 0)
+    assert tensor(done.json, "h.1.attn.c_proj.weight")["codec"] == "ectcq"
+    assert done.json["bits_per_weight"] == pytest.approx(4, rel=0.01)
+
+
+def test_a_tensor_can_have_bits_of_its_own(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    done = rbe(
+        *("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--format", "json"),
+        *("--override", "wte=bits=6", "--override", "mlp=bits=3"),
+    )
+    assert tensor(done.json, "wte.weight")["bits_per_weight"] == pytest.approx(6, rel=0.02)
+    assert tensor(done.json, "h.1.mlp.c_fc.weight")["bits_per_weight"] == pytest.approx(3, rel=0.02)
+    assert done.json["bits_per_weight"] == pytest.approx(4, rel=0.01)
+
+
+def test_the_last_override_that_matches_holds(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    done = rbe(
+        *("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--format", "json"),
+        *("--override", "c_proj=codec=float32", "--override", "h.0.*c_proj=codec=float16"),
+        *("--target-bpw", "9"),
+    )
+    assert tensor(done.json, "h.0.attn.c_proj.weight")["codec"] == "float16"
+    assert tensor(done.json, "h.1.attn.c_proj.weight")["codec"] == "float32"
+
+
+@pytest.mark.parametrize(("rule", "bits"), [("=bits=5", 5), ("=codec=float16", 16)])
+def test_rates_of_all_tensors_leave_the_target_aside(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path, rule: str, bits: float
+) -> None:
+    done = rbe(
+        *("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--format", "json"),
+        *("--override", f".*{rule}"),
+    )
+    assert done.code == 0
+    assert tensor(done.json, "wpe.weight")["bits_per_weight"] == pytest.approx(bits, rel=0.02)
+
+
+def test_a_config_file_has_the_form_of_a_preset(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "mine.toml"
+    settings.write_text('target_bpw = 5.5\n[[override]]\nmatch = "wpe"\ncodec = "float16"\n')
+    out = tmp_path / "a.rbe"
+    done = rbe("compress", checkpoint, out, *QUICK, "--config", settings, "--format", "json")
+    assert done.json["bits_per_weight"] == pytest.approx(5.5, rel=0.01)
+    assert done.json["preset"] is None
+    assert tensor(done.json, "wpe.weight")["codec"] == "float16"
+
+
+# Calibration
+
+
+def calibration(path: Path) -> str:
+    with Container.open(path) as container:
+        return container.provenance.calibration
+
+
+def test_calibration_on_a_text(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    text, out = tmp_path / "words.txt", tmp_path / "a.rbe"
+    text.write_text("It was the best of times, it was the worst of times. " * 40)
+    done = rbe("compress", checkpoint, out, "--calib", text, "--format", "json")
+    assert done.code == 0
+    assert calibration(out) == "text words.txt"
+    assert "writing calibration text" not in done.err
+
+
+def test_calibration_on_tokens(rbe: Rbe, bare_checkpoint: Path, tmp_path: Path) -> None:
+    tokens, out = tmp_path / "ids.txt", tmp_path / "a.rbe"
+    tokens.write_text("\n".join(" ".join(str(i * j % 300) for j in range(50)) for i in range(9)))
+    done = rbe("compress", bare_checkpoint, out, "--calib-tokens", tokens, "--format", "json")
+    assert done.json["quality"]["tokens"] == 49
+    assert calibration(out) == "tokens ids.txt"
+
+
+# Reproducibility
+
+
+def test_the_file_follows_from_the_seed_alone(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    def compress(name: str, *options: object) -> bytes:
+        assert rbe("compress", checkpoint, tmp_path / name, *QUICK, *options).code == 0
+        return (tmp_path / name).read_bytes()
+
+    first = compress("a", "--threads", 1, "--seed", 1)
+    assert compress("b", "--threads", 2, "--seed", 1) == first
+    assert compress("c", "--threads", 5, "--seed", 1) == first
+    assert compress("d", "--threads", 2, "--seed", 2) != first
+
+
+# What is written, and what is kept
+
+
+def test_a_dry_run_writes_nothing(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path, compressed: dict[str, Any]
+) -> None:
+    planned = rbe("compress", checkpoint, tmp_path / "a.rbe", "--dry-run", "--format", "json").json
+    assert list(tmp_path.iterdir()) == []
+    assert planned["parameters"] == compressed["parameters"]
+    assert planned["original_bytes"] == compressed["original_bytes"]
+    assert planned["bits_per_weight"] == pytest.approx(4, rel=0.01)
+    assert sum(entry["bytes"] for entry in planned["tensors"]) == planned["file_bytes"]
+    assert [entry["name"] for entry in planned["tensors"]] == [
+        entry["name"] for entry in compressed["tensors"]
+    ]
+    assert planned["memory_bytes"] > planned["file_bytes"]
+    assert math.isfinite(planned["encoding_seconds"])
+
+
+def test_a_dry_run_for_people(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    done = rbe("compress", checkpoint, tmp_path / "a.rbe", "--dry-run", "--override", "wte=bits=8")
+    assert "h.1.mlp.c_proj.weight" in done.out
+    assert "300 x 32     ectcq   9,600" in done.out
+
+
+def test_an_existing_output_is_kept_without_force(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.rbe"
+    out.write_text("precious")
+    done = rbe("compress", checkpoint, out, *QUICK)
+    assert done.code == 1
+    assert done.err == f"rbe: {out} exists; use --force to replace it\n"
+    assert out.read_text() == "precious"
+
+    assert rbe("compress", checkpoint, out, *QUICK, "--force").code == 0
+    assert rbe("inspect", out, "--verify").code == 0
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_failure_after_the_start_leaves_the_old_output(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.rbe"
+    out.write_text("precious")
+    done = rbe("compress", checkpoint, out, *QUICK, "--force", "--target-bpw", "1.0")
+    assert done.code == 2
+    assert "1.0 bits a weight cannot be reached: the nearest is" in done.err
+    assert out.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [out]

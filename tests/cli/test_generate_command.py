@@ -1,0 +1,343 @@
+"""`rbe generate`: seeds, stop strings, batches, inputs, and the shapes its output takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rbe_cli.cli import generate as generate_module
+from rbe_cli.text.tokenizer import Tokenizer
+
+Rbe = Callable[..., Any]
+PROMPT = "The quick brown"
+FIELDS = [
+    "prompt",
+    "text",
+    "tokens",
+    "finish_reason",
+    "seed",
+    "prompt_tokens",
+    "generated_tokens",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "time_to_first_token_seconds",
+    "peak_rss_bytes",
+]
+STEP_FIELDS = ["row", "token", "text", "finish_reason"]
+
+
+@pytest.fixture
+def generate(rbe: Rbe, rbe_file: Path) -> Callable[..., Any]:
+    """The JSON of `rbe generate` on the tiny model."""
+
+    def call(*arguments: object) -> Any:
+        done = rbe("generate", rbe_file, *arguments, "--format", "json", "-q")
+        assert (done.code, done.err) == (0, "")
+        return done.json
+
+    return call
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ids.txt"
+    path.write_text("5 6 7\n8 9\n")
+    return path
+
+
+Generate = Callable[..., Any]
+
+# The record
+
+
+def test_the_record_has_the_contract_s_fields(generate: Generate, tokenizer_json: bytes) -> None:
+    record = generate(PROMPT, "--seed", 3, "--max-tokens", 20)
+    tokenizer = Tokenizer(tokenizer_json, 300)
+    assert list(record) == FIELDS
+    assert record["prompt"] == PROMPT
+    assert record["prompt_tokens"] == tokenizer.encode(PROMPT).size
+    assert record["text"] == tokenizer.decode(record["tokens"])
+    assert record["generated_tokens"] == len(record["tokens"]) == 20
+    assert record["finish_reason"] == "length"
+    assert record["seed"] == 3
+    assert record["prefill_tokens_per_second"] > 0
+    assert record["decode_tokens_per_second"] > 0
+    assert 0 < record["time_to_first_token_seconds"] < 60
+    assert record["peak_rss_bytes"] > 1 << 24
+
+
+def test_one_token_needs_no_decoding(generate: Generate) -> None:
+    record = generate(PROMPT, "--max-tokens", 1)
+    assert record["generated_tokens"] == 1
+    assert record["decode_tokens_per_second"] is None
+
+
+# Chance
+
+
+def test_a_seed_gives_its_text_again(generate: Generate) -> None:
+    first = generate(PROMPT, "--seed", 7)
+    assert generate(PROMPT, "--seed", 7)["text"] == first["text"]
+    assert generate(PROMPT, "--seed", 7, "--threads", 2)["text"] == first["text"]
+    assert generate(PROMPT, "--seed", 8)["text"] != first["text"]
+
+
+def test_the_seed_that_was_drawn_is_told_and_reproduces(
+    generate: Generate, rbe: Rbe, rbe_file: Path
+) -> None:
+    drawn = generate(PROMPT)
+    assert generate(PROMPT, "--seed", drawn["seed"])["tokens"] == drawn["tokens"]
+    note = rbe("generate", rbe_file, PROMPT).err
+    assert " tokens/s, first after " in note
+    assert int(note.rpartition("seed ")[2]) >= 0
+
+
+def test_greedy_needs_no_seed(generate: Generate) -> None:
+    first = generate(PROMPT, "--greedy", "--seed", 1)
+    for same in (["--greedy"], ["--temperature", "0"], ["--top-k", "1"]):
+        assert generate(PROMPT, *same, "--seed", 2)["tokens"] == first["tokens"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--temperature", "1.5"],
+        ["--top-k", "3"],
+        ["--top-p", "0.3"],
+        ["--min-p", "0.5"],
+        ["--repetition-penalty", "3"],
+    ],
+)
+def test_options_of_sampling_matter(generate: Generate, options: list[str]) -> None:
+    assert (
+        generate(PROMPT, "--seed", 1, *options)["tokens"] != generate(PROMPT, "--seed", 1)["tokens"]
+    )
+
+
+def test_the_repetition_window_matters(generate: Generate) -> None:
+    chosen = [PROMPT, "--greedy", "--repetition-penalty", "5", "--repetition-window"]
+    assert generate(*chosen, 40)["tokens"] != generate(*chosen, 2)["tokens"]
+
+
+# Where it ends
+
+
+def test_it_stops_before_a_stop_string(generate: Generate) -> None:
+    whole = generate(PROMPT, "--seed", 5, "--max-tokens", 30)["text"]
+    stop = whole[12:14]
+    record = generate(PROMPT, "--seed", 5, "--max-tokens", 30, "--stop", "@never@", "--stop", stop)
+    assert record["finish_reason"] == "stop"
+    assert record["text"] == whole[: whole.index(stop)]
+
+
+def test_a_full_context_ends_the_text(generate: Generate) -> None:
+    record = generate(PROMPT, "--seed", 1)
+    assert record["finish_reason"] == "context"
+    # The last token is no longer put into the context.
+    assert record["prompt_tokens"] + record["generated_tokens"] == 64 + 1
+
+
+def test_a_full_context_can_shift(generate: Generate) -> None:
+    stopped = generate(PROMPT, "--seed", 1)
+    shifted = generate(PROMPT, "--seed", 1, "--on-overflow", "shift")
+    assert (shifted["finish_reason"], shifted["generated_tokens"]) == ("length", 128)
+    assert shifted["tokens"][: stopped["generated_tokens"]] == stopped["tokens"]
+
+
+def test_a_prompt_longer_than_the_context_can_shift(
+    generate: Generate, rbe: Rbe, rbe_file: Path
+) -> None:
+    refused = rbe("generate", rbe_file, PROMPT * 20)
+    assert refused.code == 2
+    assert "but the model's context holds 64" in refused.err
+    record = generate(PROMPT * 20, "--on-overflow", "shift", "--max-tokens", 5)
+    assert record["prompt_tokens"] > 64
+    assert record["generated_tokens"] == 5
+
+
+# Inputs
+
+
+def test_a_prompt_from_a_file_or_stdin(
+    generate: Generate, tmp_path: Path, type_in: Callable[[bytes], None]
+) -> None:
+    expected = generate(PROMPT, "--seed", 1)
+    (tmp_path / "prompt.txt").write_text(PROMPT)
+    type_in(PROMPT.encode())
+    for source in (["-f", tmp_path / "prompt.txt"], ["-"]):
+        record = generate(*source, "--seed", 1)
+        assert (record["prompt"], record["tokens"]) == (PROMPT, expected["tokens"])
+
+
+def test_a_prompt_of_tokens(generate: Generate, tokenizer_json: bytes, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", Tokenizer(tokenizer_json, 300).encode(PROMPT))
+    record = generate("--tokens", tmp_path / "ids.npy", "--seed", 1)
+    assert record["prompt"] is None
+    assert record["text"] == generate(PROMPT, "--seed", 1)["text"]
+
+
+def test_every_sequence_of_a_token_file_is_continued(generate: Generate, token_file: Path) -> None:
+    records = generate("--tokens", token_file, "--max-tokens", 4)
+    assert [record["prompt_tokens"] for record in records] == [3, 2]
+    assert [record["generated_tokens"] for record in records] == [4, 4]
+
+
+def test_a_batch_is_several_continuations(generate: Generate) -> None:
+    records = generate(PROMPT, "--batch", 3, "--seed", 1, "--max-tokens", 20)
+    assert len({record["text"] for record in records}) == 3
+    assert records[0]["tokens"] == generate(PROMPT, "--seed", 1, "--max-tokens", 20)["tokens"]
+
+
+# For people
+
+
+def test_people_see_the_prompt_and_its_continuation(
+    rbe: Rbe, rbe_file: Path, generate: Generate
+) -> None:
+    expected = f"{PROMPT}{generate(PROMPT, '--seed', 1)['text']}\n"
+    streamed = rbe("generate", rbe_file, PROMPT, "--seed", 1)
+    assert streamed.out == expected
+    assert "ended by context, seed 1" in streamed.err
+    whole = rbe("generate", rbe_file, PROMPT, "--seed", 1, "--no-stream", "-q")
+    assert (whole.out, whole.err) == (expected, "")
+
+
+def test_text_is_streamed_as_it_is_written(
+    rbe: Rbe, rbe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(generate_module.Output, "write", lambda self, text: pieces.append(text))
+    rbe("generate", rbe_file, PROMPT, "--max-tokens", 9)
+    assert len(pieces) == 1 + 9 + 1
+    pieces.clear()
+    rbe("generate", rbe_file, PROMPT, "--max-tokens", 9, "--no-stream")
+    assert len(pieces) == 2
+
+
+def test_people_see_a_batch_numbered(rbe: Rbe, rbe_file: Path) -> None:
+    options = ["--batch", 2, "--max-tokens", 3, "--greedy"]
+    first, second = rbe("generate", rbe_file, PROMPT, *options).out.split("\n[2] ")
+    assert first == f"[1] {second.rstrip()}"
+
+
+def test_a_conversation(
+    rbe: Rbe, rbe_file: Path, generate: Generate, type_in: Callable[[bytes], None]
+) -> None:
+    options = ["--seed", 1, "--max-tokens", 5]
+    type_in(f"{PROMPT}\n\nIt was\n".encode())
+    done = rbe("generate", rbe_file, "--interactive", *options)
+    continued = [f"{text}{generate(text, *options)['text']}\n" for text in (PROMPT, "It was")]
+    assert done.out == "".join(continued)
+    assert done.err.startswith("GPT-2 continues what you type. Ctrl-D ends.\n")
+
+
+def test_a_conversation_is_utf_8(
+    rbe: Rbe, rbe_file: Path, type_in: Callable[[bytes], None]
+) -> None:
+    type_in(b"\xff\n")
+    done = rbe("generate", rbe_file, "--interactive")
+    assert (done.code, done.out) == (3, "")
+    assert done.err.endswith("rbe: stdin is not UTF-8 text\n")
+
+
+# For scripts
+
+
+def test_jsonl_is_a_line_a_step_and_then_the_summary(
+    rbe: Rbe, rbe_file: Path, generate: Generate
+) -> None:
+    *steps, summary = rbe(
+        "generate", rbe_file, PROMPT, "--seed", 1, "--max-tokens", 9, "--format", "jsonl"
+    ).lines
+    assert [list(step) for step in steps] == [STEP_FIELDS] * 9
+    assert list(summary) == FIELDS
+    assert [step["token"] for step in steps] == summary["tokens"]
+    assert "".join(step["text"] for step in steps) == summary["text"]
+    assert [step["finish_reason"] for step in steps] == [None] * 8 + ["length"]
+    assert summary["text"] == generate(PROMPT, "--seed", 1, "--max-tokens", 9)["text"]
+
+
+def test_jsonl_of_a_batch_names_the_rows(rbe: Rbe, rbe_file: Path) -> None:
+    options = ["--batch", 2, "--max-tokens", 3, "--format", "jsonl"]
+    lines = rbe("generate", rbe_file, PROMPT, *options).lines
+    assert sorted(line["row"] for line in lines[:6]) == [0, 0, 0, 1, 1, 1]
+    assert [list(line) for line in lines[6:]] == [FIELDS, FIELDS]
+
+
+def test_quiet_is_the_new_text_alone(rbe: Rbe, rbe_file: Path, generate: Generate) -> None:
+    options = [PROMPT, "--seed", 1, "--max-tokens", 9]
+    done = rbe("generate", rbe_file, *options, "--format", "quiet", "-q")
+    assert (done.out, done.err) == (f"{generate(*options)['text']}\n", "")
+
+
+# Without a tokenizer
+
+
+@pytest.mark.parametrize("style", [[], ["--no-stream"], ["--format", "quiet"]])
+def test_without_a_tokenizer_ids_are_written(
+    rbe: Rbe, bare_file: Path, token_file: Path, style: list[str]
+) -> None:
+    options = ["--tokens", token_file, "--seed", 1, "--max-tokens", 3, "-q"]
+    token_file.write_text("5 6 7\n")
+    record = rbe("generate", bare_file, *options, "--format", "json").json
+    assert (record["prompt"], record["text"]) == (None, "")
+    done = rbe("generate", bare_file, *options, *style)
+    assert done.out.split() == [str(token) for token in record["tokens"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([PROMPT], "the model has no tokenizer: give token ids with --tokens FILE"),
+        (["--interactive"], "--interactive needs a tokenizer"),
+    ],
+)
+def test_without_a_tokenizer_there_is_no_text(
+    rbe: Rbe, bare_file: Path, arguments: list[str], sentence: str
+) -> None:
+    done = rbe("generate", bare_file, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+
+
+def test_without_a_tokenizer_there_are_no_stop_strings(
+    rbe: Rbe, bare_file: Path, token_file: Path
+) -> None:
+    done = rbe("generate", bare_file, "--tokens", token_file, "--stop", "x")
+    assert (done.code, done.out) == (2, "")
+    assert "--stop needs a tokenizer" in done.err
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-tokens", "0"], "--max-tokens"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--top-k", "-1"], "--top-k"),
+        (["--top-p", "0"], "--top-p"),
+        (["--min-p", "2"], "--min-p"),
+        (["--repetition-penalty", "0"], "--repetition-penalty"),
+        (["--repetition-window", "0"], "--repetition-window"),
+        (["--stop", ""], "--stop"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(1 << 64)], "--seed"),
+        (["--batch", "0"], "--batch"),
+        (["--threads", "0"], "--threads"),
+        (["--on-overflow", "crash"], "--on-overflow"),
+        (["--interactive"], "--interactive reads its prompts from stdin"),
+        (["-f", "other.txt"], "give one input"),
+    ],
+)
+def test_bad_usage_names_the_flag(
+    rbe: Rbe, rbe_file: Path, arguments: list[str], sentence: str
+) -> None:
+    done = rbe("generate", rbe_file, PROMPT, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1

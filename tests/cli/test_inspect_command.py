@@ -1,0 +1,156 @@
+"""`rbe inspect`: what it says, and how much of the file it reads for that."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.cli.app import run
+from rbe_cli.container.reader import Container
+
+Rbe = Callable[..., Any]
+FIELDS = [
+    "format_version",
+    "codec_versions",
+    "config",
+    "parameters",
+    "bits_per_weight",
+    "file_bytes",
+    "sections",
+    "tensors",
+    "provenance",
+    "verified",
+]
+
+
+@pytest.fixture
+def record(rbe: Rbe, rbe_file: Path) -> dict[str, Any]:
+    return rbe("inspect", rbe_file, "--format", "json").json
+
+
+def test_the_record_has_the_contract_s_fields(record: dict[str, Any]) -> None:
+    assert list(record) == FIELDS
+    for section in record["sections"]:
+        assert list(section) == ["name", "offset", "bytes", "checksum"]
+    for tensor in record["tensors"]:
+        assert list(tensor) == ["name", "shape", "codec", "bits_per_weight", "bytes"]
+
+
+def test_the_model_is_the_checkpoint_s(record: dict[str, Any], config: Gpt2Config) -> None:
+    assert Gpt2Config(**record["config"]) == config
+    assert record["parameters"] == parameter_count(config)
+    shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in record["tensors"]}
+    assert shapes == tensor_shapes(config)
+
+
+def test_sizes_are_those_on_disk(
+    record: dict[str, Any], rbe_file: Path, compressed: dict[str, Any]
+) -> None:
+    (tokenizer,) = [part["bytes"] for part in record["sections"] if part["name"] == "tokenizer"]
+    assert record["file_bytes"] == rbe_file.stat().st_size
+    counted = 8 * (record["file_bytes"] - tokenizer)
+    assert record["bits_per_weight"] == counted / record["parameters"]
+    assert record["bits_per_weight"] == compressed["bits_per_weight"]
+
+
+def test_sections_lie_where_it_says(record: dict[str, Any], rbe_file: Path) -> None:
+    content, end = rbe_file.read_bytes(), 0
+    for section in record["sections"]:
+        assert section["offset"] % 64 == 0
+        assert end <= section["offset"]
+        end = section["offset"] + section["bytes"]
+        assert xxhash.xxh3_64_hexdigest(content[section["offset"] : end]) == section["checksum"]
+    assert end == len(content)
+
+
+def test_tensors_take_their_sections_bytes(record: dict[str, Any]) -> None:
+    sections = {section["name"]: section["bytes"] for section in record["sections"]}
+    vectors = 0
+    for tensor in record["tensors"]:
+        size = tensor["bytes"]
+        weights = 1
+        for length in tensor["shape"]:
+            weights *= length
+        assert tensor["bits_per_weight"] == 8 * size / weights
+        assert tensor["codec"] in record["codec_versions"]
+        if is_matrix(tensor["name"]):
+            assert sections[tensor["name"]] == size
+        else:
+            vectors += size
+    assert sections["vectors"] == vectors
+
+
+def test_provenance_tells_what_was_compressed(
+    record: dict[str, Any], checkpoint: Path, compressed: dict[str, Any]
+) -> None:
+    provenance = record["provenance"]
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    assert provenance["source"] == str(checkpoint)
+    assert provenance["source_hash"] == f"xxh3:{xxhash.xxh3_64_hexdigest(weights)}"
+    assert provenance["preset"] == "balanced"
+    assert provenance["calibration"] == "text written by the checkpoint itself"
+    assert provenance["seed"] == 0
+    assert provenance["extra"] == {"target_bpw": 4.0} | compressed["quality"]
+
+
+def test_only_verify_reads_the_sections(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    with Container.open(rbe_file) as container:
+        offset = container.layout.sections["h.1.mlp.c_fc.weight"].offset
+    damaged = tmp_path / "damaged.rbe"
+    content = bytearray(rbe_file.read_bytes())
+    content[offset] ^= 1
+    damaged.write_bytes(content)
+
+    assert rbe("inspect", damaged, "--format", "json").json["verified"] is None
+    done = rbe("inspect", damaged, "--verify", "--format", "json")
+    assert (done.code, done.out) == (3, "")
+    assert "section h.1.mlp.c_fc.weight is damaged" in done.err
+    assert rbe("inspect", rbe_file, "--verify", "--format", "json").json["verified"] is True
+
+
+def test_jsonl_is_one_line(rbe: Rbe, rbe_file: Path, record: dict[str, Any]) -> None:
+    assert rbe("inspect", rbe_file, "--format", "jsonl").lines == [record]
+
+
+def test_quiet_tells_by_its_exit_code_alone(rbe: Rbe, rbe_file: Path) -> None:
+    done = rbe("inspect", rbe_file, "--verify", "--format", "quiet", "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_people_see_the_main_facts(rbe: Rbe, rbe_file: Path, record: dict[str, Any]) -> None:
+    done = rbe("inspect", rbe_file)
+    assert "2 layers, 32 wide, 2 heads, vocabulary 300, context 64" in done.out
+    assert f"{record['bits_per_weight']:.3f}" in done.out
+    assert "h.0.mlp.c_fc.weight" not in done.out
+    assert done.err == ""
+
+
+def test_people_see_every_tensor(rbe: Rbe, rbe_file: Path, config: Gpt2Config) -> None:
+    done = rbe("inspect", rbe_file, "--tensors")
+    for name in tensor_shapes(config):
+        assert f" {name} " in done.out
+    assert not any(line.endswith(" ") for line in done.out.splitlines())
+
+
+def test_the_plot_has_a_bar_a_tensor(rbe: Rbe, rbe_file: Path, record: dict[str, Any]) -> None:
+    bars = [line for line in rbe("inspect", rbe_file, "--plot").out.splitlines() if "█" in line]
+    for bar, tensor in zip(bars, record["tensors"], strict=True):
+        assert bar.startswith(tensor["name"])
+        assert bar.count("█") == round(2 * tensor["bits_per_weight"])
+
+
+def test_what_a_file_says_cannot_command_the_terminal(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "\x1b[2Jred", tmp_path / "a.rbe"
+    shutil.copytree(checkpoint, source)
+    assert run(["compress", str(source), str(out), "--calib-samples", "8"]) == 0
+    for style in ("human", "json"):
+        done = rbe("inspect", out, "--format", style)
+        assert "[2Jred" in done.out
+        assert "\x1b" not in done.out

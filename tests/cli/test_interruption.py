@@ -1,0 +1,136 @@
+"""Ctrl-C, a polite kill, and a full disk during compress: nothing is lost, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Rbe = Callable[..., Any]
+Start = Callable[..., "subprocess.Popen[str]"]
+SECONDS = 5  # until an interrupted command has ended
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """An old output, alone in its folder."""
+    path = tmp_path / "a.rbe"
+    path.write_text("precious")
+    return path
+
+
+def is_untouched(output: Path) -> bool:
+    return list(output.parent.iterdir()) == [output] and output.read_text() == "precious"
+
+
+def wait_for_calibration(process: "subprocess.Popen[str]") -> None:
+    assert process.stderr is not None
+    while "writing calibration text" not in (line := process.stderr.readline()):
+        assert line  # the command has not ended
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_compress(
+    start: Start, checkpoint: Path, output: Path, kind: signal.Signals
+) -> None:
+    process = start("compress", checkpoint, output, "--force", "--calib-samples", 1_000_000)
+    wait_for_calibration(process)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert err == "interrupted\n"
+    assert is_untouched(output)
+
+
+def test_ctrl_c_does_not_wait_for_a_long_task(checkpoint: Path, output: Path) -> None:
+    script = (
+        "import time\n"
+        "from rbe_cli.__main__ import main\n"
+        "from rbe_cli.tasks import calibration\n"
+        "calibration._write = lambda *_: time.sleep(600)\n"
+        "main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "compress", checkpoint, output, "--force"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for_calibration(process)
+        time.sleep(0.2)  # the task has begun
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert is_untouched(output)
+
+
+def test_ctrl_c_while_the_program_starts(checkpoint: Path, output: Path) -> None:
+    script = (
+        "import sys\n"
+        "from rbe_cli.__main__ import main\n"
+        "class Impatient:\n"
+        "    def find_spec(self, *_):\n"
+        "        raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_the_file_is_written(
+    rbe: Rbe, checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def interrupt(descriptor: int) -> None:
+        written.append(os.fstat(descriptor).st_size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    done = rbe("compress", checkpoint, output, "--force", "--calib-samples", 8)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.endswith("interrupted\n")
+    assert written[0] > 10_000
+    assert is_untouched(output)
+
+
+def test_quiet_ctrl_c_says_nothing(
+    rbe: Rbe, checkpoint: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rbe_cli.tasks.compress.compress", interrupt)
+    done = rbe("compress", checkpoint, output, "--force", "-q")
+    assert (done.code, done.out, done.err) == (130, "", "")
+
+
+def test_a_full_disk(start: Start, rbe_file: Path, checkpoint: Path, output: Path) -> None:
+    blocks = rbe_file.stat().st_size // 2 // 512
+    command = ["compress", checkpoint, output, "--force", "-q"]
+    process = start(*command, before=f"ulimit -f {blocks}")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err == f"rbe: cannot write {output}: File too large\n"
+    assert is_untouched(output)
+
+
+@pytest.mark.parametrize("flag", ["--logits", "--hidden"])
+def test_a_full_disk_under_arrays(start: Start, rbe_file: Path, output: Path, flag: str) -> None:
+    process = start("run", rbe_file, "The", flag, output, "--force", before="ulimit -f 1")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.splitlines()[-1] == f"rbe: cannot write {output}: File too large"
+    assert is_untouched(output)

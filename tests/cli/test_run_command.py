@@ -1,0 +1,299 @@
+"""`rbe run`: one forward pass, perplexity, comparison with the original."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.tasks.progress import Progress
+
+Rbe = Callable[..., Any]
+TEXT = "The quick brown fox jumps over the lazy dog. It was the best of times"
+FIELDS = [
+    "tokens",
+    "loss",
+    "perplexity",
+    "top",
+    "reference_perplexity",
+    "kl_divergence",
+    "layers",
+    "profile",
+]
+
+
+@pytest.fixture
+def forward(rbe: Rbe, rbe_file: Path) -> Callable[..., dict[str, Any]]:
+    """The record of `rbe run` on the tiny model."""
+
+    def call(*arguments: object) -> dict[str, Any]:
+        done = rbe("run", rbe_file, *arguments, "--format", "json", "-q")
+        assert (done.code, done.err) == (0, "")
+        assert list(done.json) == FIELDS
+        return done.json
+
+    return call
+
+
+@pytest.fixture
+def long_text(tmp_path: Path) -> Path:
+    """More tokens than the model's context of 64."""
+    path = tmp_path / "long.txt"
+    path.write_text(f"{TEXT}\n" * 12)
+    return path
+
+
+Forward = Callable[..., dict[str, Any]]
+
+# One forward pass
+
+
+def test_logits_and_what_follows_from_them(forward: Forward, tmp_path: Path) -> None:
+    ids = [40, 84, 290, 7, 0, 299]
+    (tmp_path / "ids.txt").write_text(" ".join(map(str, ids)))
+    record = forward("--tokens", tmp_path / "ids.txt", "--logits", tmp_path / "logits.npy")
+
+    logits = np.load(tmp_path / "logits.npy").astype(np.float64)
+    assert logits.shape == (6, 300)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert record["tokens"] == 6
+    assert record["loss"] == pytest.approx(-log_p[range(5), ids[1:]].mean(), rel=1e-5)
+    assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))
+    likeliest = np.argsort(-log_p[-1])[:10]
+    assert [entry["token"] for entry in record["top"]] == likeliest.tolist()
+    for entry in record["top"]:
+        assert entry["probability"] == pytest.approx(np.exp(log_p[-1, entry["token"]]), rel=1e-4)
+        assert isinstance(entry["text"], str)
+    assert (record["reference_perplexity"], record["kl_divergence"]) == (None, None)
+    assert (record["layers"], record["profile"]) == ([], [])
+
+
+def test_hidden_states_of_every_block(forward: Forward, tmp_path: Path) -> None:
+    tokens = forward(TEXT, "--hidden", tmp_path / "hidden.npz")["tokens"]
+    with np.load(tmp_path / "hidden.npz") as hidden:
+        shapes = {name: array.shape for name, array in hidden.items()}
+        assert all(np.isfinite(array).all() for array in hidden.values())
+    assert shapes == {"h.0": (tokens, 32), "h.1": (tokens, 32)}
+
+
+@pytest.mark.parametrize(("k", "count"), [(0, 0), (3, 3), (1000, 300)])
+def test_top_k(forward: Forward, k: int, count: int) -> None:
+    top = forward(TEXT, "--top-k", k)["top"]
+    probabilities = [entry["probability"] for entry in top]
+    assert len(top) == count
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert count < 300 or sum(probabilities) == pytest.approx(1, abs=1e-4)
+
+
+def test_text_file_and_stdin_are_the_same_input(
+    forward: Forward, tmp_path: Path, type_in: Callable[[bytes], None]
+) -> None:
+    text = "The fox\njumps, über the dög"
+    (tmp_path / "text.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    expected = forward(text)
+    assert forward("-f", tmp_path / "text.txt") == expected
+    type_in(text.replace("\n", "\r\n").encode())
+    assert forward("-") == expected
+
+
+def test_one_token_has_no_loss(forward: Forward, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("5")
+    record = forward("--tokens", tmp_path / "ids.txt")
+    assert (record["tokens"], record["loss"], record["perplexity"]) == (1, None, None)
+    assert len(record["top"]) == 10
+
+
+def test_without_a_tokenizer_tokens_have_no_text(rbe: Rbe, bare_file: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.array([3, 1, 4]))
+    done = rbe("run", bare_file, "--tokens", tmp_path / "ids.npy", "--format", "json")
+    assert {entry["text"] for entry in done.json["top"]} == {None}
+
+
+def test_an_existing_output_is_kept_without_force(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "logits.npy"
+    out.write_text("precious")
+    for flag in ("--logits", "--hidden"):
+        done = rbe("run", rbe_file, TEXT, flag, out)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"rbe: {out} exists; use --force to replace it\n"
+    assert out.read_text() == "precious"
+    assert rbe("run", rbe_file, TEXT, "--logits", out, "--force").code == 0
+    assert np.load(out).shape[1] == 300
+
+
+def test_a_model_that_is_surer_than_floats_can_tell(
+    rbe: Rbe, write_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    scale = np.full(32, 3000, np.float32)
+    loud = write_checkpoint(tmp_path / "loud", **{"ln_f.weight": scale})
+    file = tmp_path / "loud.rbe"
+    rbe("compress", loud, file, "--calib-samples", 8, "--target-bpw", 8, "-q")
+    for style in ([], ["--perplexity"]):
+        done = rbe("run", file, TEXT, *style, "--format", "json", "-q")
+        assert (done.code, done.err) == (0, "")
+        assert done.json["loss"] > 710
+        assert done.json["perplexity"] is None
+    assert "perplexity  inf" in rbe("run", file, TEXT).out
+
+
+# The engines
+
+
+def test_the_engines_agree(forward: Forward, tmp_path: Path) -> None:
+    for engine in ("fast", "reference"):
+        forward(TEXT, "--engine", engine, "--logits", tmp_path / f"{engine}.npy")
+    fast, reference = (np.load(tmp_path / f"{name}.npy") for name in ("fast", "reference"))
+    assert np.abs(fast - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def test_the_engines_agree_on_perplexity(forward: Forward, long_text: Path) -> None:
+    measure = ("-f", long_text, "--perplexity")
+    fast, reference = forward(*measure), forward(*measure, "--engine", "reference")
+    assert fast["perplexity"] == pytest.approx(reference["perplexity"], rel=1e-4)
+
+
+def test_results_do_not_depend_on_the_threads(
+    forward: Forward, long_text: Path, checkpoint: Path
+) -> None:
+    measure = ("-f", long_text, "--perplexity", "--reference", checkpoint)
+    assert forward(*measure, "--threads", 1) == forward(*measure, "--threads", 3)
+    assert forward(TEXT, "--threads", 1) == forward(TEXT, "--threads", 2)
+
+
+# Perplexity
+
+
+def test_perplexity_over_a_whole_text(
+    forward: Forward, rbe: Rbe, rbe_file: Path, long_text: Path
+) -> None:
+    record = forward("-f", long_text, "--perplexity")
+    too_long = rbe("run", rbe_file, "-f", long_text)
+    tokens = int(too_long.err.removeprefix("rbe: ").split()[0])
+    assert record["tokens"] == tokens - -(-tokens // 64)  # each window's first is not predicted
+    assert record["perplexity"] == pytest.approx(math.exp(record["loss"]))
+    assert record["top"] == []
+
+
+def test_a_stride_gives_every_token_context(forward: Forward, long_text: Path) -> None:
+    apart = forward("-f", long_text, "--perplexity", "--context", 16)
+    sliding = forward("-f", long_text, "--perplexity", "--context", 16, "--stride", 4)
+    whole = forward("-f", long_text, "--perplexity")
+    assert sliding["tokens"] > whole["tokens"] > apart["tokens"]
+    assert len({record["loss"] for record in (apart, sliding, whole)}) == 3
+
+
+def test_perplexity_of_one_window_is_that_of_a_forward_pass(forward: Forward) -> None:
+    record, single = forward(TEXT, "--perplexity"), forward(TEXT)
+    assert record["loss"] == pytest.approx(single["loss"], rel=1e-6)
+    assert record["tokens"] == single["tokens"] - 1
+
+
+def test_perplexity_over_several_sequences(forward: Forward, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("5 6 7\n8 9\n1 2 3 4\n")
+    assert forward("--tokens", tmp_path / "ids.txt", "--perplexity")["tokens"] == 2 + 1 + 3
+
+
+# The original as reference
+
+
+def test_the_original_as_reference(forward: Forward, long_text: Path, checkpoint: Path) -> None:
+    record = forward("-f", long_text, "--perplexity", "--reference", checkpoint)
+    assert 0 < record["kl_divergence"] < 0.1
+    assert record["reference_perplexity"] == pytest.approx(record["perplexity"], rel=0.1)
+    assert [layer["layer"] for layer in record["layers"]] == [0, 1]
+    assert all(0 < layer["relative_error"] < 0.5 for layer in record["layers"])
+
+
+def test_a_forward_pass_can_have_a_reference(
+    forward: Forward, rbe: Rbe, rbe_file: Path, checkpoint: Path
+) -> None:
+    record, alone = forward(TEXT, "--reference", checkpoint), forward(TEXT)
+    assert record["kl_divergence"] > 0
+    assert len(record["layers"]) == 2
+    for same in ("tokens", "loss", "perplexity", "top"):
+        assert record[same] == alone[same]
+
+
+def test_a_reference_that_is_downloaded_shows_its_progress(
+    rbe: Rbe, rbe_file: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(name: str, *, offline: bool, progress: Progress) -> Checkpoint:
+        progress(name, 0, 100)
+        return open_checkpoint(str(checkpoint))
+
+    monkeypatch.setattr("rbe_cli.checkpoint.source.open_checkpoint", download)
+    done = rbe("run", rbe_file, TEXT, "--reference", "org/name")
+    assert done.code == 0
+    assert "org/name ...\n" in done.err
+
+
+def test_a_model_stored_as_it_is_does_not_differ_from_its_original(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    exact = tmp_path / "exact.rbe"
+    rbe("compress", checkpoint, exact, "--calib-samples", 8, "--override", ".*=codec=float32")
+    record = rbe("run", exact, TEXT, "--reference", checkpoint, "--format", "json").json
+    assert record["kl_divergence"] == pytest.approx(0, abs=1e-9)
+    assert [layer["relative_error"] for layer in record["layers"]] == [0, 0]
+    assert record["reference_perplexity"] == pytest.approx(record["perplexity"], rel=1e-6)
+
+
+# For people and scripts
+
+
+def test_people_see_tables(rbe: Rbe, rbe_file: Path, checkpoint: Path) -> None:
+    done = rbe("run", rbe_file, TEXT, "--reference", checkpoint, "--top-k", 4)
+    for text in ("perplexity", "KL divergence", "next token", "probability", "relative error"):
+        assert text in done.out
+    assert not any(line.endswith(" ") for line in done.out.splitlines())
+
+
+def test_jsonl_is_one_line(rbe: Rbe, rbe_file: Path, forward: Forward) -> None:
+    assert rbe("run", rbe_file, TEXT, "--format", "jsonl").lines == [forward(TEXT)]
+
+
+def test_quiet_prints_nothing(rbe: Rbe, rbe_file: Path) -> None:
+    done = rbe("run", rbe_file, TEXT, "--format", "quiet", "-q")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([TEXT, "--perplexity", "--logits", "x.npy"], "--logits and --hidden belong to one"),
+        ([TEXT, "--perplexity", "--hidden", "x.npz"], "--logits and --hidden belong to one"),
+        ([TEXT, "--context", "8"], "--context and --stride belong to --perplexity"),
+        ([TEXT, "--stride", "8"], "--context and --stride belong to --perplexity"),
+        ([TEXT, "--perplexity", "--context", "65"], "--context 65 is longer than the model's"),
+        ([TEXT, "--perplexity", "--stride", "65"], "--stride 65 is longer than the context of 64"),
+        ([TEXT, "--top-k", "-1"], "--top-k"),
+        ([TEXT, "--engine", "cuda"], "--engine"),
+        ([TEXT, "--reference", "demo"], "--reference demo has another shape"),
+        ([f"{TEXT} " * 3], "tokens are more than the model's context of 64"),
+    ],
+)
+def test_bad_usage_is_named(rbe: Rbe, rbe_file: Path, arguments: list[str], sentence: str) -> None:
+    done = rbe("run", rbe_file, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+
+
+def test_one_pass_takes_one_sequence(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("5 6 7\n8 9\n")
+    done = rbe("run", rbe_file, "--tokens", tmp_path / "ids.txt")
+    assert done.code == 2
+    assert "one forward pass takes one sequence" in done.err
+
+
+def test_perplexity_needs_two_tokens(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("5")
+    done = rbe("run", rbe_file, "--tokens", tmp_path / "ids.txt", "--perplexity")
+    assert done.code == 2
+    assert "perplexity needs at least two tokens" in done.err

@@ -22,6 +22,7 @@ from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.tokenizer import pack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
 from rbe_cli.engine.warm_up import compile_steps, warm_up
+from rbe_cli.errors import UsageError
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks import calibration, sensitivity
@@ -226,6 +227,8 @@ def _sources(
 def _store_dense(name: str, tensor: Float32, settings: Settings) -> StoredTensor:
     asked = settings.codec(name)
     codec = dense.choose(tensor) if asked == "ectcq" else asked
+    if codec == "float16" and np.abs(tensor).max() > np.finfo(np.float16).max:
+        raise UsageError(f"{name} has values beyond the range of float16, which was asked for")
     return StoredTensor(name, tensor.shape, codec, dense.encode(tensor, codec))
 
 
@@ -273,14 +276,17 @@ def _provenance(
     text: calibration.Calibration,
     quality: Quality,
 ) -> Provenance:
-    # A name that is not Unicode is kept readable.
-    source = checkpoint.source.encode(errors="backslashreplace").decode()
     return Provenance(
-        source=source,
+        source=_readable(checkpoint.source),
         source_hash=checkpoint.source_hash,
         tool_version=__version__,
         preset=options.preset,
-        calibration=text.description,
+        calibration=_readable(text.description),
         seed=options.seed,
         extra={"target_bpw": options.settings.target_bpw} | asdict(quality),
     )
+
+
+def _readable(text: str) -> str:
+    """Text with what is not Unicode, in a file's name, as escapes."""
+    return text.encode(errors="backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from math import inf
 
 from rbe_cli.codec.allocation import Probe, relative_steps, solve_scale
 from rbe_cli.codec.matrix import EncodedMatrix
@@ -10,7 +11,8 @@ from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
 from rbe_cli.tasks.progress import Progress
 from rbe_cli.tasks.settings import Settings
 
-SIZE_TOLERANCE = 0.005  # of the target; the contract allows .01
+SIZE_TOLERANCE = 0.01  # of the target, as the contract allows
+_GOOD_ENOUGH = 0.005  # of the target: no further attempt is made
 _SEARCH_TOLERANCE = 0.001  # of the target, for the forecast
 _ATTEMPTS = 4  # at encoding everything, each with a better forecast
 
@@ -90,6 +92,7 @@ def fit(
             lambda scale: size(forecast.bytes(scaled(scale))), target, _SEARCH_TOLERANCE * target
         )
 
+    nearest, best = inf, {}
     for _ in range(_ATTEMPTS):
         steps = scaled(scale_for_target()) if free else fixed
         encoded = {}
@@ -99,10 +102,14 @@ def fit(
             progress("encoding", len(encoded), len(sources))
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
-        if not free or abs(reached - target) <= SIZE_TOLERANCE * target:
-            return encoded
+        if abs(reached - target) < abs(nearest - target):
+            nearest, best = reached, encoded
+        if not free or abs(nearest - target) <= _GOOD_ENOUGH * target:
+            return best
         forecast.learn(steps, sizes)
-    raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {reached:.3f}")
+    if abs(nearest - target) > SIZE_TOLERANCE * target:
+        raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {nearest:.3f}")
+    return best
 
 
 def _fixed_steps(

@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+import xxhash
+
+from rbe_cli.codec.entropy_model import (
+    ESCAPE,
+    ESCAPE_BITS,
+    LEVELS,
+    LEVELS_PER_OCTAVE,
+    MIN_LEVEL,
+    PROBABILITY_BITS,
+    SYMBOL_OFFSET,
+    entropy_tables,
+    level_shift,
+)
+
+TOTAL = 2**PROBABILITY_BITS
+TABLES = entropy_tables()
+FREQUENCY = TABLES.frequency.astype(np.int64)  # [levels, z, symbols]
+
+
+def test_every_table_shares_out_all_slots():
+    np.testing.assert_array_equal(FREQUENCY.sum(axis=-1), np.full((LEVELS, 2), TOTAL))
+
+
+def test_cumulative_frequencies_are_exclusive_prefix_sums():
+    np.testing.assert_array_equal(TABLES.cumulative[..., 0], 0)
+    np.testing.assert_array_equal(
+        TABLES.cumulative[..., 1:], np.cumsum(FREQUENCY, axis=-1)[..., :-1]
+    )
+
+
+def test_each_slot_belongs_to_the_symbol_whose_range_it_lies_in():
+    assert TABLES.symbol.shape == (LEVELS, 2, TOTAL)
+    symbol = TABLES.symbol.astype(np.int64)
+    start = np.take_along_axis(TABLES.cumulative.astype(np.int64), symbol, -1)
+    slots = np.arange(TOTAL)
+    assert (start <= slots).all()
+    assert (slots < start + np.take_along_axis(FREQUENCY, symbol, -1)).all()
+
+
+def test_every_integer_can_be_coded():
+    assert (FREQUENCY[..., ESCAPE] > 0).all()
+    assert np.isfinite(TABLES.bits).all()
+
+
+def test_a_symbol_is_charged_its_information():
+    escape = ESCAPE_BITS - np.log2(FREQUENCY[..., ESCAPE:] / TOTAL)
+    with np.errstate(divide="ignore"):
+        information = -np.log2(FREQUENCY / TOTAL) + TABLES.shift[:, None, None]
+    information[..., ESCAPE] = np.inf  # it pays for its payload
+    np.testing.assert_allclose(TABLES.bits, np.minimum(information, escape), rtol=1e-6)
+
+
+def test_shift_is_that_of_the_level():
+    assert TABLES.shift.tolist() == [level_shift(MIN_LEVEL + i) for i in range(LEVELS)]
+
+
+@pytest.mark.parametrize("z", [0, 1])
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 1.0, 3.0, 20.0, 300.0])
+def test_gaussian_integers_cost_hardly_more_than_their_entropy(sigma, z):
+    level = round(LEVELS_PER_OCTAVE * math.log2(sigma)) - MIN_LEVEL
+    q = np.arange(-int(4 * sigma) - 4, int(4 * sigma) + 4)
+    edges = np.append(2 * q, 2 * q[-1] + 2) + z - 1  # of the cells of n = 2 q + z
+    probability = np.diff([0.5 * math.erf(edge / (sigma * math.sqrt(2))) for edge in edges])
+    symbol = (q >> TABLES.shift[level]) + SYMBOL_OFFSET
+    symbol = np.where((symbol >= 0) & (symbol < ESCAPE), symbol, ESCAPE)
+    seen = probability > 0
+    entropy = -np.sum(probability[seen] * np.log2(probability[seen]))
+    cost = np.sum(probability * TABLES.bits[level, z, symbol])
+    assert entropy <= cost < entropy + 0.03
+
+
+def test_tables_are_those_that_files_were_written_with():
+    """Another table decodes old files to other weights: a change is a new codec version."""
+    tables = TABLES.frequency.astype("<u2").tobytes() + TABLES.shift.astype("<i8").tobytes()
+    assert xxhash.xxh3_64_hexdigest(tables) == "42910bac35688f5e"

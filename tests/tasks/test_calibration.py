@@ -1,0 +1,285 @@
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reference_gpt2 import gpt2, softmax
+from small_models import float64, random_tensors, small_config
+from small_tokenizer import SENTENCES
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError, UsageError
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.tasks.calibration import (
+    WINDOW,
+    batches,
+    collect_hessians,
+    from_model,
+    from_text,
+    from_token_file,
+    windows,
+)
+from rbe_cli.tasks.progress import no_progress
+from rbe_cli.tasks.workers import workers
+from rbe_cli.text.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def numbered(tmp_path, config):
+    """A token file of 100 windows' length, each of which repeats its own number."""
+    path = tmp_path / "numbered.npy"
+    np.save(path, np.repeat(np.arange(100), config.n_positions))
+    return path
+
+
+def numbers(sequences):
+    """Which windows of the numbered file these are."""
+    for sequence in sequences:
+        np.testing.assert_array_equal(sequence, np.full(64, sequence[0]))
+    return [int(sequence[0]) for sequence in sequences]
+
+
+# Cutting
+
+
+@given(length=st.integers(1, 20), tokens=arrays(np.int64, st.integers(0, 90)))
+def test_windows_are_whole_and_consecutive(length, tokens):
+    found = windows(tokens, length)
+    if len(tokens) < length:
+        np.testing.assert_array_equal(found, [tokens])
+    else:
+        assert len(found) == len(tokens) // length
+        np.testing.assert_array_equal(np.concatenate(found), tokens[: len(found) * length])
+
+
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 2, 2, 700, 3000]), max_size=12),
+    vocab_size=st.sampled_from([300, 50257, 1 << 24]),
+)
+def test_batches_keep_the_order_and_bound_the_size(lengths, vocab_size):
+    sequences = [np.full(length, number) for number, length in enumerate(lengths)]
+    found = list(batches(sequences, vocab_size))
+    rows = [row for batch in found for row in batch]
+    assert [row.tolist() for row in rows] == [sequence.tolist() for sequence in sequences]
+    for batch in found:
+        assert len(batch) == 1 or batch.size <= min(2048, 2**25 // vocab_size)
+    if vocab_size == 300:  # no batch could take in the next one
+        for batch, after in pairwise(found):
+            alike = batch.shape[1] == after.shape[1]
+            assert not alike or batch.size + batch.shape[1] > 2048
+
+
+# Text and token files
+
+
+@pytest.mark.parametrize(
+    ("samples", "used", "held_out"), [(1, 1, 1), (8, 8, 1), (16, 16, 2), (80, 80, 10)]
+)
+def test_as_many_windows_as_asked_for_and_some_more_are_held_out(
+    checkpoint, numbered, samples, used, held_out
+):
+    found = from_token_file(checkpoint, numbered, samples, seed=0)
+    assert (len(found.used), len(found.held_out)) == (used, held_out)
+    assert found.description == "tokens numbered.npy"
+    chosen = numbers(found.used) + numbers(found.held_out)
+    assert len(set(chosen)) == len(chosen)
+
+
+@pytest.mark.parametrize("samples", [100, 1000])
+def test_of_fewer_windows_all_are_taken(checkpoint, numbered, samples):
+    found = from_token_file(checkpoint, numbered, samples, seed=0)
+    assert sorted(numbers(found.used + found.held_out)) == list(range(100))
+    assert len(found.held_out) == 100 // 9
+
+
+def test_windows_are_drawn_by_the_seed(checkpoint, numbered):
+    def drawn(seed):
+        found = from_token_file(checkpoint, numbered, 30, seed)
+        return numbers(found.used), numbers(found.held_out)
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(1)[0] != sorted(drawn(1)[0])
+
+
+def test_each_sequence_of_a_token_file_is_cut_by_itself(checkpoint, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("1 2 3\n" + 130 * "4 " + "\n5\n6 7\n")
+    found = from_token_file(checkpoint, path, 50, seed=0)
+    sequences = sorted(sequence.tolist() for sequence in found.used + found.held_out)
+    assert sequences == [[1, 2, 3], 64 * [4], 64 * [4], [6, 7]]
+
+
+def test_a_text_is_cut_into_windows(checkpoint, tmp_path):
+    path = tmp_path / "words.txt"
+    text = " ".join(SENTENCES * 30)
+    path.write_text(text)
+    found = from_text(checkpoint, path, 1000, seed=0)
+    assert found.description == "text words.txt"
+    tokens = Tokenizer(checkpoint.tokenizer_json, 300).encode(text)
+    expected = sorted(window.tolist() for window in windows(tokens, 64))
+    assert sorted(window.tolist() for window in found.used + found.held_out) == expected
+
+
+def test_a_window_fits_the_context(kernels, tmp_path, executor):
+    """It is the model's context, but no more than `WINDOW`."""
+    path = tmp_path / "long.npy"
+    np.save(path, np.zeros(2000, np.int64))
+    for n_positions, length in [(10, 10), (WINDOW + 50, WINDOW)]:
+        config = small_config(n_positions=n_positions, n_layer=1, n_embd=6)
+        tensors = random_tensors(config)
+        found = from_token_file(Checkpoint(config, tensors, None, "", "", 0), path, 3, seed=0)
+        assert {len(sequence) for sequence in found.used} == {length}
+        model = Gpt2.from_checkpoint(config, tensors, kernels)
+        written = from_model(model, 1, 0, executor, no_progress)
+        assert {len(sequence) for sequence in written.used} == {length}
+
+
+@pytest.mark.parametrize("content", ["", "a", "Too short.", "b" * 100])
+def test_a_text_without_two_windows_is_refused(checkpoint, tmp_path, content):
+    path = tmp_path / "short.txt"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"text short\.txt is too short"):
+        from_text(checkpoint, path, 10, seed=0)
+
+
+def test_tokens_without_two_windows_are_refused(checkpoint, tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("1\n2\n3 4\n")
+    with pytest.raises(UsageError, match=r"tokens short\.txt is too short"):
+        from_token_file(checkpoint, path, 10, seed=0)
+
+
+def test_a_text_needs_a_tokenizer(checkpoint, tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("words")
+    with pytest.raises(UsageError, match="--calib-tokens"):
+        from_text(dataclasses.replace(checkpoint, tokenizer_json=None), path, 10, seed=0)
+
+
+def test_files_are_checked(checkpoint, tmp_path):
+    binary, outside = tmp_path / "binary.txt", tmp_path / "outside.txt"
+    binary.write_bytes(b"\xff\xfe")
+    outside.write_text("1 300 2")
+    with pytest.raises(NotFoundError):
+        from_text(checkpoint, tmp_path / "no.txt", 10, seed=0)
+    with pytest.raises(BadFileError):
+        from_text(checkpoint, binary, 10, seed=0)
+    with pytest.raises(UsageError, match="token id 300"):
+        from_token_file(checkpoint, outside, 10, seed=0)
+
+
+# What the model writes
+
+
+@pytest.mark.parametrize(("samples", "held_out"), [(1, 1), (20, 2), (80, 10)])
+def test_the_model_writes_as_many_sequences_as_asked_for(
+    model, executor, progress, samples, held_out
+):
+    found = from_model(model, samples, 0, executor, progress)
+    assert (len(found.used), len(found.held_out)) == (samples, held_out)
+    written = np.array(found.used + found.held_out)
+    assert written.dtype == np.int64
+    assert written.shape == (samples + held_out, 64)
+    assert written.min() >= 0
+    assert written.max() < 300
+    assert len(np.unique(written, axis=0)) == len(written)
+
+
+def test_what_the_model_writes_follows_from_the_seed_alone(model):
+    def written(threads, seed):
+        with workers(threads) as executor:
+            found = from_model(model, 60, seed, executor, no_progress)
+        return np.array(found.used + found.held_out)
+
+    first = written(1, seed=3)
+    np.testing.assert_array_equal(written(2, seed=3), first)
+    np.testing.assert_array_equal(written(5, seed=3), first)
+    assert (written(2, seed=4) != first).mean() > 0.5
+
+
+def test_the_model_writes_at_temperature_one(checkpoint, model, executor):
+    """What is drawn from a distribution costs, under it, the distribution's entropy."""
+    tensors, config = float64(checkpoint.tensors), checkpoint.config
+    surprise, entropy = [], []
+    for tokens in from_model(model, 70, 0, executor, no_progress).used:
+        probabilities = softmax(gpt2(tokens, tensors, config))[:-1]  # [n - 1, vocab]
+        surprise.append(-np.log(probabilities[np.arange(63), tokens[1:]]))
+        entropy.append(-np.sum(probabilities * np.log(probabilities), axis=-1))
+    difference = np.array(surprise) - entropy
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(difference.size)
+    assert np.mean(entropy) < np.log(300) - 0.3  # far from drawing at random
+
+
+# Second moments
+
+
+@pytest.fixture(scope="module")
+def sequences(config):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, config.vocab_size, n) for n in [64] * 50 + [7, 7, 64, 2]]
+
+
+def inputs_of(model, sequences):
+    """Layer name -> all of its inputs, float64 `[tokens, K]`."""
+    seen = {}
+
+    def observe(name, values):
+        if name.endswith(".weight"):
+            seen.setdefault(name, []).append(values.reshape(-1, values.shape[-1]).copy())
+
+    for sequence in sequences:
+        model.forward(sequence[None], observe=observe)
+    return {name: np.concatenate(parts).astype(np.float64) for name, parts in seen.items()}
+
+
+def test_second_moments_are_those_of_the_inputs(model, sequences, executor, progress):
+    found = collect_hessians(model, sequences, executor, progress)
+    inputs = inputs_of(model, sequences)
+    assert found.keys() == inputs.keys()
+    assert found.keys() == {linear.name for linear in model.linears()}
+    for name, hessian in found.items():
+        x = inputs[name]
+        expected = x.T @ x / len(x)
+        assert len(x) == sum(map(len, sequences))
+        assert hessian.dtype == np.float32
+        np.testing.assert_allclose(hessian, expected, atol=1e-5 * np.diag(expected).max())
+        np.testing.assert_allclose(hessian, hessian.T, atol=1e-6 * np.diag(expected).max())
+
+
+def test_second_moments_do_not_depend_on_the_threads(model, sequences):
+    def collected(threads):
+        with workers(threads) as executor:
+            return collect_hessians(model, sequences, executor, no_progress)
+
+    first = collected(1)
+    for threads in (2, 3):
+        for name, hessian in collected(threads).items():
+            np.testing.assert_array_equal(hessian, first[name])
+
+
+def test_one_sequence_is_enough(model, executor, progress):
+    tokens = np.array([1, 2, 3])
+    found = collect_hessians(model, [tokens], executor, progress)
+    x = inputs_of(model, [tokens])["wte.weight"]
+    np.testing.assert_allclose(found["wte.weight"], x.T @ x / 3, rtol=1e-4, atol=1e-5)
+
+
+def test_a_separate_head_has_the_moments_of_its_own_name(kernels, executor):
+    config = small_config(tie_word_embeddings=False, n_layer=1)
+    model = Gpt2.from_checkpoint(config, random_tensors(config), kernels)
+    found = collect_hessians(model, [np.arange(9)], executor, no_progress)
+    assert "lm_head.weight" in found
+    assert "wte.weight" not in found
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_model_that_overflows_is_refused(checkpoint, config, kernels, executor):
+    tensors = dict(checkpoint.tensors)
+    tensors["h.1.mlp.c_fc.weight"] = np.full_like(tensors["h.1.mlp.c_fc.weight"], 3e38)
+    model = Gpt2.from_checkpoint(config, tensors, kernels)
+    with pytest.raises(CheckpointError, match=r"h\.1\.mlp\.c_proj\.weight"):
+        collect_hessians(model, [np.arange(9)], executor, no_progress)

@@ -1,0 +1,86 @@
+import dataclasses
+import math
+
+import pytest
+from small_models import random_tensors, small_config
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.tasks.compress import CompressOptions, compress
+from rbe_cli.tasks.plan import plan
+from rbe_cli.tasks.settings import Override, Settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(2.5),
+        Settings(4.0),
+        Settings(6.0, override=(Override("wte", bits=3.0), Override("1.attn", "float16"))),
+        Settings(8.0, override=(Override("attn.c_proj", "float32"),)),
+    ],
+    ids=["2.5", "4", "bits", "float32"],
+)
+def test_a_plan_comes_near_the_compression(checkpoint, executor, tmp_path, settings):
+    planned = plan(checkpoint, settings)
+    options = CompressOptions(settings, calib_samples=16)
+    done = compress(checkpoint, tmp_path / "a.rbe", options, executor)
+    tokenizer_bytes = done.file_bytes - done.bits_per_weight * done.parameters / 8
+    assert planned.source == done.source
+    assert planned.parameters == done.parameters
+    assert planned.original_bytes == done.original_bytes
+    assert planned.bits_per_weight == pytest.approx(done.bits_per_weight, rel=0.015)
+    assert planned.file_bytes == pytest.approx(done.file_bytes - tokenizer_bytes, rel=0.015)
+    assert planned.memory_bytes > 4 * planned.parameters
+    assert [(t.name, t.shape, t.codec) for t in planned.tensors] == [
+        (t.name, t.shape, t.codec) for t in done.tensors
+    ]
+    for ours, theirs in zip(planned.tensors, done.tensors, strict=True):
+        written = theirs.bits_per_weight * math.prod(theirs.shape) / 8
+        if ours.codec != "ectcq":
+            assert ours.bytes == written
+        elif settings.bits(ours.name) is not None:  # the others share the target unevenly
+            assert ours.bytes == pytest.approx(written, rel=0.02)
+
+
+def test_sizes_add_up(checkpoint):
+    planned = plan(checkpoint, Settings(4.0))
+    assert planned.file_bytes == sum(tensor.bytes for tensor in planned.tensors)
+    assert planned.bits_per_weight == 8 * planned.file_bytes / planned.parameters
+    rates = {
+        round(tensor.bytes / math.prod(tensor.shape), 3)
+        for tensor in planned.tensors
+        if is_matrix(tensor.name)
+    }
+    assert max(rates) - min(rates) < 0.01
+
+
+def test_time_is_shared_among_threads_and_grows_with_what_is_encoded(checkpoint, monkeypatch):
+    monkeypatch.setattr("rbe_cli.tasks.plan._weights_per_second", lambda checkpoint: 1e6)
+    seconds = plan(checkpoint, Settings(4.0), threads=1).encoding_seconds
+    assert seconds > 0
+    assert plan(checkpoint, Settings(4.0), threads=3).encoding_seconds == pytest.approx(seconds / 3)
+    own_rates = Settings(4.0, override=(Override("", bits=5.0),))
+    assert plan(checkpoint, own_rates, threads=1).encoding_seconds == seconds
+    nothing = Settings(4.0, override=(Override("", "float16"),))
+    assert plan(checkpoint, nothing, threads=1).encoding_seconds == 0
+
+
+def test_a_block_is_timed_in_a_moment(checkpoint):
+    assert 0 < plan(checkpoint, Settings(4.0)).encoding_seconds < 10
+
+
+def test_an_untied_head_is_planned_for():
+    config = small_config(tie_word_embeddings=False)
+    checkpoint = Checkpoint(config, random_tensors(config), None, "untied", "", 1)
+    planned = plan(checkpoint, Settings(4.0))
+    assert [tensor.name for tensor in planned.tensors] == list(tensor_shapes(config))
+    assert planned.parameters == parameter_count(config)
+
+
+def test_what_is_fixed_may_exceed_the_target(checkpoint):
+    planned = plan(checkpoint, Settings(2.0, override=(Override("wte", "float32"),)))
+    assert planned.bits_per_weight > 6
+    assert min(tensor.bytes for tensor in planned.tensors) == 0
+    other = dataclasses.replace(checkpoint, source="elsewhere")
+    assert plan(other, Settings(4.0)).source == "elsewhere"

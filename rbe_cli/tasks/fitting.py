@@ -1,9 +1,10 @@
 """Finds the steps at which the file has the size that was asked for, and encodes with them."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 
-from rbe_cli.codec.allocation import Probe, relative_steps, solve_scale
+from rbe_cli.codec.allocation import solve_scale
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.errors import UsageError
 from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
@@ -20,8 +21,8 @@ Steps = dict[str, float]
 class Forecast:
     """Bytes that matrices will take, from a few of their columns.
 
-    A sample pays for its own row scales, which a whole matrix shares among more columns; the
-    difference is learnt from matrices that were encoded whole.
+    A sample goes without feedback from column to column, and pays for row scales that a whole
+    matrix shares among more columns; the difference is learnt from matrices encoded whole.
     """
 
     def __init__(self, sources: Mapping[str, Source], executor: Executor) -> None:
@@ -50,7 +51,6 @@ class Forecast:
 
 def fit(
     sources: Mapping[str, Source],
-    probes: Mapping[str, Probe],
     settings: Settings,
     size: Callable[[Mapping[str, int]], float],
     executor: Executor,
@@ -60,7 +60,6 @@ def fit(
 
     Args:
         sources: the matrices.
-        probes: of each matrix.
         settings: the target, and the matrices that have a rate of their own.
         size: bits a weight of the file, given the bytes of every matrix.
         executor: where blocks are encoded.
@@ -72,15 +71,12 @@ def fit(
     if not sources:
         return {}
     forecast = Forecast(sources, executor)
-    forecast.learn(
-        {name: probe.step for name, probe in probes.items()},
-        {name: probe.nbytes for name, probe in probes.items()},
-    )
-    fixed = _fixed_steps(sources, probes, settings, forecast)
-    free = relative_steps({name: probes[name] for name in sources if name not in fixed})
+    fixed = _fixed_steps(sources, settings, forecast)
+    free = {name: source for name, source in sources.items() if name not in fixed}
+    guess = _guess(free.values(), settings.target_bpw)
 
     def scaled(scale: float) -> Steps:
-        return fixed | {name: step * scale for name, step in free.items()}
+        return fixed | {name: guess * scale * source.unit_step for name, source in free.items()}
 
     target = settings.target_bpw
     for _ in range(_ATTEMPTS):
@@ -103,7 +99,6 @@ def fit(
 
 def _fixed_steps(
     sources: Mapping[str, Source],
-    probes: Mapping[str, Probe],
     settings: Settings,
     forecast: Forecast,
 ) -> Steps:
@@ -113,10 +108,23 @@ def _fixed_steps(
         bits = settings.bits(name)
         if bits is None:
             continue
-        step, weights = probes[name].step, source.weights.size
+        step, weights = _guess([source], bits) * source.unit_step, source.weights.size
 
         def rate(scale: float, name: str = name, step: float = step, n: int = weights) -> float:
             return 8 * forecast.bytes({name: step * scale})[name] / n
 
         steps[name] = step * solve_scale(rate, bits, _SEARCH_TOLERANCE * bits)
     return steps
+
+
+def _guess(sources: Iterable[Source], bits: float) -> float:
+    """About the factor of all unit steps that costs `bits` a weight.
+
+    n = 2 q + z of deviation sigma has log2(sigma) + 2.05 bits where sigma is large.
+    """
+    octaves, weights = 0.0, 0
+    for source in sources:
+        size = source.weights.size
+        octaves += size * math.log2((float(source.weights.std()) or 1.0) / source.unit_step)
+        weights += size
+    return 2.0 ** (octaves / max(weights, 1) + 2.05 - bits)

@@ -21,9 +21,9 @@ Float32 = NDArray[np.float32]
 # What is added to the moments' diagonals, of their mean, at a bit a weight. Coarse steps move
 # the model out of the reach of second-order terms, and it then matters that no direction is
 # taken for free (docs/MEASUREMENTS.md).
-_INPUT_DAMPING = 0.12
-_OUTPUT_DAMPING = 0.4
-_TOKEN_DAMPING = 0.03  # of the tokens' importance: calibration saw few of the rare ones
+_INPUT_DAMPING = 0.2
+_OUTPUT_DAMPING = 0.6
+_TOKEN_DAMPING = 0.02  # of the tokens' importance: calibration saw few of the rare ones
 
 
 def is_coded(name: str, settings: Settings) -> bool:

@@ -42,19 +42,19 @@ def as_panels(tensors, largest):
         panels[name] = decoded[name] = tensor
         if is_matrix(name):
             matrix = tensor.T if is_embedding(name) else tensor  # [K, N]
-            steps = np.abs(matrix).max(axis=1) / largest  # [K]
-            integers = np.rint(matrix / steps[:, None]).astype(np.int16)
-            panels[name] = PanelMatrix.from_blocks(matrix.shape, steps, blocks(integers))
-            weights = integers * panels[name].row_steps[:, None]
+            steps = np.abs(matrix).max(axis=0) / largest  # [N]
+            integers = np.rint(matrix / steps).astype(np.int16)
+            panels[name] = PanelMatrix.from_blocks(matrix.shape, blocks(integers, steps))
+            weights = integers * panels[name].column_steps
             decoded[name] = weights.T if is_embedding(name) else weights
     return panels, decoded
 
 
-def blocks(integers, width=100):
+def blocks(integers, steps, width=100):
     """A matrix's columns in blocks, as a codec delivers them."""
     for start in range(0, integers.shape[1], width):
         stop = min(start + width, integers.shape[1])
-        yield slice(start, stop), integers[:, start:stop]
+        yield slice(start, stop), integers[:, start:stop], steps[start:stop]
 
 
 def float64(tensors):

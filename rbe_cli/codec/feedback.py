@@ -1,9 +1,12 @@
-"""LDLQ error feedback (Chee et al. 2023, QuIP; the same as GPTQ, Frantar et al. 2022).
+"""Error feedback: weights not yet written make up for the errors of those already written.
 
-H = X^T X of a layer's inputs is factored as L D L^T, L unit lower triangular. Rows are
-quantised from the last to the first; each row's target is its weight plus the errors of
-the rows already written, weighted by L, which leaves sum_i D_i (t_i - w_i)^2 as the
-output's squared error.
+The model's loss grows by tr(E^T H E G) / 2 when a matrix errs by E: H is the second moment of
+its inputs, G that of the loss's gradient with respect to its outputs (a Kronecker factored
+Fisher matrix; Martens and Grosse 2015; for rounding, Tseng et al. 2025, arXiv 2505.22988).
+With H = L D L^T and G = M C M^T, L and M unit lower triangular, the loss is
+sum_ij D_i C_j (t_ij - w_ij)^2 if each weight's target t adds to it the errors of the weights
+already written: the rows below by L, and in all these rows the columns before by M. With G
+the identity this is LDLQ (Chee et al. 2023) and GPTQ (Frantar et al. 2022).
 """
 
 from dataclasses import dataclass
@@ -11,23 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec import scales
 from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, entropy_tables
-from rbe_cli.codec.trellis import STATES, quantise_row
+from rbe_cli.codec.geometry import SEGMENT, trellis_order
+from rbe_cli.codec.trellis import STATES, quantise_segment
 from rbe_cli.jit import jit
 
 Float32 = NDArray[np.float32]
-DAMPING = 0.01  # of H's mean diagonal, added to it
 RATE_WEIGHT = 0.25  # lambda: squared steps that a bit is worth to the Viterbi search
 _ROWS = 64  # rows quantised between two matrix products
+_NONE = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
-class Feedback:
+class InputFactor:
     """H's factors in the order of quantisation.
 
     Attributes:
         order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
-        lower: float32 `[K, K]`, L in that order.
+        lower: float32 `[K, K]`, L in that order; `[0, 0]` where H is the identity.
         diagonal: float32 `[K]`, D in that order.
         damping: what was added to H's diagonal.
     """
@@ -38,104 +43,162 @@ class Feedback:
     damping: float
 
     @classmethod
-    def from_hessian(cls, hessian: Float32) -> "Feedback":
-        """Factor H + DAMPING mean(diag H) I; `hessian` is symmetric, float32 `[K, K]`."""
-        order = np.argsort(np.diag(hessian), kind="stable")
-        damped = hessian[np.ix_(order, order)].astype(np.float64)
-        damping = DAMPING * (float(np.mean(np.diag(damped))) or 1.0)
-        damped[np.diag_indices_from(damped)] += damping
+    def identity(cls, rows: int) -> "InputFactor":
+        """Of inputs that are uncorrelated and of variance 1."""
+        return cls(np.arange(rows), _NONE, np.ones(rows, np.float32), 0.0)
+
+    @classmethod
+    def from_moment(cls, moment: Float32, damping: float) -> "InputFactor":
+        """Factor H + damping mean(diag H) I; `moment` is symmetric, float32 `[K, K]`."""
+        order = np.argsort(np.diag(moment), kind="stable")
+        damped, added = _damped(moment[np.ix_(order, order)], damping)
         cholesky = np.linalg.cholesky(damped)
         root = np.diag(cholesky)
         lower = (cholesky / root).astype(np.float32)
-        return cls(order, lower, (root**2).astype(np.float32), damping)
+        return cls(order, lower, (root**2).astype(np.float32), added)
 
     def output_power(self, change: Float32) -> float:
         """tr(C^T H C), the mean squared output, summed over outputs, of inputs times C `[K, N]`."""
-        transformed = self.lower.T @ change[self.order]  # [K, N]
-        power = np.einsum("kn,kn,k->", transformed, transformed, self.diagonal, dtype=np.float64)
-        return float(power) - self.damping * float(np.sum(change**2, dtype=np.float64))
+        ordered = change[self.order]
+        transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
+        rows = np.einsum("kn,kn->k", transformed, transformed)
+        power = float(rows.astype(np.float64) @ self.diagonal)
+        return power - self.damping * float(np.einsum("kn,kn->", change, change))
+
+
+@dataclass(frozen=True)
+class OutputFactor:
+    """G's factors for the columns of a block, in the trellis's order.
+
+    Attributes:
+        mixing: float32 `[B, B]`, M transposed: row j holds what column j's error adds to the
+            later columns' targets; `[0, 0]` where G is diagonal. Columns of a segment are not
+            mixed: they are written together.
+        diagonal: float32 `[B]`, C.
+    """
+
+    mixing: Float32
+    diagonal: Float32
+
+    @classmethod
+    def identity(cls, columns: int) -> "OutputFactor":
+        """Of outputs that all matter alike."""
+        return cls(_NONE, np.ones(columns, np.float32))
+
+    @classmethod
+    def from_importance(cls, importance: NDArray[np.float64]) -> "OutputFactor":
+        """Of a diagonal G, positive, `[B]`."""
+        return cls(_NONE, importance[trellis_order(len(importance))].astype(np.float32))
+
+    @classmethod
+    def from_moment(cls, moment: Float32, damping: float) -> "OutputFactor":
+        """Factor G + damping mean(diag G) I; `moment` is symmetric, float32 `[B, B]`."""
+        # The first column to be written is eliminated last: G is factored back to front.
+        order = trellis_order(len(moment))[::-1]
+        cholesky = np.linalg.cholesky(_damped(moment[np.ix_(order, order)], damping)[0])
+        mixing = np.zeros_like(cholesky)
+        diagonal = np.empty(len(order))
+        for stop in range(len(order), 0, -SEGMENT):
+            part = slice(max(0, stop - SEGMENT), stop)
+            corner = cholesky[part, part]
+            diagonal[part] = np.sum(corner**2, axis=1)
+            mixing[stop:, part] = np.linalg.solve(corner.T, cholesky[stop:, part].T).T
+        front_to_back = np.ascontiguousarray(mixing[::-1, ::-1], np.float32)
+        return cls(front_to_back, diagonal[::-1].astype(np.float32))
+
+
+def _damped(moment: Float32, damping: float) -> tuple[NDArray[np.float64], float]:
+    """The moment with `damping` times its mean diagonal added, in float64; and what was added."""
+    damped = moment.astype(np.float64)
+    added = damping * (float(np.mean(np.diag(damped))) or 1.0)
+    damped[np.diag_indices_from(damped)] += added
+    return damped, added
 
 
 @jit()
 def _quantise_rows(
-    targets: Float32,
-    errors: Float32,
+    weights: Float32,
+    carried: Float32,
     lower: Float32,
-    step: float,
+    mixing: Float32,
     column_levels: NDArray[np.int16],
     rate_weight: float,
     bits: Float32,
     shift: NDArray[np.int64],
-    row_levels: NDArray[np.int16],
+    errors: Float32,
     out: NDArray[np.int32],
 ) -> None:
-    """Quantise `[rows, B]` from the last row to the first.
+    """Quantise `[rows, B]` from the last row to the first, in units of the columns' steps.
 
-    `targets` holds the weights plus the feedback of rows outside; `errors` holds the
-    weights and becomes their errors.
+    `carried` holds the feedback of the rows outside, `lower` L among these rows. `errors`
+    receives weights minus integers.
     """
-    rows, width = targets.shape
-    choices = np.empty((width, 4), np.int32)
-    decisions = np.empty((width, STATES), np.uint8)
-    target = np.empty(width, np.float32)
+    rows, width = weights.shape
+    choices = np.empty((SEGMENT, 4), np.int32)
+    decisions = np.empty((SEGMENT, STATES), np.uint8)
+    feedback = np.empty(width, np.float32)  # of the rows below
+    target = np.empty(width, np.float32)  # with that of the columns before, too
     inverse_scale = np.empty(width, np.float32)
-    inverse_step = np.float32(1.0 / step)
     for k in range(width):
         inverse_scale[k] = 2.0 ** (-column_levels[k] / LEVELS_PER_OCTAVE)
     for i in range(rows - 1, -1, -1):
-        target[:] = targets[i]
-        for j in range(i + 1, rows):
-            factor = lower[j, i]
-            for k in range(width):
-                target[k] += factor * errors[j, k]
+        feedback[:] = carried[i]
+        if lower.size > 0:
+            for j in range(i + 1, rows):
+                factor = lower[j, i]
+                for k in range(width):
+                    feedback[k] += factor * errors[j, k]
         power = 0.0
         for k in range(width):
-            target[k] *= inverse_step
+            target[k] = weights[i, k] + feedback[k]
             power += np.float64(target[k] * inverse_scale[k]) ** 2
-        level = LEVELS_PER_OCTAVE * 0.5 * np.log2(max(power / width, 1e-12))
-        row_levels[i] = np.int16(np.rint(level))
-        quantise_row(
-            target, row_levels[i], column_levels, rate_weight,
-            bits, shift, choices, decisions, out[i],
-        )  # fmt: skip
-        for k in range(width):
-            errors[i, k] -= np.float32(step) * np.float32(out[i, k])
+        row_level = int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(max(power / width, 1e-12))))
+        state = 0
+        for first in range(0, width, SEGMENT):
+            last = min(first + SEGMENT, width)
+            state = quantise_segment(
+                target[first:last], row_level, column_levels[first:last], rate_weight,
+                bits, shift, choices, decisions, out[i, first:last], state,
+            )  # fmt: skip
+            for k in range(first, last):
+                errors[i, k] = weights[i, k] - np.float32(out[i, k])
+                if mixing.size > 0:
+                    factor = feedback[k] + errors[i, k]
+                    for later in range(last, width):
+                        target[later] += factor * mixing[k, later]
 
 
 def quantise(
-    weights: Float32,
-    feedback: Feedback | None,
-    step: float,
-    column_levels: NDArray[np.int16],
-) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    weights: Float32, step_levels: NDArray[np.int16], step: float, inputs: InputFactor,
+    outputs: OutputFactor,
+) -> NDArray[np.int32]:  # fmt: skip
     """Write a block of weights as trellis integers.
 
     Args:
-        weights: float32 `[K, B]`.
-        feedback: of the layer's inputs; None quantises each row by itself.
-        step: the quantiser's step, in the weights' units.
-        column_levels: int16 `[B]`, log-scales of the columns in the entropy model.
+        weights: float32 `[K, B]`, columns in the trellis's order.
+        step_levels: int16 `[B]`, the columns' steps over `step`, in eighths of an octave.
+        step: of the quantiser, in the weights' units.
+        inputs, outputs: what an error costs.
 
     Returns:
-        The integers, int32 `[K, B]`, and the rows' levels, int16 `[K]`, taken from the
-        targets that were quantised.
+        int32 `[K, B]`, columns in the trellis's order.
     """
     tables = entropy_tables()
-    order = feedback.order if feedback else np.arange(len(weights))
-    lower = feedback.lower if feedback else None
-    errors = np.ascontiguousarray(weights[order])
-    targets = errors.copy()
+    steps = scales.steps(step, step_levels)  # [B]
+    scaled = weights[inputs.order] / steps
+    mixing = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
+    levels = scales.column_levels(scaled)
+    carried = np.zeros_like(scaled)
+    errors = np.empty_like(scaled)
     integers = np.empty(weights.shape, np.int32)
-    levels = np.empty(len(weights), np.int16)
-    nothing = np.zeros((_ROWS, _ROWS), np.float32)
+    lower = inputs.lower
     for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
         part = slice(start, min(start + _ROWS, len(weights)))
-        inner = nothing if lower is None else np.ascontiguousarray(lower[part, part])
+        inner = np.ascontiguousarray(lower[part, part])
         _quantise_rows(
-            targets[part], errors[part], inner, step, column_levels, RATE_WEIGHT,
-            tables.bits, tables.shift, levels[part], integers[part],
+            scaled[part], carried[part], inner, mixing, levels, RATE_WEIGHT,
+            tables.bits, tables.shift, errors[part], integers[part],
         )  # fmt: skip
-        if lower is not None and start:
-            targets[:start] += lower[part, :start].T @ errors[part]
-    natural = np.argsort(order)
-    return integers[natural], levels[natural]
+        if lower.size and start:
+            carried[:start] += lower[part, :start].T @ errors[part]
+    return integers[np.argsort(inputs.order)]

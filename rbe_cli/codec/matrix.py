@@ -1,15 +1,15 @@
 """A weight matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
 
-weight[k, n] = step * integers[k, n]. The columns are cut into blocks that encode and
-decode independently of each other; `column_blocks` is the one place that says where.
-The bytes of a matrix (codec `ectcq`, version 1, little-endian):
+weight[k, n] = step * 2 ** (step_levels[n] / 8) * integers[k, n]. The columns are cut into
+blocks (codec/geometry.py) that encode and decode independently of each other. The bytes
+of a matrix (codec `ectcq`, version 1, little-endian):
 
     step             float32
     word counts      uint32 [blocks]
     for each block:
-        scale models int16 [2, 2]   (mean, level) of its row levels, then of its column levels
+        scale models int16 [3, 2]   (mean, level) of its row, column and step levels
         lane states  uint32 [32]
-        words        uint16 [word count]   row levels, column levels, weights (codec/rans.py)
+        words        uint16 [word count]   row, column and step levels, weights (codec/rans.py)
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import rans, scales
-from rbe_cli.codec.feedback import Feedback, quantise
+from rbe_cli.codec.entropy_model import MAX_INTEGER
+from rbe_cli.codec.feedback import InputFactor, OutputFactor, quantise
+from rbe_cli.codec.geometry import column_blocks, trellis_order
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
-MAX_COLUMNS = 1024  # of a block
-_BLOCK_HEADER = 4 * 2 + 4 * rans.LANES
-
-
-def column_blocks(columns: int) -> list[slice]:
-    """The fewest blocks of at most `MAX_COLUMNS` columns, their widths equal within one."""
-    count = -(-columns // MAX_COLUMNS)
-    return [slice(i * columns // count, (i + 1) * columns // count) for i in range(count)]
+_BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,9 @@ class HybridBlock:
     """All rows of some columns.
 
     Attributes:
-        scale_models: int16 `[2, 2]`, the entropy model of the row and of the column levels.
+        scale_models: int16 `[3, 2]`, the entropy models of row, column and step levels.
         states: uint32 `[32]`, the decoder's initial lane states.
-        words: uint16, the entropy-coded row levels, column levels and integers.
+        words: uint16, the entropy-coded levels and integers.
     """
 
     scale_models: NDArray[np.int16]
@@ -54,7 +49,7 @@ class HybridBlock:
 
 @dataclass(frozen=True)
 class EncodedMatrix:
-    """A matrix `[K inputs, N outputs]` of integers times one step, as hybrid blocks."""
+    """A matrix `[K inputs, N outputs]` of integers times steps, as hybrid blocks."""
 
     shape: tuple[int, int]
     step: float
@@ -93,42 +88,61 @@ class EncodedMatrix:
             raise PayloadError("a matrix's blocks do not fill its bytes")
         blocks = []
         for size in words:
-            models = np.frombuffer(data, "<i2", 4, start).reshape(2, 2)
-            states = np.frombuffer(data, "<u4", rans.LANES, start + 8)
+            models = np.frombuffer(data, "<i2", 6, start).reshape(3, 2)
+            states = np.frombuffer(data, "<u4", rans.LANES, start + 12)
             blocks.append(
                 HybridBlock(models, states, np.frombuffer(data, "<u2", size, start + _BLOCK_HEADER))
             )
             start += _BLOCK_HEADER + 2 * size
         return cls(shape, step, tuple(blocks))
 
-    def decode_block(self, index: int) -> NDArray[np.int16]:
-        """Integers of one block, int16 `[K, columns]`.
+    def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
+        """Integers of one block, int16 `[K, B]`, and the steps of its columns, float32 `[B]`.
 
         Raises:
-            PayloadError: the words are not exactly the block.
+            PayloadError: the words are not exactly the block, or a step is not a number.
         """
         columns = column_blocks(self.shape[1])[index]
         block = self.blocks[index]
-        shape = (self.shape[0], columns.stop - columns.start)
-        return rans.decode(block.states, block.words, block.scale_models, shape)[0]
+        order = trellis_order(columns.stop - columns.start)
+        integers, _, _, levels = rans.decode(
+            block.states, block.words, block.scale_models, order, (self.shape[0], order.size)
+        )
+        steps = np.empty(order.size, np.float32)
+        with np.errstate(over="ignore"):
+            steps[order] = scales.steps(self.step, levels)
+        if not np.isfinite(steps * np.float32(MAX_INTEGER)).all():
+            raise PayloadError("a matrix's steps are too large")
+        return integers, steps
 
-    def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16]]]:
-        """(columns, integers) of each block in turn."""
+    def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
+        """(columns, integers, steps) of each block in turn."""
         for index, columns in enumerate(column_blocks(self.shape[1])):
-            yield columns, self.decode_block(index)
+            yield columns, *self.decode_block(index)
 
     def decode(self) -> Float32:
         """The whole matrix as float32 `[K, N]`."""
         out = np.empty(self.shape, np.float32)
-        for columns, integers in self.decoded_blocks():
-            np.multiply(integers, np.float32(self.step), out=out[:, columns])
+        for columns, integers, steps in self.decoded_blocks():
+            np.multiply(integers, steps, out=out[:, columns])
         return out
 
 
-def encode_block(weights: Float32, feedback: Feedback | None, step: float) -> HybridBlock:
-    """Quantise and code the weights of one block, float32 `[K, B]`."""
-    columns = scales.column_levels(weights)
-    integers, rows = quantise(weights, feedback, step, columns)
-    models = np.array([scales.scale_model(rows), scales.scale_model(columns)], np.int16)
-    states, words = rans.encode(integers, rows, columns, models)
+def encode_block(
+    weights: Float32, step: float, inputs: InputFactor, outputs: OutputFactor, unit: float = 1.0
+) -> HybridBlock:
+    """Quantise and code the weights of one block, float32 `[K, B]`.
+
+    Args:
+        weights: columns in their places.
+        step: of the columns whose C is `unit`.
+        inputs, outputs: what an error costs.
+        unit: see `step`.
+    """
+    ordered = weights[:, trellis_order(weights.shape[1])]
+    steps = scales.step_levels(outputs.diagonal, unit)
+    integers = quantise(ordered, steps, step, inputs, outputs)
+    rows, columns = scales.integer_levels(integers)
+    models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
+    states, words = rans.encode(integers, rows, columns, steps, models)
     return HybridBlock(models, states, words)

@@ -3,8 +3,8 @@
 32 lanes code 32 rows side by side, walking along the columns; each lane has its own
 32-bit state and trellis state, and all share one stream of 16-bit words, read in lane
 order. A decoder can therefore run the lanes in vector registers. The stream holds the
-block's row levels, its column levels, then the weights, so that one flush of the states
-pays for all three.
+levels of the block's rows, of its columns and of their steps, then the weights, so that one
+flush of the states pays for all of them. Columns come in the trellis's order throughout.
 """
 
 import numpy as np
@@ -86,6 +86,7 @@ def _encode(
     values: NDArray[np.int32],
     rows: Levels,
     columns: Levels,
+    steps: Levels,
     scale_models: NDArray[np.int16],
     tables: EntropyTables,
     states: States,
@@ -116,7 +117,7 @@ def _encode(
                     words,
                     position,
                 )
-    for scales, kind in ((columns, 1), (rows, 0)):
+    for scales, kind in ((steps, 2), (columns, 1), (rows, 0)):
         mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
         for i in range(scales.shape[0] - 1, -1, -1):
             position = _put(states, i % LANES, scales[i] - mean, level, 0, tables, words, position)
@@ -175,13 +176,18 @@ def _decode(
     states: States,
     scale_models: NDArray[np.int16],
     tables: EntropyTables,
+    order: NDArray[np.int64],
     rows: Levels,
     columns: Levels,
+    steps: Levels,
     values: NDArray[np.int16],
 ) -> int:
-    """Fill `rows`, `columns` and `values`; returns the position after the last word read."""
+    """Fill `rows`, `columns`, `steps` and `values`; returns the position after the last word.
+
+    `order` is where the columns of `values` go; the levels stay as they are coded.
+    """
     position = 0
-    for scales, kind in ((rows, 0), (columns, 1)):
+    for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
         mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
         for i in range(scales.shape[0]):
             q, position = _get(states, i % LANES, level, 0, tables, words, position)
@@ -197,51 +203,66 @@ def _decode(
                 level = _level_index(np.int64(rows[i]) + columns[j])
                 z = state_offset(trellis[lane])
                 q, position = _get(states, lane, level, z, tables, words, position)
-                values[i, j] = 2 * q + z
+                values[i, order[j]] = 2 * q + z
                 trellis[lane] = next_state(trellis[lane], q)
     return position
 
 
 def encode(
     values: NDArray[np.int32],
-    rows: NDArray[np.int16],
-    columns: NDArray[np.int16],
+    rows: Levels,
+    columns: Levels,
+    steps: Levels,
     scale_models: NDArray[np.int16],
-) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+) -> tuple[NDArray[np.uint32], Words]:
     """Code a block.
 
     Args:
         values: int32 `[K, B]`, each row a path of the trellis from state 0.
         rows, columns: int16 `[K]` and `[B]`, levels whose sum selects a weight's table.
-        scale_models: int16 `[2, 2]`, (mean, level) of the model for rows and for columns.
+        steps: int16 `[B]`.
+        scale_models: int16 `[3, 2]`, (mean, level) of the model for rows, columns and steps.
 
     Returns:
         The lanes' states, uint32 `[32]`, and the words, uint16, in the decoder's order.
     """
     tables = entropy_tables()
-    bound = 3 * (values.size + rows.size + columns.size)
+    bound = 3 * (values.size + rows.size + columns.size + steps.size)
     words = np.empty(bound, np.uint16)
     states = np.full(LANES, _LOW, np.int64)
-    position = _encode(values, rows, columns, scale_models, tables, states, words)
+    position = _encode(values, rows, columns, steps, scale_models, tables, states, words)
     return states.astype(np.uint32), words[position:].copy()
 
 
 def decode(
     states: NDArray[np.uint32],
-    words: NDArray[np.uint16],
+    words: Words,
     scale_models: NDArray[np.int16],
+    order: NDArray[np.int64],
     shape: tuple[int, int],
-) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
-    """The inverse of `encode`: (values int16 `[K, B]`, rows `[K]`, columns `[B]`).
+) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
+    """The inverse of `encode`.
+
+    Args:
+        states, words, scale_models: the coded block.
+        order: int64 `[B]`, the column that each column along the trellis goes to.
+        shape: (K, B).
+
+    Returns:
+        The values, int16 `[K, B]`, columns in their places; the levels of rows, columns and
+        steps, in the trellis's order.
 
     Raises:
         PayloadError: the words are not exactly the coded block.
     """
     tables = entropy_tables()
     rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
+    steps = np.empty(shape[1], np.int16)
     values = np.empty(shape, np.int16)
     running = states.astype(np.int64)
-    position: int = _decode(words, running, scale_models, tables, rows, columns, values)
+    position: int = _decode(
+        words, running, scale_models, tables, order, rows, columns, steps, values
+    )
     if position != words.size or not (running == _LOW).all():
         raise PayloadError("a block's entropy-coded words do not end where its weights do")
-    return values, rows, columns
+    return values, rows, columns, steps

@@ -16,7 +16,8 @@ from rbe_cli.codec.entropy_model import (
     entropy_tables,
     level_shift,
 )
-from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, column_blocks
+from rbe_cli.codec.geometry import column_blocks, trellis_order
+from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock
 from rbe_cli.errors import PayloadError
 
 LANES = 32
@@ -76,19 +77,23 @@ class _Lanes:
             raise PayloadError("a block's words do not end where its weights do")
 
 
-def decode_block(block: HybridBlock, shape: tuple[int, int]) -> NDArray[np.int16]:
-    """Integers of one block, int16 `[K, B]`.
+def decode_block(
+    block: HybridBlock, shape: tuple[int, int]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Integers of one block, int16 `[K, B]`, and the levels of its columns' steps, int16 `[B]`.
 
     Raises:
         PayloadError: the words are not exactly the block.
     """
     rows, columns = shape
     lanes = _Lanes(block.states, block.words)
-    (row_mean, row_model), (column_mean, column_model) = block.scale_models.tolist()
-    row_levels = [row_mean + lanes.integer(i % LANES, row_model, 0) for i in range(rows)]
-    column_levels = [
-        column_mean + lanes.integer(j % LANES, column_model, 0) for j in range(columns)
-    ]
+    row_levels, column_levels, step_levels = (
+        [mean + lanes.integer(i % LANES, model, 0) for i in range(count)]
+        for count, (mean, model) in zip(
+            (rows, columns, columns), block.scale_models.tolist(), strict=True
+        )
+    )
+    order = trellis_order(columns).tolist()
     integers = np.empty(shape, np.int64)
     for first in range(0, rows, LANES):
         states = [0] * LANES
@@ -97,10 +102,12 @@ def decode_block(block: HybridBlock, shape: tuple[int, int]) -> NDArray[np.int16
                 lane = i - first
                 z = state_offset(states[lane])
                 q = lanes.integer(lane, row_levels[i] + column_levels[j], z)
-                integers[i, j] = 2 * q + z
+                integers[i, order[j]] = 2 * q + z
                 states[lane] = next_state(states[lane], q)
     lanes.close()
-    return integers.astype(np.int16)
+    natural = np.empty(columns, np.int64)
+    natural[order] = step_levels
+    return integers.astype(np.int16), natural.astype(np.int16)
 
 
 def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
@@ -111,8 +118,9 @@ def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
     """
     rows, columns = matrix.shape
     widths = [part.stop - part.start for part in column_blocks(columns)]
-    integers = [
-        decode_block(block, (rows, width))
-        for block, width in zip(matrix.blocks, widths, strict=True)
-    ]
-    return np.float32(matrix.step) * np.hstack(integers).astype(np.float32)
+    parts = []
+    for block, width in zip(matrix.blocks, widths, strict=True):
+        integers, levels = decode_block(block, (rows, width))
+        steps = np.float32(matrix.step) * np.exp2(levels / np.float32(8))
+        parts.append(integers * steps)
+    return np.hstack(parts)

@@ -1,8 +1,7 @@
-"""The basis part of a block: row and column log-scales, sigma_ij = r_i c_j.
+"""The basis part of a block: log-scales of its rows and columns, and of its columns' steps.
 
-Scales are kept in eighths of an octave, which costs under .001 bit a weight, and serve
-only as the probability model of the entropy coder; they are no step sizes. A row's
-scale is measured while it is quantised (codec/feedback.py), a column's before.
+The probability model of the entropy coder is sigma_ij = r_i c_j, fitted to the integers
+themselves. All scales are kept in eighths of an octave, which costs under .001 bit a weight.
 """
 
 import numpy as np
@@ -10,27 +9,58 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE
 
+Levels = NDArray[np.int16]
 _SWEEPS = 4
 _SPREAD = 6 * LEVELS_PER_OCTAVE  # columns further from the mean are clipped to it
+_INTEGER_NOISE = 0.02  # variance that a row of zeros is taken to have
 
 
-def column_levels(weights: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Log-scales of the columns of `[K, B]`, relative to their mean, int16 `[B]`.
+def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
+    """Log-scales of the rows and columns of `[K, B]`, int16 `[K]` and `[B]`.
 
-    Alternates between the root mean squares of rows and columns, each divided by the
-    other's, which is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian weights.
+    Alternates between the mean squares of rows and columns, each divided by the other's,
+    which is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
+
+    Args:
+        values: whose scales are sought.
+        noise: variance added to each.
     """
-    power = weights.astype(np.float64) ** 2 + 1e-30
-    columns = np.ones(weights.shape[1])
+    power = values.astype(np.float32) ** 2 + np.float32(noise)
+    columns: NDArray[np.floating] = np.ones(values.shape[1], np.float32)
     for _ in range(_SWEEPS):
-        rows = (power / columns).mean(axis=1, keepdims=True)  # [K, 1]
-        columns = (power / rows).mean(axis=0)  # [B]
+        rows = (power @ (1 / columns)) / columns.size  # [K]
+        columns = ((1 / rows) @ power) / rows.size  # [B]
     levels = np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(columns))
-    return np.clip(levels - np.rint(levels.mean()), -_SPREAD, _SPREAD).astype(np.int16)
+    centre = np.rint(levels.mean())
+    levels = np.clip(levels - centre, -_SPREAD, _SPREAD)
+    rows = (power @ np.exp2(-levels / (0.5 * LEVELS_PER_OCTAVE))) / levels.size
+    row_levels = np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(rows))
+    return row_levels.astype(np.int16), levels.astype(np.int16)
 
 
-def scale_model(levels: NDArray[np.int16]) -> tuple[int, int]:
-    """(mean, level) of the entropy model under which the log-scales themselves are coded."""
-    deviation = max(float(levels.std()), 0.3)
+def column_levels(weights: NDArray[np.float32]) -> Levels:
+    """Log-scales of the columns of weights `[K, B]`, relative to their mean, int16 `[B]`."""
+    return fit(weights, 1e-30)[1]
+
+
+def integer_levels(integers: NDArray[np.int32]) -> tuple[Levels, Levels]:
+    """Log-scales of the rows and columns of integers `[K, B]`."""
+    return fit(integers, _INTEGER_NOISE)
+
+
+def step_levels(diagonal: NDArray[np.float32], unit: float) -> Levels:
+    """Log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
+    levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal.astype(np.float64) / unit)
+    return np.rint(levels).astype(np.int16)
+
+
+def steps(step: float, levels: Levels) -> NDArray[np.float32]:
+    """The columns' steps, float32 `[B]`."""
+    return np.float32(step) * np.exp2(levels / np.float32(LEVELS_PER_OCTAVE))
+
+
+def scale_model(levels: Levels) -> tuple[int, int]:
+    """(mean, level) of the entropy model under which log-scales themselves are coded."""
+    deviation = max(float(levels.std()), 1 / 16)
     # The model's integers are even (z = 0): a deviation of 1 is one of 2 in its units.
     return int(np.rint(levels.mean())), int(np.rint(LEVELS_PER_OCTAVE * np.log2(2 * deviation)))

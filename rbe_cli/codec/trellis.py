@@ -43,7 +43,7 @@ def symbol_of(q: int, shift: int) -> int:
 
 
 @jit()
-def quantise_row(
+def quantise_segment(
     target: NDArray[np.float32],
     row_level: int,
     column_levels: NDArray[np.int16],
@@ -53,8 +53,9 @@ def quantise_row(
     choices: NDArray[np.int32],
     decisions: NDArray[np.uint8],
     out: NDArray[np.int32],
-) -> None:
-    """Integers of one row by the Viterbi algorithm, starting in state 0, ending in any.
+    start: int,
+) -> int:
+    """Integers of a stretch of a row by the Viterbi algorithm, ending in any state.
 
     Args:
         target: `[columns]`, weights in units of the step.
@@ -64,10 +65,14 @@ def quantise_row(
         choices: scratch `[columns, 4]`, the best q for each (z, q & 1).
         decisions: scratch `[columns, STATES]`, 1 where the predecessor's top bit is set.
         out: `[columns]`, receives n = 2 q + z.
+        start: the trellis state before the stretch.
+
+    Returns:
+        The state after it.
     """
     columns = target.shape[0]
     metric = np.full(STATES, np.inf)
-    metric[0] = 0.0
+    metric[start] = 0.0
     updated = np.empty(STATES)
     cost = np.empty(4)
     for j in range(columns):
@@ -93,9 +98,10 @@ def quantise_row(
             decisions[j, state] = via_b < via_a
             updated[state] = min(via_a, via_b)
         metric, updated = updated, metric
-    state = int(np.argmin(metric))
+    end = state = int(np.argmin(metric))
     for j in range(columns - 1, -1, -1):
         u = state & 1
         state = (state >> 1) | (decisions[j, state] * (STATES >> 1))
         z = state_offset(state)
         out[j] = 2 * choices[j, 2 * z + ((u ^ state ^ (state >> 2)) & 1)] + z
+    return end

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
-
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec import dense
 from rbe_cli.codec.matrix import EncodedMatrix
@@ -50,8 +48,7 @@ def resident(tensor: StoredTensor) -> Weight:
     try:
         if tensor.codec == "ectcq":
             encoded = EncodedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
-            steps = np.full(shape[0], encoded.step, np.float32)
-            return PanelMatrix.from_blocks(encoded.shape, steps, encoded.decoded_blocks())
+            return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
         values = dense.decode(tensor.data, tensor.shape, tensor.codec)
         return values.T if is_embedding(tensor.name) else values
     except PayloadError as error:

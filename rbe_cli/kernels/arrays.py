@@ -11,3 +11,4 @@ Int64 = NDArray[np.int64]
 Integers = NDArray[np.integer[Any]]
 PanelValues = NDArray[np.integer[Any]]  # uint8 (packed), int8 or int16: `panel.py`
 InPlace = Callable[[Float32], None]
+Scaling = Callable[[Float32, Float32], None]  # (x, grad): scales grad in place

@@ -1,7 +1,8 @@
 """out = x W + bias for a matrix in panels (`panel.py`).
 
-Each panel is one piece of parallel work. Every output is the sum over k in ascending
-order of fused multiply-adds in float32, whatever the number of tokens and of threads.
+Each panel is one piece of parallel work. Every output is a sum over k in ascending
+order of fused multiply-adds in float32, times its step, whatever the number of tokens and
+of threads.
 
 With a few tokens the integers are converted in registers on their way from memory. With
 many, a tile of a panel is converted once into the L1 cache and serves a block of tokens.
@@ -29,29 +30,36 @@ def matmul(
     launch: Launcher,
     x: Float32,
     values: PanelValues,
-    row_steps: Float32,
+    column_steps: Float32,
     bias: Float32,
     out: Float32,
 ) -> None:
-    """x `[tokens, K]`, panels, row_steps `[K]`, bias `[N]` -> out `[tokens, N]`."""
+    """x `[tokens, K]`, panels, column_steps and bias `[N]` -> out `[tokens, N]`."""
     tokens, rows = x.shape
     group = 1 if tokens <= _FEW_TOKENS else _TOKEN_GROUP
-    scaled = np.zeros((-(-tokens // group) * group, padded_rows(rows)), np.float32)
-    np.multiply(x, row_steps, out=scaled[:tokens, :rows])
-    launch(_matmul, tokens * rows * out.shape[1], scaled, values, bias, out)
+    padded = np.zeros((-(-tokens // group) * group, padded_rows(rows)), np.float32)
+    padded[:tokens, :rows] = x
+    launch(_matmul, tokens * rows * out.shape[1], padded, values, column_steps, bias, out)
 
 
 @jit(parallel=True)
-def _matmul(x: Float32, values: PanelValues, bias: Float32, out: Float32) -> None:
+def _matmul(
+    x: Float32, values: PanelValues, column_steps: Float32, bias: Float32, out: Float32
+) -> None:
     for panel in prange(values.shape[0]):
-        _multiply_panel(x, values[panel], bias, panel * values.shape[2], out)
+        _multiply_panel(x, values[panel], column_steps, bias, panel * values.shape[2], out)
 
 
 @jit()
 def _multiply_panel(
-    x: Float32, panel: PanelValues, bias: Float32, first: int, out: Float32
+    x: Float32,
+    panel: PanelValues,
+    column_steps: Float32,
+    bias: Float32,
+    first: int,
+    out: Float32,
 ) -> None:
-    """out[:, first : first + 64] = x panel + bias; x `[tokens', K']` is padded."""
+    """out[:, first : first + 64] = x panel column_steps + bias; x `[tokens', K']` is padded."""
     tokens, width = out.shape[0], panel.shape[1]
     is_packed = panel.shape[0] < x.shape[1]
     columns = min(width, out.shape[1] - first)
@@ -70,7 +78,8 @@ def _multiply_panel(
             _add_block(block, panel, tile, sums)
         for token in range(min(len(block), tokens - start)):
             for n in range(columns):
-                out[start + token, first + n] = sums[token, n] + bias[first + n]
+                step = column_steps[first + n]
+                out[start + token, first + n] = sums[token, n] * step + bias[first + n]
 
 
 @jit()

@@ -1,6 +1,6 @@
 """The resident form of a matrix: integers in panels of 64 columns.
 
-weight[k, n] = row_steps[k] * integer[k, n], K inputs by N outputs. A panel holds 64 columns
+weight[k, n] = column_steps[n] * integer[k, n], K inputs by N outputs. A panel holds 64 columns
 of all K rows, so that a kernel walks down it with the sums of 64 outputs in registers and
 reads memory in one stream. K is padded to a multiple of 8 and N to one of 64, with zeros.
 Integers are stored in the narrowest form that holds the whole matrix:
@@ -48,49 +48,54 @@ class PanelMatrix:
 
     Attributes:
         values: the integers, as above.
-        row_steps: float32 `[K]`.
+        column_steps: float32 `[N]`.
         shape: (K, N).
     """
 
     values: PanelValues
-    row_steps: Float32
+    column_steps: Float32
     shape: tuple[int, int]
 
     @classmethod
     def from_blocks(
         cls,
         shape: tuple[int, int],
-        row_steps: Float32,
-        blocks: Iterable[tuple[slice, Integers]],
+        blocks: Iterable[tuple[slice, Integers, Float32]],
     ) -> "PanelMatrix":
         """Pack integers that arrive block by block.
 
         Args:
             shape: (K, N).
-            row_steps: float32 `[K]`.
-            blocks: columns start:stop and their integers `[K, stop - start]`, within int16.
-                No full-size intermediate is made, unless a later block needs a wider form
-                than those before: then the narrower array lives on while it is copied.
+            blocks: columns start:stop, their integers `[K, stop - start]`, within int16, and
+                their steps `[stop - start]`. No full-size intermediate is made, unless a
+                later block needs a wider form than those before: then the narrower array
+                lives on while it is copied.
         """
         values: PanelValues = np.zeros(panel_shape(shape, np.uint8), np.uint8)
-        for columns, block in blocks:
+        column_steps = np.empty(shape[1], np.float32)
+        for columns, block, steps in blocks:
+            column_steps[columns] = steps
             form = _narrowest_form(block)
             if _LARGEST[form] > _LARGEST[values.dtype]:
                 values = _widen(values, form)
             _store(values, columns.start, block)
-        return cls(values, np.ascontiguousarray(row_steps, dtype=np.float32), shape)
+        return cls(values, column_steps, shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return self.values.nbytes + self.row_steps.nbytes
+        return self.values.nbytes + self.column_steps.nbytes
 
     def columns(self, indices: Int64) -> Float32:
         """Weights of some columns, `[len(indices), K]`."""
         # [n, K'], or [n, K' / 2] where packed
         stored = self.values[indices // PANEL_COLUMNS, :, indices % PANEL_COLUMNS]
         integers = unpack_rows(stored.T)[: self.shape[0]].T  # [n, K]
-        return np.ascontiguousarray(integers * self.row_steps)
+        return np.ascontiguousarray(integers * self.column_steps[indices, None])
+
+    def dense(self) -> Float32:
+        """All weights, `[K, N]`."""
+        return self.integers() * self.column_steps
 
     def integers(self) -> Integers:
         """All integers, `[K, N]` int8 or int16."""

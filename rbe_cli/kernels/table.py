@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from rbe_cli.checkpoint.config import Activation
-from rbe_cli.kernels.arrays import Float32, InPlace, Int64, PanelValues
+from rbe_cli.kernels.arrays import Float32, InPlace, Int64, PanelValues, Scaling
 
 Engine = Literal["fast", "reference"]
 
@@ -17,10 +17,13 @@ class Kernels:
 
     Attributes:
         engine: the name they were loaded by.
-        matmul: (x, values, row_steps, bias, out), for a matrix in panels.
+        matmul: (x, values, column_steps, bias, out), for a matrix in panels.
         layer_norm: (x, gamma, beta, eps, out).
         attention: (qkv, keys, values, rows, starts, scale, out).
         activations: by the config's name, each in place on `[tokens, n_inner]`.
+        layer_norm_backward: (x, gamma, eps, grad, out).
+        attention_backward: (qkv, heads, scale, grad, out), of whole sequences.
+        activations_backward: (x, grad), grad times the derivative at x, in place.
         threads: at most this many compute; None leaves it to numpy.
     """
 
@@ -29,6 +32,9 @@ class Kernels:
     layer_norm: Callable[[Float32, Float32, Float32, float, Float32], None]
     attention: Callable[[Float32, Float32, Float32, Int64, Int64, float, Float32], None]
     activations: Mapping[Activation, InPlace]
+    layer_norm_backward: Callable[[Float32, Float32, float, Float32, Float32], None]
+    attention_backward: Callable[[Float32, int, float, Float32, Float32], None]
+    activations_backward: Mapping[Activation, Scaling]
     threads: int | None
 
 
@@ -46,7 +52,7 @@ def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
 
 
 def _fast(threads: int | None) -> Kernels:
-    from rbe_cli.kernels import activations, attention, layer_norm, matmul
+    from rbe_cli.kernels import activations, attention, layer_norm, matmul, reference
     from rbe_cli.kernels.threads import make_launcher
 
     launch = make_launcher(threads)
@@ -56,6 +62,9 @@ def _fast(threads: int | None) -> Kernels:
         layer_norm=layer_norm.layer_norm,
         attention=partial(attention.attention, launch),
         activations=activations.BY_NAME,
+        layer_norm_backward=layer_norm.layer_norm_backward,
+        attention_backward=reference.attention_backward,  # its time is BLAS's
+        activations_backward=activations.BACKWARD,
         threads=launch.threads,
     )
 
@@ -69,5 +78,8 @@ def _reference() -> Kernels:
         layer_norm=reference.layer_norm,
         attention=reference.attention,
         activations=reference.BY_NAME,
+        layer_norm_backward=reference.layer_norm_backward,
+        attention_backward=reference.attention_backward,
+        activations_backward=reference.BACKWARD,
         threads=None,
     )

@@ -24,12 +24,16 @@ class Attention:
     Args:
         c_attn: `[d, 3 * d]`, queries, keys and values side by side, each head by head.
         c_proj: `[d, d]`.
+        heads: that d is divided into.
         scale: of the scores.
     """
 
-    def __init__(self, c_attn: Linear, c_proj: Linear, scale: float, kernels: Kernels) -> None:
+    def __init__(
+        self, c_attn: Linear, c_proj: Linear, heads: int, scale: float, kernels: Kernels
+    ) -> None:
         self.c_attn = c_attn
         self.c_proj = c_proj
+        self.heads = heads
         self.scale = scale
         self._kernels = kernels
 
@@ -41,3 +45,11 @@ class Attention:
             qkv, cache.keys, cache.values, cache.rows, cache.starts, self.scale, out
         )
         return self.c_proj(out, observe)
+
+    def backward(self, x: Float32, grad: Float32, observe: Observer | None = None) -> Float32:
+        """Gradient `[batch, seq, d]` with respect to x, whole sequences; as `FeedForward`'s."""
+        qkv = self.c_attn(x)  # [batch, seq, 3 * d]
+        grad_qkv = np.empty_like(qkv)
+        mixed = self.c_proj.backward(grad, observe)
+        self._kernels.attention_backward(qkv, self.heads, self.scale, mixed, grad_qkv)
+        return self.c_attn.backward(grad_qkv, observe)

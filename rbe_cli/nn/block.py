@@ -25,3 +25,24 @@ class TransformerBlock:
         x = x + self.attn(self.ln_1(x), cache, observe)
         x += self.mlp(self.ln_2(x), observe)
         return x
+
+    def backward(
+        self, x: Float32, cache: LayerCache, grad: Float32, observe: Observer | None = None
+    ) -> Float32:
+        """Gradient with respect to x of whole sequences, all `[batch, seq, d]`.
+
+        Nothing but x need be kept from the forward pass: the rest is computed again (gradient
+        checkpointing, Chen et al. 2016).
+
+        Args:
+            x: the block's input.
+            cache: an empty one, which is overwritten.
+            grad: with respect to the block's output.
+            observe: sees each linear layer's gradient with respect to its output.
+        """
+        attended = self.ln_1(x)
+        middle = x + self.attn(attended, cache)
+        fed = self.mlp.backward(self.ln_2(middle), grad, observe)
+        grad = grad + self.ln_2.backward(middle, fed)
+        mixed = self.attn.backward(attended, grad, observe)
+        return grad + self.ln_1.backward(x, mixed)

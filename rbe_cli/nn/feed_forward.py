@@ -1,6 +1,8 @@
 """The feed-forward part of a block (Vaswani et al. 2017, section 3.3)."""
 
-from rbe_cli.kernels.arrays import Float32, InPlace
+from rbe_cli.checkpoint.config import Activation
+from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.observer import Observer
 
@@ -11,16 +13,30 @@ class FeedForward:
     Args:
         c_fc: `[d, n_inner]`.
         c_proj: `[n_inner, d]`.
-        activation: works in place on `[tokens, n_inner]`.
+        activation: the config's name.
     """
 
-    def __init__(self, c_fc: Linear, c_proj: Linear, activation: InPlace) -> None:
+    def __init__(
+        self, c_fc: Linear, c_proj: Linear, activation: Activation, kernels: Kernels
+    ) -> None:
         self.c_fc = c_fc
         self.c_proj = c_proj
-        self.activation = activation
+        self._activation = kernels.activations[activation]
+        self._activation_backward = kernels.activations_backward[activation]
 
     def __call__(self, x: Float32, observe: Observer | None = None) -> Float32:
         """`[..., d]` -> `[..., d]`."""
         hidden = self.c_fc(x, observe)  # [..., d] -> [..., n_inner]
-        self.activation(hidden.reshape(-1, hidden.shape[-1]))
+        self._activation(hidden.reshape(-1, hidden.shape[-1]))
         return self.c_proj(hidden, observe)  # [..., n_inner] -> [..., d]
+
+    def backward(self, x: Float32, grad: Float32, observe: Observer | None = None) -> Float32:
+        """Gradient `[..., d]` with respect to x, from the output's; recomputes what lies between.
+
+        `observe` sees each linear layer's gradient with respect to its output.
+        """
+        hidden = self.c_fc(x)  # [..., d] -> [..., n_inner]
+        inner = self.c_proj.backward(grad, observe)  # [..., d] -> [..., n_inner]
+        width = hidden.shape[-1]
+        self._activation_backward(hidden.reshape(-1, width), inner.reshape(-1, width))
+        return self.c_fc.backward(inner, observe)

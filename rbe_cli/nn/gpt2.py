@@ -1,6 +1,6 @@
 """The whole model (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -110,6 +110,28 @@ class Gpt2:
             x = x[:, -1]  # [batch, n_embd]
         return self.head(self.ln_f(x), observe)
 
+    def backward(
+        self, tokens: Int64, states: Sequence[Float32], grad: Float32, observe: Observer
+    ) -> Float32:
+        """Gradient with respect to the sum of the two embeddings.
+
+        Args:
+            tokens: ids `[batch, seq]`, whole sequences.
+            states: the blocks' outputs `[batch, seq, n_embd]`, as an observer of `forward` sees.
+            grad: `[batch, seq, vocab_size]`, with respect to the logits.
+            observe: sees each linear layer's gradient `[tokens, N]` with respect to its output.
+
+        Returns:
+            `[batch, seq, n_embd]`.
+        """
+        batch, seq = tokens.shape
+        x = self.ln_f.backward(states[-1], self.head.backward(grad, observe))
+        inputs = [self.wte(tokens) + self.wpe(np.arange(seq)), *states[:-1]]
+        layer = KVCache(self.config, batch, n_layer=1).layers(np.arange(batch), seq)[0]
+        for block, state in zip(reversed(self.blocks), reversed(inputs), strict=True):
+            x = block.backward(state, layer, x, observe)
+        return x
+
     def linears(self) -> Iterator[Linear]:
         """The linear layers in order of use, the head last."""
         for block in self.blocks:
@@ -132,13 +154,15 @@ class Gpt2:
         attention = Attention(
             self._linear(f"{prefix}.attn.c_attn", tensors),
             self._linear(f"{prefix}.attn.c_proj", tensors),
+            self.config.n_head,
             score_scale(self.config, layer),
             self.kernels,
         )
         feed_forward = FeedForward(
             self._linear(f"{prefix}.mlp.c_fc", tensors),
             self._linear(f"{prefix}.mlp.c_proj", tensors),
-            self.kernels.activations[self.config.activation_function],
+            self.config.activation_function,
+            self.kernels,
         )
         return TransformerBlock(
             self._layer_norm(f"{prefix}.ln_1", tensors),

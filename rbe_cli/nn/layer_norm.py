@@ -25,3 +25,11 @@ class LayerNorm:
         out = np.empty_like(rows)
         self._kernels.layer_norm(rows, self.gamma, self.beta, self.eps, out)
         return out.reshape(x.shape)
+
+    def backward(self, x: Float32, grad: Float32) -> Float32:
+        """Gradient `[..., d]` with respect to x, from that with respect to the output at x."""
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty_like(rows)
+        gradients = np.ascontiguousarray(grad).reshape(rows.shape)
+        self._kernels.layer_norm_backward(rows, self.gamma, self.eps, gradients, out)
+        return out.reshape(x.shape)

@@ -8,7 +8,7 @@ from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.observer import Observer
 
 Weight = Float32 | PanelMatrix
-"""A matrix `[K, N]`: dense float32, or integers in panels with a step for each row."""
+"""A matrix `[K, N]`: dense float32, or integers in panels with a step for each column."""
 
 
 class Linear:
@@ -36,8 +36,15 @@ class Linear:
         out = np.empty((len(tokens), columns), np.float32)
         if isinstance(self.weight, PanelMatrix):
             matrix = self.weight
-            self._kernels.matmul(tokens, matrix.values, matrix.row_steps, self.bias, out)
+            self._kernels.matmul(tokens, matrix.values, matrix.column_steps, self.bias, out)
         else:
             np.matmul(tokens, self.weight, out=out)
             out += self.bias
         return out.reshape(*x.shape[:-1], columns)
+
+    def backward(self, grad: Float32, observe: Observer | None = None) -> Float32:
+        """Gradient `[..., K]` with respect to the input, from `[..., N]`, the output's."""
+        if observe is not None:
+            observe(self.name, grad.reshape(-1, grad.shape[-1]))
+        weight = self.weight
+        return grad @ (weight.dense() if isinstance(weight, PanelMatrix) else weight).T

@@ -138,7 +138,7 @@ def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatr
     values[:, rows:] = 0
     values[-1, :, (columns - 1) % PANEL_COLUMNS + 1 :] = 0
     deviation = _LARGEST / math.sqrt(3)  # of the uniform distribution
-    steps = np.full(rows, 1 / (deviation * math.sqrt(rows)), np.float32)
+    steps = np.full(columns, 1 / (deviation * math.sqrt(rows)), np.float32)
     return PanelMatrix(values, steps, shape)
 
 

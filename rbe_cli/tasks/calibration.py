@@ -1,36 +1,32 @@
-"""The text a compression is calibrated on, and what is measured on it.
+"""The text a compression is calibrated on.
 
-Calibration collects H = X^T X of every linear layer's inputs X. The text is the user's, or
-token files, or by default what the checkpoint itself writes (as in LLM-QAT, Liu et al. 2023,
-section 2.1: a random first token, the rest sampled).
+It is the user's, or token files, or by default what the checkpoint itself writes (as in
+LLM-QAT, Liu et al. 2023, section 2.1: a random first token, the rest sampled).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.engine.session import Session
-from rbe_cli.errors import CheckpointError, UsageError
+from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks.progress import Progress
 from rbe_cli.text.files import read_text_file
+from rbe_cli.text.sampling import sample_rows
 from rbe_cli.text.token_files import read_token_file
 from rbe_cli.text.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int64]
-Float32 = NDArray[np.float32]
 WINDOW = 256  # tokens at most of a calibration sequence
 _HELD_OUT = 8  # one sequence in so many is kept for measuring quality
 _ROWS = 36  # sequences written side by side
-_LANES = 2  # sums of products that grow side by side: fixed, so that results are
 _BATCH_TOKENS = 2048
 _BATCH_LOGITS = 1 << 25  # tokens x vocabulary at most, for memory's sake
 
@@ -118,10 +114,7 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
     sequences[:, 0] = rng.integers(0, config.vocab_size, rows)
     for position in range(1, sequences.shape[1]):
         logits = session.decode(range(rows), sequences[:, position - 1])  # [rows, vocab]
-        # The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
-        exponential = rng.standard_exponential(logits.shape, np.float32)
-        noise = -np.log(np.maximum(exponential, np.float32(1e-30)))
-        sequences[:, position] = np.argmax(logits + noise, axis=-1)
+        sequences[:, position] = sample_rows(logits, rng)
     return sequences
 
 
@@ -134,41 +127,3 @@ def _split(sequences: Sequence[Tokens], samples: int, seed: int, description: st
     held_out = max(1, count // (_HELD_OUT + 1))
     chosen = [usable[i] for i in order[:count]]
     return Calibration(chosen[held_out:], chosen[:held_out], description)
-
-
-def collect_hessians(
-    model: Gpt2, sequences: Sequence[Tokens], executor: Executor, progress: Progress
-) -> dict[str, Float32]:
-    """H = X^T X / tokens of each linear layer's inputs, float32 `[K, K]`, by weight name.
-
-    Raises:
-        CheckpointError: the weights are so large that the inputs or their squares overflow.
-    """
-    groups = list(batches(sequences, model.config.vocab_size))
-    done, one_at_a_time = count(1), Lock()
-    progress("measuring layer inputs", 0, len(groups))
-
-    def sum_products(lane: int) -> dict[str, Float32]:
-        sums: dict[str, Float32] = {}
-
-        def observe(name: str, inputs: Float32) -> None:
-            if name.endswith(".weight"):
-                rows = inputs.reshape(-1, inputs.shape[-1])  # [batch, seq, K] -> [tokens, K]
-                product = rows.T @ rows
-                sums[name] = np.add(sums[name], product, sums[name]) if name in sums else product
-
-        for group in groups[lane::_LANES]:
-            model.forward(group, observe=observe)
-            with one_at_a_time:
-                progress("measuring layer inputs", next(done), len(groups))
-        return sums
-
-    tokens = np.float32(sum(group.size for group in groups))
-    first, *others = executor.map(sum_products, range(_LANES))
-    for other in others:
-        for name, product in other.items():
-            first[name] += product
-    for name, total in first.items():
-        if not np.isfinite(total).all():
-            raise CheckpointError(f"the inputs of {name} overflow: the model cannot be calibrated")
-    return {name: total / tokens for name, total in first.items()}

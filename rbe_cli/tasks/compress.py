@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.names import is_embedding, is_matrix, parameter_count
+from rbe_cli.checkpoint.names import is_embedding, parameter_count
 from rbe_cli.codec import dense
-from rbe_cli.codec.feedback import Feedback
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.geometry import bits_per_weight
 from rbe_cli.container.header import Provenance
@@ -25,11 +25,12 @@ from rbe_cli.engine.warm_up import compile_steps, warm_up
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.tasks import calibration, sensitivity
+from rbe_cli.tasks import calibration, moments
 from rbe_cli.tasks.encoding import Source
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import fit
 from rbe_cli.tasks.memory import peak_rss_bytes
+from rbe_cli.tasks.metric import is_coded, make_sources
 from rbe_cli.tasks.progress import Progress, no_progress
 from rbe_cli.tasks.settings import Settings
 
@@ -121,11 +122,10 @@ def compress(
     warm_up(model, progress)
     compile_steps("compiling the encoder (first run only)", [_encode_anything], progress)
     text = _calibrate(checkpoint, model, options, executor, progress)
-    sources = _sources(model, tensors, settings, text, executor, progress)
     stored = {
         name: _store_dense(name, tensor, settings)
         for name, tensor in tensors.items()
-        if name not in sources
+        if not is_coded(name, settings)
     }
     tokenizer = checkpoint.tokenizer_json
     tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
@@ -142,8 +142,13 @@ def compress(
         )
         return bits_per_weight(checkpoint.config, file_bytes, tokenizer_bytes or 0)
 
-    probes = sensitivity.measure(model, tensors, sources, text.used, executor, progress)
-    encoded = fit(sources, probes, settings, size, executor, progress)
+    found = moments.collect(model, text.used, options.seed, executor, progress)
+    coded = sum(tensor.size for name, tensor in tensors.items() if name not in stored)
+    left = settings.target_bpw * parameter_count(checkpoint.config) - 8 * sum(
+        len(tensor.data) for tensor in stored.values()
+    )
+    sources = make_sources(tensors, found, settings, left / max(coded, 1), executor)
+    encoded = fit(sources, settings, size, executor, progress)
 
     decoded: dict[str, Float32] = {}
     reports = []
@@ -183,7 +188,8 @@ def compress(
 
 def _encode_anything() -> None:
     """Run the encoder and the decoder once, on one weight."""
-    block = encode_block(np.ones((1, 1), np.float32), None, 1.0)
+    inputs, outputs = InputFactor.identity(1), OutputFactor.identity(1)
+    block = encode_block(np.ones((1, 1), np.float32), 1.0, inputs, outputs)
     EncodedMatrix((1, 1), 1.0, (block,)).decode()
 
 
@@ -202,28 +208,6 @@ def _calibrate(
     return calibration.from_model(model, samples, seed, executor, progress)
 
 
-def _sources(
-    model: Gpt2,
-    tensors: Mapping[str, Float32],
-    settings: Settings,
-    text: calibration.Calibration,
-    executor: Executor,
-    progress: Progress,
-) -> dict[str, Source]:
-    """The matrices to encode, each as the right factor of its product."""
-    hessians = calibration.collect_hessians(model, text.used, executor, progress)
-    sources = {}
-    for name, tensor in tensors.items():
-        hessian = hessians.pop(name, None)
-        if not is_matrix(name) or settings.codec(name) != "ectcq":
-            continue
-        weights = np.ascontiguousarray(tensor.T) if is_embedding(name) else tensor
-        # An embedding that is not the head is no factor of any product.
-        feedback = None if hessian is None else Feedback.from_hessian(hessian)
-        sources[name] = Source(weights, feedback)
-    return sources
-
-
 def _store_dense(name: str, tensor: Float32, settings: Settings) -> StoredTensor:
     asked = settings.codec(name)
     codec = dense.choose(tensor) if asked == "ectcq" else asked
@@ -237,10 +221,10 @@ def _report(
 ) -> TensorReport:
     norm = float(np.linalg.norm(tensor))
     output_error = None
-    if source is not None and source.feedback is not None:
+    if source is not None:
         change = tensor - decoded
         change = change.T if is_embedding(stored.name) else change
-        power = source.feedback.output_power
+        power = source.inputs.output_power
         error = power(change) / max(power(source.weights), 1e-30)
         output_error = float(np.sqrt(max(error, 0.0)))
     return TensorReport(

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.feedback import Feedback
-from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, column_blocks, encode_block
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.geometry import column_blocks, trellis_order
+from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
 
 Float32 = NDArray[np.float32]
 _SAMPLE_COLUMNS = 64
@@ -20,27 +22,47 @@ class Source:
 
     Attributes:
         weights: float32 `[K inputs, N outputs]`.
-        feedback: of its inputs; None if each row stands for itself.
+        inputs: what an error costs by its row.
+        outputs: what it costs by its column, for each column block.
     """
 
     weights: Float32
-    feedback: Feedback | None = None
+    inputs: InputFactor
+    outputs: tuple[OutputFactor, ...]
+
+    @cached_property
+    def unit(self) -> float:
+        """The columns' geometric mean of C."""
+        logs = [np.log(factor.diagonal.astype(np.float64)) for factor in self.outputs]
+        return float(np.exp(np.mean(np.concatenate(logs))))
+
+    @cached_property
+    def unit_step(self) -> float:
+        """The step of a column of C = `unit` at which a weight's error costs a set amount."""
+        return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal, dtype=np.float64)))
 
 
 def encode_all(
     sources: Mapping[str, Source], steps: Mapping[str, float], executor: Executor
 ) -> Iterator[tuple[str, EncodedMatrix]]:
-    """(name, encoded) of each source in turn; blocks of several matrices run side by side."""
+    """(name, encoded) of each source in turn; blocks of several matrices run side by side.
+
+    Args:
+        sources: the matrices.
+        steps: of each matrix's columns of C = `unit`.
+        executor: runs the blocks.
+    """
     futures: dict[str, list[Future[HybridBlock]]] = {}
     for name, source in sources.items():
+        blocks = column_blocks(source.weights.shape[1])
         futures[name] = [
-            executor.submit(_encode_columns, source, columns, steps[name])
-            for columns in column_blocks(source.weights.shape[1])
+            executor.submit(_encode_columns, source, columns, outputs, steps[name])
+            for columns, outputs in zip(blocks, source.outputs, strict=True)
         ]
     for name, source in sources.items():
-        blocks = tuple(future.result() for future in futures.pop(name))
+        encoded = tuple(future.result() for future in futures.pop(name))
         rows, columns = source.weights.shape
-        yield name, EncodedMatrix((rows, columns), float(np.float32(steps[name])), blocks)
+        yield name, EncodedMatrix((rows, columns), float(np.float32(steps[name])), encoded)
 
 
 def sampled_bits(
@@ -50,14 +72,25 @@ def sampled_bits(
 
     def bits(name: str) -> float:
         source = sources[name]
-        columns = source.weights.shape[1]
+        rows, columns = source.weights.shape
         chosen = np.linspace(0, columns - 1, min(columns, _SAMPLE_COLUMNS)).astype(np.int64)
-        block = _encode_columns(source, chosen, steps[name])
-        return 8.0 * block.nbytes / (source.weights.shape[0] * chosen.size)
+        block = _encode_columns(source, chosen, _importance(source, chosen), steps[name])
+        return 8.0 * block.nbytes / (rows * chosen.size)
 
     return dict(zip(sources, executor.map(bits, sources), strict=True))
 
 
-def _encode_columns(source: Source, columns: slice | NDArray[np.int64], step: float) -> HybridBlock:
+def _importance(source: Source, chosen: NDArray[np.int64]) -> OutputFactor:
+    """C of some columns, by themselves."""
+    diagonal = np.empty(source.weights.shape[1])
+    for columns, factor in zip(column_blocks(diagonal.size), source.outputs, strict=True):
+        diagonal[columns][trellis_order(factor.diagonal.size)] = factor.diagonal
+    return OutputFactor.from_importance(diagonal[chosen])
+
+
+def _encode_columns(
+    source: Source, columns: slice | NDArray[np.int64], outputs: OutputFactor, step: float
+) -> HybridBlock:
     weights = np.ascontiguousarray(source.weights[:, columns])
-    return encode_block(weights, source.feedback, float(np.float32(step)))
+    step = float(np.float32(step))
+    return encode_block(weights, step, source.inputs, outputs, source.unit)

@@ -1,10 +1,12 @@
 """Finds the steps at which the file has the size that was asked for, and encodes with them."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from math import inf
 
-from rbe_cli.codec.allocation import Probe, relative_steps, solve_scale
+import numpy as np
+
+from rbe_cli.codec.allocation import solve_scale
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.errors import UsageError
 from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
@@ -22,8 +24,8 @@ Steps = dict[str, float]
 class Forecast:
     """Bytes that matrices will take, from a few of their columns.
 
-    A sample pays for its own row scales, which a whole matrix shares among more columns; the
-    difference is learnt from matrices that were encoded whole.
+    A sample goes without feedback from column to column, and pays for row scales that a whole
+    matrix shares among more columns; the difference is learnt from matrices encoded whole.
     """
 
     def __init__(self, sources: Mapping[str, Source], executor: Executor) -> None:
@@ -52,7 +54,6 @@ class Forecast:
 
 def fit(
     sources: Mapping[str, Source],
-    probes: Mapping[str, Probe],
     settings: Settings,
     size: Callable[[Mapping[str, int]], float],
     executor: Executor,
@@ -62,7 +63,6 @@ def fit(
 
     Args:
         sources: the matrices.
-        probes: of each matrix.
         settings: the target, and the matrices that have a rate of their own.
         size: bits a weight of the file, given the bytes of every matrix.
         executor: where blocks are encoded.
@@ -74,16 +74,12 @@ def fit(
     if not sources:
         return {}
     forecast = Forecast(sources, executor)
-    forecast.learn(
-        {name: probe.step for name, probe in probes.items()},
-        {name: probe.nbytes for name, probe in probes.items()},
-    )
-    fixed = _fixed_steps(sources, probes, settings, forecast)
-    free = {name: probe for name, probe in probes.items() if name not in fixed}
-    relative = relative_steps(free) if free else {}
+    fixed = _fixed_steps(sources, settings, forecast)
+    free = {name: source for name, source in sources.items() if name not in fixed}
+    guess = _guess(free.values(), settings.target_bpw)
 
     def scaled(scale: float) -> Steps:
-        return fixed | {name: step * scale for name, step in relative.items()}
+        return fixed | {name: guess * scale * source.unit_step for name, source in free.items()}
 
     target = settings.target_bpw
 
@@ -92,7 +88,7 @@ def fit(
             lambda scale: size(forecast.bytes(scaled(scale))), target, _SEARCH_TOLERANCE * target
         )
 
-    nearest, best = inf, {}
+    nearest, best = math.inf, {}
     for _ in range(_ATTEMPTS):
         steps = scaled(scale_for_target()) if free else fixed
         encoded = {}
@@ -114,7 +110,6 @@ def fit(
 
 def _fixed_steps(
     sources: Mapping[str, Source],
-    probes: Mapping[str, Probe],
     settings: Settings,
     forecast: Forecast,
 ) -> Steps:
@@ -124,10 +119,24 @@ def _fixed_steps(
         bits = settings.bits(name)
         if bits is None:
             continue
-        step, weights = probes[name].step, source.weights.size
+        step, weights = _guess([source], bits) * source.unit_step, source.weights.size
 
         def rate(scale: float, name: str = name, step: float = step, n: int = weights) -> float:
             return 8 * forecast.bytes({name: step * scale})[name] / n
 
         steps[name] = step * solve_scale(rate, bits, _SEARCH_TOLERANCE * bits)
     return steps
+
+
+def _guess(sources: Iterable[Source], bits: float) -> float:
+    """About the factor of all unit steps that costs `bits` a weight.
+
+    n = 2 q + z of deviation sigma has log2(sigma) + 1.05 bits where sigma is large.
+    """
+    octaves, weights = 0.0, 0
+    for source in sources:
+        size = source.weights.size
+        deviation = float(np.linalg.norm(source.weights)) / math.sqrt(size)
+        octaves += size * math.log2((deviation or 1.0) / source.unit_step)
+        weights += size
+    return 2.0 ** (octaves / max(weights, 1) + 1.05 - bits)

@@ -4,12 +4,14 @@ import time
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.matrix import encode_block
 from rbe_cli.container.geometry import dense_bytes
 from rbe_cli.kernels.cpus import default_threads
-from rbe_cli.tasks.sensitivity import probe_step
 from rbe_cli.tasks.settings import Settings
 
 _SAMPLE = 256  # rows and columns of the block that is timed
@@ -87,8 +89,11 @@ def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None)
 def _weights_per_second(checkpoint: Checkpoint) -> float:
     """Speed of one thread on one block of this checkpoint, compilation left out."""
     weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
-    step = probe_step(weights)
-    encode_block(weights, None, step)
+    rows, columns = weights.shape
+    inputs = InputFactor.from_moment(np.eye(rows, dtype=np.float32), 0.0)
+    outputs = OutputFactor.from_moment(np.eye(columns, dtype=np.float32), 0.0)
+    step = float(np.std(weights)) or 1.0
+    encode_block(weights, step, inputs, outputs)
     start = time.perf_counter()
-    encode_block(weights, None, step)
+    encode_block(weights, step, inputs, outputs)
     return weights.size / (time.perf_counter() - start)

@@ -100,6 +100,16 @@ def sample(probabilities: Float64, rng: np.random.Generator) -> int:
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
+def sample_rows(logits: Float32, rng: np.random.Generator) -> Indices:
+    """A token for each row of `[rows, vocab]` at temperature 1; overwrites the logits.
+
+    The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
+    """
+    noise = rng.standard_exponential(logits.shape, np.float32)
+    logits -= np.log(np.maximum(noise, np.float32(1e-30), out=noise), out=noise)
+    return np.argmax(logits, axis=-1)
+
+
 def make_sampler(options: GenerationOptions) -> Sampler:
     """Compose a sampler `(logits [vocab], history, rng) -> token`.
 

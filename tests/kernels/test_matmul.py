@@ -13,22 +13,22 @@ LARGEST = [7, 127, 20000]  # packed, int8, int16
 
 def random_matrix(rng, rows, columns, largest):
     integers = rng.integers(-largest, largest + 1, (rows, columns)).astype(np.int16)
-    steps = rng.uniform(0.5, 2.0, rows).astype(np.float32) / largest
-    return PanelMatrix.from_blocks((rows, columns), steps, [(slice(0, columns), integers)])
+    steps = rng.uniform(0.5, 2.0, columns).astype(np.float32) / largest
+    return PanelMatrix.from_blocks((rows, columns), [(slice(0, columns), integers, steps)])
 
 
 def multiply(kernels, x, matrix, bias):
     out = np.full((len(x), matrix.shape[1]), np.nan, np.float32)
-    kernels.matmul(x, matrix.values, matrix.row_steps, bias, out)
+    kernels.matmul(x, matrix.values, matrix.column_steps, bias, out)
     return out
 
 
 def assert_exact_to_rounding(actual, x, matrix, bias):
     """A float32 sum of K products errs by at most (K + a few) roundings of their magnitudes."""
     expected = np.empty(actual.shape)
-    steps = matrix.row_steps.astype(np.float64)
+    steps = matrix.column_steps.astype(np.float64)
     reference.matmul(x.astype(np.float64), matrix.values, steps, bias, expected)
-    magnitude = np.abs(x).astype(np.float64) @ np.abs(steps[:, None] * matrix.integers())
+    magnitude = np.abs(x).astype(np.float64) @ np.abs(steps * matrix.integers())
     bound = (matrix.shape[0] + 4) * 2.0**-24 * (magnitude + np.abs(bias)) + 1e-37
     assert (np.abs(actual - expected) <= bound).all()
 
@@ -55,7 +55,7 @@ def test_twins_agree(fast, largest):
     matrix = random_matrix(rng, 75, 131, largest)
     x, bias = rng.standard_normal((7, 75), np.float32), rng.standard_normal(131, np.float32)
     expected = np.empty((7, 131), np.float32)
-    reference.matmul(x, matrix.values, matrix.row_steps, bias, expected)
+    reference.matmul(x, matrix.values, matrix.column_steps, bias, expected)
     np.testing.assert_allclose(multiply(fast, x, matrix, bias), expected, rtol=1e-5, atol=1e-5)
 
 

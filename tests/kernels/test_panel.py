@@ -12,12 +12,12 @@ FORMS = [(7, np.uint8), (127, np.int8), (32767, np.int16)]
 def pack(integers, widths):
     """A PanelMatrix from blocks of the given widths, repeated to the end."""
     blocks, start = [], 0
+    steps = np.linspace(0.5, 2, integers.shape[1], dtype=np.float32)
     while start < integers.shape[1]:
         stop = min(start + widths[len(blocks) % len(widths)], integers.shape[1])
-        blocks.append((slice(start, stop), integers[:, start:stop]))
+        blocks.append((slice(start, stop), integers[:, start:stop], steps[start:stop]))
         start = stop
-    steps = np.linspace(0.5, 2, integers.shape[0], dtype=np.float32)
-    return PanelMatrix.from_blocks(integers.shape, steps, blocks)
+    return PanelMatrix.from_blocks(integers.shape, blocks)
 
 
 @given(
@@ -64,7 +64,7 @@ def test_columns_are_weights(largest, dtype):
     indices = np.array([149, 0, 63, 64, 64])
     columns = matrix.columns(indices)
     assert columns.flags.c_contiguous
-    expected = matrix.row_steps * integers[:, indices].T.astype(np.float32)
+    expected = (matrix.column_steps * integers)[:, indices].T.astype(np.float32)
     np.testing.assert_array_equal(columns, expected)
 
 

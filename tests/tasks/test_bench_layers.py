@@ -76,7 +76,7 @@ def test_random_panels_are_8_bit_with_padding_of_zeros(shape: tuple[int, int]) -
     found = random_panels(shape, np.random.default_rng(0))
     integers = found.integers()
     again = PanelMatrix.from_blocks(
-        shape, found.row_steps, [(slice(0, shape[1]), integers.astype(np.int16))]
+        shape, [(slice(0, shape[1]), integers.astype(np.int16), found.column_steps)]
     )
     assert found.values.dtype == np.int8
     np.testing.assert_array_equal(found.values, again.values)
@@ -85,7 +85,7 @@ def test_random_panels_are_8_bit_with_padding_of_zeros(shape: tuple[int, int]) -
 def test_random_weights_keep_the_scale_of_their_input() -> None:
     matrix = random_panels((400, 300), np.random.default_rng(0))
     x = np.random.default_rng(1).standard_normal((50, 400))
-    out = x @ (matrix.row_steps[:, None] * matrix.integers())
+    out = x @ (matrix.column_steps * matrix.integers())
     assert np.std(out) == pytest.approx(1, rel=0.05)
 
 

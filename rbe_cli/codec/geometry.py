@@ -1,0 +1,23 @@
+"""How a matrix is cut into blocks, and the order of a block's columns along the trellis."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_COLUMNS = 1024  # of a block
+SEGMENT = 32  # columns that the trellis search decides at once
+
+
+def column_blocks(columns: int) -> list[slice]:
+    """The fewest blocks of at most `MAX_COLUMNS` columns, their widths equal within one."""
+    count = -(-columns // MAX_COLUMNS)
+    return [slice(i * columns // count, (i + 1) * columns // count) for i in range(count)]
+
+
+def trellis_order(width: int) -> NDArray[np.int64]:
+    """Column indices in the order in which a block's rows are written, int64 `[width]`.
+
+    Neighbours of the matrix lie in different segments: columns of the same attention head,
+    whose errors make up for each other best, are then written one after the other.
+    """
+    stride = -(-width // SEGMENT)
+    return np.concatenate([np.arange(first, width, stride) for first in range(stride)])

@@ -21,8 +21,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from rbe_cli.checkpoint.tokenizer_files import TOKENIZER_FILES, has_tokenizer
 from rbe_cli.checkpoint.weight_files import weights_in_folder
 from rbe_cli.errors import NotFoundError, OfflineError, RbeError
-
-Progress = Callable[[str, int, int], None]
+from rbe_cli.progress import Progress
 
 _SMALL_FILES = ("config.json", *TOKENIZER_FILES)
 # The second kind is only downloaded from a repository that lacks the first.

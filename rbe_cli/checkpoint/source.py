@@ -1,7 +1,6 @@
 """Opens the checkpoint that the user names."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from rbe_cli.checkpoint.assemble import assemble
@@ -11,6 +10,7 @@ from rbe_cli.checkpoint.files import read_json_object, xxh3_of_files
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
 from rbe_cli.checkpoint.weight_files import list_tensors, weights_in_folder, weights_of_file
 from rbe_cli.errors import NotFoundError
+from rbe_cli.progress import Progress
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 _FILE_SUFFIXES = (".safetensors", ".bin", ".json")
@@ -20,7 +20,7 @@ def open_checkpoint(
     source: str,
     *,
     offline: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Open a GPT-2 checkpoint; its tensors are read only when asked for.
 
@@ -56,9 +56,7 @@ def open_checkpoint(
     )
 
 
-def _locate(
-    source: str, *, offline: bool, progress: Callable[[str, int, int], None] | None
-) -> Path:
+def _locate(source: str, *, offline: bool, progress: Progress | None) -> Path:
     """The folder or file on disk that holds the source, after a download if it must be."""
     if source == "demo":
         return _DEMO_FOLDER

@@ -56,8 +56,13 @@ def compress(
         Path | None, typer.Option(help="Token file to calibrate on instead of text.")
     ] = None,
     calib_samples: Annotated[
-        int, typer.Option(min=1, help="Sequences of up to 256 tokens to calibrate on.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sequences of up to 256 tokens to calibrate on; default: 128, or 48 for a model "
+            "of more than 50 million parameters.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show sizes, memory and time; write nothing.")

@@ -16,7 +16,7 @@ from rbe_cli.errors import OutputError, RbeError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.tasks.progress import Progress
+    from rbe_cli.progress import Progress
 
 _UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe stays in one piece
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.nn.gpt2 import Gpt2
-    from rbe_cli.tasks.progress import Progress
+    from rbe_cli.progress import Progress
     from rbe_cli.text.tokenizer import Tokenizer
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import scales
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, entropy_tables
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER, entropy_tables
 from rbe_cli.codec.geometry import SEGMENT, trellis_order
 from rbe_cli.codec.trellis import STATES, quantise_segment
 from rbe_cli.jit import jit
@@ -134,8 +134,10 @@ def _quantise_rows(
     receives weights minus integers.
     """
     rows, width = weights.shape
-    choices = np.empty((SEGMENT, 4), np.int32)
-    decisions = np.empty((SEGMENT, STATES), np.uint8)
+    # Each end of a search costs a little, and only feedback from column to column needs it.
+    segment = SEGMENT if mixing.size > 0 else width
+    choices = np.empty((segment, 4), np.int32)
+    decisions = np.empty((segment, STATES), np.uint8)
     feedback = np.empty(width, np.float32)  # of the rows below
     target = np.empty(width, np.float32)  # with that of the columns before, too
     inverse_scale = np.empty(width, np.float32)
@@ -154,8 +156,8 @@ def _quantise_rows(
             power += np.float64(target[k] * inverse_scale[k]) ** 2
         row_level = int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(max(power / width, 1e-12))))
         state = 0
-        for first in range(0, width, SEGMENT):
-            last = min(first + SEGMENT, width)
+        for first in range(0, width, segment):
+            last = min(first + segment, width)
             state = quantise_segment(
                 target[first:last], row_level, column_levels[first:last], rate_weight,
                 bits, shift, choices, decisions, out[i, first:last], state,
@@ -185,7 +187,10 @@ def quantise(
     """
     tables = entropy_tables()
     steps = scales.steps(step, step_levels)  # [B]
-    scaled = weights[inputs.order] / steps
+    with np.errstate(over="ignore"):
+        scaled = weights[inputs.order] / steps
+    # What no integer reaches is clipped, and that error is not for other weights to make up for.
+    np.clip(scaled, -MAX_INTEGER, MAX_INTEGER, out=scaled)
     mixing = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
     levels = scales.column_levels(scaled)
     carried = np.zeros_like(scaled)

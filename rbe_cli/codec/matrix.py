@@ -111,7 +111,8 @@ class EncodedMatrix:
         steps = np.empty(order.size, np.float32)
         with np.errstate(over="ignore"):
             steps[order] = scales.steps(self.step, levels)
-        if not np.isfinite(steps * np.float32(MAX_INTEGER)).all():
+            largest = steps * np.float32(MAX_INTEGER)
+        if not np.isfinite(largest).all():
             raise PayloadError("a matrix's steps are too large")
         return integers, steps
 

@@ -25,8 +25,8 @@ def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
         values: whose scales are sought.
         noise: variance added to each.
     """
-    power = values.astype(np.float32) ** 2 + np.float32(noise)
-    columns: NDArray[np.floating] = np.ones(values.shape[1], np.float32)
+    power = values.astype(np.float64) ** 2 + noise
+    columns = np.ones(values.shape[1])
     for _ in range(_SWEEPS):
         rows = (power @ (1 / columns)) / columns.size  # [K]
         columns = ((1 / rows) @ power) / rows.size  # [B]

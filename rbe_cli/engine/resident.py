@@ -9,13 +9,14 @@ from rbe_cli.codec import dense
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.engine.warm_up import Progress, compile_steps, warm_up
+from rbe_cli.engine.warm_up import compile_steps, warm_up
 from rbe_cli.errors import PayloadError
 from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.linear import Weight
+from rbe_cli.progress import Progress
 
 
 def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gpt2:

@@ -13,9 +13,7 @@ import numpy as np
 from rbe_cli.kernels.panel import PanelMatrix, panel_shape
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and their total."""
+from rbe_cli.progress import Progress
 
 
 def warm_up(model: Gpt2, progress: Progress) -> None:

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rbe_cli.kernels.table import load_kernels
+from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks.bench_layers import LayerTiming, Variant, time_layers
 from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming, time_model
 from rbe_cli.tasks.bench_shape import Op, Shape
 from rbe_cli.tasks.machine import Machine, this_machine
-from rbe_cli.tasks.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.nn.linear import Weight
+from rbe_cli.progress import Progress
 from rbe_cli.tasks.bench_shape import Op, Shape, byte_count, flop_count
-from rbe_cli.tasks.progress import Progress
 from rbe_cli.tasks.timing import time_in_turn
 
 _LARGEST = 127  # integer of a weight

@@ -13,8 +13,8 @@ from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress
 from rbe_cli.tasks.memory import peak_rss_bytes
-from rbe_cli.tasks.progress import Progress
 from rbe_cli.tasks.timing import time_in_turn
 
 _PROMPT_TOKENS = 512

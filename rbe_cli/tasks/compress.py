@@ -1,4 +1,4 @@
-"""Compress: checkpoint -> calibration -> sensitivities -> steps -> blocks -> `.rbe` file."""
+"""Compress: checkpoint -> calibration -> moments -> steps -> blocks -> `.rbe` file."""
 
 import time
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from rbe_cli.engine.warm_up import compile_steps, warm_up
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks import calibration, moments
 from rbe_cli.tasks.encoding import Source
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import fit
 from rbe_cli.tasks.memory import peak_rss_bytes
 from rbe_cli.tasks.metric import is_coded, make_sources
-from rbe_cli.tasks.progress import Progress, no_progress
 from rbe_cli.tasks.settings import Settings
 
 Float32 = NDArray[np.float32]
@@ -46,7 +46,7 @@ class CompressOptions:
         preset: the settings' name; None if they have none.
         calib: text to calibrate on; with `calib_tokens` None too, the checkpoint writes it.
         calib_tokens: token file to calibrate on.
-        calib_samples: number of calibration sequences.
+        calib_samples: number of calibration sequences; None for `default_samples`.
         seed: of every random choice.
         force: replace an existing output.
     """
@@ -55,7 +55,7 @@ class CompressOptions:
     preset: str | None = None
     calib: Path | None = None
     calib_tokens: Path | None = None
-    calib_samples: int = 128
+    calib_samples: int | None = None
     seed: int = 0
     force: bool = False
 
@@ -142,14 +142,15 @@ def compress(
         )
         return bits_per_weight(checkpoint.config, file_bytes, tokenizer_bytes or 0)
 
-    found = moments.collect(model, text.used, options.seed, executor, progress)
     coded = sum(tensor.size for name, tensor in tensors.items() if name not in stored)
     left = settings.target_bpw * parameter_count(checkpoint.config) - 8 * sum(
         len(tensor.data) for tensor in stored.values()
     )
-    sources = make_sources(tensors, found, settings, left / max(coded, 1), executor)
+    found = moments.collect(model, text.used, options.seed, executor, progress)
+    sources = make_sources(tensors, found, settings, max(left / max(coded, 1), 1.0), executor)
     encoded = fit(sources, settings, size, executor, progress)
 
+    products = {linear.name for linear in model.linears()}
     decoded: dict[str, Float32] = {}
     reports = []
     for name, tensor in tensors.items():
@@ -160,7 +161,8 @@ def compress(
         else:
             data = stored[name]
             decoded[name] = dense.decode(data.data, tensor.shape, data.codec)
-        reports.append(_report(stored[name], tensor, decoded[name], sources.get(name)))
+        source = sources.get(name) if name in products else None
+        reports.append(_report(stored[name], tensor, decoded[name], source))
     quality = _measure(model, decoded, text, executor, progress)
     file_bytes = write_container(
         output,
@@ -200,7 +202,8 @@ def _calibrate(
     executor: Executor,
     progress: Progress,
 ) -> calibration.Calibration:
-    samples, seed = options.calib_samples, options.seed
+    samples = options.calib_samples or calibration.default_samples(checkpoint.config)
+    seed = options.seed
     if options.calib:
         return calibration.from_text(checkpoint, options.calib, samples, seed)
     if options.calib_tokens:

@@ -30,6 +30,11 @@ class Source:
     inputs: InputFactor
     outputs: tuple[OutputFactor, ...]
 
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.weights.size
+
     @cached_property
     def unit(self) -> float:
         """The columns' geometric mean of C."""

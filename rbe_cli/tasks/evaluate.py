@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks.calibration import Tokens, batches
-from rbe_cli.tasks.progress import Progress, no_progress
 
 Float32 = NDArray[np.float32]
 

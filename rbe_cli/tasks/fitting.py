@@ -9,8 +9,8 @@ import numpy as np
 from rbe_cli.codec.allocation import solve_scale
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.errors import UsageError
+from rbe_cli.progress import Progress
 from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
-from rbe_cli.tasks.progress import Progress
 from rbe_cli.tasks.settings import Settings
 
 SIZE_TOLERANCE = 0.01  # of the target, as the contract allows
@@ -37,19 +37,19 @@ class Forecast:
         """By matrix, for the matrices that have a step."""
         sampled = self._sampled(steps)
         return {
-            name: int(sampled[name] + self._surplus[name] * self._sources[name].weights.size / 8)
+            name: int(sampled[name] + self._surplus[name] * self._sources[name].size / 8)
             for name in steps
         }
 
     def learn(self, steps: Mapping[str, float], encoded: Mapping[str, int]) -> None:
         """Take in the bytes of whole matrices that were encoded with these steps."""
         for name, sampled in self._sampled(steps).items():
-            self._surplus[name] = 8 * (encoded[name] - sampled) / self._sources[name].weights.size
+            self._surplus[name] = 8 * (encoded[name] - sampled) / self._sources[name].size
 
     def _sampled(self, steps: Mapping[str, float]) -> dict[str, float]:
         chosen = {name: self._sources[name] for name in steps}
         bits = sampled_bits(chosen, steps, self._executor)
-        return {name: bits[name] * source.weights.size / 8 for name, source in chosen.items()}
+        return {name: bits[name] * source.size / 8 for name, source in chosen.items()}
 
 
 def fit(
@@ -73,24 +73,12 @@ def fit(
     """
     if not sources:
         return {}
-    forecast = Forecast(sources, executor)
-    fixed = _fixed_steps(sources, settings, forecast)
-    free = {name: source for name, source in sources.items() if name not in fixed}
-    guess = _guess(free.values(), settings.target_bpw)
-
-    def scaled(scale: float) -> Steps:
-        return fixed | {name: guess * scale * source.unit_step for name, source in free.items()}
-
     target = settings.target_bpw
-
-    def scale_for_target() -> float:
-        return solve_scale(
-            lambda scale: size(forecast.bytes(scaled(scale))), target, _SEARCH_TOLERANCE * target
-        )
-
-    nearest, best = math.inf, {}
+    own = {name: bits for name in sources if (bits := settings.bits(name)) is not None}
+    forecast = Forecast(sources, executor)
+    nearest, best, result = math.inf, {}, math.inf
     for _ in range(_ATTEMPTS):
-        steps = scaled(scale_for_target()) if free else fixed
+        steps = _solve(sources, own, target, size, forecast)
         encoded = {}
         progress("encoding", 0, len(sources))
         for name, matrix in encode_all(sources, steps, executor):
@@ -98,34 +86,49 @@ def fit(
             progress("encoding", len(encoded), len(sources))
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
-        if abs(reached - target) < abs(nearest - target):
-            nearest, best = reached, encoded
-        if not free or abs(nearest - target) <= _GOOD_ENOUGH * target:
+        misses = [8 * sizes[name] / sources[name].size / own[name] - 1 for name in own]
+        if len(own) < len(sources):
+            misses.append(reached / target - 1)
+        miss = max(map(abs, misses))
+        if miss < nearest:
+            nearest, best, result = miss, encoded, reached
+        if nearest <= _GOOD_ENOUGH:
             return best
         forecast.learn(steps, sizes)
-    if abs(nearest - target) > SIZE_TOLERANCE * target:
-        raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {nearest:.3f}")
+    if len(own) < len(sources) and abs(result - target) > SIZE_TOLERANCE * target:
+        raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {result:.3f}")
     return best
 
 
-def _fixed_steps(
+def _solve(
     sources: Mapping[str, Source],
-    settings: Settings,
+    own: Mapping[str, float],
+    target: float,
+    size: Callable[[Mapping[str, int]], float],
     forecast: Forecast,
 ) -> Steps:
-    """Steps of the matrices for which an override names the bits."""
-    steps = {}
-    for name, source in sources.items():
-        bits = settings.bits(name)
-        if bits is None:
-            continue
-        step, weights = _guess([source], bits) * source.unit_step, source.weights.size
+    """Steps of all sources: `own` bits a weight for some, the others share the target."""
+    steps: Steps = {}
+    for name, bits in own.items():
+        unit, count = _guess([sources[name]], bits) * sources[name].unit_step, sources[name].size
 
-        def rate(scale: float, name: str = name, step: float = step, n: int = weights) -> float:
-            return 8 * forecast.bytes({name: step * scale})[name] / n
+        def rate(scale: float, name: str = name, unit: float = unit, count: int = count) -> float:
+            return 8 * forecast.bytes({name: unit * scale})[name] / count
 
-        steps[name] = step * solve_scale(rate, bits, _SEARCH_TOLERANCE * bits)
-    return steps
+        steps[name] = unit * solve_scale(rate, bits, _SEARCH_TOLERANCE * bits)
+    shared = {name: source for name, source in sources.items() if name not in own}
+    if not shared:
+        return steps
+    guess = _guess(shared.values(), target)
+    known = forecast.bytes(steps)
+
+    def scaled(scale: float) -> Steps:
+        return {name: guess * scale * source.unit_step for name, source in shared.items()}
+
+    def bits_per_weight(scale: float) -> float:
+        return size(known | forecast.bytes(scaled(scale)))
+
+    return steps | scaled(solve_scale(bits_per_weight, target, _SEARCH_TOLERANCE * target))
 
 
 def _guess(sources: Iterable[Source], bits: float) -> float:
@@ -135,7 +138,7 @@ def _guess(sources: Iterable[Source], bits: float) -> float:
     """
     octaves, weights = 0.0, 0
     for source in sources:
-        size = source.weights.size
+        size = source.size
         deviation = float(np.linalg.norm(source.weights)) / math.sqrt(size)
         octaves += size * math.log2((deviation or 1.0) / source.unit_step)
         weights += size

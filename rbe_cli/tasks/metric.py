@@ -42,7 +42,7 @@ def make_sources(
 
     Args:
         tensors: of the checkpoint.
-        moments: of its model.
+        moments: of its model; those of linear layers are taken out, to save memory.
         settings: which matrices are left as they are.
         bits: a weight, about what the matrices will have.
         executor: factors matrices side by side.
@@ -57,10 +57,10 @@ def make_sources(
             inputs, importance = _embedding_cost(name, moments, weights.shape[1])
             outputs = _by_block(importance)
         else:
-            inputs = moments.inputs[name]
+            inputs = moments.inputs.pop(name)
             outputs = tuple(
                 OutputFactor.from_moment(moment, _OUTPUT_DAMPING * shrink)
-                for moment in moments.outputs[name]
+                for moment in moments.outputs.pop(name)
             )
         return Source(weights, InputFactor.from_moment(inputs, _INPUT_DAMPING * shrink), outputs)
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.errors import CheckpointError
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress
 from rbe_cli.tasks.calibration import Tokens, batches
 from rbe_cli.tasks.evaluate import log_softmax
-from rbe_cli.tasks.progress import Progress
 from rbe_cli.text.sampling import sample_rows
 
 Float32 = NDArray[np.float32]

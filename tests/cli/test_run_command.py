@@ -10,7 +10,7 @@ import pytest
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
-from rbe_cli.tasks.progress import Progress
+from rbe_cli.progress import Progress
 
 Rbe = Callable[..., Any]
 TEXT = "The quick brown fox jumps over the lazy dog. It was the best of times"

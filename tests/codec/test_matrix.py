@@ -6,18 +6,29 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from rbe_cli.codec import reference
-from rbe_cli.codec.matrix import MAX_COLUMNS, EncodedMatrix, column_blocks, encode_block
+from rbe_cli.codec import rans, reference, scales
+from rbe_cli.codec.entropy_model import MAX_INTEGER
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.geometry import MAX_COLUMNS, column_blocks
+from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
 from rbe_cli.errors import PayloadError
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 GPT2_ATTENTION = SHARED_DATA / "gpt2-attention" / "model.safetensors"
 
 
-def encode(weights, step):
+def encode(weights, step, importance=None):
+    """Without feedback; columns matter alike if not told otherwise."""
     weights = np.asarray(weights, np.float32)
+    inputs = InputFactor.identity(len(weights))
+    importance = np.ones(weights.shape[1]) if importance is None else importance
     blocks = [
-        encode_block(np.ascontiguousarray(weights[:, columns]), None, step)
+        encode_block(
+            np.ascontiguousarray(weights[:, columns]),
+            step,
+            inputs,
+            OutputFactor.from_importance(importance[columns]),
+        )
         for columns in column_blocks(weights.shape[1])
     ]
     return EncodedMatrix(weights.shape, float(np.float32(step)), tuple(blocks))
@@ -27,8 +38,32 @@ def gaussian(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def integers(matrix):
-    return np.hstack([block for _, block in matrix.decoded_blocks()])
+def joined(blocks):
+    """(integers, steps) of a whole matrix, from its blocks'."""
+    integers, steps = zip(*blocks, strict=True)
+    return np.hstack(integers), np.concatenate(steps)
+
+
+def decode(matrix):
+    """Integers `[K, N]` and the steps of the columns `[N]`."""
+    return joined((integers, steps) for _, integers, steps in matrix.decoded_blocks())
+
+
+def reference_decode(matrix):
+    """The same, by the reference decoder.
+
+    Raises:
+        PayloadError: as that decoder, or a weight may be infinite.
+    """
+    rows, columns = matrix.shape
+    integers, levels = joined(
+        reference.decode_block(block, (rows, part.stop - part.start))
+        for block, part in zip(matrix.blocks, column_blocks(columns), strict=True)
+    )
+    exact = matrix.step * 2.0 ** (levels / 8)
+    if (exact * MAX_INTEGER > np.finfo(np.float32).max).any():
+        raise PayloadError("steps")
+    return integers, exact
 
 
 def outcome(data, shape, decoder):
@@ -37,25 +72,6 @@ def outcome(data, shape, decoder):
         return decoder(EncodedMatrix.from_bytes(data, shape))
     except PayloadError:
         return None
-
-
-def reference_integers(matrix):
-    return np.hstack(
-        [
-            reference.decode_block(block, (matrix.shape[0], columns.stop - columns.start))
-            for block, columns in zip(matrix.blocks, column_blocks(matrix.shape[1]), strict=True)
-        ]
-    )
-
-
-@given(st.integers(1, 5 * MAX_COLUMNS))
-def test_blocks_share_the_columns_evenly(columns):
-    blocks = column_blocks(columns)
-    assert np.concatenate([np.r_[block] for block in blocks]).tolist() == list(range(columns))
-    widths = [block.stop - block.start for block in blocks]
-    assert max(widths) <= MAX_COLUMNS
-    assert max(widths) - min(widths) <= 1
-    assert len(blocks) == -(-columns // MAX_COLUMNS)
 
 
 @pytest.mark.parametrize("step", [2.0, 0.3, 1e-3])
@@ -72,9 +88,38 @@ def test_roundtrip_through_bytes(shape, step):
     assert decoded.dtype == np.float32
     np.testing.assert_array_equal(decoded, matrix.decode())
     np.testing.assert_array_equal(decoded, reference.decode(read))
-    np.testing.assert_array_equal(decoded, np.float32(step) * integers(read).astype(np.float32))
+    integers, steps = decode(read)
+    np.testing.assert_array_equal(steps, np.float32(step))
+    np.testing.assert_array_equal(decoded, np.float32(step) * integers.astype(np.float32))
     assert np.abs(decoded - weights).max() <= 4 * step
     assert read.to_bytes() == data
+
+
+@pytest.mark.parametrize("columns", [1, 7, 70, 1025])
+def test_each_column_has_the_step_of_its_importance(columns):
+    weights = gaussian((40, columns))
+    importance = np.random.default_rng(1).uniform(0.01, 100, columns)
+    matrix = encode(weights, 0.1, importance)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
+    integers, steps = decode(read)
+    octaves = np.log2(steps / (0.1 / np.sqrt(importance)))
+    assert np.abs(octaves).max() <= 1 / 16 + 1e-5  # half an eighth
+    decoded = read.decode()
+    np.testing.assert_array_equal(decoded, steps * integers)
+    np.testing.assert_array_equal(decoded, reference.decode(read))
+    assert (np.abs(decoded - weights) <= 4 * steps).all()
+    slow_integers, slow_steps = reference_decode(read)
+    np.testing.assert_array_equal(integers, slow_integers)
+    np.testing.assert_allclose(steps, slow_steps, rtol=1e-6)
+
+
+def test_the_step_is_that_of_columns_of_unit_importance():
+    weights, importance = gaussian((20, 9)), np.full(9, 16.0)
+    outputs = OutputFactor.from_importance(importance)
+    for unit, step in [(1.0, 0.05), (16.0, 0.2), (64.0, 0.4)]:
+        block = encode_block(weights, 0.2, InputFactor.identity(20), outputs, unit)
+        _, steps = EncodedMatrix((20, 9), 0.2, (block,)).decode_block(0)
+        np.testing.assert_allclose(steps, step, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +151,14 @@ def test_extreme_weights_survive(weights):
 
 def test_blocks_decode_independently():
     weights = gaussian((6, 2 * MAX_COLUMNS + 5))
-    matrix = encode(weights, 0.3)
-    whole = integers(matrix)
+    matrix = encode(weights, 0.3, np.linspace(1, 9, weights.shape[1]))
+    whole, steps = decode(matrix)
     columns = column_blocks(weights.shape[1])
     assert len(matrix.blocks) == len(columns) == 3
     for index in (2, 0, 1):
-        np.testing.assert_array_equal(matrix.decode_block(index), whole[:, columns[index]])
+        found, found_steps = matrix.decode_block(index)
+        np.testing.assert_array_equal(found, whole[:, columns[index]])
+        np.testing.assert_array_equal(found_steps, steps[columns[index]])
 
 
 def test_bytes_need_no_alignment():
@@ -192,7 +239,7 @@ def test_every_extension_is_refused(matrix, extra):
 
 @pytest.mark.parametrize("shape", [(9, 4), (9, 6), (8, 5), (10, 5), (5, 9), (45, 1), (1, 45)])
 def test_another_shape_is_refused(shape):
-    assert outcome(SMALL.to_bytes(), shape, integers) is None
+    assert outcome(SMALL.to_bytes(), shape, decode) is None
 
 
 @pytest.mark.parametrize("step", [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf])
@@ -202,9 +249,33 @@ def test_a_step_that_is_none_is_refused(step):
         EncodedMatrix.from_bytes(data, SMALL.shape)
 
 
+def forged(step, level):
+    """A matrix of ones whose columns' steps are `level` eighths of an octave over `step`."""
+    levels = np.full(5, level, np.int16)
+    rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
+    models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
+    states, words = rans.encode(np.zeros((9, 5), np.int32), rows, columns, levels, models)
+    return EncodedMatrix((9, 5), step, (HybridBlock(models, states, words),)).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("step", "level"), [(3e38, 0), (1.1e34, 0), (1.0, 1000), (1e-44, 2**15 - 1), (1e-30, 2**14)]
+)
+def test_steps_that_overflow_are_refused(step, level):
+    matrix = EncodedMatrix.from_bytes(forged(step, level), (9, 5))
+    with pytest.raises(PayloadError, match="steps are too large"):
+        matrix.decode()
+
+
+@pytest.mark.parametrize(("step", "level"), [(1e34, 0), (1.0, 900), (1.0, -(2**15)), (1e-44, -99)])
+def test_steps_that_do_not_are_decoded(step, level):
+    decoded = EncodedMatrix.from_bytes(forged(step, level), (9, 5)).decode()
+    np.testing.assert_array_equal(decoded, 0)
+
+
 @given(data=st.binary(max_size=400), rows=st.integers(1, 40), columns=st.integers(1, 3000))
 def test_garbage_is_refused(data, rows, columns):
-    assert outcome(data, (rows, columns), integers) is None
+    assert outcome(data, (rows, columns), decode) is None
 
 
 @settings(max_examples=200)
@@ -217,11 +288,12 @@ def test_a_flipped_byte_is_refused_or_decoded_as_by_the_reference(matrix, where,
     data = bytearray(matrix.to_bytes())
     where %= len(data)
     data[where] ^= change
-    found = outcome(bytes(data), matrix.shape, integers)
-    expected = outcome(bytes(data), matrix.shape, reference_integers)
+    found = outcome(bytes(data), matrix.shape, decode)
+    expected = outcome(bytes(data), matrix.shape, reference_decode)
     assert (found is None) == (expected is None)
     if found is not None:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-38)
 
 
 @given(start=st.integers(0, 500), size=st.integers(1, 60), seed=st.integers(0, 99))
@@ -230,5 +302,5 @@ def test_overwritten_bytes_are_refused_or_decode_to_the_shape(start, size, seed)
     noise = np.random.default_rng(seed).bytes(size)
     damaged = data[:start] + noise + data[start + size :]
     assume(damaged != data)
-    found = outcome(damaged, SMALL.shape, integers)
-    assert found is None or found.shape == SMALL.shape
+    found = outcome(damaged, SMALL.shape, decode)
+    assert found is None or found[0].shape == SMALL.shape

@@ -15,6 +15,7 @@ from rbe_cli.codec.entropy_model import (
     SYMBOL_OFFSET,
     entropy_tables,
 )
+from rbe_cli.codec.geometry import trellis_order
 from rbe_cli.codec.matrix import HybridBlock
 from rbe_cli.errors import PayloadError
 
@@ -35,27 +36,42 @@ def paths(qs):
 
 
 def random_block(shape, seed, largest=LARGEST_Q, spread=60):
-    """(integers, row levels, column levels): magnitudes and levels of all orders, unrelated."""
+    """(integers, levels of rows, columns and steps): of all orders of magnitude, unrelated."""
     rng = np.random.default_rng(seed)
     magnitudes = np.exp(rng.uniform(0, np.log(largest + 1), shape)) - 0.5
     qs = np.rint(magnitudes * rng.choice([-1, 1], shape)).clip(-largest - 1, largest)
     rows = rng.integers(-spread, 2 * spread, shape[0]).astype(np.int16)
-    columns = rng.integers(-spread, spread, shape[1]).astype(np.int16)
-    return paths(qs.astype(np.int32)), rows, columns
+    columns, steps = rng.integers(-spread, spread, (2, shape[1])).astype(np.int16)
+    return paths(qs.astype(np.int32)), rows, columns, steps
 
 
-def encode(integers, rows, columns, models=None):
+def encode(integers, rows, columns, steps, models=None):
     if models is None:
-        models = [scales.scale_model(rows), scales.scale_model(columns)]
+        models = [scales.scale_model(levels) for levels in (rows, columns, steps)]
     models = np.array(models, np.int16)
-    return HybridBlock(models, *rans.encode(integers, rows, columns, models))
+    return HybridBlock(models, *rans.encode(integers, rows, columns, steps, models))
 
 
-def decode(block, shape):
-    return rans.decode(block.states, block.words, block.scale_models, shape)
+def decode(block, shape, order=None):
+    order = trellis_order(shape[1]) if order is None else order
+    return rans.decode(block.states, block.words, block.scale_models, order, shape)
 
 
-def ideal_bits(integers, rows, columns, block):
+def assert_decodes_to(block, integers, rows, columns, steps):
+    """The fast decoder finds all levels, and both find the integers and the steps' levels."""
+    shape = integers.shape
+    order = trellis_order(shape[1])
+    values, *levels = decode(block, shape)
+    np.testing.assert_array_equal(values[:, order], integers)
+    for found, original in zip(levels, (rows, columns, steps), strict=True):
+        np.testing.assert_array_equal(found, original)
+    assert {found.dtype for found in (values, *levels)} == {np.dtype(np.int16)}
+    slow_values, slow_steps = reference.decode_block(block, shape)
+    np.testing.assert_array_equal(slow_values, values)
+    np.testing.assert_array_equal(slow_steps[order], steps)
+
+
+def ideal_bits(block, integers, rows, columns, steps):
     """What the tables charge for a block's levels and integers."""
     tables = entropy_tables()
 
@@ -66,15 +82,17 @@ def ideal_bits(integers, rows, columns, block):
         return tables.bits[level, z, symbol].sum(dtype=np.float64)
 
     models = block.scale_models.astype(np.int64)
-    return (
-        bits(rows - models[0, 0], 0, models[0, 1])
-        + bits(columns - models[1, 0], 0, models[1, 1])
-        + bits(integers >> 1, integers & 1, rows[:, None].astype(np.int64) + columns)
+    of_levels = [
+        bits(levels - mean, 0, level)
+        for levels, (mean, level) in zip((rows, columns, steps), models, strict=True)
+    ]
+    return sum(of_levels) + bits(
+        integers >> 1, integers & 1, rows[:, None].astype(np.int64) + columns
     )
 
 
 def outcome(decoder, *arguments):
-    """The integers, or None if they are refused."""
+    """What is decoded, or None if it is refused."""
     try:
         return decoder(*arguments)
     except PayloadError:
@@ -88,47 +106,51 @@ def outcome(decoder, *arguments):
 @example(shape=(200, 1), seed=0, row_model=None)
 @example(shape=(32, 3), seed=0, row_model=None)
 @example(shape=(33, 3), seed=0, row_model=None)
+@example(shape=(3, 33), seed=0, row_model=None)
 def test_roundtrip(shape, seed, row_model):
-    integers, rows, columns = random_block(shape, seed)
+    parts = random_block(shape, seed)
     models = None
     if row_model is not None:
         mean, level = row_model
-        models = [(mean % 2**14, level), scales.scale_model(columns)]
-    block = encode(integers, rows, columns, models)
-    for original, decoded in zip((integers, rows, columns), decode(block, shape), strict=True):
-        assert decoded.dtype == np.int16
-        np.testing.assert_array_equal(decoded, original)
-    np.testing.assert_array_equal(reference.decode_block(block, shape), integers)
+        models = [(mean % 2**14, level), *map(scales.scale_model, parts[2:])]
+    assert_decodes_to(encode(*parts, models), *parts)
 
 
 @pytest.mark.parametrize("level", [-(2**15), MIN_LEVEL, 0, 30, MAX_LEVEL, 2**15 - 1])
 @pytest.mark.parametrize("q", [-LARGEST_Q - 1, -1, 0, 1, LARGEST_Q])
 def test_roundtrip_at_the_extremes(level, q):
     shape = (40, 3)
-    integers = paths(np.full(shape, q))
-    rows, columns = np.full(40, level, np.int16), np.zeros(3, np.int16)
-    block = encode(integers, rows, columns)
-    decoded = decode(block, shape)
-    np.testing.assert_array_equal(decoded[0], integers)
-    np.testing.assert_array_equal(decoded[1], rows)
-    np.testing.assert_array_equal(reference.decode_block(block, shape), integers)
+    rows, zeros = np.full(40, level, np.int16), np.zeros(3, np.int16)
+    steps = np.full(3, level, np.int16)
+    parts = paths(np.full(shape, q)), rows, zeros, steps
+    assert_decodes_to(encode(*parts), *parts)
+
+
+def test_columns_go_where_the_order_says():
+    integers, *levels = random_block((5, 7), 0)
+    block, order = encode(integers, *levels), np.array([3, 0, 6, 1, 5, 2, 4])
+    values, *decoded = decode(block, (5, 7), order)
+    np.testing.assert_array_equal(values[:, order], integers)
+    for found, original in zip(decoded, levels, strict=True):
+        np.testing.assert_array_equal(found, original)
 
 
 @pytest.mark.parametrize(("largest", "spread"), [(3, 8), (40, 16), (LARGEST_Q, 90)])
 def test_size_is_what_the_tables_charge(largest, spread):
-    integers, rows, columns = random_block((64, 64), 0, largest, spread)
-    block = encode(integers, rows, columns)
-    ideal = ideal_bits(integers, rows, columns, block)
+    parts = random_block((64, 64), 0, largest, spread)
+    block = encode(*parts)
+    ideal = ideal_bits(block, *parts)
     flushed = 16 * rans.LANES  # the half of each state that holds no symbol
     coded = 16 * block.words.size + 32 * block.states.size
     assert ideal <= coded <= 1.01 * ideal + flushed + 16 * rans.LANES
 
 
 def test_near_certain_weights_take_no_space():
-    integers, level = np.zeros((64, 64), np.int32), np.full(64, MIN_LEVEL, np.int16)
-    block = encode(integers, level, np.zeros(64, np.int16))
+    zeros, level = np.zeros(64, np.int16), np.full(64, MIN_LEVEL, np.int16)
+    parts = np.zeros((64, 64), np.int32), level, zeros, zeros
+    block = encode(*parts)
     assert block.words.size <= 2 * rans.LANES
-    np.testing.assert_array_equal(decode(block, (64, 64))[0], integers)
+    assert_decodes_to(block, *parts)
 
 
 @settings(max_examples=150, deadline=None)
@@ -151,7 +173,8 @@ def test_a_changed_number_is_refused_or_decoded_as_by_the_reference(
     fast, slow = outcome(decode, block, shape), outcome(reference.decode_block, block, shape)
     assert (fast is None) == (slow is None)
     if fast is not None:
-        np.testing.assert_array_equal(fast[0], slow)
+        np.testing.assert_array_equal(fast[0], slow[0])
+        np.testing.assert_array_equal(fast[3], slow[1][trellis_order(shape[1])])
 
 
 @pytest.mark.parametrize("decoder", [decode, reference.decode_block])
@@ -173,6 +196,7 @@ def test_another_shape(decoder, shape):
 FORGE = """
 import numpy as np
 from rbe_cli.codec import rans
+from rbe_cli.codec.geometry import trellis_order
 from rbe_cli.errors import PayloadError
 
 rng = np.random.default_rng(0)
@@ -182,9 +206,9 @@ for _ in range(500):
     shape = tuple(rng.integers(1, 70, 2))
     words = rng.integers(0, 2**16, rng.integers(0, 3000)).astype(np.uint16)
     states = rng.choice([0, 1, 2**16, 2**32 - 1, rng.integers(2**32)], 32).astype(np.uint32)
-    models = rng.choice(extremes, (2, 2)).astype(np.int16)
+    models = rng.choice(extremes, (3, 2)).astype(np.int16)
     try:
-        rans.decode(states, words, models, shape)
+        rans.decode(states, words, models, trellis_order(shape[1]), shape)
     except PayloadError:
         refused += 1
 try:

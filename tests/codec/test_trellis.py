@@ -12,12 +12,14 @@ from rbe_cli.codec.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entro
 
 TABLES = entropy_tables()
 FLOATS = st.floats(-6, 6, width=32)
+STATES = st.integers(0, trellis.STATES - 1)
 
 
-def quantise(target, row_level, column_levels, rate_weight):
+def quantise(target, row_level, column_levels, rate_weight, start=0):
+    """(integers, end state)."""
     columns = len(target)
     out = np.empty(columns, np.int32)
-    trellis.quantise_row(
+    end = trellis.quantise_segment(
         np.asarray(target, np.float32),
         row_level,
         np.asarray(column_levels, np.int16),
@@ -27,17 +29,18 @@ def quantise(target, row_level, column_levels, rate_weight):
         np.empty((columns, 4), np.int32),
         np.empty((columns, trellis.STATES), np.uint8),
         out,
+        start,
     )
-    return out
+    return out, end
 
 
-def path(qs):
-    """The trellis integers of one row's q."""
-    state, integers = 0, []
+def path(qs, state=0):
+    """(trellis integers of a stretch's q, end state)."""
+    integers = []
     for q in qs:
         integers.append(2 * q + reference.state_offset(state))
         state = reference.next_state(state, q)
-    return integers
+    return integers, state
 
 
 @cache
@@ -47,7 +50,7 @@ def bits(n, level):
 
 
 def cost(integers, weights, rate_weight):
-    """Squared error + rate_weight x bits of a row, whose weights are (target, level)."""
+    """Squared error + rate_weight x bits of a stretch, whose weights are (target, level)."""
     return sum(
         (x - n) ** 2 + rate_weight * bits(n, level)
         for n, (x, level) in zip(integers, weights, strict=True)
@@ -73,13 +76,14 @@ def test_every_state_has_two_successors_and_two_predecessors():
     row_level=st.integers(MIN_LEVEL - 10, 30),
     column_levels=arrays(np.int16, 4, elements=st.integers(-12, 12)),
     rate_weight=st.floats(0, 1),
+    start=STATES,
 )
-def test_no_path_costs_less(target, row_level, column_levels, rate_weight):
+def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start):
     weights = list(zip(target.tolist(), (row_level + column_levels).tolist(), strict=True))
     # From 0 to x / 2, and 2 further on either side: beyond, errors grow and no bits are saved.
     searched = [range(min(round(x / 2), 0) - 2, max(round(x / 2), 0) + 3) for x, _ in weights]
-    least = min(cost(path(qs), weights, rate_weight) for qs in product(*searched))
-    found = quantise(target, row_level, column_levels, rate_weight)
+    least = min(cost(path(qs, start)[0], weights, rate_weight) for qs in product(*searched))
+    found, _ = quantise(target, row_level, column_levels, rate_weight, start)
     assert cost(found.tolist(), weights, rate_weight) == pytest.approx(least)
 
 
@@ -88,17 +92,44 @@ def test_no_path_costs_less(target, row_level, column_levels, rate_weight):
     target=arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)),
     row_level=st.integers(-400, 400),
     rate_weight=st.floats(0, 1),
+    start=STATES,
 )
-def test_output_is_a_path_within_bounds(target, row_level, rate_weight):
-    found = quantise(target, row_level, np.zeros(len(target), np.int16), rate_weight)
-    assert path((found >> 1).tolist()) == found.tolist()
+def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start):
+    found, end = quantise(target, row_level, np.zeros(len(target)), rate_weight, start)
+    assert path((found >> 1).tolist(), start) == (found.tolist(), end)
     assert np.abs(found).max() <= MAX_INTEGER
+
+
+@settings(deadline=None)
+@given(
+    stretches=st.lists(arrays(np.float32, st.integers(1, 20), elements=FLOATS), min_size=2),
+    rate_weight=st.floats(0, 1),
+)
+def test_a_stretch_continues_the_path_of_the_one_before(stretches, rate_weight):
+    integers, state = [], 0
+    for target in stretches:
+        found, state = quantise(target, 8, np.zeros(len(target)), rate_weight, state)
+        integers += found.tolist()
+    assert path([n >> 1 for n in integers]) == (integers, state)
+
+
+def test_stretches_cost_little_more_than_a_row_at_once():
+    target = np.random.default_rng(0).normal(0, 4, 640).astype(np.float32)
+    levels = np.zeros(32, np.int16)
+    state, apart = 0, []
+    for stretch in target.reshape(-1, 32):
+        found, state = quantise(stretch, 16, levels, 0.25, state)
+        apart += found.tolist()
+    at_once, _ = quantise(target, 16, np.zeros(640), 0.25)
+    weights = [(x, 16) for x in target.tolist()]
+    least = cost(at_once.tolist(), weights, 0.25)
+    assert least <= cost(apart, weights, 0.25) <= 1.05 * least
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_integers_are_clipped(sign):
     target = np.full(50, sign * 1e9, np.float32)
-    found = sign * quantise(target, MAX_LEVEL, np.zeros(50), 0.1)
+    found = sign * quantise(target, MAX_LEVEL, np.zeros(50), 0.1)[0]
     assert found.min() >= MAX_INTEGER - 8
     assert found.max() <= MAX_INTEGER
 
@@ -106,7 +137,7 @@ def test_integers_are_clipped(sign):
 def test_granular_gain():
     """8 states gain about 1.0 dB over a uniform quantiser of the same spacing (Marcellin 1994)."""
     target = np.random.default_rng(0).uniform(-20, 20, 4000).astype(np.float32)
-    found = quantise(target, MAX_LEVEL, np.zeros(4000), 0.0)
+    found, _ = quantise(target, MAX_LEVEL, np.zeros(4000), 0.0)
     gain = 2**2 / 12 / np.mean((target - found) ** 2)
     assert 0.9 < 10 * np.log10(gain) < 1.2
 
@@ -114,7 +145,7 @@ def test_granular_gain():
 def test_dearer_bits_are_fewer():
     target = np.random.default_rng(0).normal(0, 2, 400).astype(np.float32)
     rates = [
-        sum(bits(n, 8) for n in quantise(target, 8, np.zeros(400), rate_weight).tolist())
+        sum(bits(n, 8) for n in quantise(target, 8, np.zeros(400), rate_weight)[0].tolist())
         for rate_weight in (0.0, 0.2, 1.0)
     ]
     assert rates[0] > rates[1] > rates[2]

@@ -7,7 +7,9 @@ from small_models import float64, random_tensors, relative_error, small_config
 
 from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.codec import dense
-from rbe_cli.codec.matrix import EncodedMatrix, column_blocks, encode_block
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.geometry import column_blocks
+from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
@@ -23,8 +25,14 @@ PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
 def encode(tensor, step, transposed):
     """(bytes, decoded tensor)."""
     weights = np.ascontiguousarray(tensor.T if transposed else tensor)
+    importance = np.linspace(0.2, 5.0, weights.shape[1])  # so that columns' steps differ
     blocks = tuple(
-        encode_block(np.ascontiguousarray(weights[:, columns]), None, step)
+        encode_block(
+            np.ascontiguousarray(weights[:, columns]),
+            step,
+            InputFactor.identity(len(weights)),
+            OutputFactor.from_importance(importance[columns]),
+        )
         for columns in column_blocks(weights.shape[1])
     )
     matrix = EncodedMatrix(weights.shape, float(np.float32(step)), blocks)

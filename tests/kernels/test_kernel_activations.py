@@ -7,6 +7,9 @@ from hypothesis.extra.numpy import arrays
 from rbe_cli.kernels import reference
 
 NAMES = sorted(reference.BY_NAME)
+SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 40))
+MODERATE = st.floats(-1e4, 1e4, width=32)
+HUGE = np.array([[-3e38, -1e20, -0.0, 0.0, 1e20, 3e38, -1e-40, 1e-40]], np.float32)
 
 
 def apply(kernel, x):
@@ -15,11 +18,16 @@ def apply(kernel, x):
     return out
 
 
+def scale(kernel, x, grad):
+    """grad times the derivative at x."""
+    out, before = grad.copy(), x.copy()
+    kernel(x, out)
+    np.testing.assert_array_equal(x, before)
+    return out
+
+
 @pytest.mark.parametrize("name", NAMES)
-@given(
-    x=arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 40)),
-             elements=st.floats(-1e4, 1e4, width=32))
-)  # fmt: skip
+@given(x=arrays(np.float32, SHAPES, elements=MODERATE))
 def test_equals_the_float64_function(fast, name, x):
     expected = apply(reference.BY_NAME[name], x.astype(np.float64))
     actual = apply(fast.activations[name], x)
@@ -28,9 +36,8 @@ def test_equals_the_float64_function(fast, name, x):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_extremes_stay_finite(fast, name):
-    x = np.array([[-3e38, -1e20, -0.0, 0.0, 1e20, 3e38, -1e-40, 1e-40]], np.float32)
     np.testing.assert_allclose(
-        apply(fast.activations[name], x), np.maximum(x, 0), rtol=1e-6, atol=1e-6
+        apply(fast.activations[name], HUGE), np.maximum(HUGE, 0), rtol=1e-6, atol=1e-6
     )
 
 
@@ -38,3 +45,48 @@ def test_extremes_stay_finite(fast, name):
 def test_nan_is_not_hidden(fast, name):
     x = np.array([[np.nan, 1.0]], np.float32)
     assert np.isnan(apply(fast.activations[name], x)[0, 0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(x=arrays(np.float64, SHAPES, elements=st.floats(-30, 30)))
+def test_the_float64_derivative_equals_central_differences(name, x):
+    """But for relu's within a step of its corner."""
+    step = 1e-5
+    if name == "relu":
+        x = x[np.abs(x) > step][None]
+    forward = reference.BY_NAME[name]
+    expected = (apply(forward, x + step) - apply(forward, x - step)) / (2 * step)
+    actual = scale(reference.BACKWARD[name], x, np.ones_like(x))
+    np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(x=arrays(np.float32, SHAPES, elements=MODERATE), seed=st.integers(0, 99))
+def test_the_derivative_equals_that_in_float64(fast, name, x, seed):
+    grad = np.random.default_rng(seed).standard_normal(x.shape, np.float32)
+    expected = scale(reference.BACKWARD[name], x.astype(np.float64), grad.astype(np.float64))
+    actual = scale(fast.activations_backward[name], x, grad)
+    # 1 - gate has a rounding error of 6e-8, which x and the argument's slope enlarge.
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_derivatives_far_out_are_those_of_the_asymptotes(fast, name):
+    x = np.array([[-1e18, -1e10, -1e4, 1e4, 1e10, 1e18]], np.float32)
+    slope = scale(fast.activations_backward[name], x, np.ones_like(x))
+    np.testing.assert_allclose(slope, [[0, 0, 0, 1, 1, 1]], atol=1e-6)
+    assert np.isfinite(scale(fast.activations_backward[name], HUGE, np.ones_like(HUGE))).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_derivative_at_zero(fast, name):
+    slope = scale(fast.activations_backward[name], np.zeros((1, 2), np.float32), HUGE[:, 4:6])
+    expected = HUGE[:, 4:6] * (0 if name == "relu" else 0.5)
+    np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"relu"}))
+def test_nan_is_not_hidden_by_the_derivative(fast, name):
+    x = np.array([[np.nan, 1.0]], np.float32)
+    slope = scale(fast.activations_backward[name], x, np.ones_like(x))
+    assert np.isnan(slope).tolist() == [[True, False]]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,3 +57,40 @@ def test_future_and_unused_positions_are_not_read(fast):
 def test_huge_scores_do_not_overflow(fast):
     qkv, cache, rows, starts = random_case(np.random.default_rng(3), 1, 3, 1, 4, 0)
     assert np.isfinite(attend(fast, 1e15 * qkv, cache, rows, starts, 1.0)[0]).all()
+
+
+def attend_backward(kernels, qkv, heads, scale, grad):
+    out = np.full_like(qkv, np.nan)
+    kernels.attention_backward(qkv, heads, scale, grad, out)
+    return out
+
+
+@given(
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 3),
+    seq=st.integers(1, 12),
+    heads=st.integers(1, 3),
+    head_dim=st.integers(1, 20),
+    scale=st.sampled_from([0.125, 1.0, 4.0]),
+)
+def test_the_float64_gradient_equals_central_differences(seed, batch, seq, heads, head_dim, scale):
+    """Along a random change of qkv, of the sum of outputs times `grad`."""
+    rng = np.random.default_rng(seed)
+    qkv, change = rng.standard_normal((2, batch, seq, 3 * heads * head_dim))
+    grad = rng.standard_normal((batch, seq, heads * head_dim))
+    cache = np.zeros((2, batch, heads, seq, head_dim))
+    rows, starts = np.arange(batch), np.zeros(batch, np.int64)
+
+    def objective(step):
+        return np.sum(attend(reference, qkv + step * change, cache, rows, starts, scale)[0] * grad)
+
+    step = 1e-6
+    expected = (objective(step) - objective(-step)) / (2 * step)
+    found = np.sum(attend_backward(reference, qkv, heads, scale, grad) * change)
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_the_gradient_of_huge_scores_is_finite(fast):
+    qkv = random_case(np.random.default_rng(4), 2, 5, 2, 4, 0)[0]
+    grad = np.ones((2, 5, 8), np.float32)
+    assert np.isfinite(attend_backward(fast, 1e8 * qkv, 2, 1.0, grad)).all()

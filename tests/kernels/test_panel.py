@@ -73,4 +73,4 @@ def test_padding_is_zero():
     assert matrix.values.shape == (2, 16, 64)
     assert not matrix.values[:, 9:].any()
     assert not matrix.values[1, :, 1:].any()
-    assert matrix.nbytes == 2 * 16 * 64 + 4 * 9
+    assert matrix.nbytes == 2 * 16 * 64 + 4 * 65

@@ -13,7 +13,7 @@ from rbe_cli.kernels.table import load_kernels
 from numba.np.ufunc.parallel import threading_layer
 
 kernels = load_kernels("fast", 2)
-values, steps = np.ones((40, 64, 64), np.int8), np.ones(64, np.float32)
+values, steps = np.ones((40, 64, 64), np.int8), np.arange(2560, dtype=np.float32)
 x, bias = np.ones((8, 64), np.float32), np.zeros(2560, np.float32)
 outs = [np.zeros((8, 2560), np.float32) for _ in range(2)]
 
@@ -24,7 +24,7 @@ def work(out):
 workers = [threading.Thread(target=work, args=(out,)) for out in outs]
 [worker.start() for worker in workers]
 [worker.join() for worker in workers]
-print(threading_layer(), all((out == 64).all() for out in outs))
+print(threading_layer(), all((out == 64 * steps).all() for out in outs))
 """
 
 

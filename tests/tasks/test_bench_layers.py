@@ -8,6 +8,7 @@ from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels, load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.progress import no_progress
 from rbe_cli.tasks.bench_layers import (
     Variant,
     check_memory,
@@ -16,7 +17,6 @@ from rbe_cli.tasks.bench_layers import (
     time_layers,
 )
 from rbe_cli.tasks.bench_shape import Op, Shape, byte_count, flop_count
-from rbe_cli.tasks.progress import no_progress
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from rbe_cli.container.writer import write_container
 from rbe_cli.errors import NotFoundError, UsageError
 from rbe_cli.kernels.table import Kernels, load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import no_progress
 from rbe_cli.tasks.bench_layers import random_tensors
 from rbe_cli.tasks.bench_model import ModelOptions, bytes_per_token, time_model
-from rbe_cli.tasks.progress import no_progress
 
 CONFIG = Gpt2Config(vocab_size=30, n_positions=24, n_embd=8, n_layer=2, n_head=2, n_inner=12)
 MODEL_FIELDS = {

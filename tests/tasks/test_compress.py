@@ -16,9 +16,9 @@ from rbe_cli.codec import dense
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import CheckpointError, OutputError, UsageError
+from rbe_cli.progress import no_progress
 from rbe_cli.tasks import calibration
 from rbe_cli.tasks.compress import CompressOptions, compress
-from rbe_cli.tasks.progress import no_progress
 from rbe_cli.tasks.settings import Override, Settings
 from rbe_cli.tasks.workers import workers
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+from rbe_cli.tasks.sensitivity import probe_step
 
 from rbe_cli.codec.allocation import Probe
 from rbe_cli.errors import UsageError
+from rbe_cli.progress import no_progress
 from rbe_cli.tasks.encoding import Source, encode_all
 from rbe_cli.tasks.fitting import Forecast, fit
-from rbe_cli.tasks.progress import no_progress
-from rbe_cli.tasks.sensitivity import probe_step
 from rbe_cli.tasks.settings import Override, Settings
 
 SHAPES = {"a": (64, 300), "b": (40, 120), "c": (120, 90)}

@@ -36,6 +36,7 @@ class EntropyTables(NamedTuple):
         frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; 0 = must escape.
         cumulative: uint16 `[LEVELS, 2, SYMBOLS]`, exclusive prefix sums of `frequency`.
         symbol: uint8 `[LEVELS, 2, 2 ** PROBABILITY_BITS]`, the symbol that owns each slot.
+        span: uint32 `[LEVELS, 2, SYMBOLS]`, frequency << 16 | cumulative: one load for both.
         shift: int64 `[LEVELS]`, number of low bits of q that are coded as they are.
         bits: float32 `[LEVELS, 2, SYMBOLS]`, the symbol's whole cost in bits, low bits and
             the escape's payload included; a symbol without frequency costs an escape.
@@ -44,6 +45,7 @@ class EntropyTables(NamedTuple):
     frequency: NDArray[np.uint16]
     cumulative: NDArray[np.uint16]
     symbol: NDArray[np.uint8]
+    span: NDArray[np.uint32]
     shift: NDArray[np.int64]
     bits: NDArray[np.float32]
 
@@ -90,6 +92,7 @@ def entropy_tables() -> EntropyTables:
         frequency.astype(np.uint16),
         cumulative.astype(np.uint16),
         symbol,
+        (frequency << 16 | cumulative).astype(np.uint32),
         shift,
         np.minimum(coded, escape).astype(np.float32),
     )

@@ -7,6 +7,9 @@ levels of the block's rows, of its columns and of their steps, then the weights,
 flush of the states pays for all of them. Columns come in the trellis's order throughout.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +20,7 @@ from rbe_cli.codec.entropy_model import (
     MIN_LEVEL,
     PROBABILITY_BITS,
     SYMBOL_OFFSET,
+    SYMBOLS,
     EntropyTables,
     entropy_tables,
 )
@@ -27,7 +31,10 @@ from rbe_cli.jit import jit
 Words = NDArray[np.uint16]
 States = NDArray[np.int64]
 Levels = NDArray[np.int16]
+FlatTables = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64]]
+"""symbol, span and shift of `EntropyTables` in one dimension: their index is computed once."""
 
+_int64: Callable[..., Any] = np.int64  # to compiled code, all integers here are its int
 LANES = 32
 _LOW = 1 << 16  # a state between symbols lies in [_LOW, 2 ** 32)
 _SLOTS = (1 << PROBABILITY_BITS) - 1
@@ -125,49 +132,40 @@ def _encode(
 
 
 @jit()
-def _get_raw(states: States, lane: int, count: int, words: Words, position: int) -> tuple[int, int]:
-    """Returns (value, position); reads zeros past the end, which the caller detects."""
-    x = states[lane]
-    value = x & ((1 << count) - 1)
-    x >>= count
-    if x < _LOW:
-        x = (x << 16) | (words[position] if position < words.shape[0] else 0)
-        position += 1
-    states[lane] = x
-    return value, position
+def _refill(x: int, words: Words, position: int) -> tuple[int, int]:
+    """Returns (state, position), the state with another word if it has room for one.
+
+    `words` ends with a word of its own that stands for all words past the end.
+    """
+    is_low = x < _LOW
+    word = _int64(words[np.uint64(min(position, words.shape[0] - 1))])
+    # Both sides are computed: which one holds is as random as the weights, and a branch on it
+    # would be mispredicted half the time.
+    return (x << 16) | word if is_low else x, position + _int64(is_low)
 
 
 @jit()
 def _get(
-    states: States,
-    lane: int,
-    level: int,
-    z: int,
-    tables: EntropyTables,
-    words: Words,
-    position: int,
-) -> tuple[int, int]:
-    """Returns (q, position)."""
-    x = states[lane]
+    x: int, level: int, z: int, tables: FlatTables, words: Words, position: int
+) -> tuple[int, int, int]:
+    """Returns (q, state, position)."""
+    symbols, spans, shift = tables
+    table = 2 * level + z
     slot = x & _SLOTS
-    symbol = tables.symbol[level, z, slot]
-    x = (
-        tables.frequency[level, z, symbol] * (x >> PROBABILITY_BITS)
-        + slot
-        - tables.cumulative[level, z, symbol]
-    )
-    if x < _LOW:
-        x = (x << 16) | (words[position] if position < words.shape[0] else 0)
-        position += 1
-    states[lane] = x
+    symbol = _int64(symbols[np.uint64((table << PROBABILITY_BITS) | slot)])
+    span = _int64(spans[np.uint64(table * SYMBOLS + symbol)])
+    x = (span >> 16) * (x >> PROBABILITY_BITS) + slot - (span & 0xFFFF)
+    x, position = _refill(x, words, position)
+    low_bits = shift[np.uint64(level)]
     if symbol == ESCAPE:
-        value, position = _get_raw(states, lane, ESCAPE_BITS, words, position)
-        return value - (1 << (ESCAPE_BITS - 1)), position
-    q = int(symbol) - SYMBOL_OFFSET
-    if tables.shift[level] > 0:
-        value, position = _get_raw(states, lane, tables.shift[level], words, position)
-        q = (q << tables.shift[level]) | value
-    return q, position
+        q = (x & ((1 << ESCAPE_BITS) - 1)) - (1 << (ESCAPE_BITS - 1))
+        x, position = _refill(x >> ESCAPE_BITS, words, position)
+    elif low_bits > 0:
+        q = ((symbol - SYMBOL_OFFSET) << low_bits) | (x & ((1 << low_bits) - 1))
+        x, position = _refill(x >> low_bits, words, position)
+    else:
+        q = symbol - SYMBOL_OFFSET
+    return q, x, position
 
 
 @jit()
@@ -175,7 +173,7 @@ def _decode(
     words: Words,
     states: States,
     scale_models: NDArray[np.int16],
-    tables: EntropyTables,
+    tables: FlatTables,
     order: NDArray[np.int64],
     rows: Levels,
     columns: Levels,
@@ -190,21 +188,26 @@ def _decode(
     for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
         mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
         for i in range(scales.shape[0]):
-            q, position = _get(states, i % LANES, level, 0, tables, words, position)
+            lane = i % LANES
+            q, states[lane], position = _get(states[lane], level, 0, tables, words, position)
             scales[i] = q + mean
     count, width = values.shape
     trellis = np.empty(LANES, np.int64)
+    tile = np.empty((width, LANES), np.int16)  # written in order of decoding, then transposed
     for first in range(0, count, LANES):
         lanes = min(LANES, count - first)
         trellis[:] = 0
         for j in range(width):
             for lane in range(lanes):
-                i = first + lane
-                level = _level_index(np.int64(rows[i]) + columns[j])
-                z = state_offset(trellis[lane])
-                q, position = _get(states, lane, level, z, tables, words, position)
-                values[i, order[j]] = 2 * q + z
-                trellis[lane] = next_state(trellis[lane], q)
+                level = _level_index(_int64(rows[first + lane]) + columns[j])
+                state = trellis[lane]
+                z = state_offset(state)
+                q, states[lane], position = _get(states[lane], level, z, tables, words, position)
+                tile[j, lane] = 2 * q + z
+                trellis[lane] = next_state(state, q)
+        for lane in range(lanes):
+            for j in range(width):
+                values[first + lane, order[j]] = tile[j, lane]
     return position
 
 
@@ -260,9 +263,9 @@ def decode(
     steps = np.empty(shape[1], np.int16)
     values = np.empty(shape, np.int16)
     running = states.astype(np.int64)
-    position: int = _decode(
-        words, running, scale_models, tables, order, rows, columns, steps, values
-    )
+    padded = np.append(words, np.uint16(0))
+    flat = tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
+    position = _decode(padded, running, scale_models, flat, order, rows, columns, steps, values)
     if position != words.size or not (running == _LOW).all():
         raise PayloadError("a block's entropy-coded words do not end where its weights do")
     return values, rows, columns, steps

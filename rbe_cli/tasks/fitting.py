@@ -86,13 +86,12 @@ def fit(
             progress("encoding", len(encoded), len(sources))
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
-        misses = [8 * sizes[name] / sources[name].size / own[name] - 1 for name in own]
+        misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]
         if len(own) < len(sources):
-            misses.append(reached / target - 1)
-        miss = max(map(abs, misses))
-        if miss < nearest:
-            nearest, best, result = miss, encoded, reached
-        if nearest <= _GOOD_ENOUGH:
+            misses.append(abs(reached / target - 1))
+        if sum(misses) < nearest:  # the sum, as zeros never come near a rate of their own
+            nearest, best, result = sum(misses), encoded, reached
+        if max(misses) <= _GOOD_ENOUGH:
             return best
         forecast.learn(steps, sizes)
     if len(own) < len(sources) and abs(result - target) > SIZE_TOLERANCE * target:

@@ -213,7 +213,9 @@ for _ in range(500):
         refused += 1
 try:
     rans._level_index.py_func  # compiled code below, not Python
-    rans._get(np.zeros(32, np.int64), 0, 999, 0, rans.entropy_tables(), words, 0)
+    tables = rans.entropy_tables()
+    flat = tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
+    rans._get(np.int64(0), 999, 0, flat, np.zeros(1, np.uint16), np.int64(0))
 except IndexError:
     print(refused)
 """

@@ -1,65 +1,21 @@
 import dataclasses
-import json
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from compressing import by_name, decode, relative, run, with_tensors
 from reference_gpt2 import gpt2, softmax
-from safetensors.numpy import save_file
 from small_models import float64, random_tensors, small_config
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_embedding, is_matrix, parameter_count, tensor_shapes
 from rbe_cli.checkpoint.source import open_checkpoint
-from rbe_cli.codec import dense
-from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.container.reader import Container
-from rbe_cli.errors import CheckpointError, OutputError, UsageError
-from rbe_cli.progress import no_progress
+from rbe_cli.errors import OutputError, UsageError
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks import calibration
-from rbe_cli.tasks.compress import CompressOptions, compress
 from rbe_cli.tasks.settings import Override, Settings
-from rbe_cli.tasks.workers import workers
-
-FOUR_BITS = Settings(4.0)
-
-
-def run(checkpoint, path, settings=FOUR_BITS, *, threads=2, progress=no_progress, **options):
-    options = {"calib_samples": 16} | options
-    with workers(threads) as executor:
-        return compress(checkpoint, path, CompressOptions(settings, **options), executor, progress)
-
-
-def decode(path):
-    """Every tensor of a file, as a checkpoint has them."""
-    tensors = {}
-    with Container.open(path) as container:
-        container.verify()
-        for name, stored in container.tensors.items():
-            if stored.codec in ("float16", "float32"):
-                tensors[name] = dense.decode(stored.data, stored.shape, stored.codec)
-                continue
-            shape = stored.shape[::-1] if is_embedding(name) else stored.shape
-            matrix = EncodedMatrix.from_bytes(stored.data, shape).decode()
-            tensors[name] = matrix.T if is_embedding(name) else matrix
-    return tensors
-
-
-def relative(change, original):
-    """Relative Frobenius error in float64."""
-    return np.linalg.norm(change.astype(np.float64)) / np.linalg.norm(original.astype(np.float64))
-
-
-def by_name(result):
-    return {tensor.name: tensor for tensor in result.tensors}
-
-
-def with_tensors(checkpoint, **changes):
-    """The checkpoint with other tensors, their names' dots written as double underscores."""
-    renamed = {name.replace("__", "."): tensor for name, tensor in changes.items()}
-    assert renamed.keys() <= checkpoint.tensors.keys()
-    return dataclasses.replace(checkpoint, tensors=dict(checkpoint.tensors) | renamed)
 
 
 @pytest.fixture(scope="module")
@@ -148,32 +104,58 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
         original = checkpoint.tensors[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
         assert tensor.relative_error == pytest.approx(expected, rel=1e-5, abs=1e-12)
-        assert expected < (1 if is_matrix(tensor.name) else 2**-11)
+        # A matrix's may be anything: errors are fed where they do not count.
+        assert is_matrix(tensor.name) or expected < 2**-11
+
+
+def output_errors(checkpoint, model, decoded, sequences):
+    """Weight name -> relative error of the layer's outputs on these sequences' inputs."""
+    inputs = {}
+
+    def observe(name, values):
+        if name.endswith(".weight"):
+            inputs.setdefault(name, []).append(values.copy())
+
+    for sequence in sequences:
+        model.forward(sequence[None], observe=observe)
+    found = {}
+    for name, parts in inputs.items():
+        x = np.concatenate(parts).astype(np.float64)
+        original, ours = checkpoint.tensors[name], decoded[name]
+        if is_embedding(name):
+            original, ours = original.T, ours.T
+        found[name] = relative(x @ (original - ours), x @ original)
+    return found
 
 
 def test_reported_output_errors_are_those_on_the_calibration_s_inputs(
     checkpoint, model, compressed, text
 ):
     result, decoded = compressed
-    inputs = {}
-
-    def observe(name, values):
-        if name.endswith(".weight"):
-            inputs.setdefault(name, []).append(values.reshape(-1, values.shape[-1]).copy())
-
-    for sequence in text.used:
-        model.forward(sequence[None], observe=observe)
+    expected = output_errors(checkpoint, model, decoded, text.used)
     for tensor in result.tensors:
-        if tensor.name not in inputs:
-            assert tensor.relative_output_error is None
-            continue
-        x = np.concatenate(inputs[tensor.name]).astype(np.float64)
-        original, ours = checkpoint.tensors[tensor.name], decoded[tensor.name]
-        if is_embedding(tensor.name):
-            original, ours = original.T, ours.T
-        expected = relative(x @ (original - ours), x @ original)
-        assert tensor.relative_output_error == pytest.approx(expected, rel=1e-3)
-        assert expected < 1.05 * tensor.relative_error  # what feedback is for
+        error = tensor.relative_output_error
+        if tensor.name not in expected:
+            assert error is None
+        elif tensor.name == "wte.weight":  # the error of its other use counts, too
+            assert 0 < error < tensor.relative_error
+        else:
+            assert error == pytest.approx(expected[tensor.name], rel=1e-3)
+            assert error < tensor.relative_error  # what feedback is for
+
+
+def test_an_untied_head_has_an_output_error_and_the_embedding_none(tmp_path, tokens_file, kernels):
+    config = small_config(vocab_size=300, n_positions=64, n_layer=1, tie_word_embeddings=False)
+    checkpoint = Checkpoint(config, random_tensors(config), None, "untied", "xxh3:0", 1)
+    options = {"calib_tokens": tokens_file, "seed": 7}
+    tensors = by_name(run(checkpoint, tmp_path / "a.rbe", Settings(6.0), **options))
+    used = calibration.from_token_file(checkpoint, tokens_file, 16, 7).used
+    model = Gpt2.from_checkpoint(config, checkpoint.tensors, kernels)
+    expected = output_errors(checkpoint, model, decode(tmp_path / "a.rbe"), used)
+    error = tensors["lm_head.weight"].relative_output_error
+    assert error == pytest.approx(expected["lm_head.weight"], rel=1e-3)
+    assert tensors["wte.weight"].relative_output_error is None
+    assert tensors["wpe.weight"].relative_output_error is None
 
 
 def test_reported_quality_is_that_on_text_the_codec_did_not_see(checkpoint, compressed, text):
@@ -273,105 +255,6 @@ def test_values_beyond_float16_cannot_be_asked_to_be_float16(checkpoint, tmp_pat
     with pytest.raises(UsageError, match=r"wpe\.weight .* float16"):
         run(with_tensors(checkpoint, wpe__weight=wpe), tmp_path / "a.rbe", settings)
     assert list(tmp_path.iterdir()) == []
-
-
-# Unusual weights
-
-
-def test_vectors_that_float16_would_ruin_are_kept_exactly(checkpoint, tmp_path):
-    large = np.full(64, 1e5, np.float32)
-    small = np.linspace(1e-8, 3e-7, 64, dtype=np.float32)
-    changed = with_tensors(checkpoint, h__0__attn__c_proj__bias=small, ln_f__bias=large)
-    tensors, decoded = by_name(run(changed, tmp_path / "a.rbe")), decode(tmp_path / "a.rbe")
-    np.testing.assert_array_equal(decoded["h.0.attn.c_proj.bias"], small)
-    np.testing.assert_array_equal(decoded["ln_f.bias"], large)
-    assert tensors["ln_f.bias"].codec == tensors["h.0.attn.c_proj.bias"].codec == "float32"
-    assert tensors["h.1.attn.c_proj.bias"].codec == "float16"
-
-
-def test_matrices_of_zeros_stay_zeros(checkpoint, tmp_path):
-    zeros = np.zeros((64, 64), np.float32)
-    changed = with_tensors(
-        checkpoint,
-        h__0__attn__c_proj__weight=zeros,
-        h__1__mlp__c_fc__weight=np.zeros((64, 130), np.float32),
-    )
-    result = run(changed, tmp_path / "a.rbe")
-    decoded = decode(tmp_path / "a.rbe")
-    for name in ("h.0.attn.c_proj.weight", "h.1.mlp.c_fc.weight"):
-        np.testing.assert_array_equal(decoded[name], 0)
-        assert by_name(result)[name].relative_error == 0
-        assert by_name(result)[name].bits_per_weight < 1
-    assert result.bits_per_weight == pytest.approx(4, rel=0.01)
-
-
-def test_outliers_survive(checkpoint, tmp_path):
-    weights = checkpoint.tensors["h.0.mlp.c_proj.weight"].copy()
-    weights[7, 9] = 50
-    changed = with_tensors(checkpoint, h__0__mlp__c_proj__weight=weights)
-    settings = Settings(4.0, override=(Override("h.0.mlp.c_proj", bits=4.0),))
-    run(changed, tmp_path / "a.rbe", settings)
-    decoded = decode(tmp_path / "a.rbe")["h.0.mlp.c_proj.weight"]
-    assert decoded[7, 9] == pytest.approx(50, rel=0.01)
-    assert relative((weights - decoded)[8:], weights[8:]) < 0.15
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["h.1.mlp.c_fc.weight", "ln_f.bias"])
-def test_weights_that_are_no_numbers_are_refused(config, tmp_path, name, value):
-    tensors = random_tensors(config)
-    tensors[name].flat[3] = value
-    folder, path = tmp_path / "checkpoint", tmp_path / "a.rbe"
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    raw = {key: getattr(config, key) for key in config.__struct_fields__}
-    (folder / "config.json").write_text(json.dumps(raw))
-    path.write_text("precious")
-    with pytest.raises(CheckpointError, match=f"tensor {name} holds NaN or infinite values"):
-        run(open_checkpoint(str(folder)), path, force=True)
-    assert path.read_text() == "precious"
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_weights_that_overflow_are_refused(checkpoint, tmp_path):
-    huge = np.full((64, 130), 3e38, np.float32)
-    changed = with_tensors(checkpoint, h__0__mlp__c_fc__weight=huge)
-    with pytest.raises(CheckpointError, match="overflow"):
-        run(changed, tmp_path / "a.rbe")
-    assert list(tmp_path.iterdir()) == []
-
-
-# Unusual shapes
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"tie_word_embeddings": False},
-        {"n_head": 1, "n_embd": 8, "n_inner": 1, "vocab_size": 3000},
-        {"vocab_size": 2500, "n_positions": 2},
-        {"activation_function": "relu", "scale_attn_by_inverse_layer_idx": True},
-    ],
-    ids=["untied", "narrow", "many tokens", "options"],
-)
-def test_any_shape_can_be_compressed(tmp_path, changes):
-    config = small_config(**{"n_layer": 1} | changes)
-    checkpoint = Checkpoint(config, random_tensors(config), None, "odd", "xxh3:0", 1)
-    settings = Settings(9.0)  # a tiny model's header and vectors have their size
-    result = run(checkpoint, tmp_path / "a.rbe", settings, calib_samples=8)
-    decoded = decode(tmp_path / "a.rbe")
-    assert result.bits_per_weight == pytest.approx(9, rel=0.01)
-    for name, original in checkpoint.tensors.items():
-        assert relative(decoded[name] - original, original) < 0.1
-    with Container.open(tmp_path / "a.rbe") as container:
-        assert container.tokenizer_json() is None
-
-
-def test_a_context_of_one_token_predicts_nothing(tmp_path):
-    config = small_config(n_positions=1, n_layer=1)
-    checkpoint = Checkpoint(config, random_tensors(config), None, "odd", "xxh3:0", 1)
-    with pytest.raises(UsageError, match="nothing to predict"):
-        run(checkpoint, tmp_path / "a.rbe")
 
 
 # The output

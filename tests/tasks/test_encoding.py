@@ -1,35 +1,55 @@
 import numpy as np
 import pytest
 
-from rbe_cli.codec.feedback import Feedback
-from rbe_cli.codec.matrix import column_blocks, encode_block
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.geometry import column_blocks
+from rbe_cli.codec.matrix import encode_block
 from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
 from rbe_cli.tasks.workers import workers
 
 
-def random_source(rows, columns, seed, with_inputs=True):
+def random_moment(rng, size):
+    rows = rng.normal(size=(4 * size, size)) * np.arange(1, size + 1)
+    return (rows.T @ rows / len(rows)).astype(np.float32)
+
+
+def random_source(rows, columns, seed, *, mixed=True, scale=1.0):
+    """One of correlated inputs, and of correlated outputs or of columns that matter unalike."""
     rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(4 * rows, rows)) * np.arange(1, rows + 1)
-    hessian = (inputs.T @ inputs / len(inputs)).astype(np.float32)
-    weights = rng.normal(size=(rows, columns)).astype(np.float32)
-    return Source(weights, Feedback.from_hessian(hessian) if with_inputs else None)
+    inputs = InputFactor.from_moment(random_moment(rng, rows), 0.01)
+    outputs = tuple(
+        OutputFactor.from_moment(random_moment(rng, part.stop - part.start), 0.01)
+        if mixed
+        else OutputFactor.from_importance(rng.uniform(0.1, 9, part.stop - part.start))
+        for part in column_blocks(columns)
+    )
+    weights = scale * rng.normal(size=(rows, columns))
+    return Source(weights.astype(np.float32), inputs, outputs)
 
 
 @pytest.fixture(scope="module")
 def sources():
     return {
-        "wide": random_source(9, 2500, 0),
+        "wide": random_source(9, 2500, 0, mixed=False),
         "tall": random_source(150, 7, 1),
-        "alone": random_source(70, 60, 2, with_inputs=False),
+        "square": random_source(70, 60, 2),
+        "embedding": random_source(30, 64, 3, mixed=False),
     }
 
 
-STEPS = {"wide": 0.3, "tall": 0.1, "alone": 0.7}
+STEPS = {"wide": 0.3, "tall": 0.1, "square": 0.7, "embedding": 0.2}
 
 
 def encode(sources, threads):
     with workers(threads) as executor:
         return dict(encode_all(sources, STEPS, executor))
+
+
+def bits(source, step, executor):
+    """(sampled, whole) bits a weight."""
+    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, executor)]
+    sampled = sampled_bits({"a": source}, {"a": step}, executor)["a"]
+    return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.weights.size
 
 
 def test_a_matrix_is_the_blocks_of_its_columns(sources):
@@ -40,11 +60,36 @@ def test_a_matrix_is_the_blocks_of_its_columns(sources):
         assert matrix.shape == source.weights.shape
         assert matrix.step == step
         columns = column_blocks(matrix.shape[1])
-        for block, part in zip(matrix.blocks, columns, strict=True):
+        for block, part, outputs in zip(matrix.blocks, columns, source.outputs, strict=True):
             weights = np.ascontiguousarray(source.weights[:, part])
-            alone = encode_block(weights, source.feedback, step)
+            alone = encode_block(weights, step, source.inputs, outputs, source.unit)
             np.testing.assert_array_equal(block.words, alone.words)
             np.testing.assert_array_equal(block.states, alone.states)
+
+
+def test_the_step_is_that_of_columns_of_mean_importance(sources):
+    for name, matrix in encode(sources, 2).items():
+        steps = np.concatenate([steps for _, _, steps in matrix.decoded_blocks()])
+        assert np.exp(np.mean(np.log(steps))) == pytest.approx(STEPS[name], rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(executor, scale):
+    """Weights, inputs and outputs of any scale: the loss of a weight is that of its step."""
+    source = random_source(200, 90, 4, mixed=False, scale=scale)
+    rng = np.random.default_rng(4)
+    moment = np.diag(rng.uniform(0.1, 9, 200) / scale**2).astype(np.float32)
+    importance = rng.uniform(0.1, 9, 90)
+    source = Source(
+        source.weights,
+        InputFactor.from_moment(moment, 0.0),
+        (OutputFactor.from_importance(importance),),
+    )
+    step = 0.1 * source.unit_step
+    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, executor)]
+    change = (source.weights - matrix.decode()).astype(np.float64)
+    loss = np.sum(np.diag(moment)[:, None] * importance * change**2)
+    assert loss / source.weights.size == pytest.approx(0.27 * 0.1**2, rel=0.05)
 
 
 def test_bytes_do_not_depend_on_the_threads(sources):
@@ -54,16 +99,18 @@ def test_bytes_do_not_depend_on_the_threads(sources):
         assert again == first
 
 
-def test_a_sample_of_all_columns_is_the_matrix(sources, executor):
-    encoded = encode(sources, 1)
-    bits = sampled_bits(sources, STEPS, executor)
-    for name in ("tall", "alone"):
-        block = encoded[name].blocks[0]
-        assert bits[name] == 8 * block.nbytes / sources[name].weights.size
+def test_a_sample_of_all_columns_is_the_matrix_where_columns_are_not_mixed(sources, executor):
+    sampled, whole = bits(sources["embedding"], 0.2, executor)
+    assert sampled == whole
 
 
 def test_a_sample_tells_of_the_whole(executor):
-    source = random_source(200, 3000, 3)
-    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": 0.2}, executor)]
-    whole = 8 * matrix.nbytes / source.weights.size
-    assert sampled_bits({"a": source}, {"a": 0.2}, executor)["a"] == pytest.approx(whole, rel=0.03)
+    """Its rows' scales and its header serve fewer columns."""
+    sampled, whole = bits(random_source(200, 3000, 3, mixed=False), 0.2, executor)
+    assert 0 < sampled - whole < 0.15
+
+
+def test_a_sample_tells_something_of_mixed_columns(executor):
+    """Feedback from column to column adds to what is written."""
+    sampled, whole = bits(random_source(200, 300, 3), 0.2, executor)
+    assert sampled == pytest.approx(whole, rel=0.05)

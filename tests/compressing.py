@@ -1,0 +1,55 @@
+"""Compresses small checkpoints in tests, and reads what that gives."""
+
+import dataclasses
+
+import numpy as np
+
+from rbe_cli.checkpoint.names import is_embedding
+from rbe_cli.codec import dense
+from rbe_cli.codec.matrix import EncodedMatrix
+from rbe_cli.container.reader import Container
+from rbe_cli.progress import no_progress
+from rbe_cli.tasks.compress import CompressOptions, compress
+from rbe_cli.tasks.settings import Settings
+from rbe_cli.tasks.workers import workers
+
+FOUR_BITS = Settings(4.0)
+
+
+def run(checkpoint, path, settings=FOUR_BITS, *, threads=2, progress=no_progress, **options):
+    """Compress a checkpoint; its result."""
+    options = {"calib_samples": 16} | options
+    with workers(threads) as executor:
+        return compress(checkpoint, path, CompressOptions(settings, **options), executor, progress)
+
+
+def decode(path):
+    """Every tensor of a file, as a checkpoint has them."""
+    tensors = {}
+    with Container.open(path) as container:
+        container.verify()
+        for name, stored in container.tensors.items():
+            if stored.codec in ("float16", "float32"):
+                tensors[name] = dense.decode(stored.data, stored.shape, stored.codec)
+                continue
+            shape = stored.shape[::-1] if is_embedding(name) else stored.shape
+            matrix = EncodedMatrix.from_bytes(stored.data, shape).decode()
+            tensors[name] = matrix.T if is_embedding(name) else matrix
+    return tensors
+
+
+def relative(change, original):
+    """Relative Frobenius error in float64."""
+    return np.linalg.norm(change.astype(np.float64)) / np.linalg.norm(original.astype(np.float64))
+
+
+def by_name(result):
+    """Tensor name -> its report."""
+    return {tensor.name: tensor for tensor in result.tensors}
+
+
+def with_tensors(checkpoint, **changes):
+    """The checkpoint with other tensors, their names' dots written as double underscores."""
+    renamed = {name.replace("__", "."): tensor for name, tensor in changes.items()}
+    assert renamed.keys() <= checkpoint.tensors.keys()
+    return dataclasses.replace(checkpoint, tensors=dict(checkpoint.tensors) | renamed)

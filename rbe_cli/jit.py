@@ -1,18 +1,30 @@
 """The one way kernels are compiled.
 
 Machine code is cached on disk, next to the module or, if that folder cannot be written, in
-Numba's cache folder of the user. Kernels are module-level functions: closures would miss
-the cache in every process. Numba looks at a kernel's own file alone to decide whether its
-cached code is still valid, so after editing a helper that another module's kernel calls,
-delete that kernel's `__pycache__`.
+Numba's cache folder of the user; where nothing can be written, it lasts for the process.
+Kernels are module-level functions: closures would miss the cache in every process. Numba
+looks at a kernel's own file alone to decide whether its cached code is still valid, so after
+editing a helper that another module's kernel calls, delete that kernel's `__pycache__`.
 """
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from numba import njit
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+
+def _survive_full_disk(dispatcher: Any) -> None:
+    """Let a kernel whose code cannot be kept be used all the same."""
+    save = dispatcher._cache.save_overload
+
+    def save_if_possible(signature: object, code: object) -> None:
+        with suppress(OSError):
+            save(signature, code)
+
+    dispatcher._cache.save_overload = save_if_possible
 
 
 def jit(*, parallel: bool = False, reassociate: bool = False) -> Callable[[Kernel], Kernel]:
@@ -30,7 +42,9 @@ def jit(*, parallel: bool = False, reassociate: bool = False) -> Callable[[Kerne
         decorate = njit(
             cache=cache, nogil=True, error_model="numpy", fastmath=fastmath, parallel=parallel
         )
-        return cast(Kernel, decorate(function))
+        dispatcher = decorate(function)
+        _survive_full_disk(dispatcher)
+        return cast(Kernel, dispatcher)
 
     def decorate(function: Kernel) -> Kernel:
         try:

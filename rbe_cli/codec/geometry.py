@@ -16,8 +16,9 @@ def column_blocks(columns: int) -> list[slice]:
 def trellis_order(width: int) -> NDArray[np.int64]:
     """Column indices in the order in which a block's rows are written, int64 `[width]`.
 
-    Neighbours of the matrix lie in different segments: columns of the same attention head,
-    whose errors make up for each other best, are then written one after the other.
+    Neighbours of the matrix come to lie in different segments, as segments take every
+    `stride`-th column: those of the same attention head, whose errors make up for each other
+    best, are then not decided together.
     """
     stride = -(-width // SEGMENT)
     return np.concatenate([np.arange(first, width, stride) for first in range(stride)])

@@ -16,10 +16,11 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 
 
-def warm_up(model: Gpt2, progress: Progress) -> None:
-    """Make sure that nothing is compiled while `model` computes."""
+def warm_up(model: Gpt2, progress: Progress, backward: bool = False) -> None:
+    """Make sure that nothing is compiled while `model` computes, `backward` too if asked."""
     if model.kernels.engine == "fast":
-        compile_steps("compiling kernels (first run only)", _kernel_steps(model), progress)
+        steps = _kernel_steps(model) + (_backward_steps(model) if backward else [])
+        compile_steps("compiling kernels (first run only)", steps, progress)
 
 
 def compile_steps(stage: str, steps: Sequence[Callable[[], object]], progress: Progress) -> None:
@@ -61,6 +62,17 @@ def _kernel_steps(model: Gpt2) -> list[Callable[[], object]]:
         partial(_attention_step, kernels),
         partial(activation, row.copy()),
         *(partial(_matmul_step, kernels, form) for form in sorted(forms, key=str)),
+    ]
+
+
+def _backward_steps(model: Gpt2) -> list[Callable[[], object]]:
+    """The same of the backward pass."""
+    kernels = model.kernels
+    activation = kernels.activations_backward[model.config.activation_function]
+    vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
+    return [
+        partial(kernels.layer_norm_backward, row, vector, 1.0, row, row.copy()),
+        partial(activation, row, row.copy()),
     ]
 
 

@@ -1,9 +1,11 @@
 """Compress: checkpoint -> calibration -> moments -> steps -> blocks -> `.rbe` file."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_embedding, parameter_count
 from rbe_cli.codec import dense
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
@@ -116,68 +119,38 @@ def compress(
     """
     started = time.perf_counter()
     check_output(output, force=options.force)
-    settings = options.settings
     tensors = dict(checkpoint.tensors)
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
-    warm_up(model, progress)
-    compile_steps("compiling the encoder (first run only)", [_encode_anything], progress)
+    _compile(model, progress)
     text = _calibrate(checkpoint, model, options, executor, progress)
     stored = {
-        name: _store_dense(name, tensor, settings)
+        name: _store_dense(name, tensor, options.settings)
         for name, tensor in tensors.items()
-        if not is_coded(name, settings)
+        if not is_coded(name, options.settings)
     }
-    tokenizer = checkpoint.tokenizer_json
-    tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
-
-    def size(matrices: Mapping[str, int]) -> float:
-        """Bits a weight of the file, given the bytes of each matrix."""
-        parts = [(tensor.name, tensor.codec, len(tensor.data)) for tensor in stored.values()]
-        parts += [(name, "ectcq", count) for name, count in matrices.items()]
-        file_bytes = container_bytes(
-            config=checkpoint.config,
-            tensors=parts,
-            tokenizer_bytes=tokenizer_bytes,
-            provenance=_provenance(checkpoint, options, text, Quality(0.0, 0.0, 0.0, 0)),
-        )
-        return bits_per_weight(checkpoint.config, file_bytes, tokenizer_bytes or 0)
-
-    coded = sum(tensor.size for name, tensor in tensors.items() if name not in stored)
-    left = settings.target_bpw * parameter_count(checkpoint.config) - 8 * sum(
-        len(tensor.data) for tensor in stored.values()
-    )
     found = moments.collect(model, text.used, options.seed, executor, progress)
-    sources = make_sources(tensors, found, settings, max(left / max(coded, 1), 1.0), executor)
-    encoded = fit(sources, settings, size, executor, progress)
+    rate = _matrix_rate(checkpoint.config, options.settings, stored)
+    sources = make_sources(tensors, found, options.settings, rate, executor)
+    file = _File(checkpoint, options, text)
+    size = partial(file.bits_per_weight, list(stored.values()))
+    encoded = fit(sources, options.settings, size, executor, progress)
+    for name, matrix in encoded.items():
+        stored[name] = StoredTensor(name, tensors[name].shape, "ectcq", matrix.to_bytes())
 
-    products = {linear.name for linear in model.linears()}
     decoded: dict[str, Float32] = {}
     reports = []
     for name, tensor in tensors.items():
-        if name in encoded:
-            stored[name] = StoredTensor(name, tensor.shape, "ectcq", encoded[name].to_bytes())
-            matrix = encoded[name].decode()
-            decoded[name] = matrix.T if is_embedding(name) else matrix
-        else:
-            data = stored[name]
-            decoded[name] = dense.decode(data.data, tensor.shape, data.codec)
-        source = sources.get(name) if name in products else None
-        reports.append(_report(stored[name], tensor, decoded[name], source))
+        decoded[name] = _decode(stored[name])
+        power = _output_power(name, sources, found) if name in sources else None
+        reports.append(_report(stored[name], tensor, decoded[name], power))
     quality = _measure(model, decoded, text, executor, progress)
-    file_bytes = write_container(
-        output,
-        config=checkpoint.config,
-        tensors=[stored[name] for name in tensors],
-        tokenizer_json=tokenizer,
-        provenance=_provenance(checkpoint, options, text, quality),
-        force=options.force,
-    )
+    file_bytes = file.write(output, [stored[name] for name in tensors], quality)
     return CompressResult(
         source=checkpoint.source,
         output=str(output),
         preset=options.preset,
         parameters=parameter_count(checkpoint.config),
-        bits_per_weight=bits_per_weight(checkpoint.config, file_bytes, tokenizer_bytes or 0),
+        bits_per_weight=bits_per_weight(checkpoint.config, file_bytes, file.tokenizer_bytes or 0),
         file_bytes=file_bytes,
         original_bytes=checkpoint.weight_bytes,
         ratio=checkpoint.weight_bytes / file_bytes,
@@ -188,11 +161,81 @@ def compress(
     )
 
 
-def _encode_anything() -> None:
-    """Run the encoder and the decoder once, on one weight."""
-    inputs, outputs = InputFactor.identity(1), OutputFactor.identity(1)
-    block = encode_block(np.ones((1, 1), np.float32), 1.0, inputs, outputs)
-    EncodedMatrix((1, 1), 1.0, (block,)).decode()
+class _File:
+    """The file to come: its size, for any bytes of its matrices, and its writing."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, options: CompressOptions, text: calibration.Calibration
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._options = options
+        self._text = text
+        tokenizer = checkpoint.tokenizer_json
+        self.tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
+
+    def bits_per_weight(
+        self, dense_tensors: Iterable[StoredTensor], matrices: Mapping[str, int]
+    ) -> float:
+        """Of the file with these tensors and matrices of so many bytes."""
+        parts = [(tensor.name, tensor.codec, len(tensor.data)) for tensor in dense_tensors]
+        parts += [(name, "ectcq", count) for name, count in matrices.items()]
+        file_bytes = container_bytes(
+            config=self._checkpoint.config,
+            tensors=parts,
+            tokenizer_bytes=self.tokenizer_bytes,
+            provenance=self._provenance(Quality(0.0, 0.0, 0.0, 0)),
+        )
+        return bits_per_weight(self._checkpoint.config, file_bytes, self.tokenizer_bytes or 0)
+
+    def write(self, output: Path, tensors: Sequence[StoredTensor], quality: Quality) -> int:
+        """Write it; returns its bytes."""
+        return write_container(
+            output,
+            config=self._checkpoint.config,
+            tensors=tensors,
+            tokenizer_json=self._checkpoint.tokenizer_json,
+            provenance=self._provenance(quality),
+            force=self._options.force,
+        )
+
+    def _provenance(self, quality: Quality) -> Provenance:
+        return Provenance(
+            source=_readable(self._checkpoint.source),
+            source_hash=self._checkpoint.source_hash,
+            tool_version=__version__,
+            preset=self._options.preset,
+            calibration=_readable(self._text.description),
+            seed=self._options.seed,
+            extra={"target_bpw": self._options.settings.target_bpw} | asdict(quality),
+        )
+
+
+def _readable(name: str) -> str:
+    """A name that is not Unicode, escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _compile(model: Gpt2, progress: Progress) -> None:
+    """Run every kernel, the encoder and the decoder once, on next to nothing."""
+
+    def encode_one_weight() -> None:
+        inputs, outputs = InputFactor.identity(1), OutputFactor.identity(1)
+        block = encode_block(np.ones((1, 1), np.float32), 1.0, inputs, outputs)
+        EncodedMatrix((1, 1), 1.0, (block,)).decode()
+
+    warm_up(model, progress, backward=True)
+    compile_steps("compiling the encoder (first run only)", [encode_one_weight], progress)
+
+
+def _matrix_rate(
+    config: Gpt2Config, settings: Settings, dense_tensors: Mapping[str, StoredTensor]
+) -> float:
+    """About the bits a weight that are left for the coded matrices, 1 at least."""
+    dense_bits = 8 * sum(len(tensor.data) for tensor in dense_tensors.values())
+    dense_count = sum(math.prod(tensor.shape) for tensor in dense_tensors.values())
+    coded_count = parameter_count(config) - dense_count
+    left = settings.target_bpw * parameter_count(config) - dense_bits
+    return max(left / max(coded_count, 1), 1.0)
 
 
 def _calibrate(
@@ -219,16 +262,40 @@ def _store_dense(name: str, tensor: Float32, settings: Settings) -> StoredTensor
     return StoredTensor(name, tensor.shape, codec, dense.encode(tensor, codec))
 
 
+def _decode(stored: StoredTensor) -> Float32:
+    """As a checkpoint holds it."""
+    if stored.codec != "ectcq":
+        return dense.decode(stored.data, stored.shape, stored.codec)
+    transposed = is_embedding(stored.name)
+    rows, columns = stored.shape[::-1] if transposed else stored.shape
+    matrix = EncodedMatrix.from_bytes(stored.data, (rows, columns)).decode()
+    return matrix.T if transposed else matrix
+
+
+def _output_power(
+    name: str, sources: Mapping[str, Source], found: moments.Moments
+) -> Callable[[Float32], float] | None:
+    """Mean squared output of a matrix `[K, N]` on the layer's inputs; None if it has no layer."""
+    if not is_embedding(name):
+        return sources[name].inputs.output_power
+    moment = found.inputs.get(name)
+    # The codec's own factor of a tied matrix also holds what it costs as an embedding.
+    return None if moment is None else lambda change: float(np.vdot(moment @ change, change))
+
+
 def _report(
-    stored: StoredTensor, tensor: Float32, decoded: Float32, source: Source | None
+    stored: StoredTensor,
+    tensor: Float32,
+    decoded: Float32,
+    power: Callable[[Float32], float] | None,
 ) -> TensorReport:
     norm = float(np.linalg.norm(tensor))
     output_error = None
-    if source is not None:
-        change = tensor - decoded
-        change = change.T if is_embedding(stored.name) else change
-        power = source.inputs.output_power
-        error = power(change) / max(power(source.weights), 1e-30)
+    if power is not None:
+        matrix, change = tensor, tensor - decoded
+        if is_embedding(stored.name):
+            matrix, change = matrix.T, change.T
+        error = power(change) / max(power(matrix), 1e-30)
         output_error = float(np.sqrt(max(error, 0.0)))
     return TensorReport(
         stored.name,
@@ -255,25 +322,3 @@ def _measure(
     return Quality(
         found.kl_divergence, found.perplexity, found.reference_perplexity, found.predictions
     )
-
-
-def _provenance(
-    checkpoint: Checkpoint,
-    options: CompressOptions,
-    text: calibration.Calibration,
-    quality: Quality,
-) -> Provenance:
-    return Provenance(
-        source=_readable(checkpoint.source),
-        source_hash=checkpoint.source_hash,
-        tool_version=__version__,
-        preset=options.preset,
-        calibration=_readable(text.description),
-        seed=options.seed,
-        extra={"target_bpw": options.settings.target_bpw} | asdict(quality),
-    )
-
-
-def _readable(text: str) -> str:
-    """Text with what is not Unicode, in a file's name, as escapes."""
-    return text.encode(errors="backslashreplace").decode()

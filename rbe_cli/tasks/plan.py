@@ -15,7 +15,7 @@ from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.tasks.settings import Settings
 
 _SAMPLE = 256  # rows and columns of the block that is timed
-_PASSES = 2.5  # probing, sampling and encoding, in times of encoding every weight once
+_PASSES = 2.5  # forecasting and two attempts, in times of encoding every weight once
 
 
 @dataclass(frozen=True)

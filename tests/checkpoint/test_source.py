@@ -143,9 +143,19 @@ def test_a_malformed_config_is_named(write_folder: WriteFolder, content: str) ->
         open_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize(("name", "has_tokenizer"), [("english-6m", True), ("mgm-9m", False)])
-def test_real_checkpoints(name: str, has_tokenizer: bool) -> None:
-    checkpoint = open_checkpoint(str(SHARED_DATA / name))
+REAL_CHECKPOINTS = {
+    "demo": True,
+    str(SHARED_DATA / "english-6m"): True,
+    str(SHARED_DATA / "mgm-9m"): False,
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "has_tokenizer"),
+    [item for item in REAL_CHECKPOINTS.items() if item[0] == "demo" or Path(item[0]).is_dir()],
+)
+def test_real_checkpoints(source: str, has_tokenizer: bool) -> None:
+    checkpoint = open_checkpoint(source)
     assert (checkpoint.tokenizer_json is not None) == has_tokenizer
     sizes = [tensor.size for tensor in checkpoint.tensors.values()]
     assert sum(sizes) == parameter_count(checkpoint.config)

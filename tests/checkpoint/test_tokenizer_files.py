@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
 from rbe_cli.errors import CheckpointError
 
-SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+GPT2_TOKENIZER = Path(__file__).parents[2].parent / "shared" / "data" / "gpt2-tokenizer"
 
 
 def write_gpt2_files(folder: Path) -> None:
@@ -43,11 +43,13 @@ def test_a_vocabulary_without_the_end_marker_gets_none(tmp_path: Path) -> None:
     assert load(tmp_path).get_vocab_size() == 258
 
 
-def test_gpt2_itself() -> None:
-    tokenizer = load(SHARED_DATA / "gpt2-tokenizer")
-    assert tokenizer.get_vocab_size() == 50257
-    assert tokenizer.encode("Hello world").ids == [15496, 995]
-    assert tokenizer.encode("don't  stop<|endoftext|>").ids == [9099, 470, 220, 2245, 50256]
+if GPT2_TOKENIZER.is_dir():
+
+    def test_gpt2_itself() -> None:
+        tokenizer = load(GPT2_TOKENIZER)
+        assert tokenizer.get_vocab_size() == 50257
+        assert tokenizer.encode("Hello world").ids == [15496, 995]
+        assert tokenizer.encode("don't  stop<|endoftext|>").ids == [9099, 470, 220, 2245, 50256]
 
 
 def test_tokenizer_json_comes_first_and_byte_for_byte(tmp_path: Path) -> None:

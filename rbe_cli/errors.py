@@ -14,6 +14,7 @@
     │       └── PayloadError             a section's bytes do not decode to its tensor
     ├── NotFoundError            4   a file, folder or model that does not exist
     │   └── OfflineError             it would have to be downloaded, and that is not possible
+    ├── QualityError             1   a compressed model is worse than was promised
     └── OutputError              1   the output exists, or cannot be written
 
 Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130.
@@ -85,6 +86,10 @@ class NotFoundError(RbeError):
 
 class OfflineError(NotFoundError):
     """Something would have to be downloaded, and that is not possible."""
+
+
+class QualityError(RbeError):
+    """A compressed model is worse than was promised."""
 
 
 class OutputError(RbeError):

@@ -27,20 +27,20 @@ def _survive_full_disk(dispatcher: Any) -> None:
     dispatcher._cache.save_overload = save_if_possible
 
 
-def jit(*, parallel: bool = False, reassociate: bool = False) -> Callable[[Kernel], Kernel]:
+def jit(*, parallel: bool = False) -> Callable[[Kernel], Kernel]:
     """Compile on first call, without the GIL and without checks for division by zero.
 
     Args:
         parallel: run `prange` loops on Numba's threads.
-        reassociate: let sums be split into vector lanes. The order stays the same in every
-            run on the same machine. Contraction to fused multiply-add is always allowed.
+
+    A product may be contracted with a sum to a fused multiply-add. The order of sums stays as it
+    is written (kernels/sums.py says why), so that a kernel gives the same bits in every run.
     """
-    fastmath = {"contract", "reassoc", "nsz"} if reassociate else {"contract"}
 
     def compiled(function: Kernel, cache: bool) -> Kernel:
         # Python's error model would keep loops that divide from being vectorised.
         decorate = njit(
-            cache=cache, nogil=True, error_model="numpy", fastmath=fastmath, parallel=parallel
+            cache=cache, nogil=True, error_model="numpy", fastmath={"contract"}, parallel=parallel
         )
         dispatcher = decorate(function)
         _survive_full_disk(dispatcher)

@@ -6,6 +6,7 @@ import numpy as np
 
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec import dense
+from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.container.reader import Container
 from rbe_cli.progress import no_progress
@@ -33,7 +34,8 @@ def decode(path):
                 tensors[name] = dense.decode(stored.data, stored.shape, stored.codec)
                 continue
             shape = stored.shape[::-1] if is_embedding(name) else stored.shape
-            matrix = EncodedMatrix.from_bytes(stored.data, shape).decode()
+            kind = EncodedMatrix if stored.codec == "ectcq" else ClassicMatrix
+            matrix = kind.from_bytes(stored.data, shape).decode()
             tensors[name] = matrix.T if is_embedding(name) else matrix
     return tensors
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.options import Force, FormatOption, Offline, Quiet, Threads, Verbose
+from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -46,7 +46,8 @@ def compress(
         list[str] | None,
         typer.Option(
             metavar="REGEX=KEY=VALUE",
-            help="For the tensors that match: codec=float16, codec=float32 or bits=5. Repeatable.",
+            help="For the tensors that match: codec=float16, codec=float32 or bits=5, or to "
+            "compare with the original design: codec=classic,bits=4,block=64. Repeatable.",
         ),
     ] = None,
     calib: Annotated[
@@ -67,7 +68,10 @@ def compress(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show sizes, memory and time; write nothing.")
     ] = False,
-    force: Force = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an existing output; accept a missed promise of KL."),
+    ] = False,
     threads: Threads = None,
     offline: Offline = False,
     format: FormatOption = Format.human,
@@ -99,6 +103,9 @@ def compress(
     options = task.CompressOptions(settings, name, calib, calib_tokens, calib_samples, seed, force)
     with workers(threads) as executor, out.progress() as progress:
         result = task.compress(checkpoint, output, options, executor, progress)
+    promised, reached = settings.max_kl_divergence, result.quality.kl_divergence
+    if promised is not None and reached > promised:
+        out.note(f"the KL divergence of {reached:.5f} is above the {promised} that was promised")
     out.result(result, lambda console: console.print(_summary(result)))
 
 
@@ -117,7 +124,8 @@ def _settings(
     if target_bpw is not None:
         if preset:
             raise UsageError("--preset and --target-bpw exclude each other")
-        name, settings = None, msgspec.structs.replace(settings, target_bpw=target_bpw)
+        name = None
+        settings = msgspec.structs.replace(settings, target_bpw=target_bpw, max_kl_divergence=None)
     settings = msgspec.structs.replace(settings, override=(*settings.override, *overrides))
     settings.check("command line")
     return name, settings

@@ -6,6 +6,7 @@ from functools import partial
 
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec import dense
+from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
@@ -42,6 +43,8 @@ def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gp
 def resident(tensor: StoredTensor) -> Weight:
     """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
 
+    A matrix of the classic scheme becomes dense float32: it is there to compare the quality.
+
     Raises:
         PayloadError: its bytes are wrong; names the tensor.
     """
@@ -50,6 +53,8 @@ def resident(tensor: StoredTensor) -> Weight:
         if tensor.codec == "ectcq":
             encoded = EncodedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
             return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
+        if tensor.codec == "classic":
+            return ClassicMatrix.from_bytes(tensor.data, (shape[0], shape[1])).decode()
         values = dense.decode(tensor.data, tensor.shape, tensor.codec)
         return values.T if is_embedding(tensor.name) else values
     except PayloadError as error:

@@ -6,6 +6,7 @@ from numba import prange
 from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32, Int64
 from rbe_cli.kernels.exponential import exp
+from rbe_cli.kernels.sums import dot, total
 from rbe_cli.kernels.threads import Launcher
 
 
@@ -51,7 +52,7 @@ def _attention(
         _attend(qkv[item], keys[row, head], values[row, head], head, starts[item], scale, out[item])
 
 
-@jit(reassociate=True)
+@jit()
 def _attend(
     qkv: Float32,
     keys: Float32,
@@ -78,17 +79,13 @@ def _attend(
             mixed[i] = 0
         largest = np.float32(-np.inf)
         for j in range(length):
-            score = np.float32(0)
-            for i in range(head_dim):
-                score += query[i] * keys[j, i]
-            weights[j] = score
-            largest = max(largest, score)
-        total = np.float32(0)
+            weights[j] = dot(query, keys[j])
+            largest = max(largest, weights[j])
         for j in range(length):
             weights[j] = exp(weights[j] - largest)
-            total += weights[j]
+        sum_of_weights = total(weights[:length])
         for j in range(length):
             for i in range(head_dim):
                 mixed[i] += weights[j] * values[j, i]
         for i in range(head_dim):
-            out[t, first + i] = mixed[i] / total
+            out[t, first + i] = mixed[i] / sum_of_weights

@@ -16,6 +16,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_embedding, parameter_count
 from rbe_cli.codec import dense
+from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.geometry import bits_per_weight
@@ -25,7 +26,7 @@ from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.tokenizer import pack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
 from rbe_cli.engine.warm_up import compile_steps, warm_up
-from rbe_cli.errors import UsageError
+from rbe_cli.errors import QualityError, UsageError
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
@@ -34,7 +35,7 @@ from rbe_cli.tasks.encoding import Source
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import fit
 from rbe_cli.tasks.memory import peak_rss_bytes
-from rbe_cli.tasks.metric import is_coded, make_sources
+from rbe_cli.tasks.metric import is_classic, is_coded, make_sources
 from rbe_cli.tasks.settings import Settings
 
 Float32 = NDArray[np.float32]
@@ -51,7 +52,7 @@ class CompressOptions:
         calib_tokens: token file to calibrate on.
         calib_samples: number of calibration sequences; None for `default_samples`.
         seed: of every random choice.
-        force: replace an existing output.
+        force: replace an existing output, and write one that misses `max_kl_divergence`.
     """
 
     settings: Settings
@@ -116,6 +117,7 @@ def compress(
         UsageError: the target cannot be reached, or the calibration cannot be used.
         OutputError: the output exists (without `force`) or cannot be written.
         CheckpointError: a tensor holds NaN or infinity.
+        QualityError: the result misses `max_kl_divergence` (without `force`).
     """
     started = time.perf_counter()
     check_output(output, force=options.force)
@@ -126,8 +128,9 @@ def compress(
     stored = {
         name: _store_dense(name, tensor, options.settings)
         for name, tensor in tensors.items()
-        if not is_coded(name, options.settings)
+        if not is_coded(name, options.settings) and not is_classic(name, options.settings)
     }
+    stored = _with_classic(checkpoint, options.settings, stored, executor)
     found = moments.collect(model, text.used, options.seed, executor, progress)
     rate = _matrix_rate(checkpoint.config, options.settings, stored)
     sources = make_sources(tensors, found, options.settings, rate, executor)
@@ -141,9 +144,16 @@ def compress(
     reports = []
     for name, tensor in tensors.items():
         decoded[name] = _decode(stored[name])
-        power = _output_power(name, sources, found) if name in sources else None
+        encoded_here = name in sources or is_classic(name, options.settings)
+        power = _output_power(name, sources, found) if encoded_here else None
         reports.append(_report(stored[name], tensor, decoded[name], power))
     quality = _measure(model, decoded, text, executor, progress)
+    promised = options.settings.max_kl_divergence
+    if promised is not None and quality.kl_divergence > promised and not options.force:
+        raise QualityError(
+            f"the KL divergence of {quality.kl_divergence:.5f} nats a token is above the "
+            f"{promised} that {options.preset or 'the config'} promises; --force accepts it"
+        )
     file_bytes = file.write(output, [stored[name] for name in tensors], quality)
     return CompressResult(
         source=checkpoint.source,
@@ -256,19 +266,47 @@ def _calibrate(
 
 def _store_dense(name: str, tensor: Float32, settings: Settings) -> StoredTensor:
     asked = settings.codec(name)
-    codec = dense.choose(tensor) if asked == "ectcq" else asked
+    codec = asked if asked in ("float16", "float32") else dense.choose(tensor)
     if codec == "float16" and np.abs(tensor).max() > np.finfo(np.float16).max:
         raise UsageError(f"{name} has values beyond the range of float16, which was asked for")
     return StoredTensor(name, tensor.shape, codec, dense.encode(tensor, codec))
 
 
+def _with_classic(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    dense_tensors: Mapping[str, StoredTensor],
+    executor: Executor,
+) -> dict[str, StoredTensor]:
+    """These and the matrices of the classic scheme.
+
+    Those have their own bits, or then an even share of what the target leaves.
+    """
+
+    def store(name: str, bits: float) -> StoredTensor:
+        tensor = checkpoint.tensors[name]
+        weights = tensor.T if is_embedding(name) else tensor
+        data = ClassicMatrix.encode(weights, bits, settings.block(name)).to_bytes()
+        return StoredTensor(name, tensor.shape, "classic", data)
+
+    names = [name for name in checkpoint.tensors if is_classic(name, settings)]
+    own = {name: bits for name in names if (bits := settings.bits(name)) is not None}
+    stored = dict(dense_tensors)
+    stored |= zip(own, executor.map(store, own, own.values()), strict=True)
+    rate = _matrix_rate(checkpoint.config, settings, stored)
+    shared = {name: rate for name in names if name not in own}
+    stored |= zip(shared, executor.map(store, shared, shared.values()), strict=True)
+    return stored
+
+
 def _decode(stored: StoredTensor) -> Float32:
     """As a checkpoint holds it."""
-    if stored.codec != "ectcq":
+    if stored.codec in ("float16", "float32"):
         return dense.decode(stored.data, stored.shape, stored.codec)
     transposed = is_embedding(stored.name)
     rows, columns = stored.shape[::-1] if transposed else stored.shape
-    matrix = EncodedMatrix.from_bytes(stored.data, (rows, columns)).decode()
+    kind = EncodedMatrix if stored.codec == "ectcq" else ClassicMatrix
+    matrix = kind.from_bytes(stored.data, (rows, columns)).decode()
     return matrix.T if transposed else matrix
 
 
@@ -276,7 +314,7 @@ def _output_power(
     name: str, sources: Mapping[str, Source], found: moments.Moments
 ) -> Callable[[Float32], float] | None:
     """Mean squared output of a matrix `[K, N]` on the layer's inputs; None if it has no layer."""
-    if not is_embedding(name):
+    if name in sources and not is_embedding(name):
         return sources[name].inputs.output_power
     moment = found.inputs.get(name)
     # The codec's own factor of a tied matrix also holds what it costs as an embedding.

@@ -31,6 +31,11 @@ def is_coded(name: str, settings: Settings) -> bool:
     return is_matrix(name) and settings.codec(name) == "ectcq"
 
 
+def is_classic(name: str, settings: Settings) -> bool:
+    """Whether a tensor becomes blocks of the classic scheme."""
+    return is_matrix(name) and settings.codec(name) == "classic"
+
+
 def make_sources(
     tensors: Mapping[str, Float32],
     moments: Moments,

@@ -10,7 +10,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.matrix import encode_block
-from rbe_cli.container.geometry import dense_bytes
+from rbe_cli.container.geometry import DENSE_ITEM_BYTES, dense_bytes
 from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.tasks.settings import Settings
 
@@ -59,8 +59,8 @@ def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None)
     for name, shape in shapes.items():
         count, bits = prod(shape), settings.bits(name)
         codec = settings.codec(name)
-        if not is_matrix(name) or codec != "ectcq":
-            codec = "float16" if codec == "ectcq" else codec
+        if not is_matrix(name) or codec in DENSE_ITEM_BYTES:
+            codec = codec if codec in DENSE_ITEM_BYTES else "float16"
             planned[name] = PlannedTensor(name, shape, codec, dense_bytes(codec, shape))
         elif bits is not None:
             planned[name] = PlannedTensor(name, shape, codec, int(bits * count / 8))
@@ -69,7 +69,7 @@ def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None)
     left = max(0, total - sum(tensor.bytes for tensor in planned.values()))
     for name, count in shared.items():
         share = left * count // sum(shared.values())
-        planned[name] = PlannedTensor(name, shapes[name], "ectcq", share)
+        planned[name] = PlannedTensor(name, shapes[name], settings.codec(name), share)
     file_bytes = sum(tensor.bytes for tensor in planned.values())
     config = checkpoint.config
     moments = config.n_layer * (3 * config.n_embd**2 + config.n_inner**2) + config.n_embd**2

@@ -8,11 +8,15 @@ from typing import Literal
 
 import msgspec
 
+from rbe_cli.codec.classic import DEFAULT_BLOCK, MAX_BLOCK, MIN_BLOCK
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW, MAX_BPW = 1.0, 12.0
-Codec = Literal["ectcq", "float16", "float32"]
+Codec = Literal["ectcq", "classic", "float16", "float32"]
+_OVERRIDE = re.compile(
+    r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
+)
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,13 +24,16 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         match: regular expression, searched for in the canonical name.
-        codec: `ectcq`, or `float16` or `float32` to leave the tensor as it is.
+        codec: `ectcq`; `classic`, the original design's, to compare with; or `float16` or
+            `float32` to leave the tensor as it is. None for the settings' own.
         bits: bits a weight of each such matrix, instead of its share of the target.
+        block: rows and columns of the blocks of `classic`; None for the settings' own.
     """
 
     match: str
-    codec: Codec = "ectcq"
+    codec: Codec | None = None
     bits: float | None = None
+    block: int | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,18 +41,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         target_bpw: bits a weight of the whole file without its tokenizer.
+        max_kl_divergence: nats a token on held-out text that the file must not exceed.
         description: one line for people.
         override: rules; the last that matches a tensor holds.
+        default_codec: `codec` in the file; of tensors for which no rule names another.
+        default_block: `block` in the file; of `classic`, see `Override`.
     """
 
     target_bpw: float
+    max_kl_divergence: float | None = None
     description: str = ""
     override: tuple[Override, ...] = ()
+    default_codec: Codec = msgspec.field(default="ectcq", name="codec")
+    default_block: int = msgspec.field(default=DEFAULT_BLOCK, name="block")
 
     def codec(self, name: str) -> Codec:
-        """The codec asked for a tensor; `ectcq` means the best for its kind."""
+        """The codec asked for a tensor; vectors are dense whatever is asked for matrices."""
         rule = self._rule(name)
-        return rule.codec if rule else "ectcq"
+        return (rule and rule.codec) or self.default_codec
+
+    def block(self, name: str) -> int:
+        """Rows and columns of a matrix's blocks in the classic scheme."""
+        rule = self._rule(name)
+        return (rule and rule.block) or self.default_block
 
     def bits(self, name: str) -> float | None:
         """Bits a weight asked for a matrix; None for its share of the target."""
@@ -66,6 +84,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(
                 f"{where}: target_bpw = {self.target_bpw} is not between {MIN_BPW} and {MAX_BPW}"
             )
+        if self.max_kl_divergence is not None and not self.max_kl_divergence > 0:
+            raise UsageError(
+                f"{where}: max_kl_divergence = {self.max_kl_divergence} is not above 0"
+            )
         for rule in self.override:
             try:
                 re.compile(rule.match)
@@ -74,6 +96,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if rule.bits is not None and not MIN_BPW <= rule.bits <= MAX_BPW:
                 raise UsageError(
                     f"{where}: bits = {rule.bits} is not between {MIN_BPW} and {MAX_BPW}"
+                )
+        for block in [self.default_block, *(rule.block for rule in self.override)]:
+            if block is not None and not MIN_BLOCK <= block <= MAX_BLOCK:
+                raise UsageError(
+                    f"{where}: block = {block} is not between {MIN_BLOCK} and {MAX_BLOCK}"
                 )
 
 
@@ -122,16 +149,22 @@ def load_config(path: Path) -> Settings:
 
 
 def parse_override(text: str) -> Override:
-    """An override from the command line, `REGEX=KEY=VALUE`.
+    """An override from the command line, `REGEX=KEY=VALUE[,KEY=VALUE...]`.
 
     Raises:
         UsageError: it has another form, or an unknown key or value.
     """
-    match, _, rest = text.rpartition("=")
-    match, _, key = match.rpartition("=")
-    if not match or key not in ("codec", "bits"):
-        raise UsageError(f"--override {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER")
+    parts = _OVERRIDE.fullmatch(text)
+    if not parts:
+        raise UsageError(
+            f"--override {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
+            "or several such keys parted by commas"
+        )
+    pairs = [pair.split("=") for pair in parts["pairs"].split(",")]
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise UsageError(f"--override {text!r} gives a key twice")
     try:
-        return msgspec.convert({"match": match, key: rest}, Override, strict=False)
+        return msgspec.convert({"match": parts["match"]} | values, Override, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(f"--override {text!r}: {error}") from error

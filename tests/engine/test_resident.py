@@ -79,7 +79,7 @@ def test_matrices_stay_integers():
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
 
 
-@pytest.mark.parametrize("codec", ["ectcq", "float16"])
+@pytest.mark.parametrize("codec", ["ectcq", "classic", "float16"])
 def test_a_damaged_tensor_is_named(codec):
     with pytest.raises(PayloadError, match=r"tensor h\.0\.mlp\.c_fc\.weight: "):
         resident(StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9))

@@ -216,3 +216,70 @@ def test_a_target_is_within_bounds_or_refused(target):
     else:
         with pytest.raises(UsageError, match="here: target_bpw"):
             settings.check("here")
+
+
+# The classic scheme
+
+
+def test_a_config_file_chooses_the_codec_of_all_matrices(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        target_bpw = 3
+        codec = "classic"
+        block = 32
+        [[override]]
+        match = "wte"
+        bits = 5.0
+        [[override]]
+        match = "wpe"
+        codec = "ectcq"
+        [[override]]
+        match = "mlp"
+        block = 128
+        """,
+    )
+    settings = load_config(path)
+    found = {
+        name: (settings.codec(name), settings.bits(name), settings.block(name))
+        for name in ("attn", "wte", "wpe", "mlp")
+    }
+    assert found == {
+        "attn": ("classic", None, 32),
+        "wte": ("classic", 5.0, 32),
+        "wpe": ("ectcq", None, 32),
+        "mlp": ("classic", None, 128),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "override"),
+    [
+        (".*=codec=classic", Override(".*", "classic")),
+        (".*=codec=classic,bits=3", Override(".*", "classic", 3.0)),
+        ("a,b=block=16,bits=2.5,codec=classic", Override("a,b", "classic", 2.5, 16)),
+        ("a=bits=3,b=block=16", Override("a=bits=3,b", block=16)),
+    ],
+)
+def test_an_override_may_have_several_keys(text, override):
+    assert parse_override(text) == override
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["wte=bits=3,", "wte=,bits=3", "wte=bits=3,bits=4", "wte=bits=3,size=4", "wte=block=1.5"],
+)
+def test_keys_that_are_none_or_come_twice_are_refused(text):
+    with pytest.raises(UsageError) as error:
+        parse_override(text)
+    assert f"--override {text!r}" in one_sentence(error)
+
+
+@pytest.mark.parametrize("block", [15, 257, 0, -64])
+def test_blocks_out_of_range_are_refused(block):
+    for settings in (
+        Settings(4.0, default_block=block),
+        Settings(4.0, override=(Override("wte", "classic", block=block),)),
+    ):
+        with pytest.raises(UsageError, match=f"here: block = {block} is not between 16 and 256"):
+            settings.check("here")

@@ -1,0 +1,32 @@
+"""What a preset or config promises of quality is kept, or nothing is written."""
+
+import pytest
+from compressing import run
+
+from rbe_cli.errors import QualityError, UsageError
+from rbe_cli.tasks.settings import Settings, load_preset, preset_names
+
+
+def test_a_promise_that_is_missed_leaves_no_file(checkpoint, tmp_path):
+    settings = Settings(2.0, max_kl_divergence=1e-9)
+    with pytest.raises(QualityError, match=r"above the 1e-09 that the config promises"):
+        run(checkpoint, tmp_path / "a.rbe", settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_promise_that_is_missed_can_be_accepted(checkpoint, tmp_path):
+    settings = Settings(2.0, max_kl_divergence=1e-9)
+    result = run(checkpoint, tmp_path / "a.rbe", settings, force=True)
+    assert result.quality.kl_divergence > 1e-9
+    assert (tmp_path / "a.rbe").exists()
+
+
+@pytest.mark.parametrize("promise", [0.0, -1.0, float("nan")])
+def test_a_promise_must_be_positive(promise):
+    with pytest.raises(UsageError, match="max_kl_divergence"):
+        Settings(4.0, max_kl_divergence=promise).check("here")
+
+
+def test_smaller_presets_promise_less():
+    promises = [load_preset(name).max_kl_divergence for name in preset_names()]
+    assert promises == sorted(promises, reverse=True)

@@ -57,5 +57,5 @@ def run(arguments: Sequence[str]) -> int:
             return output.error(RbeError(f"unexpected {type(error).__name__}: {error}"), error)
         return output.error(UsageError(sentence()))
     if code == INTERRUPTED:  # which some versions of the parser return themselves
-        output.note("interrupted")
+        output.interrupted(code)
     return int(code)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.options import FormatOption, Quiet, Threads, Verbose
+from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -92,6 +92,7 @@ def bench(
     ] = None,
     backend: Annotated[Backend, typer.Option(help="What the kernels run on.")] = Backend.cpu,
     threads: Threads = None,
+    offline: Offline = False,  # as every verb takes it: nothing here uses the network
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,

@@ -80,7 +80,8 @@ def compress(
 ) -> None:
     """Compress a GPT-2 checkpoint into an .rbe file."""
     from rbe_cli.checkpoint.source import open_checkpoint
-    from rbe_cli.container.publish import check_output
+    from rbe_cli.container.header import MAGIC
+    from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.tasks import compress as task
     from rbe_cli.tasks.plan import plan
     from rbe_cli.tasks.settings import parse_override
@@ -93,6 +94,7 @@ def compress(
     name, settings = _settings(preset, target_bpw, config, rules)
     if not dry_run:
         check_output(output, force=force)
+        check_kind(output, MAGIC)
     with out.progress() as progress:
         checkpoint = open_checkpoint(source, offline=offline, progress=progress)
     _check_matches(rules, checkpoint.tensors)
@@ -112,7 +114,10 @@ def compress(
 def _settings(
     preset: str | None, target_bpw: float | None, config: Path | None, overrides: "list[Override]"
 ) -> "tuple[str | None, Settings]":
-    """The preset's name, if the result is that preset's, and the settings."""
+    """The preset's name, if the result is that preset's, and the settings.
+
+    What a preset or config promises does not hold for another target or other rules.
+    """
     import msgspec
 
     from rbe_cli.tasks.settings import DEFAULT_PRESET, load_config, load_preset
@@ -126,7 +131,11 @@ def _settings(
             raise UsageError("--preset and --target-bpw exclude each other")
         name = None
         settings = msgspec.structs.replace(settings, target_bpw=target_bpw, max_kl_divergence=None)
-    settings = msgspec.structs.replace(settings, override=(*settings.override, *overrides))
+    if overrides:
+        name = None
+        settings = msgspec.structs.replace(
+            settings, override=(*settings.override, *overrides), max_kl_divergence=None
+        )
     settings.check("command line")
     return name, settings
 

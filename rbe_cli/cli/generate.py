@@ -9,6 +9,7 @@ import typer
 from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines
 from rbe_cli.cli.options import (
     FormatOption,
+    Offline,
     Quiet,
     RbeFile,
     Seed,
@@ -72,6 +73,7 @@ def generate(
         typer.Option("--interactive", help="Continue each line that is typed (a base model)."),
     ] = False,
     threads: Threads = None,
+    offline: Offline = False,  # as every verb takes it: nothing here uses the network
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli.options import FormatOption, Quiet, RbeFile, Verbose
+from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every checksum and decode every tensor.")
     ] = False,
+    threads: Threads = None,  # as every verb takes it; so is --offline
+    offline: Offline = False,
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,

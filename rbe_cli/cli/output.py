@@ -90,6 +90,13 @@ class Output:
             _report(f"rbe: {_printable(str(error))}")
         return error.exit_code
 
+    def interrupted(self, code: int) -> None:
+        """Say that the user ended the command, with this exit code."""
+        if self.format in (Format.json, Format.jsonl):
+            _report(json.dumps({"error": {"code": code, "message": "interrupted"}}))
+        else:
+            self.note("interrupted")
+
     @contextmanager
     def progress(self) -> Iterator["Progress"]:
         """A callback that shows stages with bars and remaining time, or a line a stage."""

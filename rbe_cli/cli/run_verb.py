@@ -51,6 +51,9 @@ class RunResult:
     profile: list[dict[str, Any]] = field(default_factory=list)
 
 
+NPY_START, NPZ_START = b"\x93NUMPY", b"PK"  # what such files begin with
+
+
 class Engine(StrEnum):
     """Which kernels compute."""
 
@@ -94,7 +97,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
-    from rbe_cli.container.publish import check_output
+    from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.container.reader import Container
     from rbe_cli.engine.resident import load_model
     from rbe_cli.kernels.table import load_kernels
@@ -104,9 +107,12 @@ def run(
         raise UsageError("--logits and --hidden belong to one forward pass, not to --perplexity")
     if not perplexity and (context or stride):
         raise UsageError("--context and --stride belong to --perplexity")
-    for path in (logits, hidden):
+    if logits and logits == hidden:
+        raise UsageError("--logits and --hidden name the same file")
+    for path, start in ((logits, NPY_START), (hidden, NPZ_START)):
         if path is not None:
             check_output(path, force=force)
+            check_kind(path, start)
     with Container.open(file) as container, out.progress() as progress:
         tokenizer = load_tokenizer(container)
         prompts = read_prompts(text, text_file, tokens, tokenizer, container.config.vocab_size)

@@ -40,6 +40,25 @@ def check_output(path: Path, *, force: bool) -> None:
         raise _exists(path)
 
 
+def check_kind(path: Path, start: bytes) -> None:
+    """Refuse to replace a file of another kind, which may be a command's own input.
+
+    Args:
+        path: may exist.
+        start: what an older output begins with.
+
+    Raises:
+        OutputError: it exists and begins otherwise.
+    """
+    try:
+        with open(path, "rb") as file:
+            found = file.read(len(start))
+    except OSError:  # it does not exist, or publishing it says what is wrong
+        return
+    if found and found != start:
+        raise OutputError(f"{path} is a file of another kind, which --force does not replace")
+
+
 @contextmanager
 def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """Open a file for writing that is published as `path` when the block ends without error.

@@ -29,8 +29,8 @@ Tokens = NDArray[np.int64]
 WINDOW = 256  # tokens at most of a calibration sequence
 _HELD_OUT = 8  # one sequence in so many is kept for measuring quality
 _ROWS = 36  # sequences written side by side at most
-_BATCH_TOKENS = 2048
-_BATCH_LOGITS = 1 << 24  # tokens x vocabulary at most, for memory's sake
+MAX_BATCH_TOKENS = 2048
+MAX_BATCH_LOGITS = 1 << 24  # tokens x vocabulary at most, for memory's sake
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def default_samples(config: Gpt2Config) -> int:
 
 def batches(sequences: Iterable[Tokens], vocab_size: int) -> Iterator[Tokens]:
     """Neighbouring sequences of equal length as arrays `[batch, length]` of bounded size."""
-    tokens = min(_BATCH_TOKENS, _BATCH_LOGITS // vocab_size)
+    tokens = min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // vocab_size)
     group: list[Tokens] = []
     for sequence in sequences:
         full = (len(group) + 1) * len(sequence) > tokens

@@ -41,17 +41,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         target_bpw: bits a weight of the whole file without its tokenizer.
-        max_kl_divergence: nats a token on held-out text that the file must not exceed.
         description: one line for people.
         override: rules; the last that matches a tensor holds.
+        max_kl_divergence: nats a token on held-out text that the file must not exceed.
         default_codec: `codec` in the file; of tensors for which no rule names another.
         default_block: `block` in the file; of `classic`, see `Override`.
     """
 
     target_bpw: float
-    max_kl_divergence: float | None = None
     description: str = ""
     override: tuple[Override, ...] = ()
+    max_kl_divergence: float | None = None
     default_codec: Codec = msgspec.field(default="ectcq", name="codec")
     default_block: int = msgspec.field(default=DEFAULT_BLOCK, name="block")
 

@@ -1,6 +1,7 @@
 """`rbe compress`: its record, targets, overrides and calibration, and what it keeps."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.container.header import MAGIC
 from rbe_cli.container.reader import Container
 from rbe_cli.tasks.settings import load_preset, preset_names
 
@@ -273,11 +275,11 @@ def test_an_existing_output_is_kept_without_force(
     rbe: Rbe, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "a.rbe"
-    out.write_text("precious")
+    out.write_bytes(MAGIC + b"precious")
     done = rbe("compress", checkpoint, out, *QUICK)
     assert done.code == 1
     assert done.err == f"rbe: {out} exists; use --force to replace it\n"
-    assert out.read_text() == "precious"
+    assert out.read_bytes() == MAGIC + b"precious"
 
     assert rbe("compress", checkpoint, out, *QUICK, "--force").code == 0
     assert rbe("inspect", out, "--verify").code == 0
@@ -288,9 +290,20 @@ def test_a_failure_after_the_start_leaves_the_old_output(
     rbe: Rbe, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "a.rbe"
-    out.write_text("precious")
+    out.write_bytes(MAGIC + b"precious")
     done = rbe("compress", checkpoint, out, *QUICK, "--force", "--target-bpw", "1.0")
     assert done.code == 2
     assert "1.0 bits a weight cannot be reached: the nearest is" in done.err
-    assert out.read_text() == "precious"
+    assert out.read_bytes() == MAGIC + b"precious"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_force_replaces_no_input(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    for name in ("model.safetensors", "config.json"):
+        before = (folder / name).read_bytes()
+        done = rbe("compress", folder, folder / name, *QUICK, "--force")
+        assert done.code == 1
+        assert "a file of another kind, which --force does not replace" in done.err
+        assert (folder / name).read_bytes() == before

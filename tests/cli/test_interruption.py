@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
+from rbe_cli.cli.run_verb import NPY_START, NPZ_START
+from rbe_cli.container.header import MAGIC
+
 Rbe = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
+PRECIOUS = MAGIC + b"precious"  # an older file, as far as --force looks
 SECONDS = 5  # until an interrupted command has ended
 
 
@@ -20,12 +24,12 @@ SECONDS = 5  # until an interrupted command has ended
 def output(tmp_path: Path) -> Path:
     """An old output, alone in its folder."""
     path = tmp_path / "a.rbe"
-    path.write_text("precious")
+    path.write_bytes(PRECIOUS)
     return path
 
 
-def is_untouched(output: Path) -> bool:
-    return list(output.parent.iterdir()) == [output] and output.read_text() == "precious"
+def is_untouched(output: Path, content: bytes = PRECIOUS) -> bool:
+    return list(output.parent.iterdir()) == [output] and output.read_bytes() == content
 
 
 def wait_for_calibration(process: "subprocess.Popen[str]") -> None:
@@ -127,10 +131,15 @@ def test_a_full_disk(start: Start, rbe_file: Path, checkpoint: Path, output: Pat
     assert is_untouched(output)
 
 
-@pytest.mark.parametrize("flag", ["--logits", "--hidden"])
-def test_a_full_disk_under_arrays(start: Start, rbe_file: Path, output: Path, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "old"), [("--logits", NPY_START + b" old"), ("--hidden", NPZ_START + b" old")]
+)
+def test_a_full_disk_under_arrays(
+    start: Start, rbe_file: Path, output: Path, flag: str, old: bytes
+) -> None:
+    output.write_bytes(old)
     process = start("run", rbe_file, "The", flag, output, "--force", before="ulimit -f 1")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.splitlines()[-1] == f"rbe: cannot write {output}: File too large"
-    assert is_untouched(output)
+    assert is_untouched(output, old)

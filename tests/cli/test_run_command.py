@@ -1,6 +1,7 @@
 """`rbe run`: one forward pass, perplexity, comparison with the original."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.cli.run_verb import NPY_START
 from rbe_cli.progress import Progress
 
 Rbe = Callable[..., Any]
@@ -115,14 +117,26 @@ def test_without_a_tokenizer_tokens_have_no_text(rbe: Rbe, bare_file: Path, tmp_
 
 def test_an_existing_output_is_kept_without_force(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "logits.npy"
-    out.write_text("precious")
+    out.write_bytes(NPY_START + b"precious")
     for flag in ("--logits", "--hidden"):
         done = rbe("run", rbe_file, TEXT, flag, out)
         assert (done.code, done.out) == (1, "")
         assert done.err == f"rbe: {out} exists; use --force to replace it\n"
-    assert out.read_text() == "precious"
+    assert out.read_bytes() == NPY_START + b"precious"
     assert rbe("run", rbe_file, TEXT, "--logits", out, "--force").code == 0
     assert np.load(out).shape[1] == 300
+
+
+def test_force_replaces_no_file_of_another_kind(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.rbe"
+    shutil.copy(rbe_file, model)
+    for flag in ("--logits", "--hidden"):
+        done = rbe("run", model, TEXT, flag, model, "--force")
+        assert done.code == 1
+        assert "a file of another kind" in done.err
+    both = ("--logits", tmp_path / "x", "--hidden", tmp_path / "x")
+    assert rbe("run", model, TEXT, *both).code == 2
+    assert model.read_bytes() == rbe_file.read_bytes()
 
 
 def test_a_model_that_is_surer_than_floats_can_tell(

@@ -6,6 +6,7 @@ from small_models import random_tensors, small_config
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.errors import UsageError
 from rbe_cli.tasks.compress import CompressOptions, compress
 from rbe_cli.tasks.plan import plan
 from rbe_cli.tasks.settings import Override, Settings
@@ -78,9 +79,11 @@ def test_an_untied_head_is_planned_for():
     assert planned.parameters == parameter_count(config)
 
 
-def test_what_is_fixed_may_exceed_the_target(checkpoint):
-    planned = plan(checkpoint, Settings(2.0, override=(Override("wte", "float32"),)))
-    assert planned.bits_per_weight > 6
-    assert min(tensor.bytes for tensor in planned.tensors) == 0
+def test_what_is_fixed_must_leave_room(checkpoint):
+    with pytest.raises(UsageError, match=r"2\.0 bits a weight cannot be reached"):
+        plan(checkpoint, Settings(2.0, override=(Override("wte", "float32"),)))
+
+
+def test_the_source_is_named(checkpoint):
     other = dataclasses.replace(checkpoint, source="elsewhere")
     assert plan(other, Settings(4.0)).source == "elsewhere"

@@ -198,9 +198,12 @@ def _quantise_rows(
 
 
 def quantise(
-    weights: Float32, step_levels: NDArray[np.int16], step: float, inputs: InputFactor,
+    weights: Float32,
+    step_levels: NDArray[np.int16],
+    step: float,
+    inputs: InputFactor,
     outputs: OutputFactor,
-) -> NDArray[np.int32]:  # fmt: skip
+) -> NDArray[np.int32]:
     """Write a block of weights as trellis integers.
 
     Args:

@@ -116,7 +116,7 @@ def _damped(moment: Float32, damping: float) -> tuple[NDArray[np.float64], float
 
 
 @jit()
-def _add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
+def add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
     """out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
     whole = len(factors) // 8 * 8
     sums = out[start:]
@@ -177,7 +177,7 @@ def _quantise_rows(
     for i in range(rows - 1, -1, -1):
         feedback[:] = carried[i]
         if lower.size > 0:
-            _add_product(lower[i + 1 :, i].copy(), errors[i + 1 :], 0, feedback)
+            add_product(lower[i + 1 :, i].copy(), errors[i + 1 :], 0, feedback)
         power = 0.0
         for k in range(width):
             target[k] = weights[i, k] + feedback[k]
@@ -194,7 +194,7 @@ def _quantise_rows(
                 errors[i, k] = weights[i, k] - np.float32(out[i, k])
                 feedback[k] += errors[i, k]
             if mixing.size > 0:
-                _add_product(feedback[first:last], mixing[first:last], last, target)
+                add_product(feedback[first:last], mixing[first:last], last, target)
 
 
 def quantise(

@@ -9,7 +9,7 @@ from rbe_cli.kernels.arrays import Float32
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.kv_cache import LayerCache
 from rbe_cli.nn.linear import Linear
-from rbe_cli.nn.observer import Observer
+from rbe_cli.nn.observer import GradientObserver, Observer
 
 
 def score_scale(config: Gpt2Config, layer: int) -> float:
@@ -39,17 +39,34 @@ class Attention:
 
     def __call__(self, x: Float32, cache: LayerCache, observe: Observer | None = None) -> Float32:
         """`[batch, seq, d]` -> `[batch, seq, d]`; appends the new keys and values to `cache`."""
-        qkv = self.c_attn(x, observe)  # [batch, seq, d] -> [batch, seq, 3 * d]
-        out = np.empty(x.shape, np.float32)
+        return self.c_proj(self.mix(self.c_attn(x, observe), cache), observe)
+
+    def mix(self, qkv: Float32, cache: LayerCache) -> Float32:
+        """The heads' outputs, before the projection; `[batch, seq, 3 * d]` -> `[..., d]`."""
+        out = np.empty((*qkv.shape[:2], qkv.shape[2] // 3), np.float32)
         self._kernels.attention(
             qkv, cache.keys, cache.values, cache.rows, cache.starts, self.scale, out
         )
-        return self.c_proj(out, observe)
+        return out
 
-    def backward(self, x: Float32, grad: Float32, observe: Observer | None = None) -> Float32:
-        """Gradient `[batch, seq, d]` with respect to x, whole sequences; as `FeedForward`'s."""
-        qkv = self.c_attn(x)  # [batch, seq, 3 * d]
+    def backward(
+        self,
+        x: Float32,
+        qkv: Float32,
+        mixed: Float32,
+        grad: Float32,
+        observe: GradientObserver | None = None,
+    ) -> Float32:
+        """Gradient `[batch, seq, d]` with respect to x, of whole sequences.
+
+        Args:
+            x: input.
+            qkv: `c_attn(x)`.
+            mixed: `mix(qkv)`.
+            grad: with respect to the output.
+            observe: sees the linear layers.
+        """
         grad_qkv = np.empty_like(qkv)
-        mixed = self.c_proj.backward(grad, observe)
-        self._kernels.attention_backward(qkv, self.heads, self.scale, mixed, grad_qkv)
-        return self.c_attn.backward(grad_qkv, observe)
+        grad_mixed = self.c_proj.backward(mixed, grad, observe)
+        self._kernels.attention_backward(qkv, self.heads, self.scale, grad_mixed, grad_qkv)
+        return self.c_attn.backward(x, grad_qkv, observe)

@@ -5,7 +5,7 @@ from rbe_cli.nn.attention import Attention
 from rbe_cli.nn.feed_forward import FeedForward
 from rbe_cli.nn.kv_cache import LayerCache
 from rbe_cli.nn.layer_norm import LayerNorm
-from rbe_cli.nn.observer import Observer
+from rbe_cli.nn.observer import GradientObserver, Observer
 
 
 class TransformerBlock:
@@ -27,7 +27,7 @@ class TransformerBlock:
         return x
 
     def backward(
-        self, x: Float32, cache: LayerCache, grad: Float32, observe: Observer | None = None
+        self, x: Float32, cache: LayerCache, grad: Float32, observe: GradientObserver | None = None
     ) -> Float32:
         """Gradient with respect to x of whole sequences, all `[batch, seq, d]`.
 
@@ -38,11 +38,13 @@ class TransformerBlock:
             x: the block's input.
             cache: an empty one, which is overwritten.
             grad: with respect to the block's output.
-            observe: sees each linear layer's gradient with respect to its output.
+            observe: sees the linear layers and the LayerNorms.
         """
-        attended = self.ln_1(x)
-        middle = x + self.attn(attended, cache)
+        normed = self.ln_1(x)
+        qkv = self.attn.c_attn(normed)
+        mixed = self.attn.mix(qkv, cache)
+        middle = x + self.attn.c_proj(mixed)
         fed = self.mlp.backward(self.ln_2(middle), grad, observe)
-        grad = grad + self.ln_2.backward(middle, fed)
-        mixed = self.attn.backward(attended, grad, observe)
-        return grad + self.ln_1.backward(x, mixed)
+        grad = grad + self.ln_2.backward(middle, fed, observe)
+        attended = self.attn.backward(normed, qkv, mixed, grad, observe)
+        return grad + self.ln_1.backward(x, attended, observe)

@@ -4,7 +4,7 @@ from rbe_cli.checkpoint.config import Activation
 from rbe_cli.kernels.arrays import Float32
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.linear import Linear
-from rbe_cli.nn.observer import Observer
+from rbe_cli.nn.observer import GradientObserver, Observer
 
 
 class FeedForward:
@@ -30,13 +30,17 @@ class FeedForward:
         self._activation(hidden.reshape(-1, hidden.shape[-1]))
         return self.c_proj(hidden, observe)  # [..., n_inner] -> [..., d]
 
-    def backward(self, x: Float32, grad: Float32, observe: Observer | None = None) -> Float32:
+    def backward(
+        self, x: Float32, grad: Float32, observe: GradientObserver | None = None
+    ) -> Float32:
         """Gradient `[..., d]` with respect to x, from the output's; recomputes what lies between.
 
-        `observe` sees each linear layer's gradient with respect to its output.
+        `observe` sees the linear layers.
         """
         hidden = self.c_fc(x)  # [..., d] -> [..., n_inner]
-        inner = self.c_proj.backward(grad, observe)  # [..., d] -> [..., n_inner]
         width = hidden.shape[-1]
+        activated = hidden.copy()
+        self._activation(activated.reshape(-1, width))
+        inner = self.c_proj.backward(activated, grad, observe)  # [..., d] -> [..., n_inner]
         self._activation_backward(hidden.reshape(-1, width), inner.reshape(-1, width))
-        return self.c_fc.backward(inner, observe)
+        return self.c_fc.backward(x, inner, observe)

@@ -17,7 +17,7 @@ from rbe_cli.nn.feed_forward import FeedForward
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear, Weight
-from rbe_cli.nn.observer import Observer
+from rbe_cli.nn.observer import GradientObserver, Observer
 
 
 class Gpt2:
@@ -98,8 +98,7 @@ class Gpt2:
             layers = KVCache(self.config, batch, n_layer=1).layers(rows, seq) * len(self.blocks)
         else:
             layers = cache.layers(rows, seq)
-        positions = starts[:, None] + np.arange(seq)  # [batch, seq]
-        x = self.wte(tokens) + self.wpe(positions)  # [batch, seq, n_embd]
+        x = self.embed(tokens, starts)
         for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
             x = block(x, layer, observe)
             if observe is not None:
@@ -110,8 +109,15 @@ class Gpt2:
             x = x[:, -1]  # [batch, n_embd]
         return self.head(self.ln_f(x), observe)
 
+    def embed(self, tokens: Int64, starts: Int64 | None = None) -> Float32:
+        """Ids `[batch, seq]` -> `[batch, seq, n_embd]`; sequences begin at positions `starts`."""
+        positions = np.arange(tokens.shape[1])
+        if starts is not None:
+            positions = starts[:, None] + positions  # [batch, seq]
+        return self.wte(tokens) + self.wpe(positions)
+
     def backward(
-        self, tokens: Int64, states: Sequence[Float32], grad: Float32, observe: Observer
+        self, tokens: Int64, states: Sequence[Float32], grad: Float32, observe: GradientObserver
     ) -> Float32:
         """Gradient with respect to the sum of the two embeddings.
 
@@ -119,14 +125,15 @@ class Gpt2:
             tokens: ids `[batch, seq]`, whole sequences.
             states: the blocks' outputs `[batch, seq, n_embd]`, as an observer of `forward` sees.
             grad: `[batch, seq, vocab_size]`, with respect to the logits.
-            observe: sees each linear layer's gradient `[tokens, N]` with respect to its output.
+            observe: sees the linear layers and the LayerNorms.
 
         Returns:
             `[batch, seq, n_embd]`.
         """
         batch, seq = tokens.shape
-        x = self.ln_f.backward(states[-1], self.head.backward(grad, observe))
-        inputs = [self.wte(tokens) + self.wpe(np.arange(seq)), *states[:-1]]
+        final = self.ln_f(states[-1])
+        x = self.ln_f.backward(states[-1], self.head.backward(final, grad, observe), observe)
+        inputs = [self.embed(tokens), *states[:-1]]
         layer = KVCache(self.config, batch, n_layer=1).layers(np.arange(batch), seq)[0]
         for block, state in zip(reversed(self.blocks), reversed(inputs), strict=True):
             x = block.backward(state, layer, x, observe)
@@ -178,4 +185,6 @@ class Gpt2:
     def _layer_norm(self, name: str, tensors: Mapping[str, Weight]) -> LayerNorm:
         gamma = cast(Float32, tensors[f"{name}.weight"])
         beta = cast(Float32, tensors[f"{name}.bias"])
-        return LayerNorm(gamma, beta, self.config.layer_norm_epsilon, self.kernels)
+        return LayerNorm(
+            f"{name}.weight", gamma, beta, self.config.layer_norm_epsilon, self.kernels
+        )

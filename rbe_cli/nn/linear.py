@@ -5,7 +5,7 @@ import numpy as np
 from rbe_cli.kernels.arrays import Float32
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
-from rbe_cli.nn.observer import Observer
+from rbe_cli.nn.observer import GradientObserver, Observer
 
 Weight = Float32 | PanelMatrix
 """A matrix `[K, N]`: dense float32, or integers in panels with a step for each column."""
@@ -42,9 +42,11 @@ class Linear:
             out += self.bias
         return out.reshape(*x.shape[:-1], columns)
 
-    def backward(self, grad: Float32, observe: Observer | None = None) -> Float32:
-        """Gradient `[..., K]` with respect to the input, from `[..., N]`, the output's."""
+    def backward(
+        self, x: Float32, grad: Float32, observe: GradientObserver | None = None
+    ) -> Float32:
+        """Gradient `[..., K]` with respect to x, from `[..., N]`, that of the output at x."""
         if observe is not None:
-            observe(self.name, grad.reshape(-1, grad.shape[-1]))
+            observe(self.name, x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]))
         weight = self.weight
         return grad @ (weight.dense() if isinstance(weight, PanelMatrix) else weight).T

@@ -11,3 +11,14 @@ Observer = Callable[[str, Float32], None]
   tied, else `lm_head.weight`) with the layer's input `[tokens, K]`;
 - `h.0`, `h.1`, ... with the block's output `[batch, seq, n_embd]`.
 """
+
+GradientObserver = Callable[[str, Float32, Float32], None]
+"""Called in a backward pass with a weight's name and two arrays, neither to be changed or kept:
+
+- a linear layer's, with the layer's input `[tokens, K]` and the gradient with respect to its
+  output `[tokens, N]`;
+- a LayerNorm's gamma, with the normalised input `[tokens, d]` and the gradient with respect to
+  the output `[tokens, d]`.
+
+The weight's gradient is the sum over tokens of their products, the bias's that of the second.
+"""

@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 def run_backward(model, tokens, grad):
-    """(gradient of the embedded input, {linear layer: gradient of its output})."""
+    """(gradient of the embedded input, {weight: (its inputs, gradient of its outputs)})."""
     states, seen = [], {}
 
     def keep(name, values):
@@ -28,8 +28,11 @@ def run_backward(model, tokens, grad):
             states.append(values.copy())
 
     model.forward(tokens, observe=keep)
-    embedded = model.backward(tokens, states, grad, lambda name, g: seen.update({name: g.copy()}))
-    return embedded, seen
+
+    def see(name, inputs, gradient):
+        seen[name] = inputs.astype(np.float64), gradient.astype(np.float64)
+
+    return model.backward(tokens, states, grad, see), seen
 
 
 def difference(tensors, name, change, tokens, grad, config):
@@ -61,13 +64,19 @@ def test_gradients_equal_central_differences(kernels, options):
     change[7:] = 0
     expected = difference(exact, "wpe.weight", change, tokens, grad, config)
     assert relative_error(np.sum(embedded * change[:7]), expected) < 1e-3
-    for name, gradient in seen.items():
-        bias = name.removesuffix(".weight") + ".bias"
-        if bias in tensors:
-            change = rng.standard_normal(exact[bias].shape)
-            expected = difference(exact, bias, change, tokens, grad, config)
-            assert relative_error(np.sum(gradient @ change), expected) < 1e-3, name
-    assert len(seen) == 4 * config.n_layer + 1
+    gradients = {}
+    for name, (inputs, gradient) in seen.items():
+        gradients[name.removesuffix("weight") + "bias"] = gradient.sum(axis=0)
+        is_norm = ".ln_" in f".{name}"
+        gradients[name] = (inputs * gradient).sum(axis=0) if is_norm else inputs.T @ gradient
+    del gradients[("wte." if config.tie_word_embeddings else "lm_head.") + "bias"]
+    gradients.pop("wte.weight", None)  # the head's share of it alone
+    for name, gradient in gradients.items():
+        stored = gradient.T if name == "lm_head.weight" else gradient
+        change = rng.standard_normal(stored.shape)
+        expected = difference(exact, name, change, tokens, grad, config)
+        assert relative_error(np.sum(stored * change), expected) < 1e-3, name
+    assert len(seen) == 6 * config.n_layer + 2
 
 
 def test_panels_have_the_gradients_of_their_weights(kernels):

@@ -4,10 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from rbe_cli.checkpoint.names import is_embedding
-from rbe_cli.codec import dense
-from rbe_cli.codec.classic import ClassicMatrix
-from rbe_cli.codec.matrix import EncodedMatrix
+from rbe_cli.container.decode import decode as decode_tensor
 from rbe_cli.container.reader import Container
 from rbe_cli.progress import no_progress
 from rbe_cli.tasks.compress import CompressOptions, compress
@@ -20,8 +17,8 @@ FOUR_BITS = Settings(4.0)
 def run(checkpoint, path, settings=FOUR_BITS, *, threads=2, progress=no_progress, **options):
     """Compress a checkpoint; its result."""
     options = {"calib_samples": 16} | options
-    with workers(threads) as executor:
-        return compress(checkpoint, path, CompressOptions(settings, **options), executor, progress)
+    with workers(threads) as pool:
+        return compress(checkpoint, path, CompressOptions(settings, **options), pool, progress)
 
 
 def decode(path):
@@ -30,13 +27,7 @@ def decode(path):
     with Container.open(path) as container:
         container.verify()
         for name, stored in container.tensors.items():
-            if stored.codec in ("float16", "float32"):
-                tensors[name] = dense.decode(stored.data, stored.shape, stored.codec)
-                continue
-            shape = stored.shape[::-1] if is_embedding(name) else stored.shape
-            kind = EncodedMatrix if stored.codec == "ectcq" else ClassicMatrix
-            matrix = kind.from_bytes(stored.data, shape).decode()
-            tensors[name] = matrix.T if is_embedding(name) else matrix
+            tensors[name] = decode_tensor(stored)
     return tensors
 
 

@@ -1,5 +1,6 @@
 """What a verb is given to work on: TEXT, a file, stdin, or token ids."""
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,3 +82,16 @@ def stdin_lines() -> Iterator[str]:
         raise BadFileError("stdin is not UTF-8 text") from error
     except OSError as error:
         raise BadFileError(f"stdin cannot be read: {error.strerror}") from error
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes of `123456`, `50MB` or `1.5 GiB`.
+
+    Raises:
+        UsageError: it has another form, naming the option.
+    """
+    parts = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kKMGT]?)(i?)B?", text.strip())
+    if not parts:
+        raise UsageError(f"{option} {text!r} is not a size such as 50MB or 1.5GiB")
+    power = " KMGT".index(parts[2].upper() or " ")
+    return int(float(parts[1]) * (1024 if parts[3] else 1000) ** power)

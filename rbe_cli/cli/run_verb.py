@@ -175,8 +175,8 @@ def _evaluate(
     windows = sliding_windows(sequences, length, stride or length)
     if not windows:
         raise UsageError("perplexity needs at least two tokens")
-    with workers(threads) as executor:
-        result = evaluate(model, windows, executor, reference, progress)
+    with workers(threads) as pool:
+        result = evaluate(model, windows, pool, reference, progress)
     return RunResult(
         tokens=result.predictions,
         loss=result.loss,

@@ -15,9 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import scales
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER, entropy_tables
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.geometry import SEGMENT, trellis_order
-from rbe_cli.codec.trellis import STATES, quantise_segment
+from rbe_cli.codec.trellis import (
+    DEFAULT_OPTIONS,
+    QuantiserOptions,
+    Search,
+    make_search,
+    quantise_segment,
+)
 from rbe_cli.jit import jit
 
 Float32 = NDArray[np.float32]
@@ -153,22 +159,17 @@ def _quantise_rows(
     lower: Float32,
     mixing: Float32,
     column_levels: NDArray[np.int16],
-    rate_weight: float,
-    bits: Float32,
-    shift: NDArray[np.int64],
+    search: Search,
     errors: Float32,
     out: NDArray[np.int32],
 ) -> None:
     """Quantise `[rows, B]` from the last row to the first, in units of the columns' steps.
 
-    `carried` holds the feedback of the rows outside, `lower` L among these rows. `errors`
-    receives weights minus integers.
+    `carried` holds the feedback of the rows outside, `lower` L among these rows. Columns are
+    decided as many at once as the search has room for. `errors` receives weights minus integers.
     """
     rows, width = weights.shape
-    # Each end of a search costs a little, and only feedback from column to column needs it.
-    segment = SEGMENT if mixing.size > 0 else width
-    choices = np.empty((segment, 4), np.int32)
-    decisions = np.empty((segment, STATES), np.uint8)
+    segment = search.choices.shape[0]
     feedback = np.empty(width, np.float32)  # of the rows below
     target = np.empty(width, np.float32)  # with that of the columns before, too
     inverse_scale = np.empty(width, np.float32)
@@ -187,8 +188,8 @@ def _quantise_rows(
         for first in range(0, width, segment):
             last = min(first + segment, width)
             state = quantise_segment(
-                target[first:last], row_level, column_levels[first:last], rate_weight,
-                bits, shift, choices, decisions, out[i, first:last], state,
+                target[first:last], row_level, column_levels[first:last],
+                search, out[i, first:last], state,
             )  # fmt: skip
             for k in range(first, last):
                 errors[i, k] = weights[i, k] - np.float32(out[i, k])
@@ -203,6 +204,7 @@ def quantise(
     step: float,
     inputs: InputFactor,
     outputs: OutputFactor,
+    options: QuantiserOptions = DEFAULT_OPTIONS,
 ) -> NDArray[np.int32]:
     """Write a block of weights as trellis integers.
 
@@ -211,11 +213,14 @@ def quantise(
         step_levels: int16 `[B]`, the columns' steps over `step`, in eighths of an octave.
         step: of the quantiser, in the weights' units.
         inputs, outputs: what an error costs.
+        options: of the trellis.
 
     Returns:
         int32 `[K, B]`, columns in the trellis's order.
     """
-    tables = entropy_tables()
+    # Each end of a search costs a little, and only feedback from column to column needs it.
+    segment = SEGMENT if outputs.mixing.size else weights.shape[1]
+    search = make_search(segment, options, RATE_WEIGHT)
     steps = scales.steps(step, step_levels)  # [B]
     with np.errstate(over="ignore"):
         scaled = weights[inputs.order] / steps
@@ -231,8 +236,8 @@ def quantise(
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
         _quantise_rows(
-            scaled[part], carried[part], inner, mixing, levels, RATE_WEIGHT,
-            tables.bits, tables.shift, errors[part], integers[part],
+            scaled[part], carried[part], inner, mixing, levels, search,
+            errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:
             carried[:start] += lower[part, :start].T @ errors[part]

@@ -5,6 +5,7 @@
 order. A decoder can therefore run the lanes in vector registers. The stream holds the
 levels of the block's rows, of its columns and of their steps, then the weights, so that one
 flush of the states pays for all of them. Columns come in the trellis's order throughout.
+A single lane codes a vector's integers (codec/vector.py).
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from rbe_cli.codec.entropy_model import (
     EntropyTables,
     entropy_tables,
 )
-from rbe_cli.codec.trellis import next_state, state_offset, symbol_of
+from rbe_cli.codec.trellis import Labels, next_state, symbol_of
 from rbe_cli.errors import PayloadError
 from rbe_cli.jit import jit
 
@@ -89,12 +90,30 @@ def _put(
 
 
 @jit()
+def _put_run(
+    values: NDArray[np.int16],
+    mean: int,
+    level: int,
+    tables: EntropyTables,
+    states: States,
+    words: Words,
+    position: int,
+) -> int:
+    """Code integers less their mean under one level's table, the lanes taking turns."""
+    index, lanes = _level_index(level), states.shape[0]
+    for i in range(values.shape[0] - 1, -1, -1):
+        position = _put(states, i % lanes, values[i] - mean, index, 0, tables, words, position)
+    return position
+
+
+@jit()
 def _encode(
     values: NDArray[np.int32],
     rows: Levels,
     columns: Levels,
     steps: Levels,
     scale_models: NDArray[np.int16],
+    labels: Labels,
     tables: EntropyTables,
     states: States,
     words: Words,
@@ -108,8 +127,9 @@ def _encode(
         for lane in range(lanes):
             state = 0
             for j in range(width):
-                offsets[lane, j] = state_offset(state)
-                state = next_state(state, values[first + lane, j] >> 1)
+                label = labels[state]
+                offsets[lane, j] = label >> 1
+                state = next_state(state, label, values[first + lane, j] >> 1, labels.shape[0])
         for j in range(width - 1, -1, -1):
             for lane in range(lanes - 1, -1, -1):
                 i = first + lane
@@ -125,9 +145,8 @@ def _encode(
                     position,
                 )
     for scales, kind in ((steps, 2), (columns, 1), (rows, 0)):
-        mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
-        for i in range(scales.shape[0] - 1, -1, -1):
-            position = _put(states, i % LANES, scales[i] - mean, level, 0, tables, words, position)
+        mean, level = scale_models[kind, 0], scale_models[kind, 1]
+        position = _put_run(scales, mean, level, tables, states, words, position)
     return position
 
 
@@ -169,10 +188,30 @@ def _get(
 
 
 @jit()
+def _get_run(
+    words: Words,
+    position: int,
+    states: States,
+    tables: FlatTables,
+    mean: int,
+    level: int,
+    values: NDArray[np.int16],
+) -> int:
+    """The inverse of `_put_run`: fill `values`; returns the new position."""
+    index, lanes = _level_index(level), states.shape[0]
+    for i in range(values.shape[0]):
+        lane = i % lanes
+        q, states[lane], position = _get(states[lane], index, 0, tables, words, position)
+        values[i] = q + mean
+    return position
+
+
+@jit()
 def _decode(
     words: Words,
     states: States,
     scale_models: NDArray[np.int16],
+    labels: Labels,
     tables: FlatTables,
     order: NDArray[np.int64],
     rows: Levels,
@@ -186,12 +225,10 @@ def _decode(
     """
     position = 0
     for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
-        mean, level = scale_models[kind, 0], _level_index(scale_models[kind, 1])
-        for i in range(scales.shape[0]):
-            lane = i % LANES
-            q, states[lane], position = _get(states[lane], level, 0, tables, words, position)
-            scales[i] = q + mean
+        mean, level = scale_models[kind, 0], scale_models[kind, 1]
+        position = _get_run(words, position, states, tables, mean, level, scales)
     count, width = values.shape
+    trellis_states = labels.shape[0]
     trellis = np.empty(LANES, np.int64)
     tile = np.empty((width, LANES), np.int16)  # written in order of decoding, then transposed
     for first in range(0, count, LANES):
@@ -201,10 +238,11 @@ def _decode(
             for lane in range(lanes):
                 level = _level_index(_int64(rows[first + lane]) + columns[j])
                 state = trellis[lane]
-                z = state_offset(state)
+                label = _int64(labels[np.uint64(state)])
+                z = label >> 1
                 q, states[lane], position = _get(states[lane], level, z, tables, words, position)
                 tile[j, lane] = 2 * q + z
-                trellis[lane] = next_state(state, q)
+                trellis[lane] = next_state(state, label, q, trellis_states)
         for lane in range(lanes):
             for j in range(width):
                 values[first + lane, order[j]] = tile[j, lane]
@@ -217,6 +255,7 @@ def encode(
     columns: Levels,
     steps: Levels,
     scale_models: NDArray[np.int16],
+    labels: Labels,
 ) -> tuple[NDArray[np.uint32], Words]:
     """Code a block.
 
@@ -225,15 +264,16 @@ def encode(
         rows, columns: int16 `[K]` and `[B]`, levels whose sum selects a weight's table.
         steps: int16 `[B]`.
         scale_models: int16 `[3, 2]`, (mean, level) of the model for rows, columns and steps.
+        labels: of the trellis (`trellis.state_labels`).
 
     Returns:
         The lanes' states, uint32 `[32]`, and the words, uint16, in the decoder's order.
     """
-    tables = entropy_tables()
-    bound = 3 * (values.size + rows.size + columns.size + steps.size)
-    words = np.empty(bound, np.uint16)
+    words = _room_for(values.size + rows.size + columns.size + steps.size)
     states = np.full(LANES, _LOW, np.int64)
-    position = _encode(values, rows, columns, steps, scale_models, tables, states, words)
+    position = _encode(
+        values, rows, columns, steps, scale_models, labels, entropy_tables(), states, words
+    )
     return states.astype(np.uint32), words[position:].copy()
 
 
@@ -241,13 +281,14 @@ def decode(
     states: NDArray[np.uint32],
     words: Words,
     scale_models: NDArray[np.int16],
+    labels: Labels,
     order: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
     """The inverse of `encode`.
 
     Args:
-        states, words, scale_models: the coded block.
+        states, words, scale_models, labels: the coded block.
         order: int64 `[B]`, the column that each column along the trellis goes to.
         shape: (K, B).
 
@@ -258,14 +299,59 @@ def decode(
     Raises:
         PayloadError: the words are not exactly the coded block.
     """
-    tables = entropy_tables()
     rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
     steps = np.empty(shape[1], np.int16)
     values = np.empty(shape, np.int16)
     running = states.astype(np.int64)
-    padded = np.append(words, np.uint16(0))
-    flat = tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
-    position = _decode(padded, running, scale_models, flat, order, rows, columns, steps, values)
-    if position != words.size or not (running == _LOW).all():
-        raise PayloadError("a block's entropy-coded words do not end where its weights do")
+    position = _decode(
+        _padded(words), running, scale_models, labels, _flat_tables(), order,
+        rows, columns, steps, values,
+    )  # fmt: skip
+    _check_end(position, words, running)
     return values, rows, columns, steps
+
+
+def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:
+    """Code integers `[n]` in one lane, as q under a level's table of z = 0.
+
+    Returns:
+        The lane's state, and the words in the decoder's order.
+    """
+    words = _room_for(values.size)
+    states = np.full(1, _LOW, np.int64)
+    position = _put_run(values, 0, level, entropy_tables(), states, words, words.size)
+    return int(states[0]), words[position:].copy()
+
+
+def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.int16]:
+    """The inverse of `encode_run`, int16 `[count]`.
+
+    Raises:
+        PayloadError: the words are not exactly so many integers.
+    """
+    values = np.empty(count, np.int16)
+    states = np.array([state], np.int64)
+    position = _get_run(_padded(words), 0, states, _flat_tables(), 0, level, values)
+    _check_end(position, words, states)
+    return values
+
+
+def _room_for(integers: int) -> Words:
+    """An integer takes two words at most: its symbol's, and that of its escape or low bits."""
+    return np.empty(2 * integers, np.uint16)
+
+
+def _padded(words: Words) -> Words:
+    """With the word that `_refill` reads past the end."""
+    return np.append(words, np.uint16(0))
+
+
+def _flat_tables() -> FlatTables:
+    tables = entropy_tables()
+    return tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
+
+
+def _check_end(position: int, words: Words, states: States) -> None:
+    """All words are read, and every state is back where the encoder began."""
+    if position != words.size or not (states == _LOW).all():
+        raise PayloadError("entropy-coded words do not end where their integers do")

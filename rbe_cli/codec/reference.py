@@ -1,7 +1,10 @@
-"""The decoder of `ectcq` again, in plain Python: slow, obvious, and what the fast one is held to.
+"""The decoders of `ectcq` and `coded` again, in plain Python: slow, obvious, and what the fast
+ones are held to.
 
-It takes nothing from the fast decoder but the frequencies of codec/entropy_model.py.
+They take nothing from those but the frequencies of codec/entropy_model.py.
 """
+
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +24,28 @@ from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock
 from rbe_cli.errors import PayloadError
 
 LANES = 32
+# Number of states -> Ungerboeck's h0 and h1, as the sets of their powers.
+_POLYNOMIALS = {
+    8: ({0, 1, 3}, {2}),
+    16: ({0, 1, 4}, {2}),
+    32: ({0, 2, 5}, {3}),
+    64: ({0, 1, 6}, {2, 4}),
+}
 
 
-def state_offset(state: int) -> int:
+def _parity(register: int, powers: set[int]) -> int:
+    return sum(register >> power & 1 for power in powers) % 2
+
+
+def state_offset(state: int, states: int) -> int:
     """z of a trellis state."""
-    return (2 * state & 0o04).bit_count() % 2
+    return _parity(2 * state, _POLYNOMIALS[states][1])
 
 
-def next_state(state: int, q: int) -> int:
+def next_state(state: int, q: int, states: int) -> int:
     """The trellis state after q."""
-    u = (q + (2 * state & 0o13).bit_count()) % 2
-    return (2 * state + u) % 8
+    u = (q + _parity(2 * state, _POLYNOMIALS[states][0])) % 2
+    return (2 * state + u) % states
 
 
 class _Lanes:
@@ -47,7 +61,7 @@ class _Lanes:
         state = frequency * quotient + slot - start
         if state < 2**16:
             if not self._words:
-                raise PayloadError("a block's words end before its weights do")
+                raise PayloadError("the words end before the integers do")
             state = 2**16 * state + self._words.pop()
         self._states[lane] = state
 
@@ -74,13 +88,18 @@ class _Lanes:
     def close(self) -> None:
         """Every state is back where the encoder began, and no word is left."""
         if self._words or any(state != 2**16 for state in self._states):
-            raise PayloadError("a block's words do not end where its weights do")
+            raise PayloadError("the words do not end where the integers do")
 
 
 def decode_block(
-    block: HybridBlock, shape: tuple[int, int]
+    block: HybridBlock, shape: tuple[int, int], states: int
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Integers of one block, int16 `[K, B]`, and the levels of its columns' steps, int16 `[B]`.
+
+    Args:
+        block: of a matrix.
+        shape: (K, B).
+        states: of the trellis.
 
     Raises:
         PayloadError: the words are not exactly the block.
@@ -96,18 +115,31 @@ def decode_block(
     order = trellis_order(columns).tolist()
     integers = np.empty(shape, np.int64)
     for first in range(0, rows, LANES):
-        states = [0] * LANES
+        trellis = [0] * LANES
         for j in range(columns):
             for i in range(first, min(first + LANES, rows)):
                 lane = i - first
-                z = state_offset(states[lane])
+                z = state_offset(trellis[lane], states)
                 q = lanes.integer(lane, row_levels[i] + column_levels[j], z)
                 integers[i, order[j]] = 2 * q + z
-                states[lane] = next_state(states[lane], q)
+                trellis[lane] = next_state(trellis[lane], q, states)
     lanes.close()
     natural = np.empty(columns, np.int64)
     natural[order] = step_levels
     return integers.astype(np.int16), natural.astype(np.int16)
+
+
+def decode_vector(data: bytes, count: int) -> NDArray[np.float32]:
+    """A vector of codec `coded`, whose offset and step are sound, as float32 `[count]`.
+
+    Raises:
+        PayloadError: the words are not exactly so many integers.
+    """
+    offset, step, level, state = struct.unpack_from("<ffhI", data)
+    lanes = _Lanes(np.array([state]), np.frombuffer(data[14:], "<u2"))
+    integers = [lanes.integer(0, level, 0) for _ in range(count)]
+    lanes.close()
+    return np.array([offset + step * n for n in integers]).astype(np.float32)
 
 
 def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
@@ -120,7 +152,7 @@ def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
     widths = [part.stop - part.start for part in column_blocks(columns)]
     parts = []
     for block, width in zip(matrix.blocks, widths, strict=True):
-        integers, levels = decode_block(block, (rows, width))
+        integers, levels = decode_block(block, (rows, width), matrix.states)
         steps = np.float32(matrix.step) * np.exp2(levels / np.float32(8))
         parts.append(integers * steps)
     return np.hstack(parts)

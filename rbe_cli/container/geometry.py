@@ -13,6 +13,8 @@ from rbe_cli.container.header import PREAMBLE, Header
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 DENSE_ITEM_BYTES = {"float16": 2, "float32": 4}
+VECTOR_CODECS = {"coded", "scalar"}  # of tensors of one dimension alone
+_SCALAR_BYTES = 4
 VECTORS = "vectors"
 TOKENIZER = "tokenizer"
 
@@ -74,6 +76,13 @@ def dense_bytes(codec: str, shape: tuple[int, ...]) -> int:
     return DENSE_ITEM_BYTES[codec] * math.prod(shape)
 
 
+def exact_bytes(codec: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes of a tensor where they follow from its codec and shape, None where they do not."""
+    if codec == "scalar":
+        return _SCALAR_BYTES
+    return dense_bytes(codec, shape) if codec in DENSE_ITEM_BYTES else None
+
+
 def place(header: Header, header_bytes: int) -> Layout:
     """Offsets of all sections and tensors (docs/FORMAT.md, section 3).
 
@@ -88,10 +97,9 @@ def place(header: Header, header_bytes: int) -> Layout:
         tensors[name] = PlacedTensor(name, shapes[name], matrix.codec, name, 0, matrix.size)
     start = 0
     for vector in header.vectors:
-        name, codec = vector.name, vector.codec
-        size = dense_bytes(codec, shapes[name])
-        tensors[name] = PlacedTensor(name, shapes[name], codec, VECTORS, start, size)
-        start += size
+        name = vector.name
+        tensors[name] = PlacedTensor(name, shapes[name], vector.codec, VECTORS, start, vector.size)
+        start += vector.size
 
     spans = [(matrix.name, matrix.size, matrix.checksum) for matrix in header.matrices]
     spans.append((VECTORS, start, header.vectors_checksum))

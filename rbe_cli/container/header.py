@@ -58,10 +58,11 @@ class Matrix(_Record, frozen=True):
 
 
 class Vector(_Record, frozen=True):
-    """A tensor of one dimension, in the section `vectors`; its size follows from its shape."""
+    """A tensor of one dimension: `size` bytes of the section `vectors`."""
 
     name: Name
     codec: Name
+    size: Size
 
 
 class Tokenizer(_Record, frozen=True):

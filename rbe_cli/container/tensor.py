@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rbe_cli.checkpoint.names import is_embedding
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -19,3 +21,9 @@ class StoredTensor:
     shape: tuple[int, ...]
     codec: str
     data: bytes | memoryview
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(K inputs, N outputs) of a matrix; embeddings are stored the other way round."""
+        rows, columns = self.shape[::-1] if is_embedding(self.name) else self.shape
+        return rows, columns

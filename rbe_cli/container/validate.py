@@ -11,13 +11,21 @@ import msgspec
 
 from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
 from rbe_cli.codec.registry import CODEC_VERSIONS
-from rbe_cli.container.geometry import DENSE_ITEM_BYTES, Layout, dense_bytes, place
+from rbe_cli.container.geometry import (
+    DENSE_ITEM_BYTES,
+    VECTOR_CODECS,
+    Layout,
+    exact_bytes,
+    place,
+)
 from rbe_cli.container.header import (
     FORMAT_VERSION,
     HEADER_LIMIT,
     MAGIC,
     PREAMBLE,
     Header,
+    Matrix,
+    Vector,
     checksum,
     encode_header,
 )
@@ -65,7 +73,7 @@ def trusted_header(encoded: bytes) -> Header:
     Raises:
         HeaderError: it is malformed, or contradicts itself or its config.
         VersionError: it names a codec, or a version of one, that is unknown.
-        GeometryError: a matrix stored as it is does not have the size of its shape.
+        GeometryError: a tensor does not have the size that its codec and shape ask for.
     """
     header = _decode(encoded)
     try:
@@ -80,13 +88,13 @@ def trusted_header(encoded: bytes) -> Header:
         (v.name for v in header.vectors),
         (name for name in shapes if not is_matrix(name)),
     )
-    for matrix in header.matrices:
-        if matrix.codec in DENSE_ITEM_BYTES:
-            expected = dense_bytes(matrix.codec, shapes[matrix.name])
-            if matrix.size != expected:
-                raise GeometryError(
-                    f"{matrix.name} has {matrix.size} bytes of {matrix.codec}, not {expected}"
-                )
+    tensors: list[Matrix | Vector] = [*header.matrices, *header.vectors]
+    for tensor in tensors:
+        expected = exact_bytes(tensor.codec, shapes[tensor.name])
+        if expected is not None and tensor.size != expected:
+            raise GeometryError(
+                f"{tensor.name} has {tensor.size} bytes of {tensor.codec}, not {expected}"
+            )
     return header
 
 
@@ -144,8 +152,11 @@ def _check_codecs(header: Header) -> None:
             f"the tensors use the codecs {sorted(used)}, "
             f"the versions given are of {sorted(header.codec_versions)}"
         )
+    for matrix in header.matrices:
+        if matrix.codec in VECTOR_CODECS:
+            raise HeaderError(f"matrix {matrix.name!r} has the codec {matrix.codec} of vectors")
     for vector in header.vectors:
-        if vector.codec not in DENSE_ITEM_BYTES:
+        if vector.codec not in VECTOR_CODECS | DENSE_ITEM_BYTES.keys():
             raise HeaderError(f"vector {vector.name!r} has the codec {vector.codec} of matrices")
 
 

@@ -21,7 +21,7 @@ from rbe_cli.container.publish import check_output, new_file
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.tokenizer import pack_tokenizer
 from rbe_cli.container.validate import trusted_header
-from rbe_cli.errors import HeaderError, PayloadError
+from rbe_cli.errors import HeaderError
 
 _NO_CHECKSUM = bytes(8)
 
@@ -42,7 +42,7 @@ def container_bytes(
         provenance: with texts as long, and numbers as large, as they will be.
 
     Raises:
-        HeaderError: as `write_container`.
+        HeaderError, GeometryError: as `write_container`.
     """
     header = _header(config, tensors, tokenizer_bytes, provenance, {})
     encoded = encode_header(header)
@@ -71,7 +71,7 @@ def write_container(
 
     Raises:
         HeaderError: the parts contradict each other, so that no reader would accept them.
-        PayloadError: a vector's bytes are not those of its shape and codec.
+        GeometryError: a tensor does not have the size that its codec and shape ask for.
         CheckpointError: the tokenizer is too large.
         NotFoundError, OutputError: see `publish.new_file`.
     """
@@ -86,7 +86,7 @@ def write_container(
     )
     encoded = encode_header(header)
     layout = place(trusted_header(encoded), len(encoded))
-    _check_tensors(tensors, layout)
+    _check_shapes(tensors, layout)
     with new_file(path, force=force) as file:
         file.write(encode_preamble(encoded))
         file.write(encoded)
@@ -121,7 +121,7 @@ def _header(
         if is_matrix(name):
             matrices.append(Matrix(name, codec, size, checksums.get(name, _NO_CHECKSUM)))
         else:
-            vectors.append(Vector(name, codec))
+            vectors.append(Vector(name, codec, size))
     used = {matrix.codec for matrix in matrices} | {vector.codec for vector in vectors}
     tokenizer = None
     if tokenizer_bytes is not None:
@@ -137,11 +137,9 @@ def _header(
     )
 
 
-def _check_tensors(tensors: Sequence[StoredTensor], layout: Layout) -> None:
-    """Each tensor has the shape that the config asks for, and the size of its place."""
+def _check_shapes(tensors: Sequence[StoredTensor], layout: Layout) -> None:
+    """Each tensor has the shape that the config asks for."""
     for tensor in tensors:
-        placed = layout.tensors[tensor.name]
-        if tensor.shape != placed.shape:
-            raise HeaderError(f"{tensor.name} has shape {tensor.shape}, not {placed.shape}")
-        if len(tensor.data) != placed.size:
-            raise PayloadError(f"{tensor.name} has {len(tensor.data)} bytes, not {placed.size}")
+        expected = layout.tensors[tensor.name].shape
+        if tensor.shape != expected:
+            raise HeaderError(f"{tensor.name} has shape {tensor.shape}, not {expected}")

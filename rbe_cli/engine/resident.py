@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from rbe_cli.checkpoint.names import is_embedding
-from rbe_cli.codec import dense
 from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.matrix import EncodedMatrix
+from rbe_cli.codec.vector import decode_vector
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.engine.warm_up import compile_steps, warm_up
@@ -55,7 +55,7 @@ def resident(tensor: StoredTensor) -> Weight:
             return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
         if tensor.codec == "classic":
             return ClassicMatrix.from_bytes(tensor.data, (shape[0], shape[1])).decode()
-        values = dense.decode(tensor.data, tensor.shape, tensor.codec)
+        values = decode_vector(tensor.data, tensor.shape, tensor.codec)
         return values.T if is_embedding(tensor.name) else values
     except PayloadError as error:
         raise PayloadError(f"tensor {tensor.name}: {error}") from error
@@ -71,9 +71,10 @@ def _decode(tensors: Mapping[str, StoredTensor], threads: int) -> dict[str, Weig
 
 
 def _compile_decoder(tensors: Mapping[str, StoredTensor], progress: Progress) -> None:
-    """Decode the smallest encoded matrix once, ahead of the threads."""
-    encoded = [tensor for tensor in tensors.values() if tensor.codec == "ectcq"]
-    if encoded:
-        smallest = min(encoded, key=lambda tensor: len(tensor.data))
-        step = partial(resident, smallest)
-        compile_steps("compiling the decoder (first run only)", [step], progress)
+    """Decode the smallest tensor of each entropy-coded codec once, ahead of the threads."""
+    steps = []
+    for codec in ("ectcq", "coded"):
+        encoded = [tensor for tensor in tensors.values() if tensor.codec == codec]
+        if encoded:
+            steps.append(partial(resident, min(encoded, key=lambda tensor: len(tensor.data))))
+    compile_steps("compiling the decoder (first run only)", steps, progress)

@@ -89,6 +89,19 @@ class Gpt2:
             UsageError: there are no tokens, an id is outside the vocabulary, or a sequence
                 becomes longer than `n_positions`.
         """
+        x = self.hidden(tokens, cache, rows, observe)
+        if last_only:
+            x = x[:, -1]  # [batch, n_embd]
+        return self.logits(x, observe)
+
+    def hidden(
+        self,
+        tokens: Int64,
+        cache: KVCache | None = None,
+        rows: Int64 | None = None,
+        observe: Observer | None = None,
+    ) -> Float32:
+        """The last block's output `[batch, seq, n_embd]`; arguments and errors as of `forward`."""
         batch, seq = tokens.shape
         if rows is None:
             rows = np.arange(batch)
@@ -105,9 +118,11 @@ class Gpt2:
                 observe(f"h.{index}", x)
         if cache is not None:
             cache.advance(rows, seq)
-        if last_only:
-            x = x[:, -1]  # [batch, n_embd]
-        return self.head(self.ln_f(x), observe)
+        return x
+
+    def logits(self, hidden: Float32, observe: Observer | None = None) -> Float32:
+        """The last block's output `[..., n_embd]` -> `[..., vocab_size]`."""
+        return self.head(self.ln_f(hidden), observe)
 
     def embed(self, tokens: Int64, starts: Int64 | None = None) -> Float32:
         """Ids `[batch, seq]` -> `[batch, seq, n_embd]`; sequences begin at positions `starts`."""

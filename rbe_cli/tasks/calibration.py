@@ -5,9 +5,8 @@ LLM-QAT, Liu et al. 2023, section 2.1: a random first token, the rest sampled).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,8 @@ from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
+from rbe_cli.tasks.work_folder import WorkFolder
+from rbe_cli.tasks.workers import Workers
 from rbe_cli.text.files import read_text_file
 from rbe_cli.text.sampling import sample_rows
 from rbe_cli.text.token_files import read_token_file
@@ -30,7 +31,6 @@ WINDOW = 256  # tokens at most of a calibration sequence
 _HELD_OUT = 8  # one sequence in so many is kept for measuring quality
 _ROWS = 36  # sequences written side by side at most
 MAX_BATCH_TOKENS = 2048
-MAX_BATCH_LOGITS = 1 << 24  # tokens x vocabulary at most, for memory's sake
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,11 @@ def default_samples(config: Gpt2Config) -> int:
     return 128 if parameter_count(config) <= 50_000_000 else 48
 
 
-def batches(sequences: Iterable[Tokens], vocab_size: int) -> Iterator[Tokens]:
+def batches(sequences: Iterable[Tokens]) -> Iterator[Tokens]:
     """Neighbouring sequences of equal length as arrays `[batch, length]` of bounded size."""
-    tokens = min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // vocab_size)
     group: list[Tokens] = []
     for sequence in sequences:
-        full = (len(group) + 1) * len(sequence) > tokens
+        full = (len(group) + 1) * len(sequence) > MAX_BATCH_TOKENS
         if group and (full or len(sequence) != len(group[0])):
             yield np.stack(group)
             group = []
@@ -96,9 +95,23 @@ def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int)
 
 
 def from_model(
-    model: Gpt2, samples: int, seed: int, executor: Executor, progress: Progress
+    model: Gpt2,
+    samples: int,
+    seed: int,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
 ) -> Calibration:
-    """What the model writes at temperature 1 after a random first token."""
+    """What the model writes at temperature 1 after a random first token.
+
+    Args:
+        model: writes.
+        samples: sequences to calibrate on; some more are held out.
+        seed: of the choice of tokens.
+        workers: write some sequences each.
+        folder: keeps what was written.
+        progress: told how many sequences there are.
+    """
     total = samples + max(1, samples // _HELD_OUT)
     parts = -(-total // _ROWS)
     sizes = [(i + 1) * total // parts - i * total // parts for i in range(parts)]
@@ -106,8 +119,17 @@ def from_model(
     sequences: list[Tokens] = []
     stage = "writing calibration text"
     progress(stage, 0, total)
-    for part in executor.map(partial(_write, model), sizes, seeds):
-        sequences.extend(part)
+    names = [f"text-{number}" for number in range(parts)]
+    saved = [folder.load(name) for name in names]
+    missing = [number for number in range(parts) if saved[number] is None]
+    written = workers.map(
+        _write, repeat(model), (sizes[i] for i in missing), (seeds[i] for i in missing)
+    )
+    for name, arrays in zip(names, saved, strict=True):
+        if arrays is None:
+            arrays = {"tokens": next(written)}
+            folder.save(name, arrays)
+        sequences.extend(arrays["tokens"])
         progress(stage, len(sequences), total)
     return Calibration(
         sequences[:samples], sequences[samples:], "text written by the checkpoint itself"

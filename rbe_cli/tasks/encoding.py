@@ -1,9 +1,9 @@
 """Encodes matrices block by block on an executor, in an order that depends on nothing."""
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +11,25 @@ from numpy.typing import NDArray
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks, trellis_order
 from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
+from rbe_cli.codec.trellis import QuantiserOptions
+from rbe_cli.tasks.work_folder import Arrays
+from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
 _SAMPLE_COLUMNS = 64
 
 
 @dataclass(frozen=True)
-class Source:
-    """A matrix to encode.
+class Cost:
+    """What an error in a matrix `[K, N]` costs.
 
     Attributes:
-        weights: float32 `[K inputs, N outputs]`.
-        inputs: what an error costs by its row.
-        outputs: what it costs by its column, for each column block.
+        inputs: by its row.
+        outputs: by its column, for each column block.
     """
 
-    weights: Float32
     inputs: InputFactor
     outputs: tuple[OutputFactor, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of weights."""
-        return self.weights.size
 
     @cached_property
     def unit(self) -> float:
@@ -46,56 +42,115 @@ class Source:
         """The step of a column of C = `unit` at which a weight's error costs a set amount."""
         return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal, dtype=np.float64)))
 
+    def columns(self, chosen: NDArray[np.int64]) -> OutputFactor:
+        """C of some columns, by themselves."""
+        parts = []
+        for factor in self.outputs:
+            part = np.empty(factor.diagonal.size)
+            part[trellis_order(part.size)] = factor.diagonal
+            parts.append(part)
+        return OutputFactor.from_importance(np.concatenate(parts)[chosen])
+
+    def to_arrays(self) -> Arrays:
+        """As a work folder keeps it."""
+        arrays: Arrays = {
+            "order": self.inputs.order,
+            "lower": self.inputs.lower,
+            "diagonal": self.inputs.diagonal,
+            "damping": np.array(self.inputs.damping),
+        }
+        for block, factor in enumerate(self.outputs):
+            arrays[f"mixing-{block}"] = factor.mixing
+            arrays[f"importance-{block}"] = factor.diagonal
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Cost":
+        """The inverse of `to_arrays`."""
+        damping = float(arrays["damping"])
+        inputs = InputFactor(arrays["order"], arrays["lower"], arrays["diagonal"], damping)
+        blocks = sum(name.startswith("mixing-") for name in arrays)
+        return cls(
+            inputs,
+            tuple(
+                OutputFactor(arrays[f"mixing-{block}"], arrays[f"importance-{block}"])
+                for block in range(blocks)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix to encode.
+
+    Attributes:
+        weights: float32 `[K inputs, N outputs]`.
+        unit_step: of its cost.
+        load_cost: reads its cost, which is too large to be kept for every matrix.
+        options: of the quantiser.
+    """
+
+    weights: Float32
+    unit_step: float
+    load_cost: Callable[[], Cost]
+    options: QuantiserOptions
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.weights.size
+
 
 def encode_all(
-    sources: Mapping[str, Source], steps: Mapping[str, float], executor: Executor
+    sources: Mapping[str, Source], steps: Mapping[str, float], workers: Workers
 ) -> Iterator[tuple[str, EncodedMatrix]]:
     """(name, encoded) of each source in turn; blocks of several matrices run side by side.
 
     Args:
         sources: the matrices.
         steps: of each matrix's columns of C = `unit`.
-        executor: runs the blocks.
+        workers: run the blocks.
     """
-    futures: dict[str, list[Future[HybridBlock]]] = {}
+
+    def blocks() -> Iterator[tuple[object, ...]]:
+        for name, source in sources.items():
+            cost, step = source.load_cost(), float(np.float32(steps[name]))
+            ranges = column_blocks(source.weights.shape[1])
+            for columns, outputs in zip(ranges, cost.outputs, strict=True):
+                weights = np.ascontiguousarray(source.weights[:, columns])
+                yield weights, step, cost.inputs, outputs, cost.unit, source.options
+
+    encoded = workers.starmap(encode_block, blocks())
     for name, source in sources.items():
-        blocks = column_blocks(source.weights.shape[1])
-        futures[name] = [
-            executor.submit(_encode_columns, source, columns, outputs, steps[name])
-            for columns, outputs in zip(blocks, source.outputs, strict=True)
-        ]
-    for name, source in sources.items():
-        encoded = tuple(future.result() for future in futures.pop(name))
         rows, columns = source.weights.shape
-        yield name, EncodedMatrix((rows, columns), float(np.float32(steps[name])), encoded)
+        own = tuple(islice(encoded, len(column_blocks(columns))))
+        step = float(np.float32(steps[name]))
+        yield name, EncodedMatrix((rows, columns), step, own, source.options.states)
 
 
 def sampled_bits(
-    sources: Mapping[str, Source], steps: Mapping[str, float], executor: Executor
+    sources: Mapping[str, Source], steps: Mapping[str, float], workers: Workers
 ) -> dict[str, float]:
     """Bits a weight of some evenly spaced columns of each matrix, its scales included."""
 
-    def bits(name: str) -> float:
-        source = sources[name]
-        rows, columns = source.weights.shape
-        chosen = np.linspace(0, columns - 1, min(columns, _SAMPLE_COLUMNS)).astype(np.int64)
-        block = _encode_columns(source, chosen, _importance(source, chosen), steps[name])
-        return 8.0 * block.nbytes / (rows * chosen.size)
+    def samples() -> Iterator[tuple[object, ...]]:
+        for name, source in sources.items():
+            cost, columns = source.load_cost(), source.weights.shape[1]
+            chosen = np.linspace(0, columns - 1, min(columns, _SAMPLE_COLUMNS)).astype(np.int64)
+            weights = np.ascontiguousarray(source.weights[:, chosen])
+            step = float(np.float32(steps[name]))
+            yield weights, step, cost.inputs, cost.columns(chosen), cost.unit, source.options
 
-    return dict(zip(sources, executor.map(bits, sources), strict=True))
-
-
-def _importance(source: Source, chosen: NDArray[np.int64]) -> OutputFactor:
-    """C of some columns, by themselves."""
-    diagonal = np.empty(source.weights.shape[1])
-    for columns, factor in zip(column_blocks(diagonal.size), source.outputs, strict=True):
-        diagonal[columns][trellis_order(factor.diagonal.size)] = factor.diagonal
-    return OutputFactor.from_importance(diagonal[chosen])
+    return dict(zip(sources, workers.starmap(_sample_bits, samples()), strict=True))
 
 
-def _encode_columns(
-    source: Source, columns: slice | NDArray[np.int64], outputs: OutputFactor, step: float
-) -> HybridBlock:
-    weights = np.ascontiguousarray(source.weights[:, columns])
-    step = float(np.float32(step))
-    return encode_block(weights, step, source.inputs, outputs, source.unit)
+def _sample_bits(
+    weights: Float32,
+    step: float,
+    inputs: InputFactor,
+    outputs: OutputFactor,
+    unit: float,
+    options: QuantiserOptions,
+) -> float:
+    block: HybridBlock = encode_block(weights, step, inputs, outputs, unit, options)
+    return 8.0 * block.nbytes / weights.size

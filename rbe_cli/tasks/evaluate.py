@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,10 @@ from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks.calibration import Tokens, batches
+from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
+CHUNK_LOGITS = 1 << 22  # computed at once
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> l
     return found
 
 
-def _group(windows: Sequence[Window], vocab_size: int) -> Iterator[tuple[Tokens, int]]:
+def logit_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
+    """Stretches of tokens whose logits are few enough for memory's sake."""
+    count = max(1, CHUNK_LOGITS // vocab_size)
+    return (slice(start, start + count) for start in range(0, tokens, count))
+
+
+def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
     """(tokens [batch, n], skipped) of neighbouring windows alike in both."""
     start = 0
     while start < len(windows):
@@ -106,7 +113,7 @@ def _group(windows: Sequence[Window], vocab_size: int) -> Iterator[tuple[Tokens,
             length,
         ):
             end += 1
-        for group in batches([window.tokens for window in windows[start:end]], vocab_size):
+        for group in batches([window.tokens for window in windows[start:end]]):
             yield group, skipped
         start = end
 
@@ -123,38 +130,49 @@ class _Sums:
     norms: NDArray[np.float64]
 
 
-def _score(model: Gpt2, reference: Gpt2 | None, group: tuple[Tokens, int]) -> _Sums:
-    tokens, skipped = group
-    targets = tokens[:, skipped + 1 :, None]  # [batch, n - 1 - skipped, 1]
-
-    def log_probabilities(model: Gpt2, outputs: list[Float32]) -> tuple[Float32, float]:
-        """Of every counted prediction `[batch, n - 1 - skipped, vocab]`; and the loss."""
-
-        def observe(name: str, values: Float32) -> None:
-            if not name.endswith(".weight"):
-                outputs.append(values.copy())
-
-        logits = model.forward(tokens, observe=observe if reference else None)
-        scored = log_softmax(logits[:, skipped:-1])
-        return scored, -float(np.take_along_axis(scored, targets, -1).sum(dtype=np.float64))
-
+def _score(model: Gpt2, reference: Gpt2 | None, tokens: Tokens, skipped: int) -> _Sums:
+    """Of a batch `[batch, n]` whose first predictions are not counted."""
+    targets = tokens[:, skipped + 1 :].reshape(-1)  # [predictions]
     outputs: list[Float32] = []
     expected: list[Float32] = []
-    scored, loss = log_probabilities(model, outputs)
-    reference_loss = divergence = 0.0
+    states = _hidden(model, tokens, outputs if reference else None)[:, skipped:-1]
+    states = states.reshape(-1, states.shape[-1])  # [predictions, d]
+    known = np.empty((0, states.shape[1]), np.float32)
     if reference:
-        known, reference_loss = log_probabilities(reference, expected)
-        divergence = float(kl_divergence(known, scored).sum())
+        known = _hidden(reference, tokens, expected)[:, skipped:-1].reshape(states.shape)
+    loss = reference_loss = divergence = 0.0
+    for part in logit_chunks(targets.size, model.config.vocab_size):
+        scored = log_softmax(model.logits(states[part]))
+        loss += _cross_entropy(scored, targets[part])
+        if reference:
+            truth = log_softmax(reference.logits(known[part]))
+            reference_loss += _cross_entropy(truth, targets[part])
+            divergence += float(kl_divergence(truth, scored).sum())
     pairs = list(zip(outputs, expected, strict=True))
     errors = np.array([np.sum((ours - theirs) ** 2, dtype=np.float64) for ours, theirs in pairs])
     norms = np.array([np.sum(theirs**2, dtype=np.float64) for _, theirs in pairs])
     return _Sums(targets.size, loss, reference_loss, divergence, errors, norms)
 
 
+def _hidden(model: Gpt2, tokens: Tokens, outputs: list[Float32] | None) -> Float32:
+    """The last block's output; all blocks' outputs go to `outputs`."""
+
+    def observe(name: str, values: Float32) -> None:
+        if outputs is not None and not name.endswith(".weight"):
+            outputs.append(values.copy())
+
+    return model.hidden(tokens, observe=observe)
+
+
+def _cross_entropy(scored: Float32, targets: Tokens) -> float:
+    """Summed over predictions, of log-probabilities `[predictions, vocab]`."""
+    return -float(np.take_along_axis(scored, targets[:, None], -1).sum(dtype=np.float64))
+
+
 def evaluate(
     model: Gpt2,
     windows: Sequence[Window],
-    executor: Executor,
+    workers: Workers,
     reference: Gpt2 | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
@@ -163,10 +181,11 @@ def evaluate(
     Raises:
         UsageError: there is none, or as `Gpt2.forward`.
     """
-    groups = list(_group(windows, model.config.vocab_size))
+    groups = list(_group(windows))
     sums: list[_Sums] = []
     progress("evaluating", 0, len(groups))
-    for found in executor.map(partial(_score, model, reference), groups):
+    tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]
+    for found in workers.map(_score, repeat(model), repeat(reference), tokens, skipped):
         sums.append(found)
         progress("evaluating", len(sums), len(groups))
     predictions = sum(part.predictions for part in sums)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
 
 import numpy as np
 
@@ -11,10 +10,11 @@ from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import Progress
 from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
-from rbe_cli.tasks.settings import Settings
+from rbe_cli.tasks.work_folder import WorkFolder
+from rbe_cli.tasks.workers import Workers
 
 SIZE_TOLERANCE = 0.01  # of the target, as the contract allows
-_GOOD_ENOUGH = 0.005  # of the target: no further attempt is made
+GOOD_ENOUGH = 0.002  # of the target: no further attempt is made
 _SEARCH_TOLERANCE = 0.001  # of the target, for the forecast
 _ATTEMPTS = 4  # at encoding everything, each with a better forecast
 
@@ -28,9 +28,9 @@ class Forecast:
     matrix shares among more columns; the difference is learnt from matrices encoded whole.
     """
 
-    def __init__(self, sources: Mapping[str, Source], executor: Executor) -> None:
+    def __init__(self, sources: Mapping[str, Source], workers: Workers) -> None:
         self._sources = sources
-        self._executor = executor
+        self._workers = workers
         self._surplus = dict.fromkeys(sources, 0.0)  # bits a weight of whole over sample
 
     def bytes(self, steps: Mapping[str, float]) -> dict[str, int]:
@@ -48,24 +48,28 @@ class Forecast:
 
     def _sampled(self, steps: Mapping[str, float]) -> dict[str, float]:
         chosen = {name: self._sources[name] for name in steps}
-        bits = sampled_bits(chosen, steps, self._executor)
+        bits = sampled_bits(chosen, steps, self._workers)
         return {name: bits[name] * source.size / 8 for name, source in chosen.items()}
 
 
 def fit(
     sources: Mapping[str, Source],
-    settings: Settings,
+    own: Mapping[str, float],
+    target: float,
     size: Callable[[Mapping[str, int]], float],
-    executor: Executor,
+    workers: Workers,
+    folder: WorkFolder,
     progress: Progress,
 ) -> dict[str, EncodedMatrix]:
-    """Encode every source so that the file has `settings.target_bpw`, if any rate is free.
+    """Encode every source so that the file has the target's size, if any rate is free.
 
     Args:
         sources: the matrices.
-        settings: the target, and the matrices that have a rate of their own.
+        own: bits a weight of the matrices that have a rate of their own.
+        target: bits a weight of the file.
         size: bits a weight of the file, given the bytes of every matrix.
-        executor: where blocks are encoded.
+        workers: encode blocks.
+        folder: keeps encoded matrices.
         progress: told after each matrix.
 
     Raises:
@@ -73,17 +77,19 @@ def fit(
     """
     if not sources:
         return {}
-    target = settings.target_bpw
-    own = {name: bits for name in sources if (bits := settings.bits(name)) is not None}
-    forecast = Forecast(sources, executor)
+    forecast = Forecast(sources, workers)
+    tried: list[tuple[Steps, dict[str, int]]] = []
+
+    def solve() -> Steps:
+        if tried:
+            forecast.learn(*tried[-1])
+        return _solve(sources, own, target, size, forecast)
+
     nearest, best, result = math.inf, {}, math.inf
-    for _ in range(_ATTEMPTS):
-        steps = _solve(sources, own, target, size, forecast)
-        encoded = {}
-        progress("encoding", 0, len(sources))
-        for name, matrix in encode_all(sources, steps, executor):
-            encoded[name] = matrix
-            progress("encoding", len(encoded), len(sources))
+    for attempt in range(_ATTEMPTS):
+        name = f"bits-{target:.6f}-attempt-{attempt}"
+        steps = _saved_steps(folder, name, solve)
+        encoded = _encode(sources, steps, workers, folder, name, progress)
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
         misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]
@@ -91,12 +97,44 @@ def fit(
             misses.append(abs(reached / target - 1))
         if sum(misses) < nearest:  # the sum, as zeros never come near a rate of their own
             nearest, best, result = sum(misses), encoded, reached
-        if max(misses) <= _GOOD_ENOUGH:
+        if max(misses) <= GOOD_ENOUGH:
             return best
-        forecast.learn(steps, sizes)
+        tried.append((steps, sizes))
     if len(own) < len(sources) and abs(result - target) > SIZE_TOLERANCE * target:
         raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {result:.3f}")
     return best
+
+
+def _saved_steps(folder: WorkFolder, name: str, solve: Callable[[], Steps]) -> Steps:
+    saved = folder.keep(name, lambda: {n: np.array(step) for n, step in solve().items()})
+    return {name: float(step) for name, step in saved.items()}
+
+
+def _encode(
+    sources: Mapping[str, Source],
+    steps: Steps,
+    workers: Workers,
+    folder: WorkFolder,
+    attempt: str,
+    progress: Progress,
+) -> dict[str, EncodedMatrix]:
+    """All sources; those that an earlier run encoded are read from the folder."""
+    progress("encoding", 0, len(sources))
+    saved = {name: folder.load(f"{attempt}-{name}") for name in sources}
+    missing = {name: source for name, source in sources.items() if saved[name] is None}
+    encoding = encode_all(missing, steps, workers)
+    encoded: dict[str, EncodedMatrix] = {}
+    for name, source in sources.items():
+        arrays = saved[name]
+        if arrays is None:
+            _, encoded[name] = next(encoding)
+            data = np.frombuffer(encoded[name].to_bytes(), np.uint8)
+            folder.save(f"{attempt}-{name}", {"bytes": data})
+        else:
+            shape = source.weights.shape
+            encoded[name] = EncodedMatrix.from_bytes(arrays["bytes"].data, (shape[0], shape[1]))
+        progress("encoding", len(encoded), len(sources))
+    return encoded
 
 
 def _solve(
@@ -109,7 +147,10 @@ def _solve(
     """Steps of all sources: `own` bits a weight for some, the others share the target."""
     steps: Steps = {}
     for name, bits in own.items():
-        unit, count = _guess([sources[name]], bits) * sources[name].unit_step, sources[name].size
+        unit, count = (
+            rate_factor([sources[name]], bits) * sources[name].unit_step,
+            sources[name].size,
+        )
 
         def rate(scale: float, name: str = name, unit: float = unit, count: int = count) -> float:
             return 8 * forecast.bytes({name: unit * scale})[name] / count
@@ -118,7 +159,7 @@ def _solve(
     shared = {name: source for name, source in sources.items() if name not in own}
     if not shared:
         return steps
-    guess = _guess(shared.values(), target)
+    guess = rate_factor(shared.values(), target)
     known = forecast.bytes(steps)
 
     def scaled(scale: float) -> Steps:
@@ -130,7 +171,7 @@ def _solve(
     return steps | scaled(solve_scale(bits_per_weight, target, _SEARCH_TOLERANCE * target))
 
 
-def _guess(sources: Iterable[Source], bits: float) -> float:
+def rate_factor(sources: Iterable[Source], bits: float) -> float:
     """About the factor of all unit steps that costs `bits` a weight.
 
     n = 2 q + z of deviation sigma has log2(sigma) + 1.05 bits where sigma is large.

@@ -1,21 +1,27 @@
-"""What an error in each matrix costs the model, in the codec's terms (codec/feedback.py).
+"""What an error in each tensor costs the model, in the codec's terms (codec/feedback.py).
 
-All costs are in nats a token, so that one factor makes the steps of all matrices: the model
-loses least at a given size where every weight's last bit is worth the same.
+All costs are in nats a token, so that one factor makes the steps of all tensors: the model
+loses least at a given size where every weight's last bit is worth the same. With the
+objective `outputs` they are instead each layer's own squared error over its output's power.
 """
 
-from collections.abc import Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
-from rbe_cli.codec.geometry import column_blocks
-from rbe_cli.tasks.encoding import Source
-from rbe_cli.tasks.moments import Moments
-from rbe_cli.tasks.settings import Settings
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress
+from rbe_cli.tasks.calibration import Tokens
+from rbe_cli.tasks.encoding import Cost
+from rbe_cli.tasks.moments import collect
+from rbe_cli.tasks.settings import Objective, Settings
+from rbe_cli.tasks.work_folder import WorkFolder
+from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
 # What is added to the moments' diagonals, of their mean, at a bit a weight. Coarse steps move
@@ -27,69 +33,133 @@ _TOKEN_DAMPING = 0.02  # of the tokens' importance: calibration saw few of the r
 
 
 def is_coded(name: str, settings: Settings) -> bool:
-    """Whether a tensor becomes hybrid blocks."""
-    return is_matrix(name) and settings.codec(name) == "ectcq"
+    """Whether a tensor is a matrix that is not left as it is."""
+    return is_matrix(name) and settings.codec(name) not in ("float16", "float32")
 
 
-def is_classic(name: str, settings: Settings) -> bool:
-    """Whether a tensor becomes blocks of the classic scheme."""
-    return is_matrix(name) and settings.codec(name) == "classic"
+def as_matrix(name: str, tensor: Float32) -> Float32:
+    """A checkpoint's matrix as `[K inputs, N outputs]`."""
+    return tensor.T if is_embedding(name) else tensor
 
 
-def make_sources(
+@dataclass(frozen=True)
+class Metric:
+    """What errors cost, tensor by tensor.
+
+    Attributes:
+        unit_steps: by matrix that is coded, see `Cost`.
+        squares: by vector, E[g^2] of its gradient, float64 `[n]`.
+        folder: where the costs are.
+    """
+
+    unit_steps: dict[str, float]
+    squares: dict[str, NDArray[np.float64]]
+    folder: WorkFolder
+
+    def cost(self, name: str) -> Cost:
+        """Of a matrix that is coded."""
+        return Cost.from_arrays(self.folder.require(f"cost-{name}"))
+
+    def layer_inputs(self, name: str, head: str) -> InputFactor | None:
+        """Of the layer that a coded matrix belongs to; None if it only embeds, or is a vector.
+
+        Args:
+            name: of any tensor.
+            head: of the head's.
+        """
+        if name == head:  # its cost is also that of an embedding
+            moment = self.folder.require("head")[f"input {head} 0"]
+            return InputFactor.from_moment(moment, 0.01)
+        coded = name in self.unit_steps and not is_embedding(name)
+        return self.cost(name).inputs if coded else None
+
+
+def measure(
+    model: Gpt2,
     tensors: Mapping[str, Float32],
-    moments: Moments,
+    sequences: Sequence[Tokens],
     settings: Settings,
     bits: float,
-    executor: Executor,
-) -> dict[str, Source]:
-    """The matrices to encode, with what their errors cost.
+    seed: int,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> Metric:
+    """Measure the model on calibration text, and factor what that gives.
 
     Args:
+        model: of the checkpoint.
         tensors: of the checkpoint.
-        moments: of its model; those of linear layers are taken out, to save memory.
-        settings: which matrices are left as they are.
-        bits: a weight, about what the matrices will have.
-        executor: factors matrices side by side.
-    """
-    names = [name for name in tensors if is_coded(name, settings)]
-    shrink = 2.0**-bits
+        sequences: calibration text.
+        settings: which matrices are coded, and with which objective.
+        bits: a weight, about what matrices without a rate of their own will have.
+        seed: of the tokens that are sampled from the predictions.
+        workers: measure and factor side by side.
+        folder: where the costs are kept.
+        progress: told after each layer.
 
-    def make(name: str) -> Source:
-        weights = tensors[name]
-        if is_embedding(name):
-            weights = np.ascontiguousarray(weights.T)
-            inputs, importance = _embedding_cost(name, moments, weights.shape[1])
-            outputs = _by_block(importance)
-        else:
-            inputs = moments.inputs.pop(name)
-            outputs = tuple(
-                OutputFactor.from_moment(moment, _OUTPUT_DAMPING * shrink)
-                for moment in moments.outputs.pop(name)
+    Raises:
+        CheckpointError: the weights are so large that activations or their squares overflow.
+    """
+    names = [f"h.{layer}" for layer in range(len(model.blocks))] + ["embeddings"]
+    if any(folder.load(f"squares-{name}") is None for name in names):
+        for name, part in collect(model, sequences, seed, workers, folder, progress):
+            coded = [name for name in part.inputs if is_coded(name, settings)]
+            weights = (as_matrix(name, tensors[name]) for name in coded)
+            inputs, outputs = (part.inputs[n] for n in coded), (part.outputs[n] for n in coded)
+            rates = (settings.bits(name) or bits for name in coded)
+            costs = workers.map(
+                make_cost, weights, inputs, outputs, repeat(settings.objective), rates
             )
-        return Source(weights, InputFactor.from_moment(inputs, _INPUT_DAMPING * shrink), outputs)
+            units = {}
+            for matrix, cost in zip(coded, costs, strict=True):
+                folder.save(f"cost-{matrix}", cost.to_arrays())
+                units[matrix] = np.array(cost.unit_step)
+            folder.save(f"units-{name}", units)
+            folder.save(f"squares-{name}", part.squares)
+    unit_steps: dict[str, float] = {}
+    squares: dict[str, NDArray[np.float64]] = {}
+    for name in names:
+        unit_steps |= {n: float(step) for n, step in folder.require(f"units-{name}").items()}
+        squares |= folder.require(f"squares-{name}")
+    return Metric(unit_steps, squares, folder)
 
-    return dict(zip(names, executor.map(make, names), strict=True))
 
+def make_cost(
+    weights: Float32,
+    inputs: Float32,
+    outputs: Sequence[NDArray[np.float32 | np.float64]],
+    objective: Objective,
+    bits: float,
+) -> Cost:
+    """The cost of errors in a matrix.
 
-def _embedding_cost(name: str, moments: Moments, rows: int) -> tuple[Float32, NDArray[np.float64]]:
-    """(moment of the inputs, importance of each row) of an embedding or the head.
-
-    A token's embedding counts as often as the token comes, about as often as it is predicted;
-    a tied matrix pays for both of its uses. Positions count alike.
+    Args:
+        weights: float32 `[K, N]`.
+        inputs: the moment of its inputs, `[K, K]`.
+        outputs: for each column block, the moment of the outputs' gradient `[B, B]`, or the
+            outputs' importance `[B]`.
+        objective: see the module.
+        bits: a weight, about what the matrix will have.
     """
-    if name == "wpe.weight":
-        return moments.embedded, np.full(rows, 1 / rows)
-    moment = moments.inputs.get(name)
-    if moment is None:
-        moment = moments.embedded
-    elif name == "wte.weight":
-        moment = moment + moments.embedded
-    return moment, moments.importance
+    shrink = 2.0**-bits
+    factor = InputFactor.from_moment(inputs, _INPUT_DAMPING * shrink)
+    if objective == "outputs":
+        outputs = [np.ones(len(part)) if part.ndim == 2 else part for part in outputs]
+        importance = np.concatenate(outputs)
+        power = float(np.einsum("kn,kn,n->", weights, inputs @ weights, importance)) or 1.0
+        outputs = [part / power for part in outputs]
+    return Cost(factor, tuple(_output_factors(outputs, _OUTPUT_DAMPING * shrink)))
 
 
-def _by_block(importance: NDArray[np.float64]) -> tuple[OutputFactor, ...]:
-    damped = importance + _TOKEN_DAMPING * (float(np.mean(importance)) or 1.0)
-    return tuple(
-        OutputFactor.from_importance(damped[columns]) for columns in column_blocks(len(importance))
-    )
+def _output_factors(
+    outputs: Sequence[NDArray[np.float32 | np.float64]], damping: float
+) -> Iterator[OutputFactor]:
+    diagonals = [part for part in outputs if part.ndim == 1]
+    mean = float(np.mean(np.concatenate(diagonals))) if diagonals else 0.0
+    for part in outputs:
+        if part.ndim == 2:
+            yield OutputFactor.from_moment(part.astype(np.float32, copy=False), damping)
+        else:
+            damped = part.astype(np.float64) + _TOKEN_DAMPING * (mean or 1.0)
+            yield OutputFactor.from_importance(damped)

@@ -5,121 +5,174 @@ it is, whose curvature is the Fisher matrix: the second moment of the gradient o
 y sampled from the model's own predictions (Martens 2014, section 9.2). By Kronecker factors,
 a linear layer's part of it is the moment of its inputs times that of the gradient with respect
 to its outputs.
+
+The model is gone through layer by layer, forward and then backward, so that besides the weights
+no more than one layer's moments are in memory; between the layers, activations wait in the
+work folder.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from itertools import count
-from threading import Lock
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.errors import CheckpointError
+from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.kv_cache import KVCache, LayerCache
+from rbe_cli.nn.layer_norm import LayerNorm
+from rbe_cli.nn.linear import Linear
 from rbe_cli.progress import Progress
 from rbe_cli.tasks.calibration import Tokens, batches
-from rbe_cli.tasks.evaluate import log_softmax
+from rbe_cli.tasks.evaluate import log_softmax, logit_chunks
+from rbe_cli.tasks.work_folder import Arrays, WorkFolder
+from rbe_cli.tasks.workers import Workers
 from rbe_cli.text.sampling import sample_rows
 
 Float32 = NDArray[np.float32]
-_LANES = 2  # sums that grow side by side: fixed, so that results do not depend on threads
 _STAGE = "measuring layers"
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Means over the tokens that were seen.
+    """Of a part of a model: means over the tokens that were seen.
 
     Attributes:
-        inputs: by weight name, E[x x^T] of the linear layer's input, float32 `[K, K]`.
-        outputs: by weight name, without the head, E[g g^T] of the gradient with respect to the
-            layer's output, for each of its column blocks, float32 `[B, B]`.
-        embedded: E[g g^T] of the gradient with respect to the sum of the two embeddings,
-            float32 `[n_embd, n_embd]`.
-        importance: E[p (1 - p)] of each token's probability, float64 `[vocab_size]`.
+        inputs: by weight name, E[x x^T] of the linear layer's input, float32 `[K, K]`. That of
+            an embedding is the moment of the gradient with respect to what it gives; a tied
+            one has the sum of both of its uses.
+        outputs: by weight name, for each column block: E[g g^T] of the gradient with respect
+            to the layer's output, float32 `[B, B]`. Of tokens, how often each comes, about
+            E[p (1 - p)] of its predicted probability, and of positions, float64 `[B]`.
+        squares: by name of a bias or LayerNorm parameter, E[g^2] of its gradient, float64 `[n]`.
     """
 
-    inputs: dict[str, Float32]
-    outputs: dict[str, list[Float32]]
-    embedded: Float32
-    importance: NDArray[np.float64]
+    inputs: dict[str, Float32] = field(default_factory=dict)
+    outputs: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+    squares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def collect(
-    model: Gpt2, sequences: Sequence[Tokens], seed: int, executor: Executor, progress: Progress
-) -> Moments:
-    """The moments of a dense model over token sequences.
+    model: Gpt2,
+    sequences: Sequence[Tokens],
+    seed: int,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> Iterator[tuple[str, Moments]]:
+    """The moments of a dense model over token sequences, layer by layer (`h.11`, `h.10`, ...),
+    then of the embeddings and the head (`embeddings`).
+
+    A layer that an earlier run was done with is left out: one is done with when the next is
+    asked for.
 
     Args:
         model: float32.
         sequences: at least one.
         seed: of the tokens that are sampled from the predictions.
-        executor: runs batches side by side.
-        progress: told after each batch.
+        workers: run batches side by side.
+        folder: holds activations, and what was finished.
+        progress: told after each layer, of both directions.
 
     Raises:
         CheckpointError: the weights are so large that activations or their squares overflow.
     """
-    groups = list(batches(sequences, model.config.vocab_size))
-    seeds = np.random.SeedSequence(seed).spawn(len(groups))
-    done, one_at_a_time = count(1), Lock()
-    progress(_STAGE, 0, len(groups))
+    groups = list(batches(sequences))
+    tokens, layers = sum(group.size for group in groups), len(model.blocks)
+    total = 2 * layers + 1
+    progress(_STAGE, 0, total)
 
-    def add_up(lane: int) -> _Sums:
-        sums = _Sums(model)
-        for group, group_seed in list(zip(groups, seeds, strict=True))[lane::_LANES]:
-            sums.add(group, np.random.default_rng(group_seed))
-            with one_at_a_time:
-                progress(_STAGE, next(done), len(groups))
-        return sums
+    def states(layer: int) -> Iterator[Float32]:
+        """The layer's input, batch by batch; after the last layer, its output."""
+        return iter(folder.require(f"state-{layer}").values())
 
-    first, *others = executor.map(add_up, range(_LANES))
-    for other in others:
-        first.merge(other)
-    return first.means(sum(group.size for group in groups))
+    folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
+    for layer, block in enumerate(model.blocks):
+        if folder.load(f"state-{layer + 1}") is None:
+            outputs = workers.map(_forward, repeat(block), repeat(model.config), states(layer))
+            folder.save(f"state-{layer + 1}", _numbered(outputs))
+        progress(_STAGE, layer + 1, total)
+
+    if folder.load(f"gradient-{layers}") is None:
+        seeds = np.random.SeedSequence(seed).spawn(len(groups))
+        done = workers.map(_head, repeat(model.ln_f), repeat(model.head), states(layers), seeds)
+        gradients, sums = _add_up(done)
+        folder.save("head", sums.to_arrays())
+        folder.save(f"gradient-{layers}", gradients)
+    progress(_STAGE, layers + 1, total)
+    for layer in reversed(range(layers)):
+        if folder.load(f"gradient-{layer}") is None:
+            before = folder.require(f"gradient-{layer + 1}").values()
+            config, block = model.config, model.blocks[layer]
+            done = workers.map(_backward, repeat(block), repeat(config), states(layer), before)
+            gradients, sums = _add_up(done)
+            yield f"h.{layer}", sums.means(tokens)
+            folder.save(f"gradient-{layer}", gradients)
+        progress(_STAGE, total - layer, total)
+    sums = _Sums.from_arrays(folder.require("head"))
+    for gradient in folder.require("gradient-0").values():
+        rows = gradient.reshape(-1, gradient.shape[-1])  # [tokens, d]
+        sums.add("input", "wpe.weight", rows.T @ rows)
+    yield "embeddings", _of_embeddings(model, sums.means(tokens))
+    for layer in range(layers + 1):
+        folder.discard(f"state-{layer}")
+        folder.discard(f"gradient-{layer}")
+
+
+def _of_embeddings(model: Gpt2, measured: Moments) -> Moments:
+    """From the moments of the head and of what is embedded, those of the matrices.
+
+    A token's embedding counts as often as the token comes, about as often as it is predicted.
+    Positions count alike.
+    """
+    embedded, head = measured.inputs["wpe.weight"], model.head.name
+    inputs = dict.fromkeys(("wte.weight", "wpe.weight"), embedded)
+    inputs[head] = measured.inputs[head] + embedded if head in inputs else measured.inputs[head]
+    positions = model.config.n_positions
+    importance = dict.fromkeys(inputs, measured.outputs[head][0])
+    importance["wpe.weight"] = np.full(positions, 1 / positions)
+    outputs = {
+        name: [diagonal[columns] for columns in column_blocks(len(diagonal))]
+        for name, diagonal in importance.items()
+    }
+    return Moments(inputs, outputs, measured.squares)
 
 
 class _Sums:
-    """Sums of products over batches, by (kind, weight name, column block)."""
+    """Sums of products over tokens, by (kind, name, column block)."""
 
-    def __init__(self, model: Gpt2) -> None:
-        self._model = model
-        self._products: dict[tuple[str, str, int], Float32] = {}
-        self._importance = np.zeros(model.config.vocab_size)
+    def __init__(self) -> None:
+        self._products: dict[tuple[str, str, int], NDArray[Any]] = {}
 
-    def add(self, tokens: Tokens, rng: np.random.Generator) -> None:
-        """Take in a batch `[batch, seq]`."""
-        states: list[Float32] = []
+    def see(self, name: str, inputs: Float32, gradient: Float32) -> None:
+        """Take in what a backward pass shows (`GradientObserver`)."""
+        if ".ln_" in f".{name}":
+            self.add("square", name, np.sum((inputs * gradient) ** 2, axis=0, dtype=np.float64))
+        else:
+            self.add("input", name, inputs.T @ inputs)
+            for block, columns in enumerate(column_blocks(gradient.shape[1])):
+                part = gradient[:, columns]
+                self.add("output", name, part.T @ part, block)
+        bias = name.removesuffix("weight") + "bias"
+        self.add("square", bias, np.sum(gradient**2, axis=0, dtype=np.float64))
 
-        def see_forward(name: str, values: Float32) -> None:
-            if name.endswith(".weight"):
-                self._add_product(("input", name, 0), values)
-            else:
-                states.append(values.copy())
-
-        def see_backward(name: str, gradient: Float32) -> None:
-            if name != self._model.head.name:
-                for block, columns in enumerate(column_blocks(gradient.shape[1])):
-                    self._add_product(("output", name, block), gradient[:, columns])
-
-        logits = self._model.forward(tokens, observe=see_forward)
-        gradient = np.exp(log_softmax(logits))  # [batch, seq, vocab], so far the probabilities
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        self._importance += flat.sum(axis=0, dtype=np.float64)
-        self._importance -= np.einsum("tv,tv->v", flat, flat)
-        sampled = sample_rows(logits.reshape(flat.shape), rng)
-        flat[np.arange(len(flat)), sampled] -= 1  # now that of -log p(sampled)
-        embedded = self._model.backward(tokens, states, gradient, see_backward)
-        self._add_product(("embedded", "", 0), embedded.reshape(-1, embedded.shape[-1]))
+    def add(self, kind: str, name: str, product: Any, block: int = 0) -> None:
+        """Add what is an `input`, `output` or `square` of `Moments`."""
+        key = kind, name, block
+        if key in self._products:
+            self._products[key] += product
+        else:
+            self._products[key] = product
 
     def merge(self, other: "_Sums") -> None:
         """Take in what another has summed."""
-        for key, product in other._products.items():
-            self._add(key, product)
-        self._importance += other._importance
+        for (kind, name, block), product in other._products.items():
+            self.add(kind, name, product, block)
 
     def means(self, tokens: int) -> Moments:
         """The sums over the number of tokens.
@@ -127,26 +180,79 @@ class _Sums:
         Raises:
             CheckpointError: one is not finite.
         """
-        inputs: dict[str, Float32] = {}
-        outputs: dict[str, list[Float32]] = {}
-        for (kind, name, _), total in sorted(self._products.items(), key=lambda item: item[0]):
+        moments = Moments()
+        for (kind, name, _), total in self._products.items():
             if not np.isfinite(total).all():
-                raise CheckpointError(f"the {kind} of {name or 'the embedding'} overflows")
-            total /= np.float32(tokens)
+                raise CheckpointError(f"the {kind} of {name} overflows")
+            total /= total.dtype.type(tokens)
             if kind == "input":
-                inputs[name] = total
+                moments.inputs[name] = total
             elif kind == "output":
-                outputs.setdefault(name, []).append(total)
+                moments.outputs.setdefault(name, []).append(total)
             else:
-                embedded = total
-        return Moments(inputs, outputs, embedded, self._importance / tokens)
+                moments.squares[name] = total
+        return moments
 
-    def _add_product(self, key: tuple[str, str, int], rows: Float32) -> None:
-        """Add X^T X."""
-        self._add(key, rows.T @ rows)
+    def to_arrays(self) -> Arrays:
+        """As a work folder keeps it."""
+        return {f"{kind} {name} {block}": s for (kind, name, block), s in self._products.items()}
 
-    def _add(self, key: tuple[str, str, int], product: Float32) -> None:
-        if key in self._products:
-            self._products[key] += product
-        else:
-            self._products[key] = product
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "_Sums":
+        """The inverse of `to_arrays`."""
+        sums = cls()
+        for key, product in arrays.items():
+            kind, name, block = key.split(" ")
+            sums.add(kind, name, product, int(block))
+        return sums
+
+
+def _forward(block: TransformerBlock, config: Gpt2Config, x: Float32) -> Float32:
+    """A batch through a block, `[batch, seq, d]`."""
+    return block(x, _layer_cache(config, x))
+
+
+def _head(
+    ln_f: LayerNorm, head: Linear, x: Float32, seed: np.random.SeedSequence
+) -> tuple[Float32, _Sums]:
+    """The gradient of -log p(y) with respect to the last block's output, and the head's sums."""
+    rng, sums = np.random.default_rng(seed), _Sums()
+    states = x.reshape(-1, x.shape[-1])  # [tokens, d]
+    out = np.empty_like(states)
+    for part in logit_chunks(len(states), head.weight.shape[1]):
+        final = ln_f(states[part])
+        logits = head(final)
+        gradient = np.exp(log_softmax(logits))  # so far the probabilities
+        sums.add("input", head.name, final.T @ final)
+        variance = gradient.sum(axis=0, dtype=np.float64)
+        variance -= np.einsum("tv,tv->v", gradient, gradient)
+        sums.add("output", head.name, variance)
+        gradient[np.arange(len(gradient)), sample_rows(logits, rng)] -= 1
+        out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums.see)
+    return out.reshape(x.shape), sums
+
+
+def _backward(
+    block: TransformerBlock, config: Gpt2Config, x: Float32, gradient: Float32
+) -> tuple[Float32, _Sums]:
+    """The gradient with respect to a block's input x, and the sums of its layers."""
+    sums = _Sums()
+    return block.backward(x, _layer_cache(config, x), gradient, sums.see), sums
+
+
+def _layer_cache(config: Gpt2Config, x: Float32) -> LayerCache:
+    batch, seq, _ = x.shape
+    return KVCache(config, batch, n_layer=1).layers(np.arange(batch), seq)[0]
+
+
+def _add_up(done: Iterator[tuple[Float32, _Sums]]) -> tuple[Arrays, _Sums]:
+    """All batches' gradients, and their sums; in order, so that they are the same every time."""
+    total, gradients = _Sums(), []
+    for gradient, sums in done:
+        gradients.append(gradient)
+        total.merge(sums)
+    return _numbered(gradients), total
+
+
+def _numbered(arrays: Iterable[Float32]) -> Arrays:
+    return {str(number): array for number, array in enumerate(arrays)}

@@ -12,15 +12,19 @@ from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import encode_block
-from rbe_cli.container.geometry import DENSE_ITEM_BYTES, dense_bytes
+from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import default_threads
-from rbe_cli.tasks.calibration import MAX_BATCH_LOGITS, MAX_BATCH_TOKENS
+from rbe_cli.tasks.compress import first_target
+from rbe_cli.tasks.evaluate import CHUNK_LOGITS
+from rbe_cli.tasks.output_file import OutputFile
 from rbe_cli.tasks.settings import Settings
+from rbe_cli.tasks.storing import are_vectors_coded, matrix_rate, vector_bits
 
 _SAMPLE = 256  # rows and columns of the block that is timed
 _INTERPRETER_BYTES = 200_000_000  # Python with Numba and its code
-_LOGITS_COPIES = 4  # logits, probabilities, noise and gradient
+_LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of a task
+_FACTOR_COPIES = 4  # of the largest moment, in float64
 _PASSES = 2.5  # forecasting and two attempts, in times of encoding every weight once
 
 
@@ -54,51 +58,60 @@ class Plan:
     tensors: list[PlannedTensor]
 
 
-def plan(checkpoint: Checkpoint, settings: Settings, threads: int | None = None) -> Plan:
-    """Forecast sizes, memory and time."""
-    shapes = tensor_shapes(checkpoint.config)
-    parameters = parameter_count(checkpoint.config)
-    total = int(settings.target_bpw * parameters / 8)
-    planned: dict[str, PlannedTensor] = {}
-    shared = {}
+def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) -> Plan:
+    """Forecast sizes, memory and time of a run with so many tasks at once."""
+    jobs = jobs or default_threads()
+    config, shapes = checkpoint.config, tensor_shapes(checkpoint.config)
+    target = first_target(settings, OutputFile(checkpoint, {}, None, "", 0))
+    rate = matrix_rate(config, settings, target)
+    planned = []
     for name, shape in shapes.items():
-        count, bits = prod(shape), settings.bits(name)
-        codec = settings.codec(name)
-        if not is_matrix(name) or codec in DENSE_ITEM_BYTES:
-            codec = codec if codec in DENSE_ITEM_BYTES else "float16"
-            planned[name] = PlannedTensor(name, shape, codec, dense_bytes(codec, shape))
-        elif bits is not None:
-            planned[name] = PlannedTensor(name, shape, codec, int(bits * count / 8))
-        else:
-            shared[name] = count
-    left = total - sum(tensor.bytes for tensor in planned.values())
-    if shared and left <= 0:
-        raise UsageError(f"{settings.target_bpw} bits a weight cannot be reached with these rules")
-    for name, count in shared.items():
-        share = left * count // sum(shared.values())
-        planned[name] = PlannedTensor(name, shapes[name], settings.codec(name), share)
-    file_bytes = sum(tensor.bytes for tensor in planned.values())
-    encoded = sum(prod(tensor.shape) for tensor in planned.values() if tensor.codec == "ectcq")
+        codec: str = settings.codec(name)
+        bits = settings.bits(name) or rate
+        if codec in DENSE_ITEM_BYTES:
+            bits = 8 * DENSE_ITEM_BYTES[codec]
+        elif not is_matrix(name):
+            codec = "coded" if are_vectors_coded(config, settings) else "float16"
+            bits = vector_bits(config, settings, target)
+        planned.append(PlannedTensor(name, shape, codec, int(bits * prod(shape) / 8)))
+    file_bytes = sum(tensor.bytes for tensor in planned)
+    encoded = sum(prod(tensor.shape) for tensor in planned if tensor.codec == "ectcq")
+    parameters = parameter_count(config)
     return Plan(
         checkpoint.source,
         parameters,
         checkpoint.weight_bytes,
         8 * file_bytes / parameters,
         file_bytes,
-        _memory_bytes(checkpoint.config, parameters),
-        _PASSES * encoded / _weights_per_second(checkpoint) / (threads or default_threads()),
-        [planned[name] for name in shapes],
+        memory_bytes(config, jobs),
+        _PASSES * encoded / _weights_per_second(checkpoint) / jobs,
+        planned,
     )
 
 
-def _memory_bytes(config: Gpt2Config, parameters: int) -> int:
-    """Peak while layers are measured: two sums of every moment, and two batches of logits."""
-    moments = config.n_layer * (3 * config.n_embd**2 + config.n_inner**2) + config.n_embd**2
-    for columns in (3 * config.n_embd, config.n_embd, config.n_inner, config.n_embd):
-        widths = [part.stop - part.start for part in column_blocks(columns)]
-        moments += config.n_layer * sum(width**2 for width in widths)
-    logits = min(MAX_BATCH_TOKENS * config.vocab_size, MAX_BATCH_LOGITS)
-    return _INTERPRETER_BYTES + 4 * (parameters + 2 * moments + 2 * _LOGITS_COPIES * logits)
+def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
+    """The most tasks at once, up to `jobs`, whose peak of memory is within `limit` bytes.
+
+    Raises:
+        UsageError: even one is too many.
+    """
+    for count in range(jobs or default_threads(), 0, -1):
+        if memory_bytes(config, count) <= limit:
+            return count
+    needed = memory_bytes(config, 1) / 1e9
+    raise UsageError(f"at least about {needed:.2f} GB are needed, more than --max-memory")
+
+
+def memory_bytes(config: Gpt2Config, jobs: int) -> int:
+    """About the peak of a compression with so many tasks at once."""
+    parameters, inner = parameter_count(config), config.n_inner
+    moments = 3 * config.n_embd**2 + inner**2  # of a layer
+    for columns in (3 * config.n_embd, config.n_embd, inner, config.n_embd):
+        moments += sum((part.stop - part.start) ** 2 for part in column_blocks(columns))
+    # Sums of a layer, and of the batches whose sums were not added yet; then their factors.
+    measuring = 4 * moments * (1 + 2 * jobs)
+    factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2 + _LOGITS_BYTES * jobs
+    return _INTERPRETER_BYTES + 4 * parameters + max(measuring, factoring)
 
 
 def _weights_per_second(checkpoint: Checkpoint) -> float:

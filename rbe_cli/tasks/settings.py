@@ -1,5 +1,6 @@
 """What a compression aims at: presets in configs/, a user's file of the same form, overrides."""
 
+import math
 import re
 import tomllib
 from importlib.resources import files
@@ -8,12 +9,15 @@ from typing import Literal
 
 import msgspec
 
+from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec.classic import DEFAULT_BLOCK, MAX_BLOCK, MIN_BLOCK
+from rbe_cli.codec.trellis import QuantiserOptions
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW, MAX_BPW = 1.0, 12.0
-Codec = Literal["ectcq", "classic", "float16", "float32"]
+Codec = Literal["ectcq", "fixed", "classic", "float16", "float32"]
+Objective = Literal["kl", "outputs"]
 _OVERRIDE = re.compile(
     r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
 )
@@ -24,8 +28,9 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         match: regular expression, searched for in the canonical name.
-        codec: `ectcq`; `classic`, the original design's, to compare with; or `float16` or
-            `float32` to leave the tensor as it is. None for the settings' own.
+        codec: `ectcq`; `fixed`, of a fixed number of bits; `classic`, the original design's, to
+            compare with; or `float16` or `float32` to leave the tensor as it is. None for the
+            settings' own.
         bits: bits a weight of each such matrix, instead of its share of the target.
         block: rows and columns of the blocks of `classic`; None for the settings' own.
     """
@@ -36,8 +41,24 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: int | None = None
 
 
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a preset gives on an English GPT-2 of 6 million parameters (docs/MEASUREMENTS.md).
+
+    Attributes:
+        kl_divergence: nats a token, on text that neither the model nor the codec saw.
+        perplexity: of the compressed model on that text.
+        reference_perplexity: of the original.
+        tokens_per_second: decoded, with two threads.
+    """
+
+    kl_divergence: float
+    perplexity: float
+    reference_perplexity: float
+    tokens_per_second: float
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a preset or config file.
+    """The content of a preset or config file: one of the three targets, or `bits`.
 
     Attributes:
         target_bpw: bits a weight of the whole file without its tokenizer.
@@ -46,14 +67,40 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_kl_divergence: nats a token on held-out text that the file must not exceed.
         default_codec: `codec` in the file; of tensors for which no rule names another.
         default_block: `block` in the file; of `classic`, see `Override`.
+        default_bits: `bits` in the file; a weight of each matrix for which no rule names others.
+        target_size: bytes of the whole file, which are not exceeded.
+        target_kl: nats a token on held-out text that the smallest file will not exceed.
+        objective: `kl`, the whole model's divergence is least at its size; `outputs`, the
+            relative error of each layer's output is.
+        states: of the trellis of `ectcq`: 8, 16, 32 or 64.
+        max_integer: that `ectcq` may use in layers: 7 keeps them to 4 bits in memory.
+        measured: what a preset gives.
     """
 
-    target_bpw: float
+    target_bpw: float | None = None
     description: str = ""
     override: tuple[Override, ...] = ()
     max_kl_divergence: float | None = None
     default_codec: Codec = msgspec.field(default="ectcq", name="codec")
     default_block: int = msgspec.field(default=DEFAULT_BLOCK, name="block")
+    default_bits: float | None = msgspec.field(default=None, name="bits")
+    target_size: int | None = None
+    target_kl: float | None = None
+    objective: Objective = "kl"
+    states: int = QuantiserOptions.states
+    max_integer: int = QuantiserOptions.max_integer
+    measured: Measured | None = None
+
+    @property
+    def goals(self) -> dict[str, float]:
+        """Those of the targets and `bits` that are given; one, unless `check` refuses them."""
+        values = {
+            "target_bpw": self.target_bpw,
+            "target_size": self.target_size,
+            "target_kl": self.target_kl,
+            "bits": self.default_bits,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def codec(self, name: str) -> Codec:
         """The codec asked for a tensor; vectors are dense whatever is asked for matrices."""
@@ -68,7 +115,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def bits(self, name: str) -> float | None:
         """Bits a weight asked for a matrix; None for its share of the target."""
         rule = self._rule(name)
-        return rule.bits if rule else None
+        return (rule and rule.bits) or self.default_bits
+
+    def quantiser(self, name: str) -> QuantiserOptions:
+        """That a matrix is encoded with; the alphabet of embeddings is not limited."""
+        if is_embedding(name):
+            return QuantiserOptions(self.states)
+        return QuantiserOptions(self.states, self.max_integer)
 
     def _rule(self, name: str) -> Override | None:
         matching = [rule for rule in self.override if re.search(rule.match, name)]
@@ -80,23 +133,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             UsageError: naming the value and `where` it stands.
         """
-        if not MIN_BPW <= self.target_bpw <= MAX_BPW:
+        if len(self.goals) != 1:
+            given = " and ".join(f"{name} = {value}" for name, value in self.goals.items())
             raise UsageError(
-                f"{where}: target_bpw = {self.target_bpw} is not between {MIN_BPW} and {MAX_BPW}"
+                f"{where}: one of target_bpw, target_size, target_kl and bits is needed, "
+                f"not {given or 'none'}"
             )
-        if self.max_kl_divergence is not None and not self.max_kl_divergence > 0:
-            raise UsageError(
-                f"{where}: max_kl_divergence = {self.max_kl_divergence} is not above 0"
-            )
+        above_zero = {
+            "target_size": self.target_size,
+            "target_kl": self.target_kl,
+            "max_kl_divergence": self.max_kl_divergence,
+        }
+        for name, value in above_zero.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{where}: {name} = {value} is not above 0")
+        rates = [("target_bpw", self.target_bpw), ("bits", self.default_bits)]
+        rates += [("bits", rule.bits) for rule in self.override]
+        for name, rate in rates:
+            if rate is not None and not MIN_BPW <= rate <= MAX_BPW:
+                raise UsageError(f"{where}: {name} = {rate} is not between {MIN_BPW} and {MAX_BPW}")
         for rule in self.override:
             try:
                 re.compile(rule.match)
             except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(f"{where}: {rule.match!r} is no regular expression") from error
-            if rule.bits is not None and not MIN_BPW <= rule.bits <= MAX_BPW:
-                raise UsageError(
-                    f"{where}: bits = {rule.bits} is not between {MIN_BPW} and {MAX_BPW}"
-                )
+        for rule in (Override("", self.default_codec, self.default_bits), *self.override):
+            bits = rule.bits or self.default_bits
+            if (rule.codec or self.default_codec) == "fixed" and bits not in (2, 4, 8):
+                raise UsageError(f"{where}: the codec fixed needs bits = 2, 4 or 8, not {bits}")
+        QuantiserOptions(self.states, self.max_integer)
         for block in [self.default_block, *(rule.block for rule in self.override)]:
             if block is not None and not MIN_BLOCK <= block <= MAX_BLOCK:
                 raise UsageError(
@@ -112,7 +177,11 @@ def _presets_folder() -> Path:
 def preset_names() -> list[str]:
     """Names of the presets in configs/, by ascending size."""
     found = [path.stem for path in _presets_folder().glob("*.toml")]
-    return sorted(found, key=lambda name: load_preset(name).target_bpw)
+    by_size = {}
+    for name in found:
+        preset = load_preset(name)
+        by_size[name] = preset.target_bpw is None, *preset.goals.values()
+    return sorted(found, key=by_size.__getitem__)
 
 
 def load_preset(name: str) -> Settings:

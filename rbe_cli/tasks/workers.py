@@ -1,29 +1,109 @@
-"""Threads for coarse tasks: whole batches, blocks or matrices, each computed by one thread.
+"""Coarse tasks side by side: whole batches, blocks or matrices, each computed by one thread.
 
 numpy's BLAS is held to one thread meanwhile: its own threads would contend with these, and
 its results could depend on their number.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from rbe_cli.errors import NotFoundError, UsageError
 from rbe_cli.kernels.cpus import default_threads
+
+Result = TypeVar("Result")
+_CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Runs tasks on any executor: this process's threads, or a cluster's.
+
+    A task is a function of a module and its arguments, which an executor may pickle.
+
+    Attributes:
+        executor: runs them.
+        jobs: tasks at once.
+    """
+
+    executor: Executor
+    jobs: int
+
+    def map(
+        self, function: Callable[..., Result], *arguments: Iterable[object]
+    ) -> Iterator[Result]:
+        """`function` of each tuple of arguments; ends with the shortest of their iterables."""
+        return self.starmap(function, zip(*arguments, strict=False))
+
+    def starmap(
+        self, function: Callable[..., Result], arguments: Iterable[tuple[object, ...]]
+    ) -> Iterator[Result]:
+        """Results in the order of the arguments.
+
+        Arguments are taken as tasks begin, and only twice as many tasks as run at once are
+        begun ahead of the result that is waited for: neither all arguments nor all results
+        need fit in memory.
+        """
+        waiting: deque[Future[Result]] = deque()
+        for values in arguments:
+            if len(waiting) == 2 * self.jobs:
+                yield waiting.popleft().result()
+            waiting.append(self.executor.submit(function, *values))
+            del values
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @contextmanager
-def workers(threads: int | None) -> Iterator[Executor]:
-    """An executor of `threads`, by default the physical cores.
+def workers(jobs: int | None = None) -> Iterator[Workers]:
+    """Threads of this process; `jobs` is by default the physical cores.
 
     Leaving by an exception (Ctrl-C, say) cancels what waits, and does not wait for what runs.
     """
+    jobs = jobs or default_threads()
     with threadpool_limits(1, user_api="blas"):
-        executor = ThreadPoolExecutor(threads or default_threads())
+        executor = ThreadPoolExecutor(jobs)
         try:
-            yield executor
+            yield Workers(executor, jobs)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
         executor.shutdown()
+
+
+@contextmanager
+def cluster(address: str, jobs: int | None = None) -> Iterator[Workers]:
+    """A Dask cluster's workers (the extra `dask`); `jobs` is by default their threads.
+
+    Args:
+        address: of the scheduler, such as `tcp://10.0.0.1:8786`.
+        jobs: tasks at once.
+
+    Raises:
+        UsageError: Dask is not installed.
+        NotFoundError: no scheduler answers, or it has no workers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("--cluster needs Dask: pip install 'rbe-cli[dask]'") from error
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"no Dask scheduler answers at {address}") from error
+    with client, threadpool_limits(1, user_api="blas"):
+        threads = sum(client.nthreads().values())
+        if not threads:
+            raise NotFoundError(f"the Dask cluster at {address} has no workers")
+        client.run(_one_blas_thread)
+        # Dask may run a task again after a worker is lost, which is safe: tasks have no effects.
+        yield Workers(client.get_executor(pure=False), jobs or threads)
+
+
+def _one_blas_thread() -> None:
+    threadpool_limits(1, user_api="blas")

@@ -45,7 +45,7 @@ class Forgery:
             for name, data in self.payloads.items()
             if is_matrix(name)
         ]
-        self.vectors: list[Any] = [[name, "float16"] for name in self.vector_names]
+        self.vectors: list[Any] = [[name, "float16", sizes[name]] for name in self.vector_names]
         self.vectors_checksum = digest(self.payloads["vectors"])
         self.set_tokenizer(self.payloads["tokenizer"])
         self.padding = b"\0"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from msgspec.msgpack import encode
 
 from rbe_cli.errors import ChecksumError, GeometryError, HeaderError, TruncatedError, VersionError
@@ -70,7 +71,7 @@ def test_four_billion_matrices(forgery: Any) -> None:
 
 
 def test_a_million_vectors(forgery: Any) -> None:
-    forgery.vectors = [["v", "float16"]] * (1 << 20)
+    forgery.vectors = [["v", "float16", 8]] * (1 << 20)
     forgery.is_refused(HeaderError, "length <= 65536")
 
 
@@ -193,6 +194,13 @@ def test_vector_in_a_codec_of_matrices(forgery: Any) -> None:
     forgery.is_refused(HeaderError, r"vector 'ln_f\.bias' has the codec ectcq")
 
 
+@pytest.mark.parametrize("codec", ["coded", "scalar"])
+def test_matrix_in_a_codec_of_vectors(forgery: Any, codec: str) -> None:
+    forgery.codec_versions = {codec: 1, "float16": 1}
+    forgery.matrices[0][1] = codec
+    forgery.is_refused(HeaderError, rf"matrix 'wte\.weight' has the codec {codec} of vectors")
+
+
 # Names
 
 
@@ -227,12 +235,12 @@ def test_head_missing_although_it_is_not_tied(forgery: Any) -> None:
 
 
 def test_path_and_terminal_escape_as_a_name(forgery: Any) -> None:
-    forgery.vectors.append(["../../\x1b[0m", "float16"])
+    forgery.vectors.append(["../../\x1b[0m", "float16", 8])
     forgery.is_refused(HeaderError, r"'\.\./\.\./\\x1b\[0m' among the vectors is no tensor")
 
 
 def test_matrix_among_the_vectors(forgery: Any) -> None:
-    forgery.vectors.append(["wte.weight", "float16"])
+    forgery.vectors.append(["wte.weight", "float16", 56])
     forgery.is_refused(HeaderError, r"'wte\.weight' among the vectors is no tensor")
 
 

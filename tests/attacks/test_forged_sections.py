@@ -3,6 +3,8 @@
 import zlib
 from typing import Any
 
+import pytest
+
 from rbe_cli.container.tokenizer import TOKENIZER_LIMIT
 from rbe_cli.errors import (
     ChecksumError,
@@ -73,10 +75,30 @@ def test_vectors_of_another_model(forgery: Any) -> None:
 
 
 def test_vectors_of_more_bytes_than_their_section(forgery: Any) -> None:
-    forgery.codec_versions["float32"] = 1
+    forgery.codec_versions = {"float16": 1, "float32": 1}
     for vector in forgery.vectors:
-        vector[1] = "float32"
+        vector[1:] = ["float32", 2 * vector[2]]
     forgery.is_refused(TruncatedError, r"the file has \d+ of \d+ bytes")
+
+
+@pytest.mark.parametrize(("codec", "size"), [("float16", 7), ("float32", 8), ("scalar", 8)])
+def test_vector_that_has_not_the_bytes_of_its_codec(forgery: Any, codec: str, size: int) -> None:
+    forgery.codec_versions = {"float16": 1} | {codec: 1}
+    forgery.vectors[-1][1:] = [codec, size]
+    forgery.is_refused(GeometryError, rf"ln_f\.bias has {size} bytes of {codec}, not \d")
+
+
+def test_vectors_that_fill_all_memory(forgery: Any) -> None:
+    forgery.codec_versions = {"coded": 1, "float16": 1}
+    for vector in forgery.vectors:
+        vector[1:] = ["coded", 2**64 - 1]
+    forgery.is_refused(TruncatedError, r"the file has \d+ of \d+ bytes")
+
+
+def test_vector_without_bytes(forgery: Any) -> None:
+    forgery.codec_versions = {"coded": 1, "float16": 1}
+    forgery.vectors[-1][1:] = ["coded", 0]
+    forgery.is_refused(HeaderError, "malformed")
 
 
 def test_tokenizer_bomb(forgery: Any) -> None:

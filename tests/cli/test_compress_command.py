@@ -1,6 +1,7 @@
 """`rbe compress`: its record, targets, overrides and calibration, and what it keeps."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_the_record_s_tensors_are_those_of_the_file(
             # Feedback may move weights far in directions that cost the model nothing.
             assert 0 < entry["relative_error"] < math.inf
         else:
-            assert 0 <= entry["relative_error"] < 1e-3
+            assert 0 <= entry["relative_error"] < 0.05
         if is_matrix(entry["name"]) and entry["name"] != "wpe.weight":
             assert 0 < entry["relative_output_error"] < 0.5
         else:  # no factor of a product
@@ -141,7 +142,13 @@ def test_a_target_is_reached(rbe: Rbe, checkpoint: Path, tmp_path: Path, target:
 def test_a_preset_is_reached(rbe: Rbe, checkpoint: Path, tmp_path: Path, preset: str) -> None:
     out = tmp_path / "a.rbe"
     record = rbe("compress", checkpoint, out, *QUICK, "--preset", preset, "--format", "json").json
-    assert record["bits_per_weight"] == pytest.approx(load_preset(preset).target_bpw, rel=0.01)
+    settings = load_preset(preset)
+    if settings.target_bpw is None:
+        matrices = [t for t in record["tensors"] if len(t["shape"]) == 2]
+        assert {t["codec"] for t in matrices} == {"fixed"}
+        assert all(t["bits_per_weight"] >= settings.default_bits for t in matrices)
+    else:
+        assert record["bits_per_weight"] == pytest.approx(settings.target_bpw, rel=0.01)
     assert record["preset"] == preset
 
 
@@ -268,7 +275,7 @@ def test_a_dry_run_writes_nothing(
 def test_a_dry_run_for_people(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
     done = rbe("compress", checkpoint, tmp_path / "a.rbe", "--dry-run", "--override", "wte=bits=8")
     assert "h.1.mlp.c_proj.weight" in done.out
-    assert "300 x 32     ectcq   9,600" in done.out
+    assert re.search(r"300 x 32 +ectcq +9,600", done.out)
 
 
 def test_an_existing_output_is_kept_without_force(
@@ -291,9 +298,9 @@ def test_a_failure_after_the_start_leaves_the_old_output(
 ) -> None:
     out = tmp_path / "a.rbe"
     out.write_bytes(MAGIC + b"precious")
-    done = rbe("compress", checkpoint, out, *QUICK, "--force", "--target-bpw", "1.0")
+    done = rbe("compress", checkpoint, out, *QUICK, "--force", "--target-kl", "1e-12")
     assert done.code == 2
-    assert "1.0 bits a weight cannot be reached: the nearest is" in done.err
+    assert "a KL divergence of 1e-12 cannot be reached: the nearest is" in done.err
     assert out.read_bytes() == MAGIC + b"precious"
     assert list(tmp_path.iterdir()) == [out]
 

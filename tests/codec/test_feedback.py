@@ -4,13 +4,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbe_cli.codec import scales
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, entropy_tables
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.feedback import RATE_WEIGHT, InputFactor, OutputFactor, quantise
 from rbe_cli.codec.geometry import SEGMENT, trellis_order
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
-from rbe_cli.codec.trellis import STATES, quantise_segment
+from rbe_cli.codec.trellis import (
+    DEFAULT_OPTIONS,
+    PARITY_CHECKS,
+    QuantiserOptions,
+    make_search,
+    quantise_segment,
+)
 
-TABLES = entropy_tables()
 DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 
 
@@ -125,19 +130,15 @@ def test_a_diagonal_moment_is_an_importance(columns, seed):
 # Feedback
 
 
-def quantised_stretch(target, row_level, column_levels, state):
+def quantised_stretch(target, row_level, column_levels, state, options):
     """(integers, end state)."""
     out = np.empty(len(target), np.int32)
-    choices = np.empty((len(target), 4), np.int32)
-    decisions = np.empty((len(target), STATES), np.uint8)
-    end = quantise_segment(
-        target.astype(np.float32), row_level, column_levels, RATE_WEIGHT,
-        TABLES.bits, TABLES.shift, choices, decisions, out, state,
-    )  # fmt: skip
+    search = make_search(len(target), options, RATE_WEIGHT)
+    end = quantise_segment(target.astype("f4"), row_level, column_levels, search, out, state)
     return out, end
 
 
-def recursion(weights, step_levels, step, inputs, outputs):
+def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):
     """Both feedbacks as they are written down, a weight at a time, in float64.
 
     A weight's target adds to it u_kj M_jn of the columns before, u = L^T E being the errors
@@ -162,7 +163,9 @@ def recursion(weights, step_levels, step, inputs, outputs):
             before = (below + errors[i])[:first] @ mixing[:first, part]
             target = (weights[row, part] + below[part] + before) / steps[part]
             assert (target == target.astype(np.float32)).all()  # so that rounding plays no role
-            integers[row, part], state = quantised_stretch(target, row_level, levels[part], state)
+            integers[row, part], state = quantised_stretch(
+                target, row_level, levels[part], state, options
+            )
             errors[i, part] = weights[row, part] - steps[part] * integers[row, part]
     return integers
 
@@ -186,15 +189,18 @@ def dyadic_factors(rows, width, rng):
     columns=st.sampled_from([1, 5, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 9, 3 * SEGMENT]),
     octave=st.integers(-4, 1),
     seed=st.integers(0, 999),
+    options=st.builds(
+        QuantiserOptions, st.sampled_from(list(PARITY_CHECKS)), st.sampled_from([7, MAX_INTEGER])
+    ),
 )
-def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed):
+def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, options):
     """All numbers are small multiples of powers of two, so that no sum is ever rounded."""
     rng = np.random.default_rng(seed)
     weights = (rng.integers(-200, 200, (rows, columns)) / 64).astype(np.float32)
     step_levels = (LEVELS_PER_OCTAVE * rng.integers(-1, 2, columns)).astype(np.int16)
     factors = dyadic_factors(rows, columns, rng)
-    found = quantise(weights, step_levels, 2.0**octave, *factors)
-    expected = recursion(weights, step_levels, 2.0**octave, *factors)
+    found = quantise(weights, step_levels, 2.0**octave, *factors, options)
+    expected = recursion(weights, step_levels, 2.0**octave, *factors, options)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -11,13 +11,14 @@ from rbe_cli.codec.entropy_model import MAX_INTEGER
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import MAX_COLUMNS, column_blocks
 from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
+from rbe_cli.codec.trellis import PARITY_CHECKS, QuantiserOptions, state_labels
 from rbe_cli.errors import PayloadError
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 GPT2_ATTENTION = SHARED_DATA / "gpt2-attention" / "model.safetensors"
 
 
-def encode(weights, step, importance=None):
+def encode(weights, step, importance=None, states=8):
     """Without feedback; columns matter alike if not told otherwise."""
     weights = np.asarray(weights, np.float32)
     inputs = InputFactor.identity(len(weights))
@@ -28,10 +29,11 @@ def encode(weights, step, importance=None):
             step,
             inputs,
             OutputFactor.from_importance(importance[columns]),
+            options=QuantiserOptions(states),
         )
         for columns in column_blocks(weights.shape[1])
     ]
-    return EncodedMatrix(weights.shape, float(np.float32(step)), tuple(blocks))
+    return EncodedMatrix(weights.shape, float(np.float32(step)), tuple(blocks), states)
 
 
 def gaussian(shape, seed=0):
@@ -57,7 +59,7 @@ def reference_decode(matrix):
     """
     rows, columns = matrix.shape
     integers, levels = joined(
-        reference.decode_block(block, (rows, part.stop - part.start))
+        reference.decode_block(block, (rows, part.stop - part.start), matrix.states)
         for block, part in zip(matrix.blocks, column_blocks(columns), strict=True)
     )
     exact = matrix.step * 2.0 ** (levels / 8)
@@ -93,6 +95,16 @@ def test_roundtrip_through_bytes(shape, step):
     np.testing.assert_array_equal(decoded, np.float32(step) * integers.astype(np.float32))
     assert np.abs(decoded - weights).max() <= 4 * step
     assert read.to_bytes() == data
+
+
+@pytest.mark.parametrize("states", PARITY_CHECKS)
+def test_every_trellis_comes_back(states):
+    weights = gaussian((40, 1030))
+    matrix = encode(weights, 0.3, states=states)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
+    assert read.states == matrix.states == states
+    np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
+    assert np.abs(read.decode() - weights).max() <= 4 * 0.3
 
 
 @pytest.mark.parametrize("columns", [1, 7, 70, 1025])
@@ -219,6 +231,46 @@ def test_attention_s_matrices_are_written_as_well_as_gaussian_ones(source, bits)
     assert np.mean(lost) < 1.03
 
 
+def test_more_states_err_less_at_the_same_rate():
+    weights, losses = gaussian((256, 512)), []
+    for states in PARITY_CHECKS:
+        matrix = encode(weights, 2.0 ** (1.05 - 3), states=states)
+        rate = 8 * matrix.nbytes / weights.size
+        losses.append(10 * np.log10(np.mean((weights - matrix.decode()) ** 2) * 4**rate))
+    assert (np.diff(losses) < -0.02).all()
+
+
+@settings(max_examples=25)
+@given(
+    octaves=st.floats(-4, 4),
+    correlation=st.floats(0, 0.99),
+    largest=st.sampled_from([7, 20, 127]),
+    states=st.sampled_from(list(PARITY_CHECKS)),
+)
+def test_no_integer_leaves_a_limited_alphabet(octaves, correlation, largest, states):
+    """Whatever errors are fed back, and however far the weights reach beyond it."""
+    weights = np.exp2(octaves).astype(np.float32) * gaussian((30, 70))
+    rows, columns = (
+        (correlation + (1 - correlation) * np.eye(size)).astype(np.float32) for size in (30, 70)
+    )
+    factors = InputFactor.from_moment(rows, 0.01), OutputFactor.from_moment(columns, 0.01)
+    options = QuantiserOptions(states, largest)
+    block = encode_block(weights, 0.5, *factors, options=options)
+    matrix = EncodedMatrix(weights.shape, 0.5, (block,), states)
+    integers, _ = matrix.decode_block(0)
+    assert -largest - 1 <= integers.min() <= integers.max() <= largest
+    np.testing.assert_array_equal(matrix.decode(), reference.decode(matrix))
+
+
+def test_a_limit_that_is_not_reached_changes_nothing():
+    weights, factors = gaussian((30, 70)), (InputFactor.identity(30), OutputFactor.identity(70))
+    free, limited = (
+        encode_block(weights, 0.5, *factors, options=QuantiserOptions(8, largest)).words
+        for largest in (MAX_INTEGER, 20)
+    )
+    np.testing.assert_array_equal(free, limited)
+
+
 SMALL = encode(gaussian((9, 5)), 0.5)
 WIDE = encode(gaussian((2, MAX_COLUMNS + 3)), 0.5)
 
@@ -249,12 +301,20 @@ def test_a_step_that_is_none_is_refused(step):
         EncodedMatrix.from_bytes(data, SMALL.shape)
 
 
+@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 2**32 - 1])
+def test_a_trellis_that_is_none_is_refused(states):
+    data = SMALL.to_bytes()
+    with pytest.raises(PayloadError, match=f"trellis has {states} states"):
+        EncodedMatrix.from_bytes(data[:4] + np.uint32(states).tobytes() + data[8:], SMALL.shape)
+
+
 def forged(step, level):
     """A matrix of ones whose columns' steps are `level` eighths of an octave over `step`."""
     levels = np.full(5, level, np.int16)
     rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
     models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
-    states, words = rans.encode(np.zeros((9, 5), np.int32), rows, columns, levels, models)
+    integers = np.zeros((9, 5), np.int32)
+    states, words = rans.encode(integers, rows, columns, levels, models, state_labels(8))
     return EncodedMatrix((9, 5), step, (HybridBlock(models, states, words),)).to_bytes()
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from rbe_cli.codec import rans, reference, scales
 from rbe_cli.codec.entropy_model import (
@@ -17,56 +18,60 @@ from rbe_cli.codec.entropy_model import (
 )
 from rbe_cli.codec.geometry import trellis_order
 from rbe_cli.codec.matrix import HybridBlock
+from rbe_cli.codec.trellis import PARITY_CHECKS, state_labels
 from rbe_cli.errors import PayloadError
 
 LARGEST_Q = (MAX_INTEGER - 1) // 2
 SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 9))
 INT16 = st.integers(-(2**15), 2**15 - 1)
+STATES = st.sampled_from(list(PARITY_CHECKS))
 
 
-def paths(qs):
+def paths(qs, states=8):
     """Trellis integers, int32 `[K, B]`, of any q."""
     integers = np.empty(qs.shape, np.int32)
     for row, values in enumerate(qs.tolist()):
         state = 0
         for column, q in enumerate(values):
-            integers[row, column] = 2 * q + reference.state_offset(state)
-            state = reference.next_state(state, q)
+            integers[row, column] = 2 * q + reference.state_offset(state, states)
+            state = reference.next_state(state, q, states)
     return integers
 
 
-def random_block(shape, seed, largest=LARGEST_Q, spread=60):
+def random_block(shape, seed, largest=LARGEST_Q, spread=60, states=8):
     """(integers, levels of rows, columns and steps): of all orders of magnitude, unrelated."""
     rng = np.random.default_rng(seed)
     magnitudes = np.exp(rng.uniform(0, np.log(largest + 1), shape)) - 0.5
     qs = np.rint(magnitudes * rng.choice([-1, 1], shape)).clip(-largest - 1, largest)
     rows = rng.integers(-spread, 2 * spread, shape[0]).astype(np.int16)
     columns, steps = rng.integers(-spread, spread, (2, shape[1])).astype(np.int16)
-    return paths(qs.astype(np.int32)), rows, columns, steps
+    return paths(qs.astype(np.int32), states), rows, columns, steps
 
 
-def encode(integers, rows, columns, steps, models=None):
+def encode(integers, rows, columns, steps, models=None, states=8):
     if models is None:
         models = [scales.scale_model(levels) for levels in (rows, columns, steps)]
     models = np.array(models, np.int16)
-    return HybridBlock(models, *rans.encode(integers, rows, columns, steps, models))
+    labels = state_labels(states)
+    return HybridBlock(models, *rans.encode(integers, rows, columns, steps, models, labels))
 
 
-def decode(block, shape, order=None):
+def decode(block, shape, states=8, order=None):
     order = trellis_order(shape[1]) if order is None else order
-    return rans.decode(block.states, block.words, block.scale_models, order, shape)
+    labels = state_labels(states)
+    return rans.decode(block.states, block.words, block.scale_models, labels, order, shape)
 
 
-def assert_decodes_to(block, integers, rows, columns, steps):
+def assert_decodes_to(block, integers, rows, columns, steps, states=8):
     """The fast decoder finds all levels, and both find the integers and the steps' levels."""
     shape = integers.shape
     order = trellis_order(shape[1])
-    values, *levels = decode(block, shape)
+    values, *levels = decode(block, shape, states)
     np.testing.assert_array_equal(values[:, order], integers)
     for found, original in zip(levels, (rows, columns, steps), strict=True):
         np.testing.assert_array_equal(found, original)
     assert {found.dtype for found in (values, *levels)} == {np.dtype(np.int16)}
-    slow_values, slow_steps = reference.decode_block(block, shape)
+    slow_values, slow_steps = reference.decode_block(block, shape, states)
     np.testing.assert_array_equal(slow_values, values)
     np.testing.assert_array_equal(slow_steps[order], steps)
 
@@ -100,20 +105,25 @@ def outcome(decoder, *arguments):
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=SHAPES, seed=st.integers(0, 999), row_model=st.none() | st.tuples(INT16, INT16))
-@example(shape=(1, 1), seed=0, row_model=None)
-@example(shape=(1, 200), seed=0, row_model=None)
-@example(shape=(200, 1), seed=0, row_model=None)
-@example(shape=(32, 3), seed=0, row_model=None)
-@example(shape=(33, 3), seed=0, row_model=None)
-@example(shape=(3, 33), seed=0, row_model=None)
-def test_roundtrip(shape, seed, row_model):
-    parts = random_block(shape, seed)
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 999),
+    row_model=st.none() | st.tuples(INT16, INT16),
+    states=STATES,
+)
+@example(shape=(1, 1), seed=0, row_model=None, states=8)
+@example(shape=(1, 200), seed=0, row_model=None, states=64)
+@example(shape=(200, 1), seed=0, row_model=None, states=8)
+@example(shape=(32, 3), seed=0, row_model=None, states=8)
+@example(shape=(33, 3), seed=0, row_model=None, states=8)
+@example(shape=(3, 33), seed=0, row_model=None, states=32)
+def test_roundtrip(shape, seed, row_model, states):
+    parts = random_block(shape, seed, states=states)
     models = None
     if row_model is not None:
         mean, level = row_model
         models = [(mean % 2**14, level), *map(scales.scale_model, parts[2:])]
-    assert_decodes_to(encode(*parts, models), *parts)
+    assert_decodes_to(encode(*parts, models, states), *parts, states)
 
 
 @pytest.mark.parametrize("level", [-(2**15), MIN_LEVEL, 0, 30, MAX_LEVEL, 2**15 - 1])
@@ -129,7 +139,7 @@ def test_roundtrip_at_the_extremes(level, q):
 def test_columns_go_where_the_order_says():
     integers, *levels = random_block((5, 7), 0)
     block, order = encode(integers, *levels), np.array([3, 0, 6, 1, 5, 2, 4])
-    values, *decoded = decode(block, (5, 7), order)
+    values, *decoded = decode(block, (5, 7), order=order)
     np.testing.assert_array_equal(values[:, order], integers)
     for found, original in zip(decoded, levels, strict=True):
         np.testing.assert_array_equal(found, original)
@@ -160,17 +170,19 @@ def test_near_certain_weights_take_no_space():
     part=st.sampled_from(["scale_models", "states", "words"]),
     where=st.integers(0, 999),
     change=st.integers(1, 2**32 - 1),
+    states=STATES,
 )
 def test_a_changed_number_is_refused_or_decoded_as_by_the_reference(
-    shape, seed, part, where, change
+    shape, seed, part, where, change, states
 ):
-    block = encode(*random_block(shape, seed, largest=4, spread=20))
+    block = encode(*random_block(shape, seed, 4, 20, states), states=states)
     damaged = getattr(block, part).reshape(-1)
     assume(damaged.size)
     damaged.view(f"u{damaged.itemsize}")[where % damaged.size] ^= change % 2 ** (
         8 * damaged.itemsize
     )
-    fast, slow = outcome(decode, block, shape), outcome(reference.decode_block, block, shape)
+    fast = outcome(decode, block, shape, states)
+    slow = outcome(reference.decode_block, block, shape, states)
     assert (fast is None) == (slow is None)
     if fast is not None:
         np.testing.assert_array_equal(fast[0], slow[0])
@@ -182,7 +194,7 @@ def test_words_too_few_and_too_many(decoder):
     block = encode(*random_block((20, 20), 0))
     for words in (block.words[:-1], block.words[:0], np.append(block.words, np.uint16(0))):
         with pytest.raises(PayloadError, match="words"):
-            decoder(HybridBlock(block.scale_models, block.states, words), (20, 20))
+            decoder(HybridBlock(block.scale_models, block.states, words), (20, 20), 8)
 
 
 @pytest.mark.parametrize("decoder", [decode, reference.decode_block])
@@ -190,13 +202,26 @@ def test_words_too_few_and_too_many(decoder):
 def test_another_shape(decoder, shape):
     block = encode(*random_block((20, 20), 0))
     with pytest.raises(PayloadError, match="words"):
-        decoder(block, shape)
+        decoder(block, shape, 8)
+
+
+@given(
+    values=arrays(np.int16, st.integers(0, 60), elements=st.integers(-40, 40) | INT16),
+    level=INT16,
+)
+def test_a_run_comes_back(values, level):
+    state, words = rans.encode_run(values, level)
+    np.testing.assert_array_equal(rans.decode_run(state, words, level, values.size), values)
+    for changed in [np.append(words, np.uint16(7)), words[:-1]][: 1 + (words.size > 0)]:
+        with pytest.raises(PayloadError, match="words do not end"):
+            rans.decode_run(state, changed, level, values.size)
 
 
 FORGE = """
 import numpy as np
 from rbe_cli.codec import rans
 from rbe_cli.codec.geometry import trellis_order
+from rbe_cli.codec.trellis import state_labels
 from rbe_cli.errors import PayloadError
 
 rng = np.random.default_rng(0)
@@ -207,8 +232,13 @@ for _ in range(500):
     words = rng.integers(0, 2**16, rng.integers(0, 3000)).astype(np.uint16)
     states = rng.choice([0, 1, 2**16, 2**32 - 1, rng.integers(2**32)], 32).astype(np.uint32)
     models = rng.choice(extremes, (3, 2)).astype(np.int16)
+    labels = state_labels(int(rng.choice([8, 16, 32, 64])))
     try:
-        rans.decode(states, words, models, trellis_order(shape[1]), shape)
+        rans.decode(states, words, models, labels, trellis_order(shape[1]), shape)
+    except PayloadError:
+        refused += 1
+    try:
+        rans.decode_run(int(states[0]), words, int(models[0, 0]), shape[0])
     except PayloadError:
         refused += 1
 try:
@@ -232,4 +262,4 @@ def test_forged_blocks_reach_no_foreign_memory(tmp_path):
         check=False,
     )
     assert process.stderr == ""
-    assert process.stdout == "500\n"
+    assert process.stdout == "1000\n"

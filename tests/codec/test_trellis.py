@@ -1,3 +1,4 @@
+import heapq
 from functools import cache
 from itertools import product
 
@@ -9,37 +10,34 @@ from hypothesis.extra.numpy import arrays
 
 from rbe_cli.codec import reference, trellis
 from rbe_cli.codec.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
+from rbe_cli.codec.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
+from rbe_cli.errors import UsageError
 
 TABLES = entropy_tables()
 FLOATS = st.floats(-6, 6, width=32)
-STATES = st.integers(0, trellis.STATES - 1)
+OPTIONS = st.builds(
+    QuantiserOptions,
+    st.sampled_from(list(PARITY_CHECKS)),
+    st.sampled_from([7, 8, 9, 10, MAX_INTEGER]),
+)
 
 
-def quantise(target, row_level, column_levels, rate_weight, start=0):
+def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS):
     """(integers, end state)."""
     columns = len(target)
     out = np.empty(columns, np.int32)
-    end = trellis.quantise_segment(
-        np.asarray(target, np.float32),
-        row_level,
-        np.asarray(column_levels, np.int16),
-        rate_weight,
-        TABLES.bits,
-        TABLES.shift,
-        np.empty((columns, 4), np.int32),
-        np.empty((columns, trellis.STATES), np.uint8),
-        out,
-        start,
-    )
+    search = trellis.make_search(columns, options, rate_weight)
+    target, column_levels = np.asarray(target, np.float32), np.asarray(column_levels, np.int16)
+    end = trellis.quantise_segment(target, row_level, column_levels, search, out, start)
     return out, end
 
 
-def path(qs, state=0):
+def path(qs, state=0, states=8):
     """(trellis integers of a stretch's q, end state)."""
     integers = []
     for q in qs:
-        integers.append(2 * q + reference.state_offset(state))
-        state = reference.next_state(state, q)
+        integers.append(2 * q + reference.state_offset(state, states))
+        state = reference.next_state(state, q, states)
     return integers, state
 
 
@@ -57,33 +55,80 @@ def cost(integers, weights, rate_weight):
     )
 
 
-def test_walk_is_that_of_the_reference():
-    for state, q in product(range(trellis.STATES), range(-4, 5)):
-        assert trellis.state_offset(state) == reference.state_offset(state)
-        assert trellis.next_state(state, q) == reference.next_state(state, q)
+# The trellises
 
 
-def test_every_state_has_two_successors_and_two_predecessors():
-    edges = {(s, trellis.next_state(s, q)) for s in range(trellis.STATES) for q in (0, 1)}
-    assert len(edges) == 2 * trellis.STATES
-    for state in range(trellis.STATES):
+@pytest.mark.parametrize("states", PARITY_CHECKS)
+def test_walk_is_that_of_the_reference(states):
+    labels = trellis.state_labels(states).tolist()
+    for (state, label), q in product(enumerate(labels), range(-4, 5)):
+        assert label >> 1 == reference.state_offset(state, states)
+        expected = reference.next_state(state, q, states)
+        assert trellis.next_state(state, label, q, states) == expected
+
+
+@pytest.mark.parametrize("states", PARITY_CHECKS)
+def test_every_state_has_two_successors_and_two_predecessors(states):
+    edges = {(s, reference.next_state(s, q, states)) for s in range(states) for q in (0, 1)}
+    assert len(edges) == 2 * states
+    for state in range(states):
         assert sum(after == state for _, after in edges) == 2
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize(("states", "distance"), [(8, 10), (16, 11), (32, 13), (64, 14)])
+def test_free_distances_are_those_of_ungerboeck_s_table(states, distance):
+    """The least squared distance of two paths that part and meet again (1982, table I).
+
+    The codes are linear: it is the weight of the lightest path from state 0 back to it.
+    """
+    weight = {0: 0, 1: 1, 2: 4, 3: 1}  # the least square of an integer of a residue modulo 4
+    heap, seen = [(weight[2], reference.next_state(0, 1, states))], set()
+    while heap[0][1] != 0:
+        so_far, state = heapq.heappop(heap)
+        if state in seen:
+            continue
+        seen.add(state)
+        for q in (0, 1):
+            residue = 2 * q + reference.state_offset(state, states)
+            after = reference.next_state(state, q, states)
+            heapq.heappush(heap, (so_far + weight[residue], after))
+    assert heap[0][0] == distance
+
+
+@pytest.mark.parametrize("states", [0, 4, 7, 9, 128, -8])
+def test_other_numbers_of_states_are_refused(states):
+    with pytest.raises(UsageError, match=f"8, 16, 32 or 64 states, not {states}"):
+        QuantiserOptions(states)
+
+
+@pytest.mark.parametrize("largest", [-1, 0, 6, MAX_INTEGER + 1])
+def test_other_limits_are_refused(largest):
+    with pytest.raises(UsageError, match=f"from 7 to {MAX_INTEGER}, not {largest}"):
+        QuantiserOptions(8, largest)
+
+
+# The search
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    target=arrays(np.float32, 4, elements=FLOATS),
+    target=arrays(np.float32, 3, elements=FLOATS | st.floats(-12, 12, width=32)),
     row_level=st.integers(MIN_LEVEL - 10, 30),
-    column_levels=arrays(np.int16, 4, elements=st.integers(-12, 12)),
+    column_levels=arrays(np.int16, 3, elements=st.integers(-12, 12)),
     rate_weight=st.floats(0, 1),
-    start=STATES,
+    start=st.integers(0, 63),
+    options=OPTIONS,
 )
-def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start):
+def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start, options):
+    start %= options.states
     weights = list(zip(target.tolist(), (row_level + column_levels).tolist(), strict=True))
     # From 0 to x / 2, and 2 further on either side: beyond, errors grow and no bits are saved.
     searched = [range(min(round(x / 2), 0) - 2, max(round(x / 2), 0) + 3) for x, _ in weights]
-    least = min(cost(path(qs, start)[0], weights, rate_weight) for qs in product(*searched))
-    found, _ = quantise(target, row_level, column_levels, rate_weight, start)
+    paths = (path(qs, start, options.states)[0] for qs in product(*searched))
+    largest = options.max_integer
+    allowed = (p for p in paths if max(p) <= largest and min(p) >= -largest - 1)
+    least = min(cost(integers, weights, rate_weight) for integers in allowed)
+    found, _ = quantise(target, row_level, column_levels, rate_weight, start, options)
     assert cost(found.tolist(), weights, rate_weight) == pytest.approx(least)
 
 
@@ -92,25 +137,29 @@ def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start
     target=arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)),
     row_level=st.integers(-400, 400),
     rate_weight=st.floats(0, 1),
-    start=STATES,
+    start=st.integers(0, 63),
+    options=OPTIONS,
 )
-def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start):
-    found, end = quantise(target, row_level, np.zeros(len(target)), rate_weight, start)
-    assert path((found >> 1).tolist(), start) == (found.tolist(), end)
-    assert np.abs(found).max() <= MAX_INTEGER
+def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start, options):
+    start %= options.states
+    found, end = quantise(target, row_level, np.zeros(len(target)), rate_weight, start, options)
+    assert path((found >> 1).tolist(), start, options.states) == (found.tolist(), end)
+    assert found.max() <= options.max_integer
+    assert found.min() >= -options.max_integer - 1
 
 
 @settings(deadline=None)
 @given(
     stretches=st.lists(arrays(np.float32, st.integers(1, 20), elements=FLOATS), min_size=2),
     rate_weight=st.floats(0, 1),
+    options=OPTIONS,
 )
-def test_a_stretch_continues_the_path_of_the_one_before(stretches, rate_weight):
+def test_a_stretch_continues_the_path_of_the_one_before(stretches, rate_weight, options):
     integers, state = [], 0
     for target in stretches:
-        found, state = quantise(target, 8, np.zeros(len(target)), rate_weight, state)
+        found, state = quantise(target, 8, np.zeros(len(target)), rate_weight, state, options)
         integers += found.tolist()
-    assert path([n >> 1 for n in integers]) == (integers, state)
+    assert path([n >> 1 for n in integers], 0, options.states) == (integers, state)
 
 
 def test_stretches_cost_little_more_than_a_row_at_once():
@@ -126,20 +175,28 @@ def test_stretches_cost_little_more_than_a_row_at_once():
     assert least <= cost(apart, weights, 0.25) <= 1.05 * least
 
 
+@pytest.mark.parametrize("largest", [7, 100, MAX_INTEGER])
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_integers_are_clipped(sign):
-    target = np.full(50, sign * 1e9, np.float32)
-    found = sign * quantise(target, MAX_LEVEL, np.zeros(50), 0.1)[0]
-    assert found.min() >= MAX_INTEGER - 8
-    assert found.max() <= MAX_INTEGER
+def test_integers_are_clipped(sign, largest):
+    target, options = np.full(50, sign * 1e9, np.float32), QuantiserOptions(8, largest)
+    found = sign * quantise(target, MAX_LEVEL, np.zeros(50), 0.1, 0, options)[0]
+    assert found.min() >= largest - 8
+    assert found.max() <= largest + 1
 
 
 def test_granular_gain():
-    """8 states gain about 1.0 dB over a uniform quantiser of the same spacing (Marcellin 1994)."""
-    target = np.random.default_rng(0).uniform(-20, 20, 4000).astype(np.float32)
-    found, _ = quantise(target, MAX_LEVEL, np.zeros(4000), 0.0)
-    gain = 2**2 / 12 / np.mean((target - found) ** 2)
-    assert 0.9 < 10 * np.log10(gain) < 1.2
+    """8 states gain about 1.0 dB over a uniform quantiser of the same spacing (Marcellin 1994).
+
+    More states gain more, towards the 1.53 dB of a sphere.
+    """
+    target = np.random.default_rng(0).uniform(-20, 20, 16000).astype(np.float32)
+    gains = []
+    for states in PARITY_CHECKS:
+        found, _ = quantise(target, MAX_LEVEL, np.zeros(16000), 0.0, 0, QuantiserOptions(states))
+        gains.append(10 * np.log10(2**2 / 12 / np.mean((target - found) ** 2)))
+    assert 0.9 < gains[0] < 1.2
+    assert (np.diff(gains) > 0.03).all()
+    assert gains[-1] < 1.53
 
 
 def test_dearer_bits_are_fewer():

@@ -1,6 +1,7 @@
 """A tiny model whose matrices are random bytes: the container does not decode them."""
 
 import math
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
+from rbe_cli.codec.registry import CODEC_VERSIONS
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.writer import write_container
@@ -33,18 +35,16 @@ def provenance() -> Provenance:
 
 @pytest.fixture(scope="session")
 def tensors(config: Gpt2Config) -> list[StoredTensor]:
-    """`wpe` as float16, the other matrices in codecs of odd sizes, the vectors in both."""
+    """`wpe` as float16, the other matrices and the vectors in all codecs they may have."""
     random = np.random.default_rng(0)
+    of_vectors = ["coded", "float16", "float32", "scalar"]
+    of_matrices = sorted(CODEC_VERSIONS.keys() - set(of_vectors))
+    codecs = {True: cycle(of_matrices), False: cycle(of_vectors)}
     stored = []
     for index, (name, shape) in enumerate(tensor_shapes(config).items()):
-        if name == "wpe.weight":
-            codec, size = "float16", 2 * math.prod(shape)
-        elif is_matrix(name):
-            codec = "classic" if name.startswith("h.0.") else "ectcq"
-            size = 50 + 13 * index
-        else:
-            codec = ("float16", "float32")[index % 2]
-            size = (2, 4)[index % 2] * math.prod(shape)
+        codec = "float16" if name == "wpe.weight" else next(codecs[is_matrix(name)])
+        sizes = {"float16": 2 * math.prod(shape), "float32": 4 * math.prod(shape), "scalar": 4}
+        size = sizes.get(codec, 50 + 13 * index)
         stored.append(StoredTensor(name, shape, codec, random.bytes(size)))
     return stored
 

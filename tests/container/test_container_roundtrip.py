@@ -21,7 +21,7 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.tokenizer import TOKENIZER_LIMIT, pack_tokenizer, unpack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
-from rbe_cli.errors import CheckpointError, HeaderError, PayloadError
+from rbe_cli.errors import CheckpointError, GeometryError, HeaderError
 
 
 def test_everything_comes_back(
@@ -61,8 +61,8 @@ def test_layout_is_that_of_the_specification(
         assert (codec, data[start:end]) == (by_name[name].codec, by_name[name].data)
         assert checksum == xxhash.xxh3_64(data[start:end]).digest()
     end = math.ceil(end / 64) * 64
-    for name, codec in vectors:
-        start, end = end, end + len(by_name[name].data)
+    for name, codec, size in vectors:
+        start, end = end, end + size
         assert (codec, data[start:end]) == (by_name[name].codec, by_name[name].data)
     assert tokenizer[0] == len(data) - math.ceil(end / 64) * 64
 
@@ -103,6 +103,7 @@ def test_without_tokenizer(
 @settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 300), min_size=11, max_size=11),
+    vector_codec=st.sampled_from(["coded", "float16", "float32", "scalar"]),
     tokenizer_json=st.none() | st.binary(max_size=200),
     seed=st.integers(0, 2**63),
     note=st.text(max_size=100),
@@ -113,6 +114,7 @@ def test_any_sizes_round_trip_and_are_foretold(
     config: Gpt2Config,
     provenance: Provenance,
     sizes: list[int],
+    vector_codec: str,
     tokenizer_json: bytes | None,
     seed: int,
     note: str,
@@ -122,8 +124,9 @@ def test_any_sizes_round_trip_and_are_foretold(
     provenance = msgspec.structs.replace(provenance, seed=seed, calibration=note)
     tensors = []
     for name, shape in tensor_shapes(config).items():
-        size = sizes[len(tensors) % 11] if is_matrix(name) else 4 * math.prod(shape)
-        codec = "ectcq" if is_matrix(name) else "float32"
+        codec = "ectcq" if is_matrix(name) else vector_codec
+        exact = {"float16": 2 * math.prod(shape), "float32": 4 * math.prod(shape), "scalar": 4}
+        size = exact.get(codec, sizes[len(tensors) % 11])
         tensors.append(StoredTensor(name, shape, codec, bytes([size % 256]) * size))
     tensors.reverse()  # any order
     path = tmp_path_factory.mktemp("sizes") / "a.rbe"
@@ -217,8 +220,11 @@ class TestWriterRefuses:
             write(tensors=[replace(tensors[0], shape=(6, 11)), *tensors[1:]])
 
     def test_wrong_bytes_of_a_vector(self, write, tensors: list[StoredTensor]) -> None:
+        size = len(tensors[-1].data)
         shorter = replace(tensors[-1], data=tensors[-1].data[:-1])
-        with pytest.raises(PayloadError, match=r"ln_f\.bias has 23 bytes, not 24"):
+        with pytest.raises(
+            GeometryError, match=rf"ln_f\.bias has {size - 1} bytes of .*not {size}"
+        ):
             write(tensors=[*tensors[:-1], shorter])
 
     def test_text_that_is_not_unicode(self, write, provenance: Provenance) -> None:

@@ -9,6 +9,7 @@ from small_tokenizer import VOCAB_SIZE, train_tokenizer
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import workers
 
 
@@ -37,9 +38,20 @@ def model(checkpoint, kernels):
 
 
 @pytest.fixture
-def executor():
-    with workers(2) as executor:
-        yield executor
+def pool():
+    with workers(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def new_folder(tmp_path_factory):
+    """Makes empty work folders."""
+    return lambda: WorkFolder.open(tmp_path_factory.mktemp("work"), {}, resume=False)
+
+
+@pytest.fixture
+def folder(new_folder):
+    return new_folder()
 
 
 class ProgressRecorder:

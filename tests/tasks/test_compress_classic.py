@@ -108,5 +108,5 @@ def test_the_plan_names_the_codec(checkpoint):
     codecs = {tensor.name: tensor.codec for tensor in planned.tensors}
     assert codecs["wte.weight"] == codecs["wpe.weight"] == "classic"
     assert codecs["h.0.attn.c_attn.weight"] == "ectcq"
-    assert codecs["ln_f.weight"] == "float16"
+    assert codecs["ln_f.weight"] == "coded"
     assert planned.bits_per_weight == pytest.approx(6.0, rel=0.01)

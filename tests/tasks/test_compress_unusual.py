@@ -17,15 +17,27 @@ from rbe_cli.tasks.settings import Override, Settings
 # Unusual weights
 
 
-def test_vectors_that_float16_would_ruin_are_kept_exactly(checkpoint, tmp_path):
-    large = np.full(64, 1e5, np.float32)
-    small = np.linspace(1e-8, 3e-7, 64, dtype=np.float32)
-    changed = with_tensors(checkpoint, h__0__attn__c_proj__bias=small, ln_f__bias=large)
-    tensors, decoded = by_name(run(changed, tmp_path / "a.rbe")), decode(tmp_path / "a.rbe")
-    np.testing.assert_array_equal(decoded["h.0.attn.c_proj.bias"], small)
-    np.testing.assert_array_equal(decoded["ln_f.bias"], large)
-    assert tensors["ln_f.bias"].codec == tensors["h.0.attn.c_proj.bias"].codec == "float32"
-    assert tensors["h.1.attn.c_proj.bias"].codec == "float16"
+def test_vectors_have_the_form_that_suits_them(checkpoint, tmp_path):
+    constant = np.full(64, 0.3, np.float32)
+    outlier = checkpoint.tensors["h.1.ln_2.weight"].copy()
+    outlier[5] = 3000
+    changed = with_tensors(
+        checkpoint,
+        h__0__attn__c_attn__bias=np.zeros(192, np.float32),
+        h__1__ln_2__weight=outlier,
+        ln_f__bias=constant,
+    )
+    settings = Settings(4.0, override=(Override("h.0.ln_1", "float32"),))
+    tensors = by_name(run(changed, tmp_path / "a.rbe", settings))
+    decoded = decode(tmp_path / "a.rbe")
+    for name, codec in [("ln_f.bias", "scalar"), ("h.0.attn.c_attn.bias", "scalar")]:
+        assert tensors[name].codec == codec
+        np.testing.assert_array_equal(decoded[name], changed.tensors[name])
+    assert tensors["h.0.ln_1.weight"].codec == "float32"
+    assert tensors["h.1.ln_2.weight"].codec == "coded"
+    error = decoded["h.1.ln_2.weight"] - outlier
+    assert relative(error, outlier) < 1e-3
+    assert relative(error[6:], outlier[6:]) < 0.1  # the outlier does not make others coarse
 
 
 def test_matrices_of_zeros_stay_zeros(checkpoint, tmp_path):

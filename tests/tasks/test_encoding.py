@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from sources import source_of
 
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import encode_block
-from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
+from rbe_cli.tasks.encoding import Cost, encode_all, sampled_bits
 from rbe_cli.tasks.workers import workers
 
 
@@ -24,7 +25,7 @@ def random_source(rows, columns, seed, *, mixed=True, scale=1.0):
         for part in column_blocks(columns)
     )
     weights = scale * rng.normal(size=(rows, columns))
-    return Source(weights.astype(np.float32), inputs, outputs)
+    return source_of(weights, Cost(inputs, outputs))
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,14 @@ STEPS = {"wide": 0.3, "tall": 0.1, "square": 0.7, "embedding": 0.2}
 
 
 def encode(sources, threads):
-    with workers(threads) as executor:
-        return dict(encode_all(sources, STEPS, executor))
+    with workers(threads) as pool:
+        return dict(encode_all(sources, STEPS, pool))
 
 
-def bits(source, step, executor):
+def bits(source, step, pool):
     """(sampled, whole) bits a weight."""
-    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, executor)]
-    sampled = sampled_bits({"a": source}, {"a": step}, executor)["a"]
+    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, pool)]
+    sampled = sampled_bits({"a": source}, {"a": step}, pool)["a"]
     return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.weights.size
 
 
@@ -60,9 +61,10 @@ def test_a_matrix_is_the_blocks_of_its_columns(sources):
         assert matrix.shape == source.weights.shape
         assert matrix.step == step
         columns = column_blocks(matrix.shape[1])
-        for block, part, outputs in zip(matrix.blocks, columns, source.outputs, strict=True):
+        cost = source.load_cost()
+        for block, part, outputs in zip(matrix.blocks, columns, cost.outputs, strict=True):
             weights = np.ascontiguousarray(source.weights[:, part])
-            alone = encode_block(weights, step, source.inputs, outputs, source.unit)
+            alone = encode_block(weights, step, cost.inputs, outputs, cost.unit)
             np.testing.assert_array_equal(block.words, alone.words)
             np.testing.assert_array_equal(block.states, alone.states)
 
@@ -74,19 +76,16 @@ def test_the_step_is_that_of_columns_of_mean_importance(sources):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(executor, scale):
+def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(pool, scale):
     """Weights, inputs and outputs of any scale: the loss of a weight is that of its step."""
     source = random_source(200, 90, 4, mixed=False, scale=scale)
     rng = np.random.default_rng(4)
     moment = np.diag(rng.uniform(0.1, 9, 200) / scale**2).astype(np.float32)
     importance = rng.uniform(0.1, 9, 90)
-    source = Source(
-        source.weights,
-        InputFactor.from_moment(moment, 0.0),
-        (OutputFactor.from_importance(importance),),
-    )
+    inputs, outputs = InputFactor.from_moment(moment, 0.0), OutputFactor.from_importance(importance)
+    source = source_of(source.weights, Cost(inputs, (outputs,)))
     step = 0.1 * source.unit_step
-    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, executor)]
+    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, pool)]
     change = (source.weights - matrix.decode()).astype(np.float64)
     loss = np.sum(np.diag(moment)[:, None] * importance * change**2)
     assert loss / source.weights.size == pytest.approx(0.27 * 0.1**2, rel=0.05)
@@ -99,18 +98,18 @@ def test_bytes_do_not_depend_on_the_threads(sources):
         assert again == first
 
 
-def test_a_sample_of_all_columns_is_the_matrix_where_columns_are_not_mixed(sources, executor):
-    sampled, whole = bits(sources["embedding"], 0.2, executor)
+def test_a_sample_of_all_columns_is_the_matrix_where_columns_are_not_mixed(sources, pool):
+    sampled, whole = bits(sources["embedding"], 0.2, pool)
     assert sampled == whole
 
 
-def test_a_sample_tells_of_the_whole(executor):
+def test_a_sample_tells_of_the_whole(pool):
     """Its rows' scales and its header serve fewer columns."""
-    sampled, whole = bits(random_source(200, 3000, 3, mixed=False), 0.2, executor)
+    sampled, whole = bits(random_source(200, 3000, 3, mixed=False), 0.2, pool)
     assert 0 < sampled - whole < 0.15
 
 
-def test_a_sample_tells_something_of_mixed_columns(executor):
+def test_a_sample_tells_something_of_mixed_columns(pool):
     """Feedback from column to column adds to what is written."""
-    sampled, whole = bits(random_source(200, 300, 3), 0.2, executor)
+    sampled, whole = bits(random_source(200, 300, 3), 0.2, pool)
     assert sampled == pytest.approx(whole, rel=0.05)

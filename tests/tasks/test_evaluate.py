@@ -49,7 +49,7 @@ def outputs_of_blocks(tokens, tensors, config):
 
 
 def test_means_are_those_of_the_obvious_computation(
-    checkpoint, model, other, other_tensors, windows, executor, progress
+    checkpoint, model, other, other_tensors, windows, pool, progress
 ):
     config = checkpoint.config
     ours, theirs = float64(other_tensors), float64(checkpoint.tensors)
@@ -73,7 +73,7 @@ def test_means_are_those_of_the_obvious_computation(
             errors[layer] += np.sum((x - y) ** 2)
             norms[layer] += np.sum(y**2)
 
-    found = evaluate(other, windows, executor, model, progress)
+    found = evaluate(other, windows, pool, model, progress)
     assert found.predictions == len(loss)
     assert found.loss == pytest.approx(np.mean(loss), rel=1e-5)
     assert found.perplexity == pytest.approx(np.exp(np.mean(loss)), rel=1e-5)
@@ -84,16 +84,16 @@ def test_means_are_those_of_the_obvious_computation(
     assert found.layer_errors == pytest.approx(np.sqrt(errors / norms), rel=1e-4)
 
 
-def test_a_model_does_not_differ_from_itself(model, windows, executor):
-    found = evaluate(model, windows, executor, model)
+def test_a_model_does_not_differ_from_itself(model, windows, pool):
+    found = evaluate(model, windows, pool, model)
     assert found.kl_divergence == 0
     assert found.reference_loss == found.loss
     assert found.layer_errors == [0, 0]
 
 
-def test_without_a_reference_there_is_nothing_to_compare(model, windows, executor):
-    found = evaluate(model, windows, executor)
-    assert found.loss == evaluate(model, windows, executor, model).loss
+def test_without_a_reference_there_is_nothing_to_compare(model, windows, pool):
+    found = evaluate(model, windows, pool)
+    assert found.loss == evaluate(model, windows, pool, model).loss
     assert found.reference_loss is None
     assert found.reference_perplexity is None
     assert found.kl_divergence is None
@@ -102,16 +102,16 @@ def test_without_a_reference_there_is_nothing_to_compare(model, windows, executo
 
 def test_results_do_not_depend_on_the_threads(model, other, windows):
     def measured(threads):
-        with workers(threads) as executor:
-            return evaluate(other, windows * 5, executor, model)
+        with workers(threads) as pool:
+            return evaluate(other, windows * 5, pool, model)
 
     assert measured(1) == measured(2) == measured(3)
 
 
 @pytest.mark.parametrize("windows", [[], [Window(np.array([3]))], [Window(np.array([3, 4]), 1)]])
-def test_nothing_to_predict_is_refused(model, executor, windows):
+def test_nothing_to_predict_is_refused(model, pool, windows):
     with pytest.raises(UsageError, match="nothing to predict"):
-        evaluate(model, windows, executor)
+        evaluate(model, windows, pool)
 
 
 @given(

@@ -3,27 +3,21 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from reference_gpt2 import gpt2, softmax
-from small_models import float64, random_tensors, relative_error, small_config
+from small_models import float64, relative_error
 
 from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.codec.feedback import OutputFactor
 from rbe_cli.codec.geometry import column_blocks, trellis_order
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 from rbe_cli.tasks.calibration import from_model
-from rbe_cli.tasks.metric import is_coded, make_sources
-from rbe_cli.tasks.moments import Moments, collect
+from rbe_cli.tasks.encoding import Cost
+from rbe_cli.tasks.metric import make_cost, measure
+from rbe_cli.tasks.moments import collect
 from rbe_cli.tasks.settings import Override, Settings
 from rbe_cli.tasks.workers import workers
 
-PLAIN = Settings(4.0)
 FINE = 60.0  # bits a weight at which damping plays no role
-
-
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
-def tensors(request):
-    """Of a model with more tokens than a block has columns."""
-    config = small_config(n_layer=1, vocab_size=1500, tie_word_embeddings=request.param)
-    return random_tensors(config)
 
 
 def random_moment(rng, size):
@@ -31,184 +25,179 @@ def random_moment(rng, size):
     return (rows.T @ rows / len(rows)).astype(np.float32)
 
 
-def random_moments(tensors, seed=0):
-    """Moments that have nothing to do with the model."""
-    rng, inputs, outputs = np.random.default_rng(seed), {}, {}
-    for name, tensor in tensors.items():
-        if name.startswith("h.") and is_matrix(name):
-            rows, columns = tensor.shape
-            inputs[name] = random_moment(rng, rows)
-            widths = [part.stop - part.start for part in column_blocks(columns)]
-            outputs[name] = [random_moment(rng, width) for width in widths]
-    vocab, n_embd = tensors["wte.weight"].shape
-    head = "lm_head.weight" if "lm_head.weight" in tensors else "wte.weight"
-    inputs[head] = random_moment(rng, n_embd)
-    return Moments(inputs, outputs, random_moment(rng, n_embd), rng.uniform(0, 2 / vocab, vocab))
+def blocks_of(columns):
+    return [part.stop - part.start for part in column_blocks(columns)]
 
 
-def sources_of(tensors, moments, settings=PLAIN, bits=FINE):
-    """Of copies of the moments, as they are used up."""
-    copies = Moments(
-        dict(moments.inputs), dict(moments.outputs), moments.embedded, moments.importance
-    )
-    with workers(2) as executor:
-        return make_sources(tensors, copies, settings, bits, executor)
+@pytest.fixture
+def weights():
+    """Of more columns than a block has."""
+    return np.random.default_rng(0).normal(size=(40, 1500)).astype(np.float32)
 
 
-def input_moment(source):
-    """The damped moment of a source's inputs, from its factors."""
-    inputs = source.inputs
+@pytest.fixture
+def moments(weights):
+    """(H, [G of each block])."""
+    rng = np.random.default_rng(1)
+    rows, columns = weights.shape
+    return random_moment(rng, rows), [random_moment(rng, width) for width in blocks_of(columns)]
+
+
+@pytest.fixture
+def tokens(weights):
+    """Importance of each column, by block."""
+    columns = weights.shape[1]
+    importance = np.random.default_rng(2).uniform(0, 2 / columns, columns)
+    return [importance[part] for part in column_blocks(columns)]
+
+
+def input_moment(cost):
+    """The damped moment of the inputs, from its factors."""
+    inputs = cost.inputs
     lower = inputs.lower.astype(np.float64)
     moment = np.empty(lower.shape)
     moment[np.ix_(inputs.order, inputs.order)] = (lower * inputs.diagonal) @ lower.T
     return moment
 
 
-def importance(source):
+def importance(cost):
     """C of all columns, in their places, `[N]`."""
     parts = []
-    for factor in source.outputs:
+    for factor in cost.outputs:
         part = np.empty(factor.diagonal.size)
         part[trellis_order(part.size)] = factor.diagonal
         parts.append(part)
     return np.concatenate(parts)
 
 
-# Which matrices
+# The cost of a matrix
 
 
-def test_every_matrix_has_a_source_in_the_codec_s_orientation(tensors):
-    sources = sources_of(tensors, random_moments(tensors))
-    assert list(sources) == [name for name in tensors if is_matrix(name)]
-    for name, source in sources.items():
-        tensor = tensors[name].T if is_embedding(name) else tensors[name]
-        np.testing.assert_array_equal(source.weights, tensor)
-        assert source.weights.flags.c_contiguous
-        widths = [part.stop - part.start for part in column_blocks(tensor.shape[1])]
-        assert [factor.diagonal.size for factor in source.outputs] == widths
+def test_linear_layers_pay_for_their_inputs_and_gradients(weights, moments):
+    inputs, outputs = moments
+    cost = make_cost(weights, inputs, outputs, "kl", FINE)
+    assert relative_error(input_moment(cost), inputs) < 1e-5
+    for factor, moment in zip(cost.outputs, outputs, strict=True):
+        undamped = OutputFactor.from_moment(moment, 0.0)
+        np.testing.assert_allclose(factor.diagonal, undamped.diagonal, rtol=1e-5)
+        np.testing.assert_allclose(factor.mixing, undamped.mixing, atol=1e-5)
 
 
-def test_what_is_left_as_it_is_has_none(tensors):
-    kept = Override("c_proj", "float16"), Override("wte", "float32"), Override("c_fc", bits=5.0)
-    settings = Settings(4.0, override=kept)
-    found = sources_of(tensors, random_moments(tensors), settings)
-    dense = {"h.0.attn.c_proj.weight", "h.0.mlp.c_proj.weight", "wte.weight"}
-    assert found.keys() == {name for name in tensors if is_matrix(name)} - dense
-    assert found.keys() == {name for name in tensors if is_coded(name, settings)}
+def test_tokens_pay_by_their_importance_and_rare_ones_are_not_free(weights, moments, tokens):
+    cost = make_cost(weights, moments[0], tokens, "kl", FINE)
+    assert all(factor.mixing.size == 0 for factor in cost.outputs)
+    known = np.concatenate(tokens)
+    added = importance(cost) - known
+    np.testing.assert_allclose(added, added.mean(), atol=1e-6 * known.mean())
+    assert 0 < added.mean() < 0.05 * known.mean()
 
 
-def test_without_a_matrix_to_encode_there_are_none(tensors):
-    settings = Settings(4.0, override=(Override("", "float16"),))
-    assert sources_of(tensors, random_moments(tensors), settings) == {}
+def test_the_objective_of_outputs_counts_errors_over_the_output_s_power(weights, moments, tokens):
+    inputs, outputs = moments
+    for scale in (1e-3, 1.0, 1e3):
+        cost = make_cost(scale * weights, inputs, outputs, "outputs", FINE)
+        assert all(factor.mixing.size == 0 for factor in cost.outputs)
+        power = np.sum(scale**2 * weights * (inputs @ weights))
+        np.testing.assert_allclose(importance(cost), 1 / power, rtol=0.05)
+        assert relative_error(input_moment(cost), inputs) < 1e-5
+    known = np.concatenate(tokens)
+    cost = make_cost(weights, inputs, tokens, "outputs", FINE)
+    power = np.sum(weights * (inputs @ weights) * known)
+    np.testing.assert_allclose(importance(cost), known / power, atol=0.05 * known.mean() / power)
 
 
-# Which cost
-
-
-def test_linear_layers_pay_for_their_inputs_and_gradients(tensors):
-    moments = random_moments(tensors)
-    sources = sources_of(tensors, moments)
-    names = [name for name in sources if name.startswith("h.")]
-    assert len(names) == 4
-    for name in names:
-        source = sources[name]
-        assert relative_error(input_moment(source), moments.inputs[name]) < 1e-5
-        for factor, moment in zip(source.outputs, moments.outputs[name], strict=True):
-            undamped = OutputFactor.from_moment(moment, 0.0)
-            np.testing.assert_allclose(factor.diagonal, undamped.diagonal, rtol=1e-5)
-            np.testing.assert_allclose(factor.mixing, undamped.mixing, atol=1e-5)
-
-
-def test_embeddings_pay_for_each_of_their_uses(tensors):
-    moments = random_moments(tensors)
-    sources = sources_of(tensors, moments)
-    expected = {"wpe.weight": moments.embedded}
-    if "lm_head.weight" in tensors:
-        expected |= {
-            "wte.weight": moments.embedded,
-            "lm_head.weight": moments.inputs["lm_head.weight"],
-        }
-    else:
-        expected["wte.weight"] = moments.embedded + moments.inputs["wte.weight"]
-    assert expected.keys() == {name for name in sources if is_embedding(name)}
-    for name, moment in expected.items():
-        assert relative_error(input_moment(sources[name]), moment) < 1e-5
-        assert all(factor.mixing.size == 0 for factor in sources[name].outputs)
-
-
-def test_tokens_matter_as_often_as_they_are_predicted_and_positions_alike(tensors):
-    moments = random_moments(tensors)
-    sources = sources_of(tensors, moments)
-    mean = moments.importance.mean()
-    for name in ("wte.weight", "lm_head.weight"):
-        if name in sources:
-            added = importance(sources[name]) - moments.importance
-            np.testing.assert_allclose(added, added.mean(), atol=1e-6 * mean)
-            assert 0 < added.mean() < 0.05 * mean  # so that rare tokens are not free
-    positions = importance(sources["wpe.weight"])
-    np.testing.assert_array_equal(positions, positions[0])
-    assert 1 <= positions.sum() < 1.05
-
-
-# Damping
-
-
-def test_damping_halves_with_each_bit(tensors):
-    moments = random_moments(tensors)
-    diagonal = {
-        name: [np.diag(np.diag(moment)) for moment in blocks]
-        for name, blocks in moments.outputs.items()
-    }
-    moments = Moments(moments.inputs, diagonal, moments.embedded, moments.importance)
+def test_damping_halves_with_each_bit(weights, moments):
+    inputs, outputs = moments
+    outputs = [np.diag(np.diag(moment)) for moment in outputs]
+    before = np.concatenate([np.diag(moment) for moment in outputs])
 
     def added(bits):
-        """{name: what is added to the diagonal of (H, G)}, of its mean."""
-        found = {}
-        for name, source in sources_of(tensors, moments, bits=bits).items():
-            if name.startswith("h."):
-                before = np.concatenate([np.diag(moment) for moment in diagonal[name]])
-                to_outputs = importance(source) - before
-                np.testing.assert_allclose(to_outputs, to_outputs.mean(), atol=1e-5)
-                to_inputs = source.inputs.damping / np.diag(moments.inputs[name]).mean()
-                found[name] = np.array([to_inputs, to_outputs.mean() / before.mean()])
-        return found
+        """What is added to the diagonals of (H, G), of their means."""
+        cost = make_cost(weights, inputs, outputs, "kl", bits)
+        to_outputs = importance(cost) - before
+        to_inputs = cost.inputs.damping / np.diag(inputs).mean()
+        return np.array([to_inputs, to_outputs.mean() / before.mean()])
 
     for more, less in pairwise(added(bits) for bits in (1.0, 2.0, 3.0, 4.0)):
-        assert more.keys() == less.keys()
-        for name, both in more.items():
-            assert (both < 1).all()
-            np.testing.assert_allclose(less[name], both / 2, rtol=1e-3)
+        assert (more < 1).all()
+        np.testing.assert_allclose(less, more / 2, rtol=1e-3)
 
 
-def test_moments_of_zeros_can_be_used(tensors):
+def test_moments_of_zeros_can_be_used(weights, moments, tokens):
     """Of a model that has learnt nothing, or whose predictions are certain."""
-    moments = random_moments(tensors)
-    zeros = Moments(
-        {name: np.zeros_like(moment) for name, moment in moments.inputs.items()},
-        {name: [np.zeros_like(part) for part in parts] for name, parts in moments.outputs.items()},
-        np.zeros_like(moments.embedded),
-        np.zeros_like(moments.importance),
-    )
-    for source in sources_of(tensors, zeros, bits=4.0).values():
-        assert (source.inputs.diagonal > 0).all()
-        assert (importance(source) > 0).all()
-        assert np.isfinite(source.unit_step)
-        assert source.unit_step > 0
+    zeros = np.zeros_like(moments[0])
+    for objective in ("kl", "outputs"):
+        for outputs in (moments[1], tokens):
+            none = [np.zeros_like(part) for part in outputs]
+            cost = make_cost(weights, zeros, none, objective, 4.0)
+            assert (cost.inputs.diagonal > 0).all()
+            assert (importance(cost) > 0).all()
+            assert 0 < cost.unit_step < np.inf
+
+
+def test_costs_survive_the_work_folder(weights, moments, tokens, folder):
+    for outputs in (moments[1], tokens):
+        cost = make_cost(weights, moments[0], outputs, "kl", 3.0)
+        folder.save("cost", cost.to_arrays())
+        again = Cost.from_arrays(folder.require("cost"))
+        assert again.unit_step == cost.unit_step
+        assert again.inputs.damping == cost.inputs.damping
+        for name, array in cost.to_arrays().items():
+            np.testing.assert_array_equal(again.to_arrays()[name], array)
+
+
+# All of a model
+
+
+def measured_of(checkpoint, kernels, settings, pool, folder):
+    model = Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, kernels)
+    tokens = [np.arange(60), np.arange(60, 90)]
+    arguments = checkpoint.tensors, tokens, settings, 4.0, 0, pool, folder, no_progress
+    return measure(model, *arguments)
+
+
+def test_every_matrix_that_is_coded_has_a_cost(checkpoint, kernels, pool, folder):
+    kept = Override("c_proj", "float16"), Override("wte", "float32"), Override("c_fc", bits=5.0)
+    settings = Settings(4.0, override=kept)
+    metric = measured_of(checkpoint, kernels, settings, pool, folder)
+    matrices = {name for name in checkpoint.tensors if is_matrix(name)}
+    dense = {name for name in matrices if "c_proj" in name or "wte" in name}
+    assert metric.unit_steps.keys() == matrices - dense
+    assert metric.squares.keys() == checkpoint.tensors.keys() - matrices
+    for name, unit_step in metric.unit_steps.items():
+        cost = metric.cost(name)
+        shape = checkpoint.tensors[name].shape
+        rows, columns = shape[::-1] if is_embedding(name) else shape
+        assert len(cost.inputs.order) == rows
+        assert [factor.diagonal.size for factor in cost.outputs] == blocks_of(columns)
+        assert cost.unit_step == unit_step > 0
+
+
+def test_what_was_measured_before_is_read(checkpoint, kernels, pool, folder, monkeypatch):
+    first = measured_of(checkpoint, kernels, Settings(4.0), pool, folder)
+    monkeypatch.setattr("rbe_cli.tasks.metric.collect", None)
+    again = measured_of(checkpoint, kernels, Settings(4.0), pool, folder)
+    assert again.unit_steps == first.unit_steps
+    np.testing.assert_equal(again.squares, first.squares)
 
 
 # What it is all for
 
 
 @pytest.fixture(scope="module")
-def text(model):
-    with workers(2) as executor:
-        return from_model(model, 48, 0, executor, no_progress).used
+def text(model, new_folder):
+    with workers(2) as pool:
+        return from_model(model, 48, 0, pool, new_folder(), no_progress).used
 
 
 @pytest.fixture(scope="module")
-def measured(model, text):
-    with workers(2) as executor:
-        return collect(model, text, 0, executor, no_progress)
+def measured(model, text, new_folder):
+    """Name -> (H, G or the columns' importance)."""
+    found = {}
+    with workers(2) as pool:
+        for _, part in collect(model, text, 0, pool, new_folder(), no_progress):
+            found |= {name: (part.inputs[name], part.outputs[name][0]) for name in part.inputs}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -223,17 +212,11 @@ def log_probabilities(checkpoint, text):
     return run
 
 
-def predicted_loss(name, change, moments):
-    """tr(E^T H E G) / 2 of a change E, as the checkpoint stores the matrix."""
-    if name.startswith("h."):
-        (outputs,) = moments.outputs[name]
-        return 0.5 * np.sum((moments.inputs[name] @ change) * (change @ outputs))
-    inputs, importance = moments.embedded, moments.importance
-    if name == "wte.weight":
-        inputs = inputs + moments.inputs[name]
-    else:
-        importance = np.full(len(change), 1 / len(change))
-    return 0.5 * np.sum(importance[:, None] * (change @ inputs) * change)
+def predicted_loss(change, inputs, outputs):
+    """tr(E^T H E G) / 2 of a change E `[K, N]`."""
+    if outputs.ndim == 1:
+        outputs = np.diag(outputs)
+    return 0.5 * np.sum((inputs @ change) * (change @ outputs))
 
 
 # Of measured over predicted losses. That of queries and keys is the least exact: which inputs
@@ -257,6 +240,6 @@ def test_the_loss_of_a_small_change_is_foretold(
     for _ in range(3):
         change = 1e-3 * rng.standard_normal(original.shape)
         after = log_probabilities({name: original + change})
-        predicted += predicted_loss(name, change, measured)
+        predicted += predicted_loss(change.T if is_embedding(name) else change, *measured[name])
         divergence += np.mean(np.sum(np.exp(before) * (before - after), axis=-1))
     assert 1 / 1.5 < divergence / predicted < bound

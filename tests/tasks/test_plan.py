@@ -22,10 +22,10 @@ from rbe_cli.tasks.settings import Override, Settings
     ],
     ids=["2.5", "4", "bits", "float32"],
 )
-def test_a_plan_comes_near_the_compression(checkpoint, executor, tmp_path, settings):
+def test_a_plan_comes_near_the_compression(checkpoint, pool, tmp_path, settings):
     planned = plan(checkpoint, settings)
     options = CompressOptions(settings, calib_samples=16)
-    done = compress(checkpoint, tmp_path / "a.rbe", options, executor)
+    done = compress(checkpoint, tmp_path / "a.rbe", options, pool)
     tokenizer_bytes = done.file_bytes - done.bits_per_weight * done.parameters / 8
     assert planned.source == done.source
     assert planned.parameters == done.parameters
@@ -38,7 +38,9 @@ def test_a_plan_comes_near_the_compression(checkpoint, executor, tmp_path, setti
     ]
     for ours, theirs in zip(planned.tensors, done.tensors, strict=True):
         written = theirs.bits_per_weight * math.prod(theirs.shape) / 8
-        if ours.codec != "ectcq":
+        if ours.codec == "coded":
+            assert ours.bytes == pytest.approx(written, rel=0.5)
+        elif ours.codec != "ectcq":
             assert ours.bytes == written
         elif settings.bits(ours.name) is not None:  # the others share the target unevenly
             assert ours.bytes == pytest.approx(written, rel=0.02)
@@ -58,13 +60,13 @@ def test_sizes_add_up(checkpoint):
 
 def test_time_is_shared_among_threads_and_grows_with_what_is_encoded(checkpoint, monkeypatch):
     monkeypatch.setattr("rbe_cli.tasks.plan._weights_per_second", lambda checkpoint: 1e6)
-    seconds = plan(checkpoint, Settings(4.0), threads=1).encoding_seconds
+    seconds = plan(checkpoint, Settings(4.0), jobs=1).encoding_seconds
     assert seconds > 0
-    assert plan(checkpoint, Settings(4.0), threads=3).encoding_seconds == pytest.approx(seconds / 3)
+    assert plan(checkpoint, Settings(4.0), jobs=3).encoding_seconds == pytest.approx(seconds / 3)
     own_rates = Settings(4.0, override=(Override("", bits=5.0),))
-    assert plan(checkpoint, own_rates, threads=1).encoding_seconds == seconds
+    assert plan(checkpoint, own_rates, jobs=1).encoding_seconds == seconds
     nothing = Settings(4.0, override=(Override("", "float16"),))
-    assert plan(checkpoint, nothing, threads=1).encoding_seconds == 0
+    assert plan(checkpoint, nothing, jobs=1).encoding_seconds == 0
 
 
 def test_a_block_is_timed_in_a_moment(checkpoint):
@@ -80,7 +82,7 @@ def test_an_untied_head_is_planned_for():
 
 
 def test_what_is_fixed_must_leave_room(checkpoint):
-    with pytest.raises(UsageError, match=r"2\.0 bits a weight cannot be reached"):
+    with pytest.raises(UsageError, match="2 bits a weight cannot be reached"):
         plan(checkpoint, Settings(2.0, override=(Override("wte", "float32"),)))
 
 

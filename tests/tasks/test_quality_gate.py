@@ -11,7 +11,19 @@ def test_a_promise_that_is_missed_leaves_no_file(checkpoint, tmp_path):
     settings = Settings(2.0, max_kl_divergence=1e-9)
     with pytest.raises(QualityError, match=r"above the 1e-09 that the config promises"):
         run(checkpoint, tmp_path / "a.rbe", settings)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.rbe.work"]
+
+
+def test_a_promise_that_was_missed_can_be_accepted_without_doing_the_work_again(
+    checkpoint, tmp_path, monkeypatch
+):
+    settings = Settings(2.0, max_kl_divergence=1e-9)
+    with pytest.raises(QualityError):
+        run(checkpoint, tmp_path / "a.rbe", settings)
+    monkeypatch.setattr("rbe_cli.tasks.encoding.encode_block", None)
+    monkeypatch.setattr("rbe_cli.tasks.calibration._write", None)
+    run(checkpoint, tmp_path / "a.rbe", settings, force=True, resume=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.rbe"]
 
 
 def test_a_promise_that_is_missed_can_be_accepted(checkpoint, tmp_path):
@@ -29,4 +41,6 @@ def test_a_promise_must_be_positive(promise):
 
 def test_smaller_presets_promise_less():
     promises = [load_preset(name).max_kl_divergence for name in preset_names()]
-    assert promises == sorted(promises, reverse=True)
+    by_rate, fixed = promises[:5], promises[5:]
+    for promised in (by_rate, fixed):
+        assert promised == sorted(promised, reverse=True)

@@ -32,7 +32,8 @@ def one_sentence(error):
 
 def test_presets_are_those_that_were_promised():
     promised = {"tiny": 2, "small": 3, "balanced": 4, "quality": 5, "near-lossless": 6}
-    assert promised.items() <= {n: load_preset(n).target_bpw for n in preset_names()}.items()
+    presets = {name: load_preset(name) for name in preset_names()}
+    assert all(presets[name].target_bpw == bits for name, bits in promised.items())
     assert DEFAULT_PRESET == "balanced"
 
 
@@ -45,8 +46,9 @@ def test_every_preset_is_valid_and_described(name):
 
 
 def test_presets_are_named_by_ascending_size():
-    sizes = [load_preset(name).target_bpw for name in preset_names()]
-    assert sizes == sorted(sizes)
+    assert preset_names() == [
+        *("tiny", "small", "balanced", "quality", "near-lossless"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "big", "balanced.toml", "../configs/tiny", "TINY"])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import repeat
 
 import psutil
 import pytest
@@ -19,36 +20,56 @@ def blas_threads():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_as_many_tasks_run_at_once_as_there_are_threads(threads):
     together = threading.Barrier(threads, timeout=10)
-    with workers(threads) as executor:
-        assert sorted(executor.map(lambda _: together.wait(), range(threads))) == list(
-            range(threads)
-        )
-        names = set(executor.map(lambda _: threading.current_thread().name, range(50)))
+    with workers(threads) as pool:
+        assert pool.jobs == threads
+        assert sorted(pool.map(lambda _: together.wait(), range(threads))) == list(range(threads))
+        names = set(pool.map(lambda _: threading.current_thread().name, range(50)))
     assert len(names) <= threads
 
 
 def test_the_default_is_a_thread_a_core():
     together = threading.Barrier(default_threads(), timeout=10)
-    with workers(None) as executor:
-        for _ in executor.map(lambda _: together.wait(), range(default_threads())):
+    with workers(None) as pool:
+        for _ in pool.map(lambda _: together.wait(), range(default_threads())):
             pass
     assert not together.broken
 
 
 def test_blas_keeps_to_one_thread_meanwhile():
     before = blas_threads()
-    with workers(2) as executor:
+    with workers(2) as pool:
         assert blas_threads() == [1] * len(before)
-        assert executor.submit(blas_threads).result() == [1] * len(before)
+        assert pool.executor.submit(blas_threads).result() == [1] * len(before)
     assert blas_threads() == before
     assert before
 
 
+def test_results_come_in_the_order_of_the_arguments_which_are_taken_as_needed():
+    taken = []
+
+    def numbers():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    def later_is_faster(number, power):
+        time.sleep((100 - number) * 1e-5)
+        return number**power
+
+    with workers(3) as pool:
+        results = pool.map(later_is_faster, numbers(), repeat(2))
+        assert taken == []
+        for number, result in enumerate(results):
+            assert result == number**2
+            assert len(taken) <= number + 2 * 3 + 1
+    assert len(taken) == 100
+
+
 def test_leaving_finishes_what_was_submitted():
     done = []
-    with workers(1) as executor:
+    with workers(1) as pool:
         for number in range(5):
-            executor.submit(done.append, number)
+            pool.executor.submit(done.append, number)
     assert done == [0, 1, 2, 3, 4]
 
 
@@ -62,9 +83,9 @@ def test_an_exception_cancels_what_waits(error):
         release.wait(10)
 
     def fail_while_one_runs():
-        with workers(1) as executor:
-            executor.submit(running)
-            waiting.append(executor.submit(done.append, 1))
+        with workers(1) as pool:
+            pool.executor.submit(running)
+            waiting.append(pool.executor.submit(done.append, 1))
             started.wait(10)
             raise error
 

@@ -1,0 +1,176 @@
+"""Gives every tensor of a checkpoint its form in the file."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.codec import dense
+from rbe_cli.codec.classic import ClassicMatrix
+from rbe_cli.codec.vector import choose
+from rbe_cli.container.geometry import DENSE_ITEM_BYTES
+from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.errors import UsageError
+from rbe_cli.progress import Progress
+from rbe_cli.tasks.encoding import Source
+from rbe_cli.tasks.fitting import fit, rate_factor
+from rbe_cli.tasks.metric import Metric, as_matrix
+from rbe_cli.tasks.settings import Settings
+from rbe_cli.tasks.work_folder import WorkFolder
+from rbe_cli.tasks.workers import Workers
+
+Float32 = NDArray[np.float32]
+_VECTOR_SURPLUS = 4.0  # bits a value of a vector, above those of the matrices
+Size = Callable[[Sequence[StoredTensor], Mapping[str, int]], float]
+
+
+def matrix_rate(config: Gpt2Config, settings: Settings, bits_per_weight: float) -> float:
+    """About the bits a weight that a target leaves for the matrices without a rate of their own.
+
+    Raises:
+        UsageError: it leaves none.
+    """
+    left, free = bits_per_weight * parameter_count(config), 0
+    for name, shape in tensor_shapes(config).items():
+        codec, bits, count = settings.codec(name), settings.bits(name), math.prod(shape)
+        if codec in DENSE_ITEM_BYTES:
+            left -= 8 * DENSE_ITEM_BYTES[codec] * count
+        elif not is_matrix(name):
+            left -= vector_bits(config, settings, bits_per_weight) * count
+        elif bits is not None:
+            left -= bits * count
+        else:
+            free += count
+    if free and left <= 0:
+        raise UsageError(
+            f"{bits_per_weight:.4g} bits a weight cannot be reached with these rules: "
+            "what they keep is larger"
+        )
+    return max(left / max(free, 1), 1.0)
+
+
+def vector_bits(config: Gpt2Config, settings: Settings, bits_per_weight: float) -> float:
+    """About the bits a value of a bias or LayerNorm parameter that is not to stay as it is."""
+    coded = are_vectors_coded(config, settings)
+    return min(bits_per_weight + _VECTOR_SURPLUS, 16.0) if coded else 16.0
+
+
+def are_vectors_coded(config: Gpt2Config, settings: Settings) -> bool:
+    """Whether some matrix's errors are counted in nats, as those of vectors are."""
+    matrices = [name for name in tensor_shapes(config) if is_matrix(name)]
+    coded = any(settings.codec(name) == "ectcq" for name in matrices)
+    return coded and settings.objective == "kl"
+
+
+class Storing:
+    """Stores a checkpoint's tensors at a size that is asked for."""
+
+    def __init__(
+        self,
+        config: Gpt2Config,
+        tensors: Mapping[str, Float32],
+        settings: Settings,
+        metric: Metric,
+        size: Size,
+        workers: Workers,
+        folder: WorkFolder,
+        progress: Progress,
+    ) -> None:
+        """Args:
+        config, tensors: of the checkpoint.
+        settings: say which codec a tensor has.
+        metric: what errors cost.
+        size: bits a weight of a file of these tensors, and of matrices of so many bytes.
+        workers, folder: encode, and keep what is encoded.
+        progress: told after each matrix.
+        """
+        self._config = config
+        self._tensors = tensors
+        self._settings = settings
+        self._metric = metric
+        self._size = size
+        self._workers = workers
+        self._folder = folder
+        self._progress = progress
+
+    def store(self, bits_per_weight: float) -> list[StoredTensor]:
+        """All tensors, in the checkpoint's order.
+
+        Args:
+            bits_per_weight: of the file, which holds if any matrix's rate is free.
+
+        Raises:
+            UsageError: the size cannot be reached.
+        """
+        rate = matrix_rate(self._config, self._settings, bits_per_weight)
+        by_codec: dict[str, list[str]] = {}
+        for name in self._tensors:
+            codec = self._settings.codec(name) if is_matrix(name) else "vector"
+            by_codec.setdefault(codec, []).append(name)
+        sources = {name: self._source(name) for name in by_codec.pop("ectcq", [])}
+        factor = rate_factor(sources.values(), rate) if sources else None
+        stored = [self._vector(name, factor) for name in by_codec.pop("vector")]
+        stored += self._classic(by_codec.pop("classic", []), rate)
+        stored += [self._dense(name) for names in by_codec.values() for name in names]
+        own = {name: bits for name in sources if (bits := self._settings.bits(name)) is not None}
+        size = partial(self._size, stored)
+        encoded = fit(
+            sources, own, bits_per_weight, size, self._workers, self._folder, self._progress
+        )
+        stored += [
+            StoredTensor(name, self._tensors[name].shape, "ectcq", matrix.to_bytes())
+            for name, matrix in encoded.items()
+        ]
+        by_name = {tensor.name: tensor for tensor in stored}
+        return [by_name[name] for name in self._tensors]
+
+    def _source(self, name: str) -> Source:
+        return Source(
+            as_matrix(name, self._tensors[name]),
+            self._metric.unit_steps[name],
+            partial(self._metric.cost, name),
+            self._settings.quantiser(name),
+        )
+
+    def _vector(self, name: str, factor: float | None) -> StoredTensor:
+        """A bias or LayerNorm parameter.
+
+        Args:
+            name: its own.
+            factor: of the matrices' unit steps; None where they have none. A vector's error
+                is held to a quarter of what would be worth its bits, so that it does not show.
+        """
+        is_kept = self._settings.codec(name) in DENSE_ITEM_BYTES
+        if is_kept or factor is None or not are_vectors_coded(self._config, self._settings):
+            return self._dense(name)
+        mean = float(np.mean(self._metric.squares[name]))
+        step = factor / math.sqrt(mean) / 2 if mean > 0 else math.inf
+        values = self._tensors[name]
+        step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
+        codec, data = choose(values, step)
+        return StoredTensor(name, values.shape, codec, data)
+
+    def _dense(self, name: str) -> StoredTensor:
+        tensor, asked = self._tensors[name], self._settings.codec(name)
+        codec = asked if asked in ("float16", "float32") else dense.choose(tensor)
+        if codec == "float16" and np.abs(tensor).max() > np.finfo(np.float16).max:
+            raise UsageError(f"{name} has values beyond the range of float16, which was asked for")
+        return StoredTensor(name, tensor.shape, codec, dense.encode(tensor, codec))
+
+    def _classic(self, names: Sequence[str], rate: float) -> Iterator[StoredTensor]:
+        """Matrices of the classic scheme, at `rate` unless they have one of their own."""
+        settings = self._settings
+        weights = (as_matrix(name, self._tensors[name]) for name in names)
+        bits = [settings.bits(name) or rate for name in names]
+        blocks = [settings.block(name) for name in names]
+        encoded = self._workers.map(_encode_classic, weights, bits, blocks)
+        for name, data in zip(names, encoded, strict=True):
+            yield StoredTensor(name, self._tensors[name].shape, "classic", data)
+
+
+def _encode_classic(weights: Float32, bits: float, block: int) -> bytes:
+    return ClassicMatrix.encode(weights, bits, block).to_bytes()

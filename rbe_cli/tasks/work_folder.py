@@ -1,0 +1,158 @@
+"""What a long task has finished, kept beside its output so that it can be taken up again.
+
+A folder of `.npz` files, each the arrays of one finished step. A file appears whole or not at
+all, and one that was damaged since counts as missing. Arrays that would not fit in memory
+together also wait here until they are needed.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from rbe_cli.errors import OutputError, UsageError
+
+Arrays = dict[str, NDArray[Any]]
+_MARKER, _PARTIAL = "job.json", "partial"
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """What a folder belongs to.
+
+    Attributes:
+        job: says all that the results depend on.
+        process: its id, with the time it started, in seconds.
+    """
+
+    job: dict[str, object]
+    process: tuple[int, float]
+
+
+class WorkFolder:
+    """The results of a task's finished steps, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, job: Mapping[str, object], *, resume: bool) -> "WorkFolder":
+        """Take up the folder of the same job, or begin an empty one.
+
+        Args:
+            path: of the folder.
+            job: all that the results depend on, as JSON can hold it.
+            resume: whether what is there is kept.
+
+        Raises:
+            UsageError: `resume`, and what is there belongs to another job.
+            OutputError: another process works there, the folder is not one of these, or it
+                cannot be written.
+        """
+        folder, ours = cls(path), psutil.Process()
+        record = _Job(msgspec.json.decode(msgspec.json.encode(job)), (ours.pid, ours.create_time()))
+        try:
+            path.mkdir(exist_ok=True)
+            if found := folder._found():
+                _check_free(path, found)
+                if resume and found.job != record.job:
+                    raise UsageError(
+                        f"{path} holds the work of another job: --resume needs the same source, "
+                        "settings and version; without it the work begins anew"
+                    )
+                if not resume:
+                    folder._clear()
+            folder._write(_MARKER, lambda file: file.write(msgspec.json.encode(record)))
+        except OSError as error:
+            raise folder._cannot_write(error) from error
+        return folder
+
+    def load(self, name: str) -> Arrays | None:
+        """The arrays of a step; None if it is not finished."""
+        try:
+            # numpy would leave a damaged file open if it opened it itself.
+            with open(self._file(name), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def require(self, name: str) -> Arrays:
+        """The arrays of a step that was finished before.
+
+        Raises:
+            OutputError: they were damaged or deleted since.
+        """
+        arrays = self.load(name)
+        if arrays is None:
+            raise OutputError(f"{self.path} is damaged: begin anew, without --resume")
+        return arrays
+
+    def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the arrays of a finished step.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        try:
+            self._write(f"{name}.npz", lambda file: np.savez(file, allow_pickle=False, **arrays))
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def keep(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a step, which is computed and saved unless it is finished."""
+        arrays = self.load(name)
+        if arrays is None:
+            arrays = compute()
+            self.save(name, arrays)
+        return arrays
+
+    def discard(self, name: str) -> None:
+        """Forget a step that no later one needs."""
+        self._file(name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the folder; what is not of this tool stays."""
+        with suppress(OSError):
+            self._clear()
+            self.path.rmdir()
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.npz"
+
+    def _clear(self) -> None:
+        for file in (*self.path.glob("*.npz"), self.path / _PARTIAL, self.path / _MARKER):
+            file.unlink(missing_ok=True)
+
+    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        with open(self.path / _PARTIAL, "wb") as file:
+            write(file)
+        os.replace(self.path / _PARTIAL, self.path / name)
+
+    def _found(self) -> _Job | None:
+        """What the folder belongs to; None if nothing was finished in it."""
+        if {path.name for path in self.path.iterdir()} <= {_PARTIAL}:
+            return None
+        try:
+            return msgspec.json.decode((self.path / _MARKER).read_bytes(), type=_Job)
+        except (FileNotFoundError, msgspec.DecodeError) as error:
+            raise OutputError(f"{self.path} is in the way: it holds other files") from error
+
+    def _cannot_write(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot write {self.path}: {error.strerror or error}")
+
+
+def _check_free(path: Path, found: _Job) -> None:
+    process, started = found.process
+    if process == os.getpid():
+        return
+    try:
+        if abs(psutil.Process(process).create_time() - started) < 1:
+            raise OutputError(f"process {process} works in {path} at this moment")
+    except psutil.Error:  # it has ended
+        return

@@ -1,0 +1,93 @@
+"""The benchmark as a whole, on a tiny checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small_models import random_tensors, small_config
+
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import kquants, ours, schemes
+from rbe_cli.checkpoint.names import parameter_count
+
+CONFIG = small_config(n_embd=24, n_layer=1, n_head=2, n_positions=48, vocab_size=120)
+RAW_CONFIG = {
+    "model_type": "gpt2",
+    "vocab_size": CONFIG.vocab_size,
+    "n_positions": CONFIG.n_positions,
+    "n_embd": CONFIG.n_embd,
+    "n_layer": CONFIG.n_layer,
+    "n_head": CONFIG.n_head,
+    "n_inner": CONFIG.n_inner,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    save_file(random_tensors(CONFIG), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_rate(monkeypatch):
+    monkeypatch.setattr(schemes, "BITS", (4,))
+    monkeypatch.setattr(ours, "BITS", (4,))
+    monkeypatch.setattr(kquants, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def measure(checkpoint, tmp_path):
+    """Runs the benchmark on 500 random tokens; its JSON."""
+
+    def run(*flags):
+        tokens, report = tmp_path / "tokens.npy", tmp_path / "report.json"
+        np.save(tokens, np.random.default_rng(0).integers(0, CONFIG.vocab_size, 500))
+        peers.main([str(checkpoint), "--tokens", str(tokens), "--json", str(report), *flags])
+        return json.loads(report.read_text())
+
+    return run
+
+
+def by_scheme(found):
+    return {point["scheme"]: point for point in found["points"]}
+
+
+def test_it_prints_a_row_a_scheme_and_writes_them_as_json(measure, capsys):
+    found = measure()
+    printed = capsys.readouterr()
+    assert found["context"] == CONFIG.n_positions
+    assert found["predictions"] == 10 * 47 + 19  # ten windows, and one of 20 tokens
+    points = by_scheme(found)
+    assert list(points) == ["round to nearest g128", "HQQ g64", "GPTQ g128", "rbe"]
+    assert sum(line.startswith("| ") for line in printed.out.splitlines()) == 1 + len(points)
+    assert "pip install llama-cpp-python gguf" in printed.err
+    gptq, nearest = points["GPTQ g128"], points["round to nearest g128"]
+    assert 0 < gptq["kl_divergence"] < nearest["kl_divergence"]
+    assert 0 < points["rbe"]["kl_divergence"] < 1
+    assert points["rbe"]["model_bits"] == pytest.approx(4, abs=0.1)
+
+
+def test_layers_only_leaves_the_embeddings_to_float16_in_every_scheme(measure):
+    points = by_scheme(measure("--layers-only"))
+    share = 24 * (120 + 48) / parameter_count(CONFIG)  # of the embeddings
+    assert points["GPTQ g128"]["model_bits"] > 4 + 12 * share
+    assert points["rbe"]["model_bits"] == pytest.approx(4 + 12 * share, abs=0.6)
+    assert points["rbe"]["matrix_bits"] < 4  # the file's header is large beside such a model
+
+
+def test_a_text_that_cannot_be_read_is_reported_in_a_sentence(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        peers.main([str(checkpoint), "--tokens", str(tmp_path / "none.npy")])
+    assert ended.value.code == 4
+    assert "none.npy" in capsys.readouterr().err
+
+
+def test_a_window_of_no_tokens_is_refused(checkpoint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        peers.main([str(checkpoint), "--context", "0"])
+    assert ended.value.code == 2
+    assert "positive integer" in capsys.readouterr().err

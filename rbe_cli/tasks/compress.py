@@ -29,6 +29,7 @@ from rbe_cli.tasks import calibration
 from rbe_cli.tasks.calibration import Tokens
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import GOOD_ENOUGH
+from rbe_cli.tasks.heads import with_decorrelated_heads
 from rbe_cli.tasks.memory import peak_rss_bytes
 from rbe_cli.tasks.metric import Metric, measure
 from rbe_cli.tasks.output_file import OutputFile, Quality
@@ -152,7 +153,8 @@ def _compress(
     progress: Progress,
 ) -> CompressResult:
     started = time.perf_counter()
-    settings, tensors = options.settings, dict(checkpoint.tensors)
+    settings = options.settings
+    tensors = with_decorrelated_heads(checkpoint, settings)
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
     _compile(model, progress)
     text = _calibrate(checkpoint, model, options, workers, folder, progress)

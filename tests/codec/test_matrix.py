@@ -62,7 +62,8 @@ def reference_decode(matrix):
         reference.decode_block(block, (rows, part.stop - part.start), matrix.states)
         for block, part in zip(matrix.blocks, column_blocks(columns), strict=True)
     )
-    exact = matrix.step * 2.0 ** (levels / 8)
+    with np.errstate(over="ignore"):
+        exact = matrix.step * 2.0 ** (levels / 8)
     if (exact * MAX_INTEGER > np.finfo(np.float32).max).any():
         raise PayloadError("steps")
     return integers, exact

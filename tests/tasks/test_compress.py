@@ -15,6 +15,7 @@ from rbe_cli.container.reader import Container
 from rbe_cli.errors import OutputError, UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.tasks import calibration
+from rbe_cli.tasks.heads import with_decorrelated_heads
 from rbe_cli.tasks.settings import Override, Settings
 
 
@@ -100,17 +101,19 @@ def test_reported_bits_are_those_of_the_file(compressed):
 
 def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed):
     result, decoded = compressed
+    originals = with_decorrelated_heads(checkpoint, Settings(3.0))
     for tensor in result.tensors:
-        original = checkpoint.tensors[tensor.name]
+        original = originals[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
         assert tensor.relative_error == pytest.approx(expected, rel=1e-5, abs=1e-12)
         # A matrix's may be anything: errors are fed where they do not count.
         assert is_matrix(tensor.name) or expected < 0.05
 
 
-def output_errors(checkpoint, model, decoded, sequences):
+def output_errors(checkpoint, kernels, decoded, sequences):
     """Weight name -> relative error of the layer's outputs on these sequences' inputs."""
-    inputs = {}
+    inputs, originals = {}, with_decorrelated_heads(checkpoint, Settings(3.0))
+    model = Gpt2.from_checkpoint(checkpoint.config, originals, kernels)
 
     def observe(name, values):
         if name.endswith(".weight"):
@@ -121,7 +124,7 @@ def output_errors(checkpoint, model, decoded, sequences):
     found = {}
     for name, parts in inputs.items():
         x = np.concatenate(parts).astype(np.float64)
-        original, ours = checkpoint.tensors[name], decoded[name]
+        original, ours = originals[name], decoded[name]
         if is_embedding(name):
             original, ours = original.T, ours.T
         found[name] = relative(x @ (original - ours), x @ original)
@@ -129,10 +132,10 @@ def output_errors(checkpoint, model, decoded, sequences):
 
 
 def test_reported_output_errors_are_those_on_the_calibration_s_inputs(
-    checkpoint, model, compressed, text
+    checkpoint, kernels, compressed, text
 ):
     result, decoded = compressed
-    expected = output_errors(checkpoint, model, decoded, text.used)
+    expected = output_errors(checkpoint, kernels, decoded, text.used)
     for tensor in result.tensors:
         error = tensor.relative_output_error
         if tensor.name not in expected:
@@ -150,8 +153,7 @@ def test_an_untied_head_has_an_output_error_and_the_embedding_none(tmp_path, tok
     options = {"calib_tokens": tokens_file, "seed": 7}
     tensors = by_name(run(checkpoint, tmp_path / "a.rbe", Settings(6.0), **options))
     used = calibration.from_token_file(checkpoint, tokens_file, 16, 7).used
-    model = Gpt2.from_checkpoint(config, checkpoint.tensors, kernels)
-    expected = output_errors(checkpoint, model, decode(tmp_path / "a.rbe"), used)
+    expected = output_errors(checkpoint, kernels, decode(tmp_path / "a.rbe"), used)
     error = tensors["lm_head.weight"].relative_output_error
     assert error == pytest.approx(expected["lm_head.weight"], rel=1e-3)
     assert tensors["wte.weight"].relative_output_error is None

@@ -160,6 +160,8 @@ def encode_block(
     """
     ordered = weights[:, trellis_order(weights.shape[1])]
     steps = scales.step_levels(outputs.diagonal, unit)
+    if options.max_integer < MAX_INTEGER:
+        steps = np.maximum(steps, scales.least_step_levels(ordered, step, options.max_integer))
     integers = quantise(ordered, steps, step, inputs, outputs, options)
     rows, columns = scales.integer_levels(integers)
     models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)

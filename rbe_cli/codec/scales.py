@@ -12,6 +12,7 @@ from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE
 Levels = NDArray[np.int16]
 _SWEEPS = 4
 _SPREAD = 6 * LEVELS_PER_OCTAVE  # columns further from the mean are clipped to it
+_WIDE = 3.0  # deviations of a column that an alphabet should hold
 _INTEGER_NOISE = 0.02  # variance that a row of zeros is taken to have
 
 
@@ -52,6 +53,14 @@ def step_levels(diagonal: NDArray[np.float32], unit: float) -> Levels:
     """Log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
     levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal.astype(np.float64) / unit)
     return np.rint(levels).astype(np.int16)
+
+
+def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -> Levels:
+    """Log-scales of the steps at which few weights `[K, B]` of a column are above `largest`."""
+    deviations = np.sqrt(np.mean(np.square(weights, dtype=np.float64), axis=0))  # [B]
+    with np.errstate(divide="ignore"):
+        levels = LEVELS_PER_OCTAVE * np.log2(_WIDE * deviations / (largest * step))
+    return np.ceil(np.clip(levels, np.iinfo(np.int16).min, None)).astype(np.int16)
 
 
 def steps(step: float, levels: Levels) -> NDArray[np.float32]:

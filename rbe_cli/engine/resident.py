@@ -6,6 +6,7 @@ from functools import partial
 
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec.classic import ClassicMatrix
+from rbe_cli.codec.fixed import FixedMatrix
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.codec.vector import decode_vector
 from rbe_cli.container.reader import Container
@@ -23,7 +24,8 @@ from rbe_cli.progress import Progress
 def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gpt2:
     """Decode a file's tensors, several at a time, and compile what running them needs.
 
-    Matrices become panels of integers block by block; they are never whole in float32.
+    Entropy-coded matrices become panels of integers block by block; they are never whole in
+    float32.
 
     Args:
         container: may be closed afterwards.
@@ -43,7 +45,8 @@ def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gp
 def resident(tensor: StoredTensor) -> Weight:
     """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
 
-    A matrix of the classic scheme becomes dense float32: it is there to compare the quality.
+    A matrix of a fixed rate stays as it is stored. One of the classic scheme becomes dense
+    float32: it is there to compare the quality.
 
     Raises:
         PayloadError: its bytes are wrong; names the tensor.
@@ -53,6 +56,10 @@ def resident(tensor: StoredTensor) -> Weight:
         if tensor.codec == "ectcq":
             encoded = EncodedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
             return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
+        if tensor.codec == "fixed":
+            fixed = FixedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
+            steps = fixed.row_steps, fixed.column_steps
+            return PanelMatrix(fixed.values, fixed.levels, *steps, fixed.shape)
         if tensor.codec == "classic":
             return ClassicMatrix.from_bytes(tensor.data, (shape[0], shape[1])).decode()
         values = decode_vector(tensor.data, tensor.shape, tensor.codec)

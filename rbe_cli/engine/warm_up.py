@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from rbe_cli.kernels.panel import PanelMatrix, panel_shape
+from rbe_cli.codec.panels import zeros
+from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
@@ -52,8 +53,8 @@ def _kernel_steps(model: Gpt2) -> list[Callable[[], object]]:
     kernels = model.kernels
     activation = kernels.activations[model.config.activation_function]
     vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
-    forms = {
-        linear.weight.values.dtype
+    matrices = {
+        linear.weight.values.dtype: linear.weight
         for linear in model.linears()
         if isinstance(linear.weight, PanelMatrix)
     }
@@ -61,7 +62,7 @@ def _kernel_steps(model: Gpt2) -> list[Callable[[], object]]:
         partial(kernels.layer_norm, row, vector, vector, 1.0, row.copy()),
         partial(_attention_step, kernels),
         partial(activation, row.copy()),
-        *(partial(_matmul_step, kernels, form) for form in sorted(forms, key=str)),
+        *(partial(_matmul_step, kernels, matrix) for matrix in matrices.values()),
     ]
 
 
@@ -83,7 +84,9 @@ def _attention_step(kernels: Kernels) -> None:
     kernels.attention(qkv, cache[0], cache[1], index, index, 1.0, np.zeros((1, 1, 1), np.float32))
 
 
-def _matmul_step(kernels: Kernels, form: np.dtype[np.integer]) -> None:
-    values = np.zeros(panel_shape((1, 1), form), form)
+def _matmul_step(kernels: Kernels, matrix: PanelMatrix) -> None:
+    """A product with one weight of the same form."""
     vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
-    kernels.matmul(row, values, vector, vector, row.copy())
+    values = zeros((1, 1), matrix.bits)
+    small = PanelMatrix(values, matrix.levels, vector, vector, (1, 1))
+    kernels.matmul(row, small.values, small.levels, vector, vector, vector, row.copy())

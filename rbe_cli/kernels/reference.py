@@ -5,18 +5,24 @@ import math
 import numpy as np
 
 from rbe_cli.checkpoint.config import Activation
+from rbe_cli.codec.panels import unscaled
 from rbe_cli.kernels.arrays import Float32, InPlace, Int64, PanelValues, Scaling
-from rbe_cli.kernels.panel import integers
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def matmul(
-    x: Float32, values: PanelValues, column_steps: Float32, bias: Float32, out: Float32
+    x: Float32,
+    values: PanelValues,
+    levels: Float32,
+    row_steps: Float32,
+    column_steps: Float32,
+    bias: Float32,
+    out: Float32,
 ) -> None:
-    """x `[tokens, K]`, panels, column_steps and bias `[N]` -> out `[tokens, N]`."""
-    weight = column_steps * integers(values, (x.shape[1], out.shape[1]))  # [K, N]
-    out[...] = x @ weight + bias
+    """As `rbe_cli.kernels.matmul.matmul`, without the launcher; of any levels."""
+    weight = unscaled(values, levels, (x.shape[1], out.shape[1])) * column_steps  # [K, N]
+    out[...] = (x * row_steps) @ weight + bias
 
 
 def layer_norm(x: Float32, gamma: Float32, beta: Float32, eps: float, out: Float32) -> None:

@@ -17,7 +17,7 @@ class Kernels:
 
     Attributes:
         engine: the name they were loaded by.
-        matmul: (x, values, column_steps, bias, out), for a matrix in panels.
+        matmul: (x, values, levels, row_steps, column_steps, bias, out), of a matrix in panels.
         layer_norm: (x, gamma, beta, eps, out).
         attention: (qkv, keys, values, rows, starts, scale, out).
         activations: by the config's name, each in place on `[tokens, n_inner]`.
@@ -28,7 +28,7 @@ class Kernels:
     """
 
     engine: Engine
-    matmul: Callable[[Float32, PanelValues, Float32, Float32, Float32], None]
+    matmul: Callable[[Float32, PanelValues, Float32, Float32, Float32, Float32, Float32], None]
     layer_norm: Callable[[Float32, Float32, Float32, float, Float32], None]
     attention: Callable[[Float32, Float32, Float32, Int64, Int64, float, Float32], None]
     activations: Mapping[Activation, InPlace]

@@ -8,7 +8,7 @@ from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.observer import GradientObserver, Observer
 
 Weight = Float32 | PanelMatrix
-"""A matrix `[K, N]`: dense float32, or integers in panels with a step for each column."""
+"""A matrix `[K, N]`: dense float32, or integers or levels in panels."""
 
 
 class Linear:
@@ -35,8 +35,9 @@ class Linear:
             observe(self.name, tokens)
         out = np.empty((len(tokens), columns), np.float32)
         if isinstance(self.weight, PanelMatrix):
-            matrix = self.weight
-            self._kernels.matmul(tokens, matrix.values, matrix.column_steps, self.bias, out)
+            panels = self.weight
+            steps = panels.row_steps, panels.column_steps
+            self._kernels.matmul(tokens, panels.values, panels.levels, *steps, self.bias, out)
         else:
             np.matmul(tokens, self.weight, out=out)
             out += self.bias

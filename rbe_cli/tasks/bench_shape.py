@@ -5,12 +5,10 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import layer_shapes
+from rbe_cli.codec.panels import panel_shape
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.panel import panel_shape
 
 _FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
 _WIDEST_HEAD = 64
@@ -112,7 +110,7 @@ def byte_count(op: Op, shape: Shape) -> int:
     """
     tensors = _tensors(op, shape).values()
     panels = sum(
-        math.prod(panel_shape((size[0], size[1]), np.int8)) + _FLOAT32 * size[0]
+        math.prod(panel_shape((size[0], size[1]), 8)) + _FLOAT32 * size[0]
         for size in tensors
         if len(size) == 2
     )

@@ -11,12 +11,13 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec import dense
 from rbe_cli.codec.classic import ClassicMatrix
+from rbe_cli.codec.fixed import FixedMatrix
 from rbe_cli.codec.vector import choose
 from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import Progress
-from rbe_cli.tasks.encoding import Source
+from rbe_cli.tasks.encoding import Cost, Source
 from rbe_cli.tasks.fitting import fit, rate_factor
 from rbe_cli.tasks.metric import Metric, as_matrix
 from rbe_cli.tasks.settings import Settings
@@ -115,6 +116,7 @@ class Storing:
         factor = rate_factor(sources.values(), rate) if sources else None
         stored = [self._vector(name, factor) for name in by_codec.pop("vector")]
         stored += self._classic(by_codec.pop("classic", []), rate)
+        stored += self._fixed(by_codec.pop("fixed", []))
         stored += [self._dense(name) for names in by_codec.values() for name in names]
         own = {name: bits for name in sources if (bits := self._settings.bits(name)) is not None}
         size = partial(self._size, stored)
@@ -161,6 +163,18 @@ class Storing:
             raise UsageError(f"{name} has values beyond the range of float16, which was asked for")
         return StoredTensor(name, tensor.shape, codec, dense.encode(tensor, codec))
 
+    def _fixed(self, names: Sequence[str]) -> Iterator[StoredTensor]:
+        """Matrices of a fixed rate."""
+        bits = [int(self._settings.bits(name) or 0) for name in names]
+        weights = (as_matrix(name, self._tensors[name]) for name in names)
+        costs = (self._metric.cost(name) for name in names)
+        if names:
+            self._progress("encoding", 0, len(names))
+        encoded = self._workers.map(_encode_fixed, weights, bits, costs)
+        for done, (name, data) in enumerate(zip(names, encoded, strict=True), 1):
+            self._progress("encoding", done, len(names))
+            yield StoredTensor(name, self._tensors[name].shape, "fixed", data)
+
     def _classic(self, names: Sequence[str], rate: float) -> Iterator[StoredTensor]:
         """Matrices of the classic scheme, at `rate` unless they have one of their own."""
         settings = self._settings
@@ -170,6 +184,10 @@ class Storing:
         encoded = self._workers.map(_encode_classic, weights, bits, blocks)
         for name, data in zip(names, encoded, strict=True):
             yield StoredTensor(name, self._tensors[name].shape, "classic", data)
+
+
+def _encode_fixed(weights: Float32, bits: int, cost: Cost) -> bytes:
+    return FixedMatrix.encode(weights, bits, cost.inputs, cost.outputs).to_bytes()
 
 
 def _encode_classic(weights: Float32, bits: float, block: int) -> bytes:

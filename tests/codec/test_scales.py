@@ -9,6 +9,7 @@ from rbe_cli.codec.scales import (
     column_levels,
     fit,
     integer_levels,
+    least_step_levels,
     scale_model,
     step_levels,
     steps,
@@ -150,3 +151,20 @@ def test_scale_model_is_centred_and_as_wide_as_the_levels(levels):
     assert abs(mean - levels.mean()) <= 0.5
     deviation = 2.0 ** (level / LEVELS_PER_OCTAVE) / 2
     assert 0.9 * levels.std() <= deviation <= max(1.1 * levels.std(), 1 / 16)
+
+
+@given(largest=st.sampled_from([7, 100]), exponent=st.integers(-20, 20))
+def test_least_steps_hold_three_deviations(largest, exponent):
+    deviations = 2.0 ** (exponent + np.arange(6))
+    signs = np.where(np.arange(40) % 2, 1.0, -1.0)
+    weights = (signs[:, None] * deviations).astype(np.float32)
+    for step in (1e-3, 1.0, 50.0):
+        levels = least_step_levels(weights, step, largest)
+        held = step * np.exp2(levels / 8) * largest / deviations
+        assert (held >= 3 - 1e-6).all()
+        assert (held < 3 * 2 ** (1 / 8) + 1e-6).all()
+
+
+def test_columns_of_zeros_may_have_any_step():
+    levels = least_step_levels(np.zeros((4, 3), np.float32), 1.0, 7)
+    assert (levels < -1000).all()

@@ -1,5 +1,7 @@
 """Models loaded from real `.rbe` files."""
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 from reference_gpt2 import gpt2
@@ -8,6 +10,7 @@ from small_models import float64, random_tensors, relative_error, small_config
 from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.codec import dense
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.fixed import FixedMatrix
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.header import Provenance
@@ -36,6 +39,17 @@ def encode(tensor, step, transposed):
         for columns in column_blocks(weights.shape[1])
     )
     matrix = EncodedMatrix(weights.shape, float(np.float32(step)), blocks)
+    return matrix.to_bytes(), matrix.decode().T if transposed else matrix.decode()
+
+
+def encode_fixed(tensor, bits, transposed):
+    """As `encode`, of a fixed rate."""
+    weights = np.ascontiguousarray(tensor.T if transposed else tensor)
+    outputs = tuple(
+        OutputFactor.identity(columns.stop - columns.start)
+        for columns in column_blocks(weights.shape[1])
+    )
+    matrix = FixedMatrix.encode(weights, bits, InputFactor.identity(len(weights)), outputs)
     return matrix.to_bytes(), matrix.decode().T if transposed else matrix.decode()
 
 
@@ -70,6 +84,38 @@ def test_loaded_model_equals_the_reference(tmp_path, engine, step, dense_matrix)
     assert relative_error(model.forward(tokens)[0], expected) < 1e-4
 
 
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_loaded_model_of_fixed_rates_equals_the_reference(tmp_path, engine):
+    config = small_config(tie_word_embeddings=True)
+    stored, decoded = stored_model(config, 0.08, None)
+    bits = cycle([2, 4, 8])
+    for index, tensor in enumerate(stored):
+        if tensor.codec == "ectcq":
+            name, original = tensor.name, decoded[tensor.name]
+            data, decoded[name] = encode_fixed(original, next(bits), is_embedding(name))
+            stored[index] = StoredTensor(name, tensor.shape, "fixed", data)
+    path = tmp_path / "model.rbe"
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    with Container.open(path) as container:
+        model = load_model(container, load_kernels(engine, 1), lambda *progress: None)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
+    expected = gpt2(tokens[0], float64(decoded), config)
+    assert relative_error(model.forward(tokens)[0], expected) < 1e-4
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_matrices_of_fixed_rates_stay_as_they_are_stored(bits):
+    tensor = random_tensors(small_config())["wte.weight"]
+    data, decoded = encode_fixed(tensor, bits, transposed=True)
+    stored = np.frombuffer(data, np.uint8)
+    matrix = resident(StoredTensor("wte.weight", tensor.shape, "fixed", stored.data))
+    assert isinstance(matrix, PanelMatrix)
+    assert matrix.bits == bits
+    assert np.shares_memory(matrix.values, stored)
+    np.testing.assert_array_equal(matrix.dense(), decoded.T)
+    np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
+
+
 def test_matrices_stay_integers():
     tensor = random_tensors(small_config())["wte.weight"]
     data, decoded = encode(tensor, 0.08, transposed=True)
@@ -79,7 +125,7 @@ def test_matrices_stay_integers():
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
 
 
-@pytest.mark.parametrize("codec", ["ectcq", "classic", "float16"])
+@pytest.mark.parametrize("codec", ["ectcq", "fixed", "classic", "float16"])
 def test_a_damaged_tensor_is_named(codec):
     with pytest.raises(PayloadError, match=r"tensor h\.0\.mlp\.c_fc\.weight: "):
         resident(StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9))

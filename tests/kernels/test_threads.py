@@ -15,11 +15,12 @@ from numba.np.ufunc.parallel import threading_layer
 kernels = load_kernels("fast", 2)
 values, steps = np.ones((40, 64, 64), np.int8), np.arange(2560, dtype=np.float32)
 x, bias = np.ones((8, 64), np.float32), np.zeros(2560, np.float32)
+levels, rows = np.zeros(0, np.float32), np.ones(64, np.float32)
 outs = [np.zeros((8, 2560), np.float32) for _ in range(2)]
 
 def work(out):
     for _ in range(20):
-        kernels.matmul(x, values, steps, bias, out)
+        kernels.matmul(x, values, levels, rows, steps, bias, out)
 
 workers = [threading.Thread(target=work, args=(out,)) for out in outs]
 [worker.start() for worker in workers]

@@ -74,7 +74,7 @@ def test_both_variants_compute_the_same(kernels: dict[Variant, Kernels]) -> None
 @pytest.mark.parametrize("shape", [(3, 5), (8, 64), (13, 130), (64, 1)])
 def test_random_panels_are_8_bit_with_padding_of_zeros(shape: tuple[int, int]) -> None:
     found = random_panels(shape, np.random.default_rng(0))
-    integers = found.integers()
+    integers = found.unscaled()
     again = PanelMatrix.from_blocks(
         shape, [(slice(0, shape[1]), integers.astype(np.int16), found.column_steps)]
     )
@@ -85,7 +85,7 @@ def test_random_panels_are_8_bit_with_padding_of_zeros(shape: tuple[int, int]) -
 def test_random_weights_keep_the_scale_of_their_input() -> None:
     matrix = random_panels((400, 300), np.random.default_rng(0))
     x = np.random.default_rng(1).standard_normal((50, 400))
-    out = x @ (matrix.column_steps * matrix.integers())
+    out = x @ (matrix.column_steps * matrix.unscaled())
     assert np.std(out) == pytest.approx(1, rel=0.05)
 
 

@@ -1,0 +1,128 @@
+"""A weight matrix at a fixed number of bits, stored as it lies in memory.
+
+weight[k, n] = level[k, n] * row step * column step. The bytes of a matrix (codec `fixed`,
+version 1, little-endian); the bits of a weight, 2, 4 or 8, follow from their number:
+
+    values         uint8 or int8, the panels of codec/panels.py; of 2 bits the levels are
+                   EVEN_2, of 4 bits BENT_4, of 8 bits the integers themselves
+    row steps      int8 [K]    2 ** (level / 8)
+    column steps   int8 [N]    unit * 2 ** (level / 8)
+    unit           float32
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec import panels
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
+from rbe_cli.codec.fixed_rate import LARGEST, LEVELS, StepLevels, quantise, steps
+from rbe_cli.errors import PayloadError
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedMatrix:
+    """A matrix `[K inputs, N outputs]`.
+
+    Attributes:
+        shape: (K, N).
+        bits: of a weight.
+        values: panels of codes or integers.
+        row_levels: int8 `[K]`.
+        column_levels: int8 `[N]`.
+        unit: of the columns' steps.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    values: panels.Values
+    row_levels: StepLevels
+    column_levels: StepLevels
+    unit: float
+
+    @classmethod
+    def encode(
+        cls, weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
+    ) -> "FixedMatrix":
+        """Quantise float32 `[K, N]` to 2, 4 or 8 bits.
+
+        Args:
+            weights: finite.
+            bits: a weight.
+            inputs: what an error costs by its row.
+            outputs: what it costs by its column, for each of its column blocks.
+        """
+        rows, columns = weights.shape
+        codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
+        values = panels.zeros((rows, columns), bits)
+        panels.store(values, bits, 0, codes.view(panels.DTYPES[bits]))
+        return cls((rows, columns), bits, values, row_levels, column_levels, unit)
+
+    @property
+    def levels(self) -> Float32:
+        """What codes stand for, `[2 ** bits]`; `panels.NO_LEVELS` for integers."""
+        return LEVELS[self.bits]
+
+    @property
+    def row_steps(self) -> Float32:
+        return steps(self.row_levels)
+
+    @property
+    def column_steps(self) -> Float32:
+        return np.float32(self.unit) * steps(self.column_levels)
+
+    def to_bytes(self) -> bytes:
+        """The layout of the module's docstring."""
+        parts = self.values, self.row_levels, self.column_levels, np.array(self.unit, "<f4")
+        return b"".join(part.tobytes() for part in parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "FixedMatrix":
+        """The inverse of `to_bytes`; values and levels stay views of `data`.
+
+        Raises:
+            PayloadError: the bytes are not a matrix of this shape.
+        """
+        rows, columns = shape
+        by_size = {payload_bytes(shape, bits): bits for bits in LEVELS}
+        bits = by_size.get(len(data))
+        if bits is None:
+            raise PayloadError(f"{len(data)} bytes do not hold a fixed-rate matrix {shape}")
+        stored = panels.panel_shape(shape, bits)
+        count = int(np.prod(stored))
+        matrix = cls(
+            shape,
+            bits,
+            np.frombuffer(data, panels.DTYPES[bits], count).reshape(stored),
+            np.frombuffer(data, np.int8, rows, count),
+            np.frombuffer(data, np.int8, columns, count + rows),
+            float(np.frombuffer(data, "<f4", 1, count + rows + columns)[0]),
+        )
+        _check_steps(matrix)
+        return matrix
+
+    def decode(self) -> Float32:
+        """The whole matrix as float32 `[K, N]`."""
+        unscaled = panels.unscaled(self.values, self.levels, self.shape)
+        return unscaled * self.row_steps[:, None] * self.column_steps
+
+
+def payload_bytes(shape: tuple[int, int], bits: int) -> int:
+    """Of a matrix `[K, N]`."""
+    return int(np.prod(panels.panel_shape(shape, bits))) + sum(shape) + 4
+
+
+def _check_steps(matrix: FixedMatrix) -> None:
+    """Refuse steps that no weight can have."""
+    if not (np.isfinite(matrix.unit) and matrix.unit > 0):
+        raise PayloadError(f"a matrix's steps have the unit {matrix.unit}")
+    with np.errstate(over="ignore"):
+        largest = (
+            matrix.row_steps.max() * matrix.column_steps.max() * np.float32(LARGEST[matrix.bits])
+        )
+    if not np.isfinite(largest):
+        raise PayloadError("a matrix's steps are too large")

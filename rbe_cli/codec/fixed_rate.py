@@ -1,0 +1,239 @@
+"""Weights as levels of a fixed number of bits, with the error feedback of codec/feedback.py.
+
+With the scales of rows and columns divided out, weights are close to Gaussian noise, which the
+tables of levels are for. Feedback adds to what a row's codes are to stand for, so its step is
+found when it is written: the one that errs least.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.feedback import InputFactor, OutputFactor, add_product
+from rbe_cli.codec.geometry import SEGMENT, column_blocks, trellis_order
+from rbe_cli.codec.panels import BENT_4, EVEN_2, NO_LEVELS
+from rbe_cli.jit import jit
+
+Float32 = NDArray[np.float32]
+StepLevels = NDArray[np.int8]
+
+LEVELS = {2: EVEN_2, 4: BENT_4, 8: NO_LEVELS}  # of 8 bits: integers
+LARGEST = {2: float(EVEN_2[-1]), 4: float(BENT_4[-1]), 8: 128.0}  # of their magnitudes
+_STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_SMALLEST_UNIT = 1e-30  # 2 ** -16 of it is still a normal number
+_CELLS = np.float32(16)  # to a unit: the middles between levels are multiples of 1/16
+_ONE = np.float32(1)
+_ROWS = 64  # rows quantised between two matrix products
+
+
+class Quantiser(NamedTuple):
+    """The level nearest to a value, by cells of 1/16; compiled code takes it whole.
+
+    Attributes:
+        levels: float32 `[2 * cells]`, that of each cell, the first of which begins at
+            -cells / 16.
+        codes: uint8 `[2 * cells]`, what stands for them; of 8 bits, the integers' bytes.
+        largest: of the levels.
+    """
+
+    levels: Float32
+    codes: NDArray[np.uint8]
+    largest: float
+
+
+class Quantised(NamedTuple):
+    """A matrix in codes.
+
+    Attributes:
+        codes: uint8 `[K, N]`.
+        row_levels: int8 `[K]`, the rows' steps.
+        column_levels: int8 `[N]`, the columns' steps over `unit`.
+        unit: the step of the largest column.
+    """
+
+    codes: NDArray[np.uint8]
+    row_levels: StepLevels
+    column_levels: StepLevels
+    unit: float
+
+
+def steps(levels: StepLevels) -> Float32:
+    """2 ** (level / 8)."""
+    return _STEPS[levels.astype(np.int64) + 128]
+
+
+def quantise(
+    weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
+) -> Quantised:
+    """Write a matrix at 2, 4 or 8 bits a weight.
+
+    Args:
+        weights: float32 `[K, N]`.
+        bits: a weight.
+        inputs: what an error costs by its row.
+        outputs: what it costs by its column, for each column block.
+    """
+    column_levels, unit = _column_scales(weights)
+    column_steps = np.float32(unit) * steps(column_levels)
+    # As in feedback.py, but with the blocks of columns side by side: they share the rows' steps.
+    blocks = column_blocks(weights.shape[1])
+    edges = np.array([0, *(part.stop for part in blocks)])
+    order = np.concatenate([part.start + trellis_order(part.stop - part.start) for part in blocks])
+    place = np.ix_(inputs.order, order)
+    ordered_steps = column_steps[order]
+    remains = weights[place] / ordered_steps
+    carried = np.zeros_like(remains)  # feedback from the rows of earlier groups
+    mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
+    cost = _column_cost(outputs, ordered_steps)
+    limit = math.floor(8 * math.log2(_FLOAT32_MAX / (LARGEST[bits] * float(column_steps.max()))))
+    codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)
+    lower = inputs.lower
+    for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
+        part = slice(start, min(start + _ROWS, len(weights)))
+        inner = np.ascontiguousarray(lower[part, part])
+        _quantise_rows(
+            remains[part], carried[part], inner, mixing, edges, cost, quantiser(bits),
+            min(limit, 127), codes[part], row_levels[part],
+        )  # fmt: skip
+        if lower.size and start:
+            carried[:start] += lower[part, :start].T @ remains[part]
+    natural = np.empty_like(codes)
+    natural[place] = codes
+    return Quantised(natural, row_levels[np.argsort(inputs.order)], column_levels, unit)
+
+
+def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
+    """The columns' scales, with those of the rows taken out: levels below the largest; its own."""
+    rows = np.einsum("kn,kn->k", weights, weights, dtype=np.float64)
+    inverse = np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
+    power = np.einsum("kn,kn,k->n", weights, weights, inverse)  # [N]
+    ratio = np.maximum(power / (power.max() or 1.0), 2.0**-32)
+    levels = np.rint(4 * np.log2(ratio)).astype(np.int8)
+    scale = steps(levels).astype(np.float64)
+    mean = np.einsum("kn,kn,n->", weights, weights, scale**-2) / weights.size
+    unit = min(max(float(np.sqrt(mean)), _SMALLEST_UNIT), _FLOAT32_MAX)
+    return levels, float(np.float32(unit))
+
+
+@cache
+def quantiser(bits: int) -> Quantiser:
+    """Of 2, 4 or 8 bits."""
+    levels, codes = LEVELS[bits], np.arange(2**bits)
+    if not levels.size:
+        codes = np.arange(-127, 128)
+        levels = codes.astype(np.float32)
+    cells = int(_CELLS * np.ceil(levels[-1] + 1))
+    inside = (np.arange(-cells, cells) + 0.5) / _CELLS
+    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, inside)
+    return Quantiser(levels[nearest], codes[nearest].astype(np.uint8), float(levels[-1]))
+
+
+def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float32]) -> Float32:
+    """M of every block, in units of the columns' steps, `[blocks, B, B]`; narrower ones padded."""
+    width = max(factor.mixing.shape[0] for factor in outputs)
+    mixing = np.zeros((len(outputs), width, width), np.float32)
+    for scaled, factor, own in zip(mixing, outputs, column_steps, strict=True):
+        size = factor.mixing.shape[0]
+        if size:
+            scaled[:size, :size] = factor.mixing * own[:, None] / own
+    return mixing
+
+
+def _column_cost(outputs: Sequence[OutputFactor], column_steps: Float32) -> Float32:
+    """What an error of one step costs in each column, over its mean."""
+    diagonal = np.concatenate([factor.diagonal for factor in outputs])
+    cost = diagonal * column_steps.astype(np.float64) ** 2
+    return (cost / cost.mean()).astype(np.float32)
+
+
+@jit()
+def _quantise_rows(
+    remains: Float32,
+    carried: Float32,
+    lower: Float32,
+    mixing: Float32,
+    edges: NDArray[np.int64],
+    cost: Float32,
+    quantiser: Quantiser,
+    limit: int,
+    codes: NDArray[np.uint8],
+    row_levels: StepLevels,
+) -> None:
+    """Quantise `[rows, N]` from the last row to the first, in units of the columns' steps.
+
+    `remains` holds the weights and receives their errors, `carried` the feedback of the rows
+    outside, `lower` L among these rows; blocks of columns end at `edges`; `cost` is that of an
+    error by its column; no row has a step above that of level `limit`.
+    """
+    rows, columns = remains.shape
+    feedback = np.empty(columns, np.float32)  # of the rows below
+    target = np.empty(columns, np.float32)  # with that of the columns before, too
+    for i in range(rows - 1, -1, -1):
+        feedback[:] = carried[i]
+        if lower.size > 0:
+            add_product(lower[i + 1 :, i].copy(), remains[i + 1 :], 0, feedback)
+        for n in range(columns):
+            target[n] = remains[i, n] + feedback[n]
+        level = _best_level(target, cost, quantiser, limit)
+        row_levels[i] = level
+        step = _STEPS[level + 128]
+        for block in range(mixing.shape[0]):
+            start, stop = edges[block], edges[block + 1]
+            for first in range(start, stop, SEGMENT):
+                last = min(first + SEGMENT, stop)
+                for n in range(first, last):
+                    cell = _cell(target[n] / step, quantiser)
+                    codes[i, n] = quantiser.codes[cell]
+                    remains[i, n] -= step * quantiser.levels[cell]
+                    feedback[n] += remains[i, n]
+                if mixing.size > 0:
+                    add_product(
+                        feedback[first:last],
+                        mixing[block, first - start : last - start],
+                        last - start,
+                        target[start:stop],
+                    )
+
+
+@jit()
+def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
+    """Of a target over its steps; what no level reaches is clipped."""
+    cells = len(quantiser.levels) // 2
+    last = np.float32(cells - 1)
+    bounded = np.minimum(np.maximum(scaled * _CELLS, -last - _ONE), last)
+    return np.int64(np.floor(bounded)) + cells
+
+
+@jit()
+def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int) -> int:
+    """The best step, from the least one that clips nothing downwards.
+
+    Costs may differ so much that a few columns make the error, which then has several minima.
+    """
+    largest = 0.0
+    for n in range(target.shape[0]):
+        largest = max(largest, abs(target[n]))
+    ratio = min(max(largest / quantiser.largest, 1e-30), 1e30)
+    level = best = min(max(int(np.ceil(8 * np.log2(ratio))), -128), limit)
+    error = least = _weighted_error(target, cost, quantiser, level)
+    while level > -128 and error <= 2 * least:
+        level -= 1
+        error = _weighted_error(target, cost, quantiser, level)
+        if error < least:
+            best, least = level, error
+    return best
+
+
+@jit()
+def _weighted_error(target: Float32, cost: Float32, quantiser: Quantiser, level: int) -> float:
+    """Sum of squared errors at a row's step, each times its column's cost."""
+    step, total = _STEPS[level + 128], 0.0
+    for n in range(target.shape[0]):
+        error = target[n] - step * quantiser.levels[_cell(target[n] / step, quantiser)]
+        total += cost[n] * error * error
+    return total

@@ -4,6 +4,6 @@
     TransformerBlock: LayerNorm -> Attention -> + -> LayerNorm -> FeedForward -> +
 
 Activations are float32 `[batch, seq, ...]`. A matrix is either dense float32 or a
-`PanelMatrix` of integers (`rbe_cli.kernels.panel`), always `[K inputs, N outputs]`;
+`PanelMatrix` of integers or levels (`rbe_cli.kernels.panel`), always `[K inputs, N outputs]`;
 embeddings are `[n_embd, rows]`, so that a tied head is the same matrix as the embedding.
 """

@@ -15,6 +15,7 @@ from rbe_cli.codec.matrix import encode_block
 from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.tasks.calibration import MAX_BATCH_TOKENS
 from rbe_cli.tasks.compress import first_target
 from rbe_cli.tasks.evaluate import CHUNK_LOGITS
 from rbe_cli.tasks.output_file import OutputFile
@@ -22,7 +23,7 @@ from rbe_cli.tasks.settings import Settings
 from rbe_cli.tasks.storing import are_vectors_coded, matrix_rate, vector_bits
 
 _SAMPLE = 256  # rows and columns of the block that is timed
-_INTERPRETER_BYTES = 200_000_000  # Python with Numba and its code
+_INTERPRETER_BYTES = 300_000_000  # Python with Numba and its code
 _LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of a task
 _FACTOR_COPIES = 4  # of the largest moment, in float64
 _PASSES = 2.5  # forecasting and two attempts, in times of encoding every weight once
@@ -110,8 +111,13 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
         moments += sum((part.stop - part.start) ** 2 for part in column_blocks(columns))
     # Sums of a layer, and of the batches whose sums were not added yet; then their factors.
     measuring = 4 * moments * (1 + 2 * jobs)
-    factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2 + _LOGITS_BYTES * jobs
-    return _INTERPRETER_BYTES + 4 * parameters + max(measuring, factoring)
+    factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2
+    # Both models' outputs of every layer, and their logits; then the errors of each matrix.
+    states = 2 * 4 * config.n_layer * MAX_BATCH_TOKENS * config.n_embd
+    evaluating = parameters + jobs * (states + _LOGITS_BYTES)
+    reporting = parameters + 2 * (1 + jobs) * 4 * config.vocab_size * config.n_embd
+    peak = max(measuring, factoring, evaluating, reporting)
+    return _INTERPRETER_BYTES + 4 * parameters + parameters // 2 + peak
 
 
 def _weights_per_second(checkpoint: Checkpoint) -> float:

@@ -8,7 +8,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.errors import UsageError
 from rbe_cli.tasks.compress import CompressOptions, compress
-from rbe_cli.tasks.plan import plan
+from rbe_cli.tasks.plan import jobs_within, memory_bytes, plan
 from rbe_cli.tasks.settings import Override, Settings
 
 
@@ -89,3 +89,15 @@ def test_what_is_fixed_must_leave_room(checkpoint):
 def test_the_source_is_named(checkpoint):
     other = dataclasses.replace(checkpoint, source="elsewhere")
     assert plan(other, Settings(4.0)).source == "elsewhere"
+
+
+def test_as_many_tasks_run_as_memory_allows():
+    config = small_config(
+        vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
+    )
+    assert 1.5e9 < memory_bytes(config, 1) < memory_bytes(config, 2) < 2e9  # as was measured
+    assert jobs_within(config, 2_000_000_000, 4) == 2
+    assert jobs_within(config, 10**12, 4) == 4
+    assert jobs_within(config, memory_bytes(config, 3), None) <= 3
+    with pytest.raises(UsageError, match="are needed, more than --max-memory"):
+        jobs_within(config, 10**9, 4)

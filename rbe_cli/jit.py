@@ -53,3 +53,17 @@ def jit(*, parallel: bool = False) -> Callable[[Kernel], Kernel]:
             return compiled(function, cache=False)
 
     return decorate
+
+
+def native_jit(function: Kernel) -> Kernel:
+    """Compile on first use for kernels that run without Numba (kernels/native.py).
+
+    Such a function takes numbers, records and vectors, no arrays, allocates nothing and raises
+    nothing; it can be called by compiled code alone.
+    """
+    compiler: Any = njit  # whose annotations leave some options out
+    decorate = compiler(
+        nogil=True, error_model="numpy", fastmath={"contract"},
+        no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False,
+    )  # fmt: skip
+    return cast(Kernel, decorate(function))

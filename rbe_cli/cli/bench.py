@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
+from rbe_cli.cli.options import FormatOption, KvType, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rbe_cli.tasks.bench import BenchResult
     from rbe_cli.tasks.bench_layers import LayerTiming
-    from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming
+    from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming, Spread
     from rbe_cli.tasks.machine import Machine
 
 
@@ -82,6 +82,10 @@ def bench(
         int | None,
         typer.Option(min=0, help="With --model: tokens in the cache before; default: 0."),
     ] = None,
+    kv_type: Annotated[
+        KvType | None,
+        typer.Option(help="With --model: how keys and values are kept; default: fp16."),
+    ] = None,
     repeat: Annotated[
         int | None,
         typer.Option(
@@ -113,7 +117,7 @@ def bench(
         shapes,
         ops,
         variants,
-        _model_options(model, prompt_tokens, max_tokens, depth),
+        _model_options(model, prompt_tokens, max_tokens, depth, kv_type),
         repeat,
         threads,
     )
@@ -123,13 +127,24 @@ def bench(
 
 
 def _model_options(
-    model: Path | None, prompt_tokens: int | None, max_tokens: int | None, depth: int | None
+    model: Path | None,
+    prompt_tokens: int | None,
+    max_tokens: int | None,
+    depth: int | None,
+    kv_type: KvType | None,
 ) -> "ModelOptions | None":
+    from rbe_cli.engine.session import DEFAULT_KV_TYPE
     from rbe_cli.tasks.bench_model import ModelOptions
 
     if model is not None:
-        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0)
-    given = {"--prompt-tokens": prompt_tokens, "--max-tokens": max_tokens, "--depth": depth}
+        kept_as = kv_type.value if kv_type else DEFAULT_KV_TYPE
+        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0, kept_as)
+    given = {
+        "--prompt-tokens": prompt_tokens,
+        "--max-tokens": max_tokens,
+        "--depth": depth,
+        "--kv-type": kv_type,
+    }
     for flag, value in given.items():
         if value is not None:
             raise UsageError(f"{flag} belongs to --model")
@@ -163,14 +178,23 @@ def _machine(machine: "Machine") -> object:
 def _model(timing: "ModelTiming") -> object:
     return facts(
         [
-            ("prefill", f"{timing.prefill_tokens_per_second:.1f} tokens/s"),
-            ("decode", f"{timing.decode_tokens_per_second:.1f} tokens/s"),
+            ("prefill", _rate(timing.prefill_tokens_per_second, timing.prefill_spread)),
+            ("decode", _rate(timing.decode_tokens_per_second, timing.decode_spread)),
             ("load", _seconds(timing.load_seconds)),
             ("first token", _seconds(timing.time_to_first_token_seconds)),
             ("peak memory", size(timing.peak_rss_bytes)),
             ("read per token", size(timing.bytes_per_token)),
+            (
+                "memory reads",
+                f"{timing.read_bytes_per_second / 1e9:.1f} GB/s, of which decoding reaches "
+                f"{timing.bandwidth_share:.0%}",
+            ),
         ]
     )
+
+
+def _rate(median: float, spread: "Spread") -> str:
+    return f"{median:.1f} tokens/s ({spread.min:.1f} to {spread.max:.1f})"
 
 
 def _row(timing: "LayerTiming") -> tuple[str, ...]:

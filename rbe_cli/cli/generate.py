@@ -9,6 +9,7 @@ import typer
 from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines
 from rbe_cli.cli.options import (
     FormatOption,
+    KvType,
     Offline,
     Quiet,
     RbeFile,
@@ -22,7 +23,7 @@ from rbe_cli.cli.output import Format, Output
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.nn.gpt2 import Gpt2
+    from rbe_cli.engine.session import Session
     from rbe_cli.text.options import GenerationOptions
     from rbe_cli.text.recording import GenerationResult, RecordedGeneration
     from rbe_cli.text.tokenizer import Tokenizer
@@ -61,6 +62,9 @@ def generate(
     batch: Annotated[
         int, typer.Option(min=1, help="So many continuations of the prompt, side by side.")
     ] = 1,
+    kv_type: Annotated[
+        KvType, typer.Option(help="How keys and values are kept: memory and speed, or precision.")
+    ] = KvType.fp16,
     on_overflow: Annotated[
         Overflow,
         typer.Option(help="A full context ends the text, or its newest half is kept."),
@@ -81,6 +85,7 @@ def generate(
     """Continue a prompt with a compressed model."""
     from rbe_cli.container.reader import Container
     from rbe_cli.engine.resident import load_model
+    from rbe_cli.engine.session import Session
     from rbe_cli.kernels.table import load_kernels
     from rbe_cli.text.options import GenerationOptions
 
@@ -108,9 +113,11 @@ def generate(
         if not interactive:
             vocab_size = container.config.vocab_size
             prompts = read_prompts(prompt, text_file, tokens, tokenizer, vocab_size)
+        rows = batch * (1 if interactive else len(prompts))
         with out.progress() as progress:
             model = load_model(container, load_kernels("fast", threads), progress)
-    writer = _Writer(model, tokenizer, options, out, stream=not no_stream)
+            session = Session(model, rows, kv_type.value, progress)
+    writer = _Writer(session, tokenizer, options, out, stream=not no_stream)
     if interactive:
         _converse(writer, tokenizer, out, batch)
     else:
@@ -122,28 +129,27 @@ class _Writer:
 
     def __init__(
         self,
-        model: "Gpt2",
+        session: "Session",
         tokenizer: "Tokenizer | None",
         options: "GenerationOptions",
         out: Output,
         stream: bool,
     ) -> None:
-        self._model = model
+        self._session = session
         self._tokenizer = tokenizer
         self._options = options
         self._out = out
         self._stream = stream
 
     def write(self, prompts: list[Prompt]) -> None:
-        from rbe_cli.engine.session import Session
         from rbe_cli.text.recording import RecordedGeneration
 
         generation = RecordedGeneration(
-            Session(self._model, len(prompts)),
+            self._session,
             [prompt.tokens for prompt in prompts],
             self._options,
             self._tokenizer,
-            self._model.config.eos_token_id,
+            self._session.model.config.eos_token_id,
         )
         if self._out.format is Format.human:
             self._write_text(prompts, generation)

@@ -1,11 +1,21 @@
 """Options that several verbs share, declared once."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rbe_cli.cli.output import Format
+
+
+class KvType(StrEnum):
+    """How keys and values are kept."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
 
 RbeFile = Annotated[Path, typer.Argument(metavar="FILE.rbe", help="A compressed model.")]
 FormatOption = Annotated[

@@ -100,6 +100,7 @@ def run(
     from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.container.reader import Container
     from rbe_cli.engine.resident import load_model
+    from rbe_cli.engine.warm_up import warm_up
     from rbe_cli.kernels.table import load_kernels
 
     out = Output(format, quiet, verbose)
@@ -120,6 +121,7 @@ def run(
         # A text's windows go to one thread each; a single pass shares its threads.
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
         model = load_model(container, kernels, progress)
+        warm_up(model, progress)
         original = _open_reference(reference, model, offline, progress) if reference else None
         if perplexity:
             found = _evaluate(model, sequences, original, context, stride, threads, progress)

@@ -1,27 +1,34 @@
 """A weight matrix at a fixed number of bits, stored as it lies in memory.
 
 weight[k, n] = level[k, n] * row step * column step. The bytes of a matrix (codec `fixed`,
-version 1, little-endian); the bits of a weight, 2, 4 or 8, follow from their number:
+version 2, little-endian); the bits of a weight, 2, 4 or 8, follow from their number:
 
-    values         uint8 or int8, the panels of codec/panels.py; of 2 bits the levels are
-                   EVEN_2, of 4 bits BENT_4, of 8 bits the integers themselves
+    values         uint8, codes in the panels of codec/panels.py; their levels are EVEN_2 of 2
+                   bits, BENT_4 of 4, INT_8 of 8
     row steps      int8 [K]    2 ** (level / 8)
     column steps   int8 [N]    unit * 2 ** (level / 8)
     unit           float32
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import panels
-from rbe_cli.codec.feedback import InputFactor, OutputFactor
-from rbe_cli.codec.fixed_rate import LARGEST, LEVELS, StepLevels, quantise, steps
+from rbe_cli.codec.panels import BENT_4, EVEN_2, INT_8, Layout
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
+StepLevels = NDArray[np.int8]
+
+LAYOUTS: dict[int, Layout] = {2: EVEN_2, 4: BENT_4, 8: INT_8}
+_STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
+
+
+def steps(levels: StepLevels) -> Float32:
+    """2 ** (level / 8)."""
+    return _STEPS[levels.astype(np.int64) + 128]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +38,7 @@ class FixedMatrix:
     Attributes:
         shape: (K, N).
         bits: of a weight.
-        values: panels of codes or integers.
+        values: panels of codes.
         row_levels: int8 `[K]`.
         column_levels: int8 `[N]`.
         unit: of the columns' steps.
@@ -44,28 +51,10 @@ class FixedMatrix:
     column_levels: StepLevels
     unit: float
 
-    @classmethod
-    def encode(
-        cls, weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
-    ) -> "FixedMatrix":
-        """Quantise float32 `[K, N]` to 2, 4 or 8 bits.
-
-        Args:
-            weights: finite.
-            bits: a weight.
-            inputs: what an error costs by its row.
-            outputs: what it costs by its column, for each of its column blocks.
-        """
-        rows, columns = weights.shape
-        codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
-        values = panels.zeros((rows, columns), bits)
-        panels.store(values, bits, 0, codes.view(panels.DTYPES[bits]))
-        return cls((rows, columns), bits, values, row_levels, column_levels, unit)
-
     @property
-    def levels(self) -> Float32:
-        """What codes stand for, `[2 ** bits]`; `panels.NO_LEVELS` for integers."""
-        return LEVELS[self.bits]
+    def layout(self) -> Layout:
+        """Of the panels."""
+        return LAYOUTS[self.bits]
 
     @property
     def row_steps(self) -> Float32:
@@ -88,7 +77,7 @@ class FixedMatrix:
             PayloadError: the bytes are not a matrix of this shape.
         """
         rows, columns = shape
-        by_size = {payload_bytes(shape, bits): bits for bits in LEVELS}
+        by_size = {payload_bytes(shape, bits): bits for bits in LAYOUTS}
         bits = by_size.get(len(data))
         if bits is None:
             raise PayloadError(f"{len(data)} bytes do not hold a fixed-rate matrix {shape}")
@@ -97,7 +86,7 @@ class FixedMatrix:
         matrix = cls(
             shape,
             bits,
-            np.frombuffer(data, panels.DTYPES[bits], count).reshape(stored),
+            np.frombuffer(data, np.uint8, count).reshape(stored),
             np.frombuffer(data, np.int8, rows, count),
             np.frombuffer(data, np.int8, columns, count + rows),
             float(np.frombuffer(data, "<f4", 1, count + rows + columns)[0]),
@@ -107,8 +96,8 @@ class FixedMatrix:
 
     def decode(self) -> Float32:
         """The whole matrix as float32 `[K, N]`."""
-        unscaled = panels.unscaled(self.values, self.levels, self.shape)
-        return unscaled * self.row_steps[:, None] * self.column_steps
+        levels = self.layout.levels[panels.unpack(self.values, self.shape)]
+        return levels * self.row_steps[:, None] * self.column_steps
 
 
 def payload_bytes(shape: tuple[int, int], bits: int) -> int:
@@ -121,8 +110,7 @@ def _check_steps(matrix: FixedMatrix) -> None:
     if not (np.isfinite(matrix.unit) and matrix.unit > 0):
         raise PayloadError(f"a matrix's steps have the unit {matrix.unit}")
     with np.errstate(over="ignore"):
-        largest = (
-            matrix.row_steps.max() * matrix.column_steps.max() * np.float32(LARGEST[matrix.bits])
-        )
+        largest = matrix.row_steps.max() * matrix.column_steps.max()
+        largest *= np.abs(matrix.layout.levels).max()
     if not np.isfinite(largest):
         raise PayloadError("a matrix's steps are too large")

@@ -13,16 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec import panels
 from rbe_cli.codec.feedback import InputFactor, OutputFactor, add_product
+from rbe_cli.codec.fixed import LAYOUTS, FixedMatrix, StepLevels, steps
 from rbe_cli.codec.geometry import SEGMENT, column_blocks, trellis_order
-from rbe_cli.codec.panels import BENT_4, EVEN_2, NO_LEVELS
 from rbe_cli.jit import jit
 
 Float32 = NDArray[np.float32]
-StepLevels = NDArray[np.int8]
 
-LEVELS = {2: EVEN_2, 4: BENT_4, 8: NO_LEVELS}  # of 8 bits: integers
-LARGEST = {2: float(EVEN_2[-1]), 4: float(BENT_4[-1]), 8: 128.0}  # of their magnitudes
 _STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_UNIT = 1e-30  # 2 ** -16 of it is still a normal number
@@ -37,7 +35,7 @@ class Quantiser(NamedTuple):
     Attributes:
         levels: float32 `[2 * cells]`, that of each cell, the first of which begins at
             -cells / 16.
-        codes: uint8 `[2 * cells]`, what stands for them; of 8 bits, the integers' bytes.
+        codes: uint8 `[2 * cells]`, what stands for them.
         largest: of the levels.
     """
 
@@ -62,9 +60,14 @@ class Quantised(NamedTuple):
     unit: float
 
 
-def steps(levels: StepLevels) -> Float32:
-    """2 ** (level / 8)."""
-    return _STEPS[levels.astype(np.int64) + 128]
+def encode_matrix(
+    weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
+) -> FixedMatrix:
+    """A matrix at 2, 4 or 8 bits a weight; arguments as of `quantise`."""
+    codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
+    values = panels.zeros(codes.shape, bits)
+    panels.store(values, 0, codes)
+    return FixedMatrix(codes.shape, bits, values, row_levels, column_levels, unit)
 
 
 def quantise(
@@ -90,7 +93,8 @@ def quantise(
     carried = np.zeros_like(remains)  # feedback from the rows of earlier groups
     mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
     cost = _column_cost(outputs, ordered_steps)
-    limit = math.floor(8 * math.log2(_FLOAT32_MAX / (LARGEST[bits] * float(column_steps.max()))))
+    largest = float(np.abs(LAYOUTS[bits].levels).max()) * float(column_steps.max())
+    limit = math.floor(8 * math.log2(_FLOAT32_MAX / largest))
     codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)
     lower = inputs.lower
     for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
@@ -123,10 +127,9 @@ def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
 @cache
 def quantiser(bits: int) -> Quantiser:
     """Of 2, 4 or 8 bits."""
-    levels, codes = LEVELS[bits], np.arange(2**bits)
-    if not levels.size:
-        codes = np.arange(-127, 128)
-        levels = codes.astype(np.float32)
+    layout = LAYOUTS[bits]
+    first = 1 if bits == 8 else 0  # -128 has no opposite
+    levels, codes = layout.levels[first:], np.arange(first, 2**bits)
     cells = int(_CELLS * np.ceil(levels[-1] + 1))
     inside = (np.arange(-cells, cells) + 0.5) / _CELLS
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, inside)

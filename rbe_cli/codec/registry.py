@@ -4,7 +4,7 @@ CODEC_VERSIONS: dict[str, int] = {
     "classic": 1,
     "coded": 1,
     "ectcq": 1,
-    "fixed": 1,
+    "fixed": 2,
     "float16": 1,
     "float32": 1,
     "scalar": 1,

@@ -9,7 +9,8 @@ Two codecs beside `float16` and `float32` (codec/dense.py), version 1, little-en
              state   uint32               of a single rANS lane (codec/rans.py)
              words   uint16 [...]         n, coded as q of z = 0
 
-An n far from the others is coded by an escape, so that outliers cost little.
+An n far from the others is coded by an escape, so that outliers cost little. What codes them
+needs Numba, which is imported only when it is called: most files are loaded without.
 """
 
 import math
@@ -19,8 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec import dense, rans
-from rbe_cli.codec.entropy_model import ESCAPE, MIN_LEVEL, SYMBOL_OFFSET, entropy_tables
+from rbe_cli.codec import dense
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
@@ -61,6 +61,8 @@ def encode_vector(values: Float32, step: float) -> bytes:
     Args:
         values, step: as in `choose`.
     """
+    from rbe_cli.codec import rans
+
     exact = values.astype(np.float64)
     offset, step = float(np.float32(np.median(exact))), float(np.float32(step))
     n = np.rint((exact - offset) / step).clip(_INTEGERS.min, _INTEGERS.max).astype(np.int16)
@@ -90,6 +92,8 @@ def decode_vector(data: bytes | memoryview, shape: tuple[int, ...], codec: str) 
 
 def _cheapest_level(n: NDArray[np.int16]) -> int:
     """The level of the entropy model that charges least for integers `[n]`."""
+    from rbe_cli.codec.entropy_model import ESCAPE, MIN_LEVEL, SYMBOL_OFFSET, entropy_tables
+
     tables = entropy_tables()
     symbols = (n >> tables.shift[:, None]) + SYMBOL_OFFSET  # [levels, n]
     symbols = np.where((symbols >= 0) & (symbols < ESCAPE), symbols, ESCAPE)
@@ -109,6 +113,8 @@ def _decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Flo
     offset, step, level, state = _CODED.unpack_from(data)
     if not (math.isfinite(offset) and math.isfinite(step) and step > 0.0):
         raise PayloadError(f"a coded vector has offset {offset} and step {step}")
+    from rbe_cli.codec import rans
+
     words = np.frombuffer(data, "<u2", word_bytes // 2, _CODED.size)
     n = rans.decode_run(state, words, level, math.prod(shape)).reshape(shape)
     with np.errstate(over="ignore"):

@@ -7,11 +7,10 @@ from functools import partial
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.fixed import FixedMatrix
-from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.codec.vector import decode_vector
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.engine.warm_up import compile_steps, warm_up
+from rbe_cli.engine.warm_up import compile_steps
 from rbe_cli.errors import PayloadError
 from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.kernels.panel import PanelMatrix
@@ -22,7 +21,7 @@ from rbe_cli.progress import Progress
 
 
 def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gpt2:
-    """Decode a file's tensors, several at a time, and compile what running them needs.
+    """Decode a file's tensors, several at a time.
 
     Entropy-coded matrices become panels of integers block by block; they are never whole in
     float32.
@@ -30,16 +29,14 @@ def load_model(container: Container, kernels: Kernels, progress: Progress) -> Gp
     Args:
         container: may be closed afterwards.
         kernels: what computes.
-        progress: hears of compilation, if there is any.
+        progress: hears of compilation, if the decoder needs any.
 
     Raises:
         ContainerError: a section's checksum or a tensor's bytes are wrong.
     """
     _compile_decoder(container.tensors, progress)
     weights = _decode(container.tensors, kernels.threads or default_threads())
-    model = Gpt2(container.config, weights, kernels)
-    warm_up(model, progress)
-    return model
+    return Gpt2(container.config, weights, kernels)
 
 
 def resident(tensor: StoredTensor) -> Weight:
@@ -51,21 +48,30 @@ def resident(tensor: StoredTensor) -> Weight:
     Raises:
         PayloadError: its bytes are wrong; names the tensor.
     """
-    shape = tensor.shape[::-1] if is_embedding(tensor.name) else tensor.shape
     try:
         if tensor.codec == "ectcq":
-            encoded = EncodedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
-            return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
+            return _integers(tensor)
         if tensor.codec == "fixed":
-            fixed = FixedMatrix.from_bytes(tensor.data, (shape[0], shape[1]))
+            fixed = FixedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
             steps = fixed.row_steps, fixed.column_steps
-            return PanelMatrix(fixed.values, fixed.levels, *steps, fixed.shape)
+            return PanelMatrix(fixed.values, fixed.layout, *steps, fixed.shape)
         if tensor.codec == "classic":
-            return ClassicMatrix.from_bytes(tensor.data, (shape[0], shape[1])).decode()
+            return ClassicMatrix.from_bytes(tensor.data, tensor.matrix_shape).decode()
         values = decode_vector(tensor.data, tensor.shape, tensor.codec)
         return values.T if is_embedding(tensor.name) else values
     except PayloadError as error:
         raise PayloadError(f"tensor {tensor.name}: {error}") from error
+
+
+def _integers(tensor: StoredTensor) -> Weight:
+    """In panels; dense if its integers do not fit 8 bits, as those of very fine steps."""
+    from rbe_cli.codec.matrix import EncodedMatrix  # needs Numba, which files of fixed rates do not
+
+    encoded = EncodedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
+    try:
+        return PanelMatrix.from_blocks(encoded.shape, encoded.decoded_blocks())
+    except OverflowError:
+        return encoded.decode()
 
 
 def _decode(tensors: Mapping[str, StoredTensor], threads: int) -> dict[str, Weight]:

@@ -4,23 +4,124 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rbe_cli.engine.paged_cache import PagedCache
+from rbe_cli.engine.plan import CHUNK_TOKENS, Plan
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.records import KvType
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.progress import Progress, no_progress
+
+DEFAULT_KV_TYPE: KvType = "fp16"
 
 
 class Session:
-    """A model with a KV cache of `batch` independent rows."""
+    """A model with a KV cache of `batch` independent rows, run by compiled programs.
 
-    def __init__(self, model: Gpt2, batch: int = 1) -> None:
+    A row's logits depend neither on the other rows, nor on the number of threads, nor on how
+    its tokens were divided into calls.
+    """
+
+    def __init__(
+        self,
+        model: Gpt2,
+        batch: int = 1,
+        kv_type: KvType = DEFAULT_KV_TYPE,
+        progress: Progress = no_progress,
+    ) -> None:
         """Start with empty rows.
+
+        Args:
+            model: with `fast` kernels.
+            batch: rows.
+            kv_type: how keys and values are kept.
+            progress: hears of compilation, if there is any.
 
         Raises:
             UsageError: `batch` is below 1.
         """
-        if batch < 1:
-            raise UsageError(f"a batch of {batch} rows: at least one is needed")
+        _check_batch(batch)
+        assert model.kernels.team is not None
+        self.model = model
+        self.cache = PagedCache(model.config, batch, kv_type)
+        self._plan = Plan(model, model.kernels.team, progress)
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens a row can hold."""
+        return self.model.config.n_positions
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits a token."""
+        return self.model.config.vocab_size
+
+    def length(self, row: int) -> int:
+        """Tokens in a row."""
+        return int(self.cache.lengths[row])
+
+    def reset(self, row: int) -> None:
+        """Empty a row."""
+        self.cache.reset(row)
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but a row's first `length` tokens."""
+        self.cache.truncate(row, length)
+
+    def prefill(self, row: int, tokens: Int64) -> Float32:
+        """Append `tokens` `[n]` to a row; returns the logits `[vocab]` after the last one.
+
+        Raises:
+            UsageError: as `Gpt2.forward`.
+        """
+        return self._append(row, tokens, 1)[0]
+
+    def extend(self, row: int, tokens: Int64) -> Float32:
+        """Append `tokens` `[n]` to a row; returns the logits `[n, vocab]` after each.
+
+        Raises:
+            UsageError: as `Gpt2.forward`.
+        """
+        return self._append(row, tokens, len(tokens))
+
+    def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
+        """Append one token `[len(rows)]` to each of `rows`; returns logits `[len(rows), vocab]`.
+
+        Raises:
+            UsageError: as `Gpt2.forward`.
+        """
+        ids, row_ids = np.ascontiguousarray(tokens, np.int64), np.array(rows, np.int64)
+        positions = self.cache.lengths[row_ids]
+        self.model.check(ids[:, None], positions)
+        for row in rows:
+            self.cache.reserve(row, 1)
+        logits = self._plan.run(self.cache, ids, row_ids, positions, range(len(ids)))
+        self.cache.advance(row_ids, 1)
+        return logits
+
+    def _append(self, row: int, tokens: Int64, wanted: int) -> Float32:
+        """Append to a row; returns the logits `[wanted, vocab]` after its last tokens."""
+        ids = np.ascontiguousarray(tokens, np.int64)
+        self.model.check(ids[None], self.cache.lengths[[row]])
+        first = len(ids) - wanted
+        found = []
+        for start in range(0, len(ids), CHUNK_TOKENS):
+            part = ids[start : start + CHUNK_TOKENS]
+            self.cache.reserve(row, len(part))
+            positions = np.arange(len(part)) + self.cache.lengths[row]
+            own = range(max(first - start, 0), len(part))
+            found.append(self._plan.run(self.cache, part, np.full(len(part), row), positions, own))
+            self.cache.advance(np.array([row]), len(part))
+        return np.concatenate(found)
+
+
+class ReferenceSession:
+    """The same through the layers of `rbe_cli.nn`, with any kernels and keys in float32."""
+
+    def __init__(self, model: Gpt2, batch: int = 1) -> None:
+        """Start with empty rows; raises as `Session`."""
+        _check_batch(batch)
         self.model = model
         self.cache = KVCache(model.config, batch)
 
@@ -43,19 +144,16 @@ class Session:
         self.cache.reset(row)
 
     def prefill(self, row: int, tokens: Int64) -> Float32:
-        """Append `tokens` `[n]` to a row; returns the logits `[vocab]` after the last one.
-
-        Raises:
-            UsageError: as `Gpt2.forward`.
-        """
+        """As `Session.prefill`."""
         sequence = np.asarray(tokens, np.int64)[None]  # [1, n]
         return self.model.forward(sequence, self.cache, np.array([row]), last_only=True)[0]
 
     def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
-        """Append one token `[len(rows)]` to each of `rows`; returns logits `[len(rows), vocab]`.
-
-        Raises:
-            UsageError: as `Gpt2.forward`.
-        """
+        """As `Session.decode`."""
         column = np.asarray(tokens, np.int64)[:, None]  # [len(rows), 1]
         return self.model.forward(column, self.cache, np.asarray(rows, np.int64), last_only=True)
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise UsageError(f"a batch of {batch} rows: at least one is needed")

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from rbe_cli.codec.panels import zeros
+from rbe_cli.codec.panels import INT_8, zeros
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
@@ -53,16 +53,11 @@ def _kernel_steps(model: Gpt2) -> list[Callable[[], object]]:
     kernels = model.kernels
     activation = kernels.activations[model.config.activation_function]
     vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
-    matrices = {
-        linear.weight.values.dtype: linear.weight
-        for linear in model.linears()
-        if isinstance(linear.weight, PanelMatrix)
-    }
     return [
         partial(kernels.layer_norm, row, vector, vector, 1.0, row.copy()),
         partial(_attention_step, kernels),
         partial(activation, row.copy()),
-        *(partial(_matmul_step, kernels, matrix) for matrix in matrices.values()),
+        partial(_matmul_step, kernels),
     ]
 
 
@@ -84,9 +79,8 @@ def _attention_step(kernels: Kernels) -> None:
     kernels.attention(qkv, cache[0], cache[1], index, index, 1.0, np.zeros((1, 1, 1), np.float32))
 
 
-def _matmul_step(kernels: Kernels, matrix: PanelMatrix) -> None:
-    """A product with one weight of the same form."""
+def _matmul_step(kernels: Kernels) -> None:
+    """A product with a matrix in panels: one program for all layouts."""
     vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
-    values = zeros((1, 1), matrix.bits)
-    small = PanelMatrix(values, matrix.levels, vector, vector, (1, 1))
-    kernels.matmul(row, small.values, small.levels, vector, vector, vector, row.copy())
+    small = PanelMatrix(zeros((1, 1), INT_8.bits), INT_8, vector, vector, (1, 1))
+    kernels.matmul(row, small, vector, row.copy())

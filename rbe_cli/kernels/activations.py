@@ -8,9 +8,8 @@ import math
 
 import numpy as np
 
-from rbe_cli.checkpoint.config import Activation
 from rbe_cli.jit import jit
-from rbe_cli.kernels.arrays import Float32, InPlace, Scaling
+from rbe_cli.kernels.arrays import Float32
 from rbe_cli.kernels.exponential import exp
 
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -64,16 +63,6 @@ def relu(x: Float32) -> None:
     for token in range(x.shape[0]):
         for i in range(x.shape[1]):
             x[token, i] = max(x[token, i], _ZERO)
-
-
-BY_NAME: dict[Activation, InPlace] = {
-    "gelu_new": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "gelu": gelu,
-    "quick_gelu": quick_gelu,
-    "silu": silu,
-    "relu": relu,
-}
 
 
 @jit()
@@ -132,13 +121,3 @@ def relu_backward(x: Float32, grad: Float32) -> None:
         for i in range(x.shape[1]):
             if x[token, i] <= _ZERO:
                 grad[token, i] = _ZERO
-
-
-BACKWARD: dict[Activation, Scaling] = {
-    "gelu_new": gelu_tanh_backward,
-    "gelu_pytorch_tanh": gelu_tanh_backward,
-    "gelu": gelu_backward,
-    "quick_gelu": quick_gelu_backward,
-    "silu": silu_backward,
-    "relu": relu_backward,
-}

@@ -7,11 +7,11 @@ from rbe_cli.jit import jit
 from rbe_cli.kernels.arrays import Float32, Int64
 from rbe_cli.kernels.exponential import exp
 from rbe_cli.kernels.sums import dot, total
-from rbe_cli.kernels.threads import Launcher
+from rbe_cli.kernels.threads import make_launcher
 
 
 def attention(
-    launch: Launcher,
+    threads: int,
     qkv: Float32,
     keys: Float32,
     values: Float32,
@@ -23,7 +23,7 @@ def attention(
     """Append keys and values to the cache, and attend to all positions up to each query's own.
 
     Args:
-        launch: starts the kernel.
+        threads: at most so many compute.
         qkv: `[batch, seq, 3 * d]`, queries, keys, values of the new positions.
         keys, values: the cache, `[cache_rows, head, capacity, head_dim]`.
         rows: `[batch]`, the cache row of each sequence, no row twice.
@@ -32,7 +32,9 @@ def attention(
         out: `[batch, seq, d]`.
     """
     work = out.size * 2 * (int(starts.max()) + qkv.shape[1])
-    launch(_attention, work, qkv, keys, values, rows, starts, np.float32(scale), out)
+    make_launcher(threads)(
+        _attention, work, qkv, keys, values, rows, starts, np.float32(scale), out
+    )
 
 
 @jit(parallel=True)

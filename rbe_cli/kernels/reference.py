@@ -5,24 +5,16 @@ import math
 import numpy as np
 
 from rbe_cli.checkpoint.config import Activation
-from rbe_cli.codec.panels import unscaled
-from rbe_cli.kernels.arrays import Float32, InPlace, Int64, PanelValues, Scaling
+from rbe_cli.kernels.arrays import Float32, InPlace, Int64, Scaling
+from rbe_cli.kernels.panel import PanelMatrix
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def matmul(
-    x: Float32,
-    values: PanelValues,
-    levels: Float32,
-    row_steps: Float32,
-    column_steps: Float32,
-    bias: Float32,
-    out: Float32,
-) -> None:
-    """As `rbe_cli.kernels.matmul.matmul`, without the launcher; of any levels."""
-    weight = unscaled(values, levels, (x.shape[1], out.shape[1])) * column_steps  # [K, N]
-    out[...] = (x * row_steps) @ weight + bias
+def matmul(x: Float32, matrix: PanelMatrix, bias: Float32, out: Float32) -> None:
+    """As `rbe_cli.kernels.matmul.matmul`, in float32 throughout."""
+    weight = matrix.unscaled() * matrix.column_steps  # [K, N]
+    out[...] = (x * matrix.row_steps) @ weight + bias
 
 
 def layer_norm(x: Float32, gamma: Float32, beta: Float32, eps: float, out: Float32) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import numba
 from numba.np.ufunc.parallel import threading_layer
@@ -17,6 +18,7 @@ from numba.np.ufunc.parallel import threading_layer
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import default_threads
 
+_ONE_AT_A_TIME = threading.Lock()
 _MIN_PARALLEL_WORK = 1 << 18  # multiplications; below, waking a thread costs more than it saves
 
 
@@ -40,6 +42,7 @@ class Launcher:
             kernel(*arguments)
 
 
+@cache
 def make_launcher(threads: int | None = None) -> Launcher:
     """Choose the thread layer (once a process) and the number of threads.
 
@@ -61,4 +64,4 @@ def make_launcher(threads: int | None = None) -> Launcher:
     numba.set_num_threads(count)  # loads the layer
     loaded_layer: Callable[[], str] = threading_layer
     is_safe = loaded_layer() in ("omp", "tbb")
-    return Launcher(count, nullcontext() if is_safe else threading.Lock())
+    return Launcher(count, nullcontext() if is_safe else _ONE_AT_A_TIME)

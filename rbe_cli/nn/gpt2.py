@@ -106,7 +106,7 @@ class Gpt2:
         if rows is None:
             rows = np.arange(batch)
         starts = np.zeros(batch, np.int64) if cache is None else cache.lengths[rows]
-        self._check(tokens, starts)
+        self.check(tokens, starts)
         if cache is None:  # nothing outlives a layer, so all layers share one layer's memory
             layers = KVCache(self.config, batch, n_layer=1).layers(rows, seq) * len(self.blocks)
         else:
@@ -160,7 +160,8 @@ class Gpt2:
             yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
         yield self.head
 
-    def _check(self, tokens: Int64, starts: Int64) -> None:
+    def check(self, tokens: Int64, starts: Int64) -> None:
+        """Refuse ids `[batch, seq]` after `starts` `[batch]` tokens; errors as of `forward`."""
         if tokens.size == 0:
             raise UsageError("there are no tokens to compute")
         vocab = self.config.vocab_size

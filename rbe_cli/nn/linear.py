@@ -35,9 +35,7 @@ class Linear:
             observe(self.name, tokens)
         out = np.empty((len(tokens), columns), np.float32)
         if isinstance(self.weight, PanelMatrix):
-            panels = self.weight
-            steps = panels.row_steps, panels.column_steps
-            self._kernels.matmul(tokens, panels.values, panels.levels, *steps, self.bias, out)
+            self._kernels.matmul(tokens, self.weight, self.bias, out)
         else:
             np.matmul(tokens, self.weight, out=out)
             out += self.bias

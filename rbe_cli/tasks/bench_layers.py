@@ -12,7 +12,7 @@ import psutil
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_embedding, is_matrix, tensor_shapes
-from rbe_cli.codec.panels import NO_LEVELS, PANEL_COLUMNS, panel_shape
+from rbe_cli.codec.panels import INT_8, panel_shape
 from rbe_cli.engine.warm_up import compile_steps
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.arrays import Float32
@@ -135,12 +135,10 @@ def random_tensors(config: Gpt2Config, rng: np.random.Generator) -> dict[str, We
 def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatrix:
     """A matrix `[K, N]` of random 8-bit integers that keeps the scale of its input."""
     rows, columns = shape
-    values = rng.integers(-_LARGEST, _LARGEST + 1, panel_shape(shape, 8), np.int8)
-    values[:, rows:] = 0
-    values[-1, :, (columns - 1) % PANEL_COLUMNS + 1 :] = 0
-    deviation = _LARGEST / math.sqrt(3)  # of the uniform distribution
+    values = rng.integers(1, 256, panel_shape(shape, INT_8.bits), np.uint8)  # -127 to 127
+    deviation = np.std(INT_8.levels[1:])
     steps = np.full(columns, 1 / (deviation * math.sqrt(rows)), np.float32)
-    return PanelMatrix(values, NO_LEVELS, np.ones(rows, np.float32), steps, shape)
+    return PanelMatrix(values, INT_8, np.ones(rows, np.float32), steps, shape)
 
 
 def _warm_layers(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import parameter_count
-from rbe_cli.engine.session import Session
+from rbe_cli.engine.session import ReferenceSession
 from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
@@ -140,7 +140,7 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
     """Sample `rows` sequences, int64 `[rows, length]`."""
     config, rng = model.config, np.random.default_rng(seed)
     sequences = np.empty((rows, min(WINDOW, config.n_positions)), np.int64)
-    session = Session(model, rows)
+    session = ReferenceSession(model, rows)
     sequences[:, 0] = rng.integers(0, config.vocab_size, rows)
     for position in range(1, sequences.shape[1]):
         logits = session.decode(range(rows), sequences[:, position - 1])  # [rows, vocab]

@@ -11,7 +11,7 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec import dense
 from rbe_cli.codec.classic import ClassicMatrix
-from rbe_cli.codec.fixed import FixedMatrix
+from rbe_cli.codec.fixed_rate import encode_matrix
 from rbe_cli.codec.vector import choose
 from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.container.tensor import StoredTensor
@@ -187,7 +187,7 @@ class Storing:
 
 
 def _encode_fixed(weights: Float32, bits: int, cost: Cost) -> bytes:
-    return FixedMatrix.encode(weights, bits, cost.inputs, cost.outputs).to_bytes()
+    return encode_matrix(weights, bits, cost.inputs, cost.outputs).to_bytes()
 
 
 def _encode_classic(weights: Float32, bits: float, block: int) -> bytes:

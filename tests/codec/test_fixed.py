@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.fixed import FixedMatrix, payload_bytes
-from rbe_cli.codec.fixed_rate import LEVELS
-from rbe_cli.codec.panels import DTYPES, panel_shape
+from rbe_cli.codec.fixed_rate import LAYOUTS, encode_matrix
+from rbe_cli.codec.panels import panel_shape, unpack
 from rbe_cli.errors import PayloadError
 
-BITS = sorted(LEVELS)
+BITS = sorted(LAYOUTS)
 SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 200))
 
 
 def encoded(weights, bits):
     """Of errors that all cost alike, in one block."""
     rows, columns = weights.shape
-    return FixedMatrix.encode(
+    return encode_matrix(
         weights, bits, InputFactor.identity(rows), (OutputFactor.identity(columns),)
     )
 
@@ -45,17 +45,14 @@ def test_a_matrix_survives_its_bytes(shape, bits, seed):
 def test_bytes_mean_what_their_description_says(shape, bits, seed):
     data = random_payload(np.random.default_rng(seed), shape, bits, 0.75)
     rows, columns = shape
-    panels = -(-columns // 64)
-    stored_rows = -(-rows // 8) * bits  # a multiple of 8 rows, of so many bits a column
-    values = np.frombuffer(data, np.uint8, panels * stored_rows * 64)
-    values = values.reshape(panels, stored_rows, 64)
+    size = -(-columns // 16) * -(-rows // 32) * bits * 64  # tiles of 32 rows by 16 columns
+    values = np.frombuffer(data, np.uint8, size).reshape(panel_shape(shape, bits))
+    codes = unpack(values, shape)
     row_levels = np.frombuffer(data, np.int8, rows, values.size)
     column_levels = np.frombuffer(data, np.int8, columns, values.size + rows)
     decoded = FixedMatrix.from_bytes(data, shape).decode()
     for k, n in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
-        byte = int(values[n // 64, k * bits // 8, n % 64])
-        code = byte >> (k * bits % 8) & (2**bits - 1)
-        level = LEVELS[bits][code] if bits < 8 else np.int8(byte - 256 * (byte > 127))
+        level = LAYOUTS[bits].levels[codes[k, n]]
         step = 0.75 * 2 ** ((int(row_levels[k]) + int(column_levels[n])) / 8)
         assert decoded[k, n] == pytest.approx(level * step, rel=1e-6)
 
@@ -65,14 +62,13 @@ def test_values_are_not_copied(bits):
     data = np.frombuffer(random_payload(np.random.default_rng(0), (40, 70), bits, 1.0), np.uint8)
     matrix = FixedMatrix.from_bytes(data.data, (40, 70))
     assert np.shares_memory(matrix.values, data)
-    assert matrix.values.dtype == DTYPES[bits]
     assert matrix.values.shape == panel_shape((40, 70), bits)
     assert not matrix.values.flags.writeable
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_all_levels_are_used_and_come_back(bits):
-    levels = LEVELS[bits] if bits < 8 else np.arange(-127, 128, dtype=np.float32)
+    levels = LAYOUTS[bits].levels[1 if bits == 8 else 0 :]
     weights = np.tile(levels, (16, 2)).astype(np.float32)
     matrix = encoded(weights, bits)
     np.testing.assert_allclose(matrix.decode(), weights, rtol=0.1, atol=0.1)
@@ -92,7 +88,7 @@ def test_size_and_error(bits, size, error):
 
 def test_encoding_can_be_sent_to_another_process():
     weights = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32)
-    task = (FixedMatrix.encode, weights, 4, InputFactor.identity(20), (OutputFactor.identity(30),))
+    task = (encode_matrix, weights, 4, InputFactor.identity(20), (OutputFactor.identity(30),))
     function, *arguments = pickle.loads(pickle.dumps(task))
     found = pickle.loads(pickle.dumps(function(*arguments)))
     assert found.to_bytes() == encoded(weights, 4).to_bytes()

@@ -8,55 +8,73 @@ from hypothesis.extra.numpy import arrays
 
 from rbe_cli.codec.panels import (
     BENT_4,
-    DTYPES,
     EVEN_2,
-    INTEGERS_4,
-    NO_LEVELS,
-    bits_of,
+    INTEGERS,
+    LAYOUTS,
+    PLANES,
     panel_shape,
     store,
     unpack,
-    unscaled,
+    unpack_columns,
     zeros,
 )
-
-TABLES = {2: EVEN_2, 4: BENT_4, 8: NO_LEVELS, 16: NO_LEVELS}
 
 
 @given(
     data=st.data(),
-    bits=st.sampled_from(sorted(DTYPES)),
-    rows=st.integers(1, 30),
-    columns=st.integers(1, 200),
-    cut=st.integers(0, 200),
+    bits=st.sampled_from(sorted(PLANES)),
+    rows=st.integers(1, 70),
+    columns=st.integers(1, 60),
+    cut=st.integers(0, 60),
 )
-def test_values_come_back(data, bits, rows, columns, cut):
-    low, high = (0, 2**bits) if bits < 8 else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    elements = st.integers(low, high - 1)
-    block = data.draw(arrays(np.int16, (rows, columns), elements=elements))
+def test_codes_come_back(data, bits, rows, columns, cut):
+    codes = data.draw(arrays(np.uint8, (rows, columns), elements=st.integers(0, 2**bits - 1)))
     values = zeros((rows, columns), bits)
     for part in (slice(0, min(cut, columns)), slice(min(cut, columns), columns)):
-        store(values, bits, part.start, block[:, part])
+        store(values, part.start, codes[:, part])
     assert values.shape == panel_shape((rows, columns), bits)
-    np.testing.assert_array_equal(unpack(values, bits, (rows, columns)), block)
-    assert bits_of(values, TABLES[bits]) == bits
-    expected = TABLES[bits][block] if bits < 8 else block
-    np.testing.assert_array_equal(unscaled(values, TABLES[bits], (rows, columns)), expected)
+    np.testing.assert_array_equal(unpack(values, (rows, columns)), codes)
+    backwards = np.arange(columns)[::-1]
+    np.testing.assert_array_equal(unpack_columns(values, backwards)[:rows], codes[:, ::-1])
 
 
-def test_the_first_of_the_rows_that_share_a_byte_has_its_lowest_bits():
-    values = zeros((8, 1), 2)
-    store(values, 2, 0, np.array([[0], [1], [2], [3], [1], [0], [0], [3]]))
-    np.testing.assert_array_equal(values[0, :, 0], [0b11_10_01_00, 0b11_00_00_01])
-    values = zeros((4, 1), 4)
-    store(values, 4, 0, np.array([[9], [3], [15], [0]]))
-    np.testing.assert_array_equal(values[0, :, 0], [0x39, 0x0F, 0, 0])
+def byte(codes, column, row):
+    """Where the description puts the bits of a code: [(vector, byte, first bit, bits)]."""
+    bits, found, plane_start = codes, [], 0
+    quad, within = row % 32 // 4, row % 4
+    for own in PLANES[bits]:
+        vector = plane_start + quad * own // 8
+        found.append((vector, 4 * column + within, quad * own % 8, own))
+        plane_start += own
+    return found
 
 
-@pytest.mark.parametrize("levels", [EVEN_2, BENT_4, INTEGERS_4])
-def test_levels_ascend_and_are_eighths_that_fit_a_byte(levels):
-    assert (np.diff(levels) > 0).all()
-    np.testing.assert_array_equal(8 * levels, (8 * levels).astype(np.int8))
+@pytest.mark.parametrize("bits", sorted(PLANES))
+def test_bits_lie_where_the_description_says(bits):
+    codes = np.random.default_rng(0).integers(0, 2**bits, (64, 20)).astype(np.uint8)
+    values = zeros(codes.shape, bits)
+    store(values, 0, codes)
+    for row, column in ((0, 0), (5, 3), (31, 15), (32, 16), (63, 19)):
+        code, shift = 0, 0
+        for vector, place, first, own in byte(bits, column % 16, row):
+            stored = int(values[column // 16, row // 32, vector, place])
+            code |= (stored >> first & (2**own - 1)) << shift
+            shift += own
+        assert code == codes[row, column]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_levels_ascend_and_are_bytes_times_a_unit(layout):
+    assert len(layout.levels) == 2**layout.bits
+    assert (np.diff(layout.levels) > 0).all()
+    as_bytes = layout.levels / layout.unit + layout.offset
+    np.testing.assert_array_equal(as_bytes, as_bytes.astype(np.uint8))
+
+
+def test_integers_are_whole_and_lie_about_zero():
+    for layout in INTEGERS:
+        assert layout.levels[0] == -(2 ** (layout.bits - 1))
+        assert (np.diff(layout.levels) == 1).all()
 
 
 def gaussian_error(levels):
@@ -69,10 +87,10 @@ def gaussian_error(levels):
 
 
 # Max 1960, table I: the least error of 4 and 16 levels.
-@pytest.mark.parametrize(("levels", "least"), [(EVEN_2, 0.1175), (BENT_4, 0.009497)])
-def test_levels_suit_gaussian_noise(levels, least):
-    assert gaussian_error(levels) < 1.03 * least
+@pytest.mark.parametrize(("layout", "least"), [(EVEN_2, 0.1175), (BENT_4, 0.009497)])
+def test_levels_suit_gaussian_noise(layout, least):
+    assert gaussian_error(layout.levels) < 1.03 * least
 
 
 def test_bent_levels_suit_gaussian_noise_better_than_even_ones():
-    assert gaussian_error(BENT_4) < 0.85 * gaussian_error(np.arange(16) - 7.5)
+    assert gaussian_error(BENT_4.levels) < 0.85 * gaussian_error(np.arange(16) - 7.5)

@@ -10,7 +10,7 @@ from small_models import float64, random_tensors, relative_error, small_config
 from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.codec import dense
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
-from rbe_cli.codec.fixed import FixedMatrix
+from rbe_cli.codec.fixed_rate import encode_matrix
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.header import Provenance
@@ -49,7 +49,7 @@ def encode_fixed(tensor, bits, transposed):
         OutputFactor.identity(columns.stop - columns.start)
         for columns in column_blocks(weights.shape[1])
     )
-    matrix = FixedMatrix.encode(weights, bits, InputFactor.identity(len(weights)), outputs)
+    matrix = encode_matrix(weights, bits, InputFactor.identity(len(weights)), outputs)
     return matrix.to_bytes(), matrix.decode().T if transposed else matrix.decode()
 
 
@@ -110,7 +110,7 @@ def test_matrices_of_fixed_rates_stay_as_they_are_stored(bits):
     stored = np.frombuffer(data, np.uint8)
     matrix = resident(StoredTensor("wte.weight", tensor.shape, "fixed", stored.data))
     assert isinstance(matrix, PanelMatrix)
-    assert matrix.bits == bits
+    assert matrix.layout.bits == bits
     assert np.shares_memory(matrix.values, stored)
     np.testing.assert_array_equal(matrix.dense(), decoded.T)
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)

@@ -1,20 +1,106 @@
+"""A model run by the forward program, against the layers of `rbe_cli.nn` in float32."""
+
 import numpy as np
 import pytest
-from small_models import relative_error
+from reference_gpt2 import gpt2
+from small_models import as_panels, float64, random_tensors, relative_error, small_config
 
-from rbe_cli.engine.session import Session
+from rbe_cli.engine.plan import CHUNK_TOKENS
+from rbe_cli.engine.session import ReferenceSession, Session
 from rbe_cli.errors import UsageError
+from rbe_cli.kernels.instruction_sets import available
+from rbe_cli.kernels.records import KV_TYPES
+from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.team import get_team
+from rbe_cli.nn.gpt2 import Gpt2
+
+TOLERANCE = {"fp32": 3e-4, "fp16": 2e-3, "int8": 5e-2}  # of the largest logit
 
 
-def test_prefill_and_decode_follow_the_full_forward(model):
+def reference_logits(tokens, decoded, config):
+    """float64 `[n, vocab]`."""
+    return gpt2(tokens, float64(decoded), config)
+
+
+def random_tokens(config, count, seed=0):
+    return np.random.default_rng(seed).integers(0, config.vocab_size, count)
+
+
+def generated(model, tokens, prompt, kv_type="fp16"):
+    """Logits `[n, vocab]` of a prompt read at once and of tokens that follow one by one."""
+    session = Session(model, 1, kv_type)
+    steps = [session.extend(0, tokens[:prompt])] if prompt else []
+    return np.concatenate([*steps, *(session.decode([0], tokens[i : i + 1])
+                                     for i in range(prompt, len(tokens)))])  # fmt: skip
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize("largest", [3, 7, 30, 127, None])
+def test_a_whole_generation_follows_the_reference(fast, kv_type, largest):
+    config = small_config()
+    tensors = random_tensors(config)
+    panels, decoded = as_panels(tensors, largest) if largest else (None, tensors)
+    if panels is None:
+        model = Gpt2.from_checkpoint(config, tensors, fast)
+    else:
+        model = Gpt2(config, panels, fast)
+    tokens = random_tokens(config, config.n_positions)
+    expected = reference_logits(tokens, decoded, config)
+    found = generated(model, tokens, 30, kv_type)
+    assert relative_error(found, expected) < TOLERANCE[kv_type]
+
+
+OPTIONS = [
+    {"tie_word_embeddings": False},
+    {"scale_attn_by_inverse_layer_idx": True},
+    {"scale_attn_weights": False},
+    {"n_embd": 128, "n_head": 2, "n_inner": 512},
+    {"n_embd": 9, "n_head": 9, "n_inner": 1},
+    *({"activation_function": name} for name in ("gelu", "quick_gelu", "silu", "relu")),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_of_the_config(fast, options):
+    config = small_config(**options)
+    panels, decoded = as_panels(random_tensors(config), 127)
+    tokens = random_tokens(config, 70)
+    expected = reference_logits(tokens, decoded, config)
+    found = generated(Gpt2(config, panels, fast), tokens, 37, "fp32")
+    assert relative_error(found, expected) < TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_tokens_threads_and_instructions_give_the_same_bits(kv_type):
+    """However a text is divided into calls, and whatever computes it."""
+    config = small_config(n_positions=3 * CHUNK_TOKENS)
+    panels = as_panels(random_tensors(config), 30)[0]
+    tokens = random_tokens(config, CHUNK_TOKENS + 9)
+    expected = None
+    for instructions in available():
+        for threads, prompt in ((1, len(tokens)), (2, len(tokens)), (2, 67), (1, 0)):
+            kernels = load_kernels("fast", threads)
+            kernels = type(kernels)(**vars(kernels) | {"team": get_team(threads, instructions)})
+            found = generated(Gpt2(config, panels, kernels), tokens, prompt, kv_type)
+            expected = found if expected is None else expected
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_prefill_returns_the_last_logits(model):
+    tokens = random_tokens(model.config, 20)
+    every = Session(model).extend(0, tokens)
+    np.testing.assert_array_equal(Session(model).prefill(0, tokens), every[-1])
+
+
+def test_rows_of_different_lengths(model):
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 20))
-    full = model.forward(tokens)  # [2, 20, vocab]
     session = Session(model, batch=3)
-    assert relative_error(session.prefill(2, tokens[0, :9]), full[0, 8]) < 1e-5
-    assert relative_error(session.prefill(0, tokens[1, :4]), full[1, 3]) < 1e-5
+    alone = [Session(model).extend(0, row) for row in tokens]
+    np.testing.assert_array_equal(session.prefill(2, tokens[0, :9]), alone[0][8])
+    np.testing.assert_array_equal(session.prefill(0, tokens[1, :4]), alone[1][3])
     logits = session.decode([2, 0], np.array([tokens[0, 9], tokens[1, 4]]))
     assert logits.shape == (2, session.vocab_size)
-    assert relative_error(logits, np.stack([full[0, 9], full[1, 4]])) < 1e-5
+    np.testing.assert_array_equal(logits, np.stack([alone[0][9], alone[1][4]]))
     assert [session.length(row) for row in range(3)] == [5, 0, 10]
 
 
@@ -31,16 +117,26 @@ def test_a_rows_logits_do_not_depend_on_its_batch(model):
         np.testing.assert_array_equal(alone.decode([0], tokens[row, 7:])[0], logits[row])
 
 
-def test_reset_empties_a_row(model):
-    session = Session(model)
+@pytest.mark.parametrize("kind", [Session, ReferenceSession])
+def test_reset_empties_a_row(model, kind):
+    session = kind(model)
     first = session.prefill(0, np.array([1, 2, 3]))
     session.reset(0)
     assert session.length(0) == 0
     np.testing.assert_array_equal(session.prefill(0, np.array([1, 2, 3])), first)
 
 
-def test_context_may_be_filled_and_not_passed(model):
+def test_forgotten_tokens_leave_nothing_behind(model):
+    tokens = random_tokens(model.config, 90)
     session = Session(model)
+    every = session.extend(0, tokens)
+    session.truncate(0, 40)
+    np.testing.assert_array_equal(session.extend(0, tokens[40:]), every[40:])
+
+
+@pytest.mark.parametrize("kind", [Session, ReferenceSession])
+def test_context_may_be_filled_and_not_passed(model, kind):
+    session = kind(model)
     session.prefill(0, np.ones(session.n_positions, np.int64))
     with pytest.raises(UsageError, match="context"):
         session.decode([0], np.array([1]))
@@ -48,6 +144,15 @@ def test_context_may_be_filled_and_not_passed(model):
         session.prefill(0, np.array([], np.int64))
 
 
-def test_a_batch_needs_a_row(model):
+@pytest.mark.parametrize("kind", [Session, ReferenceSession])
+def test_a_batch_needs_a_row(model, kind):
     with pytest.raises(UsageError, match="batch of 0"):
-        Session(model, batch=0)
+        kind(model, batch=0)
+
+
+def test_ids_outside_the_vocabulary_are_refused(model):
+    session = Session(model)
+    for wrong in (-1, model.config.vocab_size):
+        with pytest.raises(UsageError, match="outside the vocabulary"):
+            session.decode([0], np.array([wrong]))
+    assert session.length(0) == 0

@@ -17,7 +17,7 @@ def test_tables_are_complete(engine):
     assert set(kernels.activations) == set(get_args(Activation))
     assert set(kernels.activations_backward) == set(get_args(Activation))
     of_names = {"activations", "activations_backward"}
-    functions = {field.name for field in fields(kernels)} - of_names - {"engine", "threads"}
+    functions = {field.name for field in fields(kernels)} - of_names - {"engine", "team"}
     assert all(callable(getattr(kernels, name)) for name in functions)
 
 

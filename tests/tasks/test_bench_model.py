@@ -11,7 +11,10 @@ from rbe_cli.codec import dense
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.writer import write_container
+from rbe_cli.engine.paged_cache import PagedCache
+from rbe_cli.engine.plan import Plan
 from rbe_cli.errors import NotFoundError, UsageError
+from rbe_cli.kernels.records import KvType
 from rbe_cli.kernels.table import Kernels, load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
@@ -26,6 +29,11 @@ MODEL_FIELDS = {
     "time_to_first_token_seconds",
     "peak_rss_bytes",
     "bytes_per_token",
+    "prefill_spread",
+    "decode_spread",
+    "read_bytes_per_second",
+    "bandwidth_share",
+    "kv_type",
 }
 # wte (the head) with a bias of zeros; two blocks of four matrices with biases and two
 # LayerNorms; the last LayerNorm
@@ -72,30 +80,49 @@ def test_a_model_is_timed_wherever_its_context_allows(
     assert timing.load_seconds > 0
     assert timing.time_to_first_token_seconds > 0
     assert timing.peak_rss_bytes > 1 << 20
-    assert timing.bytes_per_token == 4 * (DENSE_VALUES + 2 * 2 * 8 * (options[2] + 1))
+    position = 2 * 2 * CONFIG.n_layer * CONFIG.n_head * 32  # in float16, heads padded to 32
+    assert timing.bytes_per_token == 4 * DENSE_VALUES + position * (options[2] + 1)
 
 
 def test_each_token_is_computed_at_its_depth(
     model_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []  # tokens in the cache, and computed after them
-    forward = Gpt2.forward
+    run = Plan.run
 
-    def spy(model, tokens, cache=None, *others, **options):
-        seen.append((int(cache.lengths[0]), tokens.shape[1]))
-        return forward(model, tokens, cache, *others, **options)
+    def spy(plan, cache, ids, *others):
+        seen.append((int(cache.lengths[0]), len(ids)))
+        return run(plan, cache, ids, *others)
 
-    monkeypatch.setattr(Gpt2, "forward", spy)
+    monkeypatch.setattr(Plan, "run", spy)
     time_model(ModelOptions(model_file, 5, 3, depth=7), kernels, 2, no_progress)
     prefill, decode = [(7, 5)], [(7, 1), (8, 1), (9, 1)]
-    assert seen == [(0, 7), *prefill, *2 * prefill, *2 * decode]
+    warm_up = [*prefill, *decode]
+    assert seen == [(0, 7), *prefill, *warm_up, *2 * prefill, *2 * decode]
 
 
-def test_bytes_of_panels_are_counted_as_they_are_held(kernels: Kernels) -> None:
+@pytest.mark.parametrize(("kv_type", "element"), [("fp32", 4), ("fp16", 2)])
+def test_bytes_of_panels_are_counted_as_they_are_held(
+    kernels: Kernels, kv_type: KvType, element: int
+) -> None:
     tensors = random_tensors(CONFIG, np.random.default_rng(0))
     held = sum(array.nbytes for name, array in tensors.items() if name != "wpe.weight")
     no_bias = 4 * CONFIG.vocab_size  # the head's zeros
-    assert bytes_per_token(Gpt2(CONFIG, tensors, kernels), 0) == held + no_bias + 4 * 2 * 2 * 8
+    model = Gpt2(CONFIG, tensors, kernels)
+    cache = PagedCache(CONFIG, 1, kv_type)
+    heads = CONFIG.n_layer * CONFIG.n_head
+    position = 2 * element * heads * 32  # heads are padded to 32
+    assert bytes_per_token(model, cache, 2) == held + no_bias + 3 * position
+
+
+def test_the_share_of_the_bandwidth_follows_from_the_rest(
+    model_file: Path, kernels: Kernels
+) -> None:
+    timing = time_model(ModelOptions(model_file, 5, 3, kv_type="int8"), kernels, 2, no_progress)
+    read = timing.decode_tokens_per_second * timing.bytes_per_token
+    assert timing.bandwidth_share == pytest.approx(read / timing.read_bytes_per_second)
+    assert timing.decode_spread.min <= timing.decode_tokens_per_second <= timing.decode_spread.max
+    assert timing.kv_type == "int8"
 
 
 @pytest.mark.parametrize(

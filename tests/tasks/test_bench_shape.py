@@ -68,12 +68,12 @@ def test_a_block_is_the_sum_of_its_layers() -> None:
     [
         (Op.layernorm, 0, 0, 4 + 4, 2),
         (Op.linear, 1, 4, 4, 2),
-        (Op.feedforward, 1 + 2, 4 + 16, 16 + 4, 2),
+        (Op.feedforward, 1 + 1, 4 + 16, 16 + 4, 2),
         (Op.attention, 1 + 1, 4 + 4, 12 + 4, 4),
-        (Op.block, 1 + 1 + 1 + 2, 4 + 4 + 4 + 16, 16 + 12 + 4 + 16 + 4, 4),
+        (Op.block, 1 + 1 + 1 + 1, 4 + 4 + 4 + 16, 16 + 12 + 4 + 16 + 4, 4),
     ],
 )
 def test_bytes_are_counted(op: Op, panels: int, rows: int, vectors: int, activations: int) -> None:
-    """A panel of up to 8 rows has 8 x 64 integers; mlp.c_proj has 16 rows."""
-    expected = panels * 8 * 64 + 4 * rows + 4 * vectors + 4 * activations * math.prod((2, 3, 4))
+    """A panel of up to 32 rows and 16 columns is one tile."""
+    expected = panels * 32 * 16 + 4 * rows + 4 * vectors + 4 * activations * math.prod((2, 3, 4))
     assert byte_count(op, SMALL) == expected

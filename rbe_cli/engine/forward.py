@@ -1,0 +1,276 @@
+"""The forward pass of a GPT-2 as one program that all threads of a team run together.
+
+Tokens of any rows and positions go through the layers at once: one a row when decoding, many of
+one row in a prompt. What a token gives depends neither on the others nor on the threads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
+from rbe_cli.engine.records import FORWARD, LAYER
+from rbe_cli.jit import native_jit
+from rbe_cli.kernels.cached_attention import append, attend
+from rbe_cli.kernels.dot import coarse, unpack_tile
+from rbe_cli.kernels.products import Operands, multiply, quantise, share
+from rbe_cli.kernels.programs import barrier, record, record_at
+from rbe_cli.kernels.records import FLOAT_LAYOUT
+from rbe_cli.kernels.simd import (
+    fused,
+    lane_sum,
+    load_byte,
+    load_float,
+    load_floats,
+    load_int,
+    splat_float,
+    store_float,
+    store_floats,
+)
+from rbe_cli.kernels.vector_math import activate
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+@native_jit
+def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """Append tokens to the cache; logits of those that are wanted. One of `parts` threads."""
+    job = record(FORWARD, job_address)
+    _embed(arithmetic, job, part, parts)
+    barrier(job.flags, part, parts)
+    for number in range(job.n_layer):
+        layer = record_at(LAYER, job.layers, number)
+        _attention(arithmetic, job, layer, number, part, parts)
+        _feed_forward(arithmetic, job, layer, part, parts)
+    if job.wanted > 0:
+        _head(arithmetic, job, part, parts)
+
+
+@native_jit
+def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, parts: int) -> None:
+    """x += attention(ln_1(x))."""
+    count = job.tokens
+    _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
+    _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
+    barrier(job.flags, part, parts)
+    heads, head_bytes = job.cache.heads, 4 * job.cache.head_dim
+    width = heads * head_bytes
+    for unit in range(share(count * heads, part, parts), share(count * heads, part + 1, parts)):
+        token, head = unit // heads, unit % heads
+        key = job.qkv.address + token * job.qkv.stride + width + head * head_bytes
+        row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
+        append(job.cache, number, head, row, position, key, key + width)
+    barrier(job.flags, part, parts)
+    for unit in range(part, (count + 3) // 4 * heads, parts):
+        _attend_to_four(arithmetic, job, layer, number, unit // heads * 4, unit % heads, part)
+    barrier(job.flags, part, parts)
+    _round(arithmetic, job, layer.attn_proj, job.mixed, part, parts)
+    _multiply(arithmetic, job, layer.attn_proj, job.mixed, job.x, True, part, parts)
+    barrier(job.flags, part, parts)
+
+
+@native_jit
+def _attend_to_four(
+    arithmetic: Any, job: Any, layer: Any, number: int, token: int, head: int, part: int
+) -> None:
+    """One head of tokens `token` to `token + 3`, at once where they follow each other."""
+    offset = 4 * head * job.cache.head_dim
+    scratch = job.scratch + part * job.scratch_bytes
+    row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
+    last = token + 3
+    together = 1
+    if (
+        last < job.tokens
+        and load_int(job.rows + 8 * last) == row
+        and load_int(job.positions + 8 * last) == position + 3
+    ):
+        together = 4
+    while token < min(last + 1, job.tokens):
+        attend(
+            arithmetic, job.cache, layer.scale, number, head,
+            load_int(job.rows + 8 * token), load_int(job.positions + 8 * token), together,
+            job.qkv.address + token * job.qkv.stride + offset, job.qkv.stride,
+            job.mixed.address + token * job.mixed.stride + offset, scratch,
+        )  # fmt: skip
+        token += together
+
+
+@native_jit
+def _feed_forward(arithmetic: Any, job: Any, layer: Any, part: int, parts: int) -> None:
+    """x += c_proj(activation(c_fc(ln_2(x))))."""
+    _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
+    _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
+    panels = layer.c_fc.panels
+    first, last = share(panels, part, parts), share(panels, part + 1, parts)
+    for token in range(job.tokens):
+        hidden = job.hidden.address + token * job.hidden.stride + first * VECTOR_BYTES
+        activate(job.activation, hidden, (last - first) * PANEL_COLUMNS)
+    barrier(job.flags, part, parts)
+    _round(arithmetic, job, layer.mlp_proj, job.hidden, part, parts)
+    _multiply(arithmetic, job, layer.mlp_proj, job.hidden, job.x, True, part, parts)
+    barrier(job.flags, part, parts)
+
+
+@native_jit
+def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
+    """Logits of the wanted tokens, whose states move to the front of `normed`."""
+    stride = job.normed.stride
+    for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
+        token = load_int(job.wanted_tokens + 8 * place)
+        x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
+        _layer_norm(job, job.ln_f, x, normed)
+        if job.head.layout != FLOAT_LAYOUT:
+            out = job.activations + place * job.activation_bytes
+            quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
+    barrier(job.flags, part, parts)
+    operands = Operands(
+        job.wanted, job.normed.address, stride, job.activations, job.activation_bytes,
+        job.logits.address, job.logits.stride, False, job.scratch + part * job.scratch_bytes,
+    )  # fmt: skip
+    panels = job.head.panels
+    first, last = share(panels, part, parts), share(panels, part + 1, parts)
+    multiply(arithmetic, job.head, operands, first, last)
+
+
+@native_jit
+def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
+    """x = wte[id] + wpe[position] of this thread's share of the tokens."""
+    scratch = job.scratch + part * job.scratch_bytes
+    for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
+        out = job.x.address + token * job.x.stride
+        for row in range(job.n_embd):
+            store_float(out + 4 * row, _ZERO)
+        _add_column(arithmetic, job.wte, load_int(job.ids + 8 * token), out, scratch)
+        _add_column(arithmetic, job.wpe, load_int(job.positions + 8 * token), out, scratch)
+
+
+@native_jit
+def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
+    """out += a column of a matrix."""
+    panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
+    if matrix.layout == FLOAT_LAYOUT:
+        values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
+        for row in range(matrix.rows):
+            weight = load_float(values + VECTOR_BYTES * row)
+            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
+        return
+    step = load_float(matrix.column_steps + 4 * column)
+    size = matrix.bits * VECTOR_BYTES
+    for tile in range(matrix.tiles):
+        values = matrix.values + (panel * matrix.tiles + tile) * size
+        unpack_tile(arithmetic, matrix.layout, values, scratch)
+        first = tile * TILE_ROWS
+        for row in range(first, min(first + TILE_ROWS, matrix.rows)):
+            place = scratch + (row - first) // 4 * VECTOR_BYTES + 4 * lane + row % 4
+            level = np.float32(load_byte(place) - matrix.offset)
+            weight = level * step * load_float(matrix.row_steps + 4 * row)
+            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
+
+
+@native_jit
+def _activations(job: Any, part: int) -> Any:
+    """Address of the rounded activations: of one token, each thread has its own."""
+    if job.tokens == 1:
+        return job.activations + part * job.activation_bytes
+    return job.activations
+
+
+@native_jit
+def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
+    """normed = LayerNorm(x), and rounded for `matrix`."""
+    first, last = _token_share(job, part, parts)
+    own = _activations(job, part)
+    for token in range(first, last):
+        normed = job.normed.address + token * job.normed.stride
+        if job.tokens == 1:  # every thread computes it, each in a row of its own
+            normed = job.normed.address + part * job.normed.stride
+        _layer_norm(job, norm, job.x.address + token * job.x.stride, normed)
+        _quantise(arithmetic, job, normed, matrix, own + token * job.activation_bytes)
+    if job.tokens > 1:
+        barrier(job.flags, part, parts)
+
+
+@native_jit
+def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts: int) -> None:
+    """Round a buffer's tokens for `matrix`."""
+    first, last = _token_share(job, part, parts)
+    own = _activations(job, part)
+    for token in range(first, last):
+        x = buffer.address + token * buffer.stride
+        _quantise(arithmetic, job, x, matrix, own + token * job.activation_bytes)
+    if job.tokens > 1:
+        barrier(job.flags, part, parts)
+
+
+@native_jit
+def _token_share(job: Any, part: int, parts: int) -> Any:
+    """First and last token that a thread prepares; one token is prepared by all."""
+    if job.tokens == 1:
+        return 0, 1
+    return share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
+
+
+@native_jit
+def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
+    if matrix.layout != FLOAT_LAYOUT:
+        if job.coarse != 0:
+            quantise(coarse(arithmetic), x, matrix.row_steps, matrix.rows, out)
+        else:
+            quantise(arithmetic, x, matrix.row_steps, matrix.rows, out)
+
+
+@native_jit
+def _multiply(
+    arithmetic: Any,
+    job: Any,
+    matrix: Any,
+    x: Any,
+    out: Any,
+    accumulate: bool,
+    part: int,
+    parts: int,
+) -> None:
+    """A thread's columns of out = (or +=) x W + bias, out of what was rounded before."""
+    address = x.address
+    if job.tokens == 1 and x.address == job.normed.address:
+        address += part * x.stride
+    operands = Operands(
+        job.tokens, address, x.stride, _activations(job, part), job.activation_bytes,
+        out.address, out.stride, accumulate, job.scratch + part * job.scratch_bytes,
+    )  # fmt: skip
+    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
+    if job.coarse != 0:
+        multiply(coarse(arithmetic), matrix, operands, first, last)
+    else:
+        multiply(arithmetic, matrix, operands, first, last)
+
+
+@native_jit
+def _layer_norm(job: Any, norm: Any, x: int, out: int) -> None:
+    """Of float32 `[n_embd]`, in two passes (Ba et al. 2016)."""
+    length = job.n_embd
+    whole = length // 16 * 16
+    total = splat_float(_ZERO)
+    for i in range(0, 4 * whole, 64):
+        total = total + load_floats(x + i)
+    mean = lane_sum(total)
+    for i in range(4 * whole, 4 * length, 4):
+        mean += load_float(x + i)
+    mean /= np.float32(length)
+    total = splat_float(_ZERO)
+    for i in range(0, 4 * whole, 64):
+        centred = load_floats(x + i) - splat_float(mean)
+        total = fused(centred, centred, total)
+    variance = lane_sum(total)
+    for i in range(4 * whole, 4 * length, 4):
+        rest = load_float(x + i) - mean
+        variance += rest * rest
+    variance = variance / np.float32(length) + np.float32(job.eps)
+    scale = _ONE / np.sqrt(variance)
+    for i in range(0, 4 * whole, 64):
+        centred = load_floats(x + i) - splat_float(mean)
+        gamma, beta = load_floats(norm.gamma + i), load_floats(norm.beta + i)
+        store_floats(out + i, fused(centred * splat_float(scale), gamma, beta))
+    for i in range(4 * whole, 4 * length, 4):
+        rest = (load_float(x + i) - mean) * scale
+        store_float(out + i, rest * load_float(norm.gamma + i) + load_float(norm.beta + i))

@@ -1,0 +1,87 @@
+"""Keys and values of the tokens already seen, in pages of 64 positions (cached_attention.py)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.codec.panels import INT_8, LAYOUTS, TILE_ROWS
+from rbe_cli.kernels.arrays import Int64
+from rbe_cli.kernels.records import (
+    CACHE,
+    KV_TYPES,
+    PAGE_POSITIONS,
+    KvType,
+    address,
+    head_bytes,
+    score_bytes,
+)
+
+
+class PagedCache:
+    """A cache of `batch` independent rows, each with its own length.
+
+    A row's memory follows its tokens, in steps of a page; an emptied row's pages serve whatever
+    row grows next.
+
+    Attributes:
+        lengths: int64 `[batch]`, tokens in each row.
+        kind: how keys and values are kept.
+        width: elements that a head takes.
+        record: `[1]` of `kernels.records.CACHE`; valid as long as this object lives.
+    """
+
+    def __init__(self, config: Gpt2Config, batch: int, kind: KvType) -> None:
+        """Empty rows."""
+        self.lengths = np.zeros(batch, np.int64)
+        self.kind = kind
+        self.width = -(-config.head_dim // TILE_ROWS) * TILE_ROWS
+        row_pages = -(-config.n_positions // PAGE_POSITIONS)
+        self._table = np.zeros((batch, row_pages), np.int64)  # addresses
+        self._rows: list[list[NDArray[np.uint8]]] = [[] for _ in range(batch)]
+        self._free: list[NDArray[np.uint8]] = []
+        own = head_bytes(self.width, kind)
+        self._page_bytes = config.n_layer * config.n_head * own
+        self._ones = np.ones(score_bytes(config.n_positions) // 4, np.float32)
+        self.record = np.zeros(1, CACHE)
+        self.record["pages"], self.record["row_pages"] = address(self._table), row_pages
+        self.record["heads"], self.record["head_dim"] = config.n_head, config.head_dim
+        self.record["width"], self.record["head_bytes"] = self.width, own
+        self.record["kind"] = KV_TYPES.index(kind)
+        self.record["score_stride"] = score_bytes(config.n_positions)
+        self.record["ones"] = address(self._ones)
+        panel = self.record["key_panel"]
+        panel["layout"], panel["bits"], panel["offset"] = LAYOUTS.index(INT_8), 8, INT_8.offset
+        panel["tiles"] = self.width // TILE_ROWS
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pages, in use or free."""
+        return self._page_bytes * (sum(map(len, self._rows)) + len(self._free))
+
+    @property
+    def position_bytes(self) -> int:
+        """Of one token's keys and values."""
+        return self._page_bytes // PAGE_POSITIONS
+
+    def reserve(self, row: int, tokens: int) -> None:
+        """Make room for `tokens` more in a row."""
+        pages = self._rows[row]
+        while len(pages) * PAGE_POSITIONS < self.lengths[row] + tokens:
+            page = self._free.pop() if self._free else np.zeros(self._page_bytes, np.uint8)
+            self._table[row, len(pages)] = address(page)
+            pages.append(page)
+
+    def advance(self, rows: Int64, tokens: int) -> None:
+        """Count the `tokens` that were stored in each of `rows`."""
+        self.lengths[rows] += tokens
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but a row's first `length` tokens."""
+        self.lengths[row] = length
+        kept = -(-length // PAGE_POSITIONS)
+        self._free += self._rows[row][kept:]
+        del self._rows[row][kept:]
+
+    def reset(self, row: int) -> None:
+        """Empty a row."""
+        self.truncate(row, 0)

@@ -1,0 +1,175 @@
+"""A model laid out for the forward program: addresses of weights, and memory to compute in."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS
+from rbe_cli.engine.pacer import Pacer
+from rbe_cli.engine.paged_cache import PagedCache
+from rbe_cli.engine.records import FORWARD, LAYER
+from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.native import Entry, load
+from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.kernels.records import (
+    ACTIVATIONS,
+    FLOAT_LAYOUT,
+    MATRIX,
+    activation_bytes,
+    address,
+    attention_bytes,
+    scratch_bytes,
+)
+from rbe_cli.kernels.team import TEAM_PROGRAMS, Team
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.layer_norm import LayerNorm
+from rbe_cli.nn.linear import Linear, Weight
+from rbe_cli.progress import Progress, no_progress
+
+FORWARD_PROGRAM = Entry("rbe_cli.engine.forward", "forward", 3)
+CHUNK_TOKENS = 256
+"""Tokens that go through the layers at once: more would leave the cache."""
+_BUFFERS = ("x", "normed", "qkv", "mixed", "hidden", "logits")
+
+
+class Plan:
+    """A model that a team of threads runs."""
+
+    def __init__(self, model: Gpt2, team: Team, progress: Progress = no_progress) -> None:
+        """Lay a model out; its matrices stay where they are, unless they are dense."""
+        self.config = model.config
+        self._team = team
+        self._pacer = Pacer(team.threads)
+        *_, self._program = load([*TEAM_PROGRAMS, FORWARD_PROGRAM], team.instructions, progress)
+        self._kept: list[NDArray[np.generic]] = []  # what addresses point to
+        self._matrices: dict[int, tuple[Weight, NDArray[np.void]]] = {}
+        layers = np.zeros(len(model.blocks), LAYER)
+        for layer, block in zip(layers, model.blocks, strict=True):
+            layer["ln_1"] = self._norm(block.ln_1)
+            layer["ln_2"] = self._norm(block.ln_2)
+            layer["c_attn"] = self._linear(block.attn.c_attn)
+            layer["attn_proj"] = self._linear(block.attn.c_proj)
+            layer["c_fc"] = self._linear(block.mlp.c_fc)
+            layer["mlp_proj"] = self._linear(block.mlp.c_proj)
+            layer["scale"] = block.attn.scale
+        self._job = np.zeros(1, FORWARD)
+        job = self._job[0]
+        job["layers"], job["n_layer"] = self._keep(layers), len(layers)
+        job["n_embd"], job["n_inner"] = self.config.n_embd, self.config.n_inner
+        job["activation"] = ACTIVATIONS[self.config.activation_function]
+        job["eps"] = self.config.layer_norm_epsilon
+        job["wte"], job["wpe"] = self._matrix(model.wte.weight), self._matrix(model.wpe.weight)
+        job["ln_f"] = self._norm(model.ln_f)
+        job["head"] = self._linear(model.head)
+        self._buffers: dict[str, NDArray[np.generic]] = {}
+        self._room = 0, 0
+
+    def run(
+        self,
+        cache: PagedCache,
+        ids: Int64,
+        rows: Int64,
+        positions: Int64,
+        wanted: Sequence[int],
+        coarse: bool = False,
+    ) -> Float32:
+        """Append tokens to the cache, which has room for them.
+
+        Args:
+            cache: of the same config.
+            ids, rows, positions: int64 `[tokens]`; a row's tokens in ascending order.
+            wanted: tokens whose logits are returned, ascending.
+            coarse: round activations to 8 bits instead of 16.
+
+        Returns:
+            `[len(wanted), vocab_size]`.
+        """
+        count = len(ids)
+        self._reserve(count, len(wanted), cache)
+        job, wanted_tokens = self._job[0], np.array(wanted, np.int64)
+        job["tokens"], job["wanted"], job["coarse"] = count, len(wanted), coarse
+        job["ids"], job["rows"] = address(ids), address(rows)
+        job["positions"], job["wanted_tokens"] = address(positions), address(wanted_tokens)
+        job["cache"] = cache.record[0]
+        job["cache"]["out_stride"] = job["mixed"]["stride"]
+        job["flags"] = self._team.flags
+        if count == 1:
+            threads = self._pacer.threads
+            start = perf_counter()
+            self._team.run(self._program, address(self._job), threads)
+            self._pacer.record(perf_counter() - start)
+        else:
+            self._team.run(self._program, address(self._job))
+        logits = self._buffers["logits"][: len(wanted), : self.config.vocab_size]
+        return logits.astype(np.float32)  # a copy
+
+    def _reserve(self, tokens: int, wanted: int, cache: PagedCache) -> None:
+        """Memory for so many tokens and logits; what it holds between two runs means nothing."""
+        room = max(tokens, self._room[0]), max(wanted, self._room[1])
+        if room == self._room and self._buffers:
+            return
+        self._room = tokens, wanted = room
+        config, threads = self.config, self._team.threads
+        rows = max(tokens, threads)
+        width = config.n_embd
+        widths = (width, width, 3 * width, width, config.n_inner, config.vocab_size)
+        job = self._job[0]
+        for name, columns in zip(_BUFFERS, widths, strict=True):
+            stride = -(-columns // TILE_ROWS) * TILE_ROWS
+            # Zeros, as what pads a row is multiplied by steps of zero, which NaN would survive.
+            buffer = np.zeros((wanted if name == "logits" else rows, stride), np.float32)
+            self._buffers[name] = buffer
+            job[name]["address"], job[name]["stride"] = address(buffer), buffer.strides[0]
+        own = activation_bytes(max(config.n_embd, config.n_inner))
+        each = max(scratch_bytes(tokens), attention_bytes(cache.width, config.n_positions))
+        for name, shape in (("activation", (rows, own)), ("scratch", (threads, each))):
+            self._buffers[name] = np.empty(shape, np.uint8)
+            job[f"{name}_bytes"] = shape[1]
+        job["activations"] = address(self._buffers["activation"])
+        job["scratch"] = address(self._buffers["scratch"])
+
+    def _keep(self, array: NDArray[np.generic]) -> int:
+        self._kept.append(array)
+        return address(array)
+
+    def _padded(self, vector: Float32, multiple: int) -> int:
+        """Address of a copy with zeros to a multiple."""
+        padded = np.zeros(-(-len(vector) // multiple) * multiple, np.float32)
+        padded[: len(vector)] = vector
+        return self._keep(padded)
+
+    def _norm(self, norm: LayerNorm) -> tuple[int, int]:
+        """A record of NORM."""
+        return self._padded(norm.gamma, PANEL_COLUMNS), self._padded(norm.beta, PANEL_COLUMNS)
+
+    def _linear(self, linear: Linear) -> Any:
+        """A record of MATRIX."""
+        record = self._matrix(linear.weight)
+        record["bias"] = self._padded(linear.bias, PANEL_COLUMNS)
+        return record
+
+    def _matrix(self, weight: Weight) -> Any:
+        """A record of MATRIX, without bias; the same for the same matrix."""
+        if id(weight) not in self._matrices:
+            if isinstance(weight, PanelMatrix):
+                self._matrices[id(weight)] = weight, weight.record
+            else:
+                self._matrices[id(weight)] = weight, self._float_panels(weight)
+        record: Any = self._matrices[id(weight)][1]
+        return record[0].copy()
+
+    def _float_panels(self, weight: Float32) -> NDArray[np.void]:
+        rows, columns = weight.shape
+        panels = -(-columns // PANEL_COLUMNS)
+        values = np.zeros((panels, rows, PANEL_COLUMNS), np.float32)
+        for panel in range(panels):
+            part = weight[:, panel * PANEL_COLUMNS : (panel + 1) * PANEL_COLUMNS]
+            values[panel, :, : part.shape[1]] = part
+        record = np.zeros(1, MATRIX)
+        record["layout"], record["values"] = FLOAT_LAYOUT, self._keep(values)
+        record["rows"], record["panels"] = rows, panels
+        record["column_steps"] = self._padded(np.ones(columns, np.float32), PANEL_COLUMNS)
+        return record

@@ -1,0 +1,28 @@
+"""How fast this machine reads memory: what decoding, which reads all weights, is bounded by."""
+
+import numpy as np
+
+from rbe_cli.kernels.native import Entry, load
+from rbe_cli.kernels.records import FLAG_BYTES, READ, address
+from rbe_cli.kernels.team import Team
+
+_READ_PROGRAM = Entry("rbe_cli.kernels.programs", "read", 3)
+
+
+class Reader:
+    """Reads the same memory again and again with all threads of a team."""
+
+    def __init__(self, team: Team, size: int) -> None:
+        """Memory of `size` bytes, touched."""
+        self.size = size
+        self._team = team
+        self._memory = np.ones(size, np.uint8)
+        self._sums = np.zeros(team.threads * FLAG_BYTES, np.uint8)
+        self._record = np.zeros(1, READ)
+        self._record["address"], self._record["bytes"] = address(self._memory), size
+        self._record["sums"] = address(self._sums)
+        (self._program,) = load([_READ_PROGRAM], team.instructions)
+
+    def __call__(self) -> None:
+        """Read all of it once."""
+        self._team.run(self._program, address(self._record))

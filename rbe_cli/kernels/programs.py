@@ -1,0 +1,148 @@
+"""The compiled side of a thread team (team.py), and the programs that it runs.
+
+All threads of a team run the same program on the same record, each its own share, and meet at
+barriers (single program, multiple data: Darema 2001). A program's arguments are its part, the
+number of parts, and the record's address.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from rbe_cli.jit import native_jit
+from rbe_cli.kernels.products import Operands, multiply, quantise, share
+from rbe_cli.kernels.records import FLAG_BYTES, MATMUL, READ, TEAM
+from rbe_cli.kernels.simd import (
+    I8,
+    I32,
+    I64,
+    kernel_intrinsic,
+    lane_sum_ints,
+    load_acquire,
+    load_ints,
+    pause,
+    prefetch,
+    splat_int,
+    store_int32,
+    store_release,
+)
+
+_PARTS_BITS = 16  # of a job's number, for its threads
+
+
+@kernel_intrinsic
+def record_at(typing: Any, dtype: Any, address: Any, index: Any) -> Any:
+    """A record of a (global) numpy dtype in an array at an address."""
+    kind = dtype.dtype
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, address, index = values
+        place = builder.add(address, builder.mul(index, ir.Constant(I64, kind.size)))
+        return builder.inttoptr(place, context.get_value_type(kind))
+
+    return kind(dtype, types.int64, types.int64), emit
+
+
+@native_jit
+def record(dtype: Any, address: int) -> Any:
+    """The record of a (global) numpy dtype at an address."""
+    return record_at(dtype, address, 0)
+
+
+@kernel_intrinsic
+def _invoke(typing: Any, program: Any, part: Any, parts: Any, job: Any) -> Any:
+    """Call the program at an address, which was compiled by `native.load`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        pointer = I8.as_pointer()
+        kind = ir.FunctionType(I32, [pointer] * 3 + [I64] * 3)
+        program, *numbers = values
+        unused = builder.bitcast(cgutils.alloca_once(builder, I64), pointer)
+        function = builder.inttoptr(program, kind.as_pointer())
+        builder.call(function, [unused, unused, ir.Constant(pointer, None), *numbers])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), emit
+
+
+@native_jit
+def barrier(flags: int, part: int, parts: int) -> None:
+    """Wait until all parts are here; `flags` are zero when a job begins."""
+    if parts == 1:
+        return
+    own = flags + FLAG_BYTES * part
+    turn = load_acquire(own) + 1
+    store_release(own, turn)
+    for other in range(parts):
+        while load_acquire(flags + FLAG_BYTES * other) < turn:
+            pause()
+
+
+@native_jit
+def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
+    """A thread of the team: run job after job, and return after a long wait for one."""
+    team = record(TEAM, team_address)
+    done = team.done + FLAG_BYTES * part
+    seen = load_acquire(done)
+    waited = 0
+    while waited < patience:
+        job = load_acquire(team.job)
+        if job == seen:
+            pause()
+            waited += 1
+        else:
+            parts = job & ((1 << _PARTS_BITS) - 1)
+            if part < parts:
+                _invoke(team.program, part, parts, team.record)
+            seen = job
+            store_release(done, seen)
+            waited = 0
+
+
+@native_jit
+def lead(arithmetic: Any, team_address: int, parts: int) -> None:
+    """Run the team's job with `parts` threads, of which this one is the first."""
+    team = record(TEAM, team_address)
+    for part in range(parts):
+        store_release(team.flags + FLAG_BYTES * part, 0)
+    number = ((load_acquire(team.job) >> _PARTS_BITS) + 1) << _PARTS_BITS
+    store_release(team.job, number | parts)
+    _invoke(team.program, 0, parts, team.record)
+    for part in range(1, parts):
+        while load_acquire(team.done + FLAG_BYTES * part) != number | parts:
+            pause()
+
+
+@native_jit
+def read(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """Read memory once, each part its share of the lines, as fast as loads alone can."""
+    job = record(READ, job_address)
+    a, b = splat_int(0), splat_int(0)
+    first, last = share(job.bytes // 256, part, parts), share(job.bytes // 256, part + 1, parts)
+    for place in range(job.address + 256 * first, job.address + 256 * last, 256):
+        for line in range(4):
+            prefetch(place + 8192 + 64 * line)
+        a = (a | load_ints(place)) + (b | load_ints(place + 64))
+        b = (b | load_ints(place + 128)) + (a | load_ints(place + 192))
+    store_int32(job.sums + FLAG_BYTES * part, lane_sum_ints(a + b))
+
+
+@native_jit
+def matmul(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """x W + bias of one matrix: all parts round x, then each computes its own panels."""
+    job = record(MATMUL, job_address)
+    matrix = job.matrix
+    stride = job.activation_bytes
+    for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
+        quantise(
+            arithmetic, job.x + token * job.x_stride, matrix.row_steps, matrix.rows,
+            job.activations + token * stride,
+        )  # fmt: skip
+    barrier(job.flags, part, parts)
+    operands = Operands(
+        job.tokens, job.x, job.x_stride, job.activations, stride, job.out, job.out_stride, False,
+        job.scratch + part * job.scratch_bytes,
+    )  # fmt: skip
+    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
+    multiply(arithmetic, matrix, operands, first, last)

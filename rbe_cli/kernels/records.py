@@ -1,0 +1,128 @@
+"""What compiled kernels are told, as records of numbers and addresses in memory.
+
+Kernels that run without Numba (kernels/native.py) take no arrays. Who fills a record keeps the
+arrays behind its addresses alive. All lengths are counted in elements, all strides in bytes.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.config import Activation
+
+_INT, _FLOAT = np.int64, np.float32
+
+MATRIX = np.dtype(
+    [
+        ("layout", _INT),  # its place in panels.LAYOUTS, or FLOAT_LAYOUT
+        ("bits", _INT),  # of a code
+        ("offset", _INT),  # of the layout's bytes
+        ("values", _INT),  # address of the panels; of float32, [panels, rows, 16]
+        ("rows", _INT),  # K
+        ("tiles", _INT),  # K' / 32
+        ("panels", _INT),  # N' / 16
+        ("row_steps", _INT),  # address of float32 [K'], 0 in the padding
+        ("column_steps", _INT),  # address of float32 [N']
+        ("bias", _INT),  # address of float32 [N']
+    ]
+)
+READ = np.dtype(
+    [
+        ("address", _INT),
+        ("bytes", _INT),
+        ("sums", _INT),  # address, for each thread's sum after FLAG_BYTES
+    ]
+)
+FLAG_BYTES = 128  # between two threads' flags, so that they share no line of a cache
+FLOAT_LAYOUT = 99  # weights as float32
+
+MATMUL = np.dtype(
+    [
+        ("matrix", MATRIX),
+        ("tokens", _INT),
+        ("x", _INT),  # address of float32 [tokens, x_stride / 4], readable to K'
+        ("x_stride", _INT),
+        ("out", _INT),  # address of float32 [tokens, out_stride / 4], writable to N'
+        ("out_stride", _INT),
+        ("activations", _INT),  # address of scratch, [tokens, activation_bytes]
+        ("activation_bytes", _INT),
+        ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
+        ("scratch_bytes", _INT),
+        ("flags", _INT),  # address of the team's barrier
+    ]
+)
+TEAM = np.dtype(
+    [
+        ("program", _INT),  # address of the job's machine code
+        ("record", _INT),  # address of what it works on
+        ("job", _INT),  # address of the job's number
+        ("done", _INT),  # addresses of the threads' last jobs, and of their barrier's turns
+        ("flags", _INT),
+    ]
+)
+CACHE = np.dtype(
+    [
+        ("pages", _INT),  # address of int64 [rows, row_pages], the pages' addresses
+        ("row_pages", _INT),
+        ("heads", _INT),
+        ("head_dim", _INT),
+        ("width", _INT),  # head_dim rounded up to a multiple of 32
+        ("head_bytes", _INT),  # of a layer's head in a page
+        ("kind", _INT),  # its place in KV_TYPES
+        ("out_stride", _INT),
+        ("score_stride", _INT),  # bytes of a query's scores
+        ("ones", _INT),  # address of float32 ones, as many as scores
+        ("key_panel", MATRIX),  # 16 keys as a panel of 8-bit integers
+    ]
+)
+ACTIVATIONS: dict[Activation, int] = {
+    "gelu_new": 0,
+    "gelu_pytorch_tanh": 0,
+    "gelu": 1,
+    "quick_gelu": 2,
+    "silu": 3,
+    "relu": 4,
+}
+"""Numbers that compiled kernels know activation functions by."""
+PAGE_POSITIONS = 64
+KvType = Literal["fp32", "fp16", "int8"]
+KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
+GROUP_ROWS = 256  # activations that share a scale
+
+
+def group_count(rows: int) -> int:
+    """Groups of activations of a token."""
+    return -(-rows // GROUP_ROWS)
+
+
+def activation_bytes(rows: int) -> int:
+    """Bytes of a token's quantised activations: scale and sum of each group, then two a row."""
+    padded = -(-rows // 32) * 32
+    return -(-(8 * group_count(rows) + 2 * padded) // 64) * 64
+
+
+def scratch_bytes(tokens: int) -> int:
+    """Bytes of a thread's scratch: two panels' group unpacked, then sums of all tokens."""
+    return 2 * GROUP_ROWS * 16 + 128 * (tokens + 8)
+
+
+def head_bytes(width: int, kind: KvType) -> int:
+    """Bytes of 64 positions' keys and values of a head."""
+    scales = 8 * PAGE_POSITIONS if kind == "int8" else 0
+    return 2 * PAGE_POSITIONS * width * {"fp32": 4, "fp16": 2, "int8": 1}[kind] + scales
+
+
+def attention_bytes(width: int, positions: int) -> int:
+    """Bytes of a thread's scratch for attention to at most `positions`."""
+    return 32 * width + 4 * score_bytes(positions) + activation_bytes(max(width, positions + 32))
+
+
+def score_bytes(positions: int) -> int:
+    """Bytes of a query's scores: to a multiple of 32 positions, and a block more."""
+    return 4 * (-(-positions // 32) * 32 + 32)
+
+
+def address(array: NDArray[np.generic]) -> int:
+    """Where an array's elements lie."""
+    return int(array.ctypes.data)

@@ -1,0 +1,124 @@
+"""Threads that wait for compiled programs (kernels/programs.py) and run them together.
+
+The calling thread is the first of the team. The others are started once; after a job they spin
+for about a millisecond, as the next token mostly follows sooner, and then sleep. One team serves
+the whole process: two models in two Python threads take turns, a forked child starts anew.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels.cpus import affine_cpus, default_threads
+from rbe_cli.kernels.instruction_sets import InstructionSet, available
+from rbe_cli.kernels.native import Entry, Native, load
+from rbe_cli.kernels.records import FLAG_BYTES, TEAM, address
+
+_MODULE = "rbe_cli.kernels.programs"
+TEAM_PROGRAMS = Entry(_MODULE, "work", 3), Entry(_MODULE, "lead", 2)
+_PATIENCE = 20_000  # pauses of about 50 nanoseconds
+_turn = threading.Lock()  # one job at a time in the process
+
+
+class Team:
+    """At most `threads` threads for compiled programs.
+
+    Attributes:
+        threads: that run a job unless it asks for fewer.
+        instructions: the programs' instruction set.
+        flags: address of the barrier of the job that runs.
+    """
+
+    def __init__(self, threads: int, instructions: InstructionSet) -> None:
+        """Compiled code is loaded and threads are started with the first job."""
+        self.threads = threads
+        self.instructions = instructions
+        self._lines = np.zeros(FLAG_BYTES // 8 * (2 * threads + 1), np.int64)
+        first = address(self._lines)
+        self.flags = first + FLAG_BYTES
+        self._record = np.zeros(1, TEAM)
+        self._record["job"] = first
+        self._record["flags"] = self.flags
+        self._record["done"] = self.flags + FLAG_BYTES * threads
+        self._has_job = False
+        self._awake: list[threading.Event] = []
+
+    def run(self, program: Native, record: int, threads: int | None = None) -> None:
+        """Run a program on the record at an address; returns when all threads are done.
+
+        One thread needs no team: then callers do not wait for each other.
+        """
+        threads = min(threads or self.threads, self.threads)
+        if threads == 1:
+            program(0, 1, record)
+            return
+        with _turn:
+            self._record["program"], self._record["record"] = program.address, record
+            self._has_job = True
+            try:
+                _, lead = load(TEAM_PROGRAMS, self.instructions)
+                self._wake(threads - 1)
+                lead(address(self._record), threads)
+            finally:
+                self._has_job = False
+
+    def _wake(self, workers: int) -> None:
+        """Have the first `workers` threads wait for a job."""
+        while len(self._awake) < workers:
+            self._awake.append(threading.Event())
+            part = len(self._awake)
+            threading.Thread(target=self._serve, args=(part,), daemon=True).start()
+        for awake in self._awake[:workers]:
+            if not awake.is_set():
+                awake.set()
+
+    def _serve(self, part: int) -> None:
+        """A thread's life: spin for jobs, then sleep until the next is announced."""
+        awake = self._awake[part - 1]
+        work, _ = load(TEAM_PROGRAMS, self.instructions)
+        while True:
+            work(part, address(self._record), _PATIENCE)
+            awake.clear()
+            if not self._has_job:  # whoever has one by now finds the flag cleared, and sets it
+                awake.wait()
+
+    def forget_threads(self) -> None:
+        """Begin without threads, as those of a process do not live in its fork."""
+        self._lines[:] = 0
+        self._has_job = False
+        self._awake.clear()
+
+
+_teams: dict[tuple[int, InstructionSet], Team] = {}
+
+
+def get_team(threads: int | None, instructions: InstructionSet | None = None) -> Team:
+    """The process's team of a number of threads.
+
+    Args:
+        threads: None for the physical cores this process may use. More than the CPUs it may
+            use are lowered to those; results do not depend on the number.
+        instructions: None for the fastest.
+
+    Raises:
+        UsageError: `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: at least one thread is needed")
+    key = min(threads or default_threads(), affine_cpus()), instructions or available()[0]
+    if key not in _teams:
+        _teams[key] = Team(*key)
+    return _teams[key]
+
+
+def _after_fork() -> None:
+    global _turn
+    _turn = threading.Lock()
+    for team in _teams.values():
+        team.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.options import FormatOption, KvType, Offline, Quiet, Threads, Verbose
+from rbe_cli.cli.options import Activations, FormatOption, KvType, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -86,6 +86,10 @@ def bench(
         KvType | None,
         typer.Option(help="With --model: how keys and values are kept; default: fp16."),
     ] = None,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(help="With --model: bits of a prompt's activations; default: auto."),
+    ] = None,
     repeat: Annotated[
         int | None,
         typer.Option(
@@ -117,7 +121,7 @@ def bench(
         shapes,
         ops,
         variants,
-        _model_options(model, prompt_tokens, max_tokens, depth, kv_type),
+        _model_options(model, prompt_tokens, max_tokens, depth, kv_type, activations),
         repeat,
         threads,
     )
@@ -132,18 +136,21 @@ def _model_options(
     max_tokens: int | None,
     depth: int | None,
     kv_type: KvType | None,
+    activations: Activations | None,
 ) -> "ModelOptions | None":
-    from rbe_cli.engine.session import DEFAULT_KV_TYPE
+    from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE
     from rbe_cli.tasks.bench_model import ModelOptions
 
     if model is not None:
         kept_as = kv_type.value if kv_type else DEFAULT_KV_TYPE
-        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0, kept_as)
+        rounded_to = activations.value if activations else DEFAULT_ACTIVATIONS
+        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0, kept_as, rounded_to)
     given = {
         "--prompt-tokens": prompt_tokens,
         "--max-tokens": max_tokens,
         "--depth": depth,
         "--kv-type": kv_type,
+        "--activations": activations,
     }
     for flag, value in given.items():
         if value is not None:

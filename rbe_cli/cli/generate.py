@@ -8,6 +8,7 @@ import typer
 
 from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines
 from rbe_cli.cli.options import (
+    Activations,
     FormatOption,
     KvType,
     Offline,
@@ -65,10 +66,18 @@ def generate(
     kv_type: Annotated[
         KvType, typer.Option(help="How keys and values are kept: memory and speed, or precision.")
     ] = KvType.fp16,
+    activations: Annotated[
+        Activations,
+        typer.Option(help="Bits of a prompt's activations; auto: 8 where weights are coarser."),
+    ] = Activations.auto,
     on_overflow: Annotated[
         Overflow,
         typer.Option(help="A full context ends the text, or its newest half is kept."),
     ] = Overflow.stop,
+    lookup: Annotated[
+        bool,
+        typer.Option(help="Guess repeated passages and check several tokens at once: same text."),
+    ] = True,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Print the text when it is complete.")
     ] = False,
@@ -102,6 +111,7 @@ def generate(
         seed=secrets.randbits(32) if seed is None else seed,
         greedy=greedy,
         on_overflow=on_overflow.value,
+        lookup=lookup,
     )
     if interactive and any(given is not None for given in (prompt, text_file, tokens)):
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
@@ -116,7 +126,7 @@ def generate(
         rows = batch * (1 if interactive else len(prompts))
         with out.progress() as progress:
             model = load_model(container, load_kernels("fast", threads), progress)
-            session = Session(model, rows, kv_type.value, progress)
+            session = Session(model, rows, kv_type.value, activations.value, progress)
     writer = _Writer(session, tokenizer, options, out, stream=not no_stream)
     if interactive:
         _converse(writer, tokenizer, out, batch)

@@ -17,6 +17,14 @@ class KvType(StrEnum):
     int8 = "int8"
 
 
+class Activations(StrEnum):
+    """Bits that a prompt's activations are rounded to."""
+
+    auto = "auto"
+    coarse = "8"
+    fine = "16"
+
+
 RbeFile = Annotated[Path, typer.Argument(metavar="FILE.rbe", help="A compressed model.")]
 FormatOption = Annotated[
     Format, typer.Option("--format", help="How results appear on stdout.", show_default=True)

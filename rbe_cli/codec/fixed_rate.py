@@ -65,8 +65,7 @@ def encode_matrix(
 ) -> FixedMatrix:
     """A matrix at 2, 4 or 8 bits a weight; arguments as of `quantise`."""
     codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
-    values = panels.zeros(codes.shape, bits)
-    panels.store(values, 0, codes)
+    values = panels.pack(codes, bits)
     return FixedMatrix(codes.shape, bits, values, row_levels, column_levels, unit)
 
 

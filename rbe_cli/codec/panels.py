@@ -84,65 +84,59 @@ def panel_shape(shape: tuple[int, int], bits: int) -> tuple[int, int, int, int]:
     return -(-columns // PANEL_COLUMNS), -(-rows // TILE_ROWS), bits, VECTOR_BYTES
 
 
-def zeros(shape: tuple[int, int], bits: int) -> Values:
-    """The stored array of a `[K, N]` matrix, still to be filled."""
-    return np.zeros(panel_shape(shape, bits), np.uint8)
-
-
-def store(values: Values, start: int, codes: Codes) -> None:
-    """Write codes `[K, width]`, which begin at column `start` of the matrix."""
-    panels, tiles, bits, _ = values.shape
-    rows, width = codes.shape
-    padded = np.zeros((tiles * TILE_ROWS, width), np.uint8)
-    padded[:rows] = codes
-    quads = padded.reshape(tiles, _QUADS, 4, width)
-    stored = np.concatenate(
-        [_packed(quads, shift, own) for shift, own in _shifts(bits)], axis=1
-    )  # [tiles, bits, width, 4]
-    lanes = values.reshape(panels, tiles, bits, PANEL_COLUMNS, 4)
-    for panel in range(start // PANEL_COLUMNS, -(-(start + width) // PANEL_COLUMNS)):
-        first = max(start, panel * PANEL_COLUMNS)
-        last = min(start + width, (panel + 1) * PANEL_COLUMNS)
-        lane = first - panel * PANEL_COLUMNS
-        part = stored[:, :, first - start : last - start]
-        lanes[panel, :, :, lane : lane + last - first] = part
+def pack(codes: Codes, bits: int) -> Values:
+    """The stored array of codes `[K, N]`."""
+    tiles = cut(codes)
+    return pack_tiles(tiles.reshape(-1, *tiles.shape[2:]), bits).reshape(
+        panel_shape(codes.shape, bits)
+    )
 
 
 def unpack(values: Values, shape: tuple[int, int]) -> Codes:
     """The codes `[K, N]` of a stored array."""
-    rows, columns = shape
-    return unpack_columns(values, np.arange(columns))[:rows]
-
-
-def unpack_columns(values: Values, indices: NDArray[np.int64]) -> Codes:
-    """The codes `[K', len(indices)]` of some columns of a stored array."""
     panels, tiles, bits, _ = values.shape
-    lanes = values.reshape(panels, tiles, bits, PANEL_COLUMNS, 4)
-    # [columns, tiles, bits, 4]
-    stored = lanes[indices // PANEL_COLUMNS, :, :, indices % PANEL_COLUMNS]
-    codes = np.zeros((len(indices), tiles, _QUADS, 4), np.uint8)
-    first = 0
-    for shift, own in _shifts(bits):
-        part = stored[:, :, first : first + own, None]  # [columns, tiles, own, 1, 4]
+    found = unpack_tiles(values.reshape(-1, bits, VECTOR_BYTES))
+    return join(found.reshape(panels, tiles, TILE_ROWS, PANEL_COLUMNS), shape)
+
+
+def cut(matrix: NDArray[Any]) -> NDArray[Any]:
+    """`[K, N]` -> `[panels, tiles, 32, 16]`, padded with zeros."""
+    rows, columns = matrix.shape
+    panels, tiles = -(-columns // PANEL_COLUMNS), -(-rows // TILE_ROWS)
+    padded = np.zeros((tiles * TILE_ROWS, panels * PANEL_COLUMNS), matrix.dtype)
+    padded[:rows, :columns] = matrix
+    return padded.reshape(tiles, TILE_ROWS, panels, PANEL_COLUMNS).transpose(2, 0, 1, 3)
+
+
+def join(tiles: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """The inverse of `cut`."""
+    panels, count, _, _ = tiles.shape
+    whole = tiles.transpose(1, 2, 0, 3).reshape(count * TILE_ROWS, panels * PANEL_COLUMNS)
+    return whole[: shape[0], : shape[1]]
+
+
+def pack_tiles(codes: Codes, bits: int) -> Values:
+    """Codes `[n, 32, 16]` -> `[n, bits, 64]`."""
+    quads = codes.reshape(-1, _QUADS, 4, PANEL_COLUMNS).swapaxes(2, 3)  # [n, 8, 16, 4]
+    planes, shift = [], 0
+    for own in PLANES[bits]:
+        fields = (quads >> np.uint8(shift)) & np.uint8(2**own - 1)
+        fields = fields.reshape(len(quads), own, 8 // own, VECTOR_BYTES)
         places = np.arange(0, 8, own, dtype=np.uint8)[:, None]
-        fields = (part >> places) & np.uint8(2**own - 1)  # [columns, tiles, own, 8 / own, 4]
-        codes |= fields.reshape(codes.shape) << np.uint8(shift)
-        first += own
-    return codes.reshape(len(indices), -1).T
+        planes.append(np.bitwise_or.reduce(fields << places, axis=2))
+        shift += own
+    return np.concatenate(planes, axis=1)
 
 
-def _shifts(bits: int) -> list[tuple[int, int]]:
-    """(first bit, bits) of each plane."""
-    planes = PLANES[bits]
-    return [(sum(planes[:i]), own) for i, own in enumerate(planes)]
-
-
-def _packed(quads: NDArray[Any], shift: int, own: int) -> Values:
-    """One plane of `[tiles, 8, 4, width]` as `[tiles, own, width, 4]`."""
-    tiles, _, _, width = quads.shape
-    fields = (quads >> np.uint8(shift)) & np.uint8(2**own - 1)
-    fields = fields.reshape(tiles, own, 8 // own, 4, width)
-    packed = fields[:, :, 0]
-    for place in range(1, 8 // own):
-        packed = packed | (fields[:, :, place] << np.uint8(own * place))
-    return packed.transpose(0, 1, 3, 2)
+def unpack_tiles(stored: Values) -> Codes:
+    """The inverse of `pack_tiles`."""
+    count, bits, _ = stored.shape
+    quads = np.zeros((count, _QUADS, VECTOR_BYTES), np.uint8)
+    shift = 0
+    for own in PLANES[bits]:
+        places = np.arange(0, 8, own, dtype=np.uint8)[:, None]
+        fields = (stored[:, shift : shift + own, None] >> places) & np.uint8(2**own - 1)
+        quads |= fields.reshape(quads.shape) << np.uint8(shift)
+        shift += own
+    codes = quads.reshape(count, _QUADS, PANEL_COLUMNS, 4).swapaxes(2, 3)
+    return codes.reshape(count, TILE_ROWS, PANEL_COLUMNS)

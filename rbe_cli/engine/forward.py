@@ -12,10 +12,10 @@ from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
 from rbe_cli.engine.records import FORWARD, LAYER
 from rbe_cli.jit import native_jit
 from rbe_cli.kernels.cached_attention import append, attend
-from rbe_cli.kernels.dot import coarse, unpack_tile
+from rbe_cli.kernels.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
 from rbe_cli.kernels.products import Operands, multiply, quantise, share
-from rbe_cli.kernels.programs import barrier, record, record_at
-from rbe_cli.kernels.records import FLOAT_LAYOUT
+from rbe_cli.kernels.programs import barrier
+from rbe_cli.kernels.records import FLOATS, HIGH_TILE
 from rbe_cli.kernels.simd import (
     fused,
     lane_sum,
@@ -23,6 +23,9 @@ from rbe_cli.kernels.simd import (
     load_float,
     load_floats,
     load_int,
+    prefetch,
+    record,
+    record_at,
     splat_float,
     store_float,
     store_floats,
@@ -30,6 +33,8 @@ from rbe_cli.kernels.simd import (
 from rbe_cli.kernels.vector_math import activate
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+_FETCHED_BYTES = 4096
+_UNPACKED_TILE = 8 * VECTOR_BYTES
 
 
 @native_jit
@@ -41,7 +46,11 @@ def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     for number in range(job.n_layer):
         layer = record_at(LAYER, job.layers, number)
         _attention(arithmetic, job, layer, number, part, parts)
-        _feed_forward(arithmetic, job, layer, part, parts)
+        if number + 1 < job.n_layer:
+            following = record_at(LAYER, job.layers, number + 1).c_attn
+        else:
+            following = job.head
+        _feed_forward(arithmetic, job, layer, following, part, parts)
     if job.wanted > 0:
         _head(arithmetic, job, part, parts)
 
@@ -52,6 +61,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     count = job.tokens
     _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
     _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
+    _fetch(layer.attn_proj, part, parts)
     barrier(job.flags, part, parts)
     heads, head_bytes = job.cache.heads, 4 * job.cache.head_dim
     width = heads * head_bytes
@@ -66,6 +76,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     barrier(job.flags, part, parts)
     _round(arithmetic, job, layer.attn_proj, job.mixed, part, parts)
     _multiply(arithmetic, job, layer.attn_proj, job.mixed, job.x, True, part, parts)
+    _fetch(layer.c_fc, part, parts)
     barrier(job.flags, part, parts)
 
 
@@ -96,10 +107,13 @@ def _attend_to_four(
 
 
 @native_jit
-def _feed_forward(arithmetic: Any, job: Any, layer: Any, part: int, parts: int) -> None:
-    """x += c_proj(activation(c_fc(ln_2(x))))."""
+def _feed_forward(
+    arithmetic: Any, job: Any, layer: Any, following: Any, part: int, parts: int
+) -> None:
+    """x += c_proj(activation(c_fc(ln_2(x)))); `following` is the matrix that is read next."""
     _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
     _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
+    _fetch(layer.mlp_proj, part, parts)
     panels = layer.c_fc.panels
     first, last = share(panels, part, parts), share(panels, part + 1, parts)
     for token in range(job.tokens):
@@ -108,6 +122,7 @@ def _feed_forward(arithmetic: Any, job: Any, layer: Any, part: int, parts: int) 
     barrier(job.flags, part, parts)
     _round(arithmetic, job, layer.mlp_proj, job.hidden, part, parts)
     _multiply(arithmetic, job, layer.mlp_proj, job.hidden, job.x, True, part, parts)
+    _fetch(following, part, parts)
     barrier(job.flags, part, parts)
 
 
@@ -119,7 +134,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
         token = load_int(job.wanted_tokens + 8 * place)
         x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
         _layer_norm(job, job.ln_f, x, normed)
-        if job.head.layout != FLOAT_LAYOUT:
+        if job.head.form != FLOATS:
             out = job.activations + place * job.activation_bytes
             quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
     barrier(job.flags, part, parts)
@@ -148,22 +163,33 @@ def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
 def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
     """out += a column of a matrix."""
     panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
-    if matrix.layout == FLOAT_LAYOUT:
+    if matrix.form == FLOATS:
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
         for row in range(matrix.rows):
             weight = load_float(values + VECTOR_BYTES * row)
             store_float(out + 4 * row, load_float(out + 4 * row) + weight)
         return
     step = load_float(matrix.column_steps + 4 * column)
-    size = matrix.bits * VECTOR_BYTES
+    values = matrix.values + load_int(matrix.starts + 8 * panel)
+    number = load_int(matrix.high_starts + 8 * panel)
+    last = load_int(matrix.high_starts + 8 * (panel + 1))
     for tile in range(matrix.tiles):
-        values = matrix.values + (panel * matrix.tiles + tile) * size
-        unpack_tile(arithmetic, matrix.layout, values, scratch)
+        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
+        unpack_tile(arithmetic, layout, values, scratch)
+        values += layout_bytes(layout)
+        has_high = False
+        if number < last:
+            high = record_at(HIGH_TILE, matrix.high_tiles, number)
+            if high.tile == tile:
+                unpack_tile(arithmetic, high.layout, high.values, scratch + _UNPACKED_TILE)
+                has_high, number = True, number + 1
         first = tile * TILE_ROWS
         for row in range(first, min(first + TILE_ROWS, matrix.rows)):
             place = scratch + (row - first) // 4 * VECTOR_BYTES + 4 * lane + row % 4
-            level = np.float32(load_byte(place) - matrix.offset)
-            weight = level * step * load_float(matrix.row_steps + 4 * row)
+            level = load_byte(place) - UNPACKED_OFFSET
+            if has_high:
+                level += 256 * (load_byte(place + _UNPACKED_TILE) - UNPACKED_OFFSET)
+            weight = np.float32(level) * step * load_float(matrix.row_steps + 4 * row)
             store_float(out + 4 * row, load_float(out + 4 * row) + weight)
 
 
@@ -212,8 +238,8 @@ def _token_share(job: Any, part: int, parts: int) -> Any:
 
 @native_jit
 def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
-    if matrix.layout != FLOAT_LAYOUT:
-        if job.coarse != 0:
+    if matrix.form != FLOATS:
+        if job.is_prompt != 0 and matrix.coarse != 0:
             quantise(coarse(arithmetic), x, matrix.row_steps, matrix.rows, out)
         else:
             quantise(arithmetic, x, matrix.row_steps, matrix.rows, out)
@@ -239,10 +265,20 @@ def _multiply(
         out.address, out.stride, accumulate, job.scratch + part * job.scratch_bytes,
     )  # fmt: skip
     first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
-    if job.coarse != 0:
+    if job.is_prompt != 0 and matrix.coarse != 0:
         multiply(coarse(arithmetic), matrix, operands, first, last)
     else:
         multiply(arithmetic, matrix, operands, first, last)
+
+
+@native_jit
+def _fetch(matrix: Any, part: int, parts: int) -> None:
+    """Bring the beginning of a thread's next panels into the cache, ahead of the barrier."""
+    if matrix.form == FLOATS:
+        return
+    first = matrix.values + load_int(matrix.starts + 8 * share(matrix.panels, part, parts))
+    for place in range(first, first + _FETCHED_BYTES, VECTOR_BYTES):
+        prefetch(place)
 
 
 @native_jit

@@ -49,9 +49,8 @@ class PagedCache:
         self.record["kind"] = KV_TYPES.index(kind)
         self.record["score_stride"] = score_bytes(config.n_positions)
         self.record["ones"] = address(self._ones)
-        panel = self.record["key_panel"]
-        panel["layout"], panel["bits"], panel["offset"] = LAYOUTS.index(INT_8), 8, INT_8.offset
-        panel["tiles"] = self.width // TILE_ROWS
+        self._layouts = np.full(self.width // TILE_ROWS, LAYOUTS.index(INT_8), np.uint8)
+        self.record["layouts"] = address(self._layouts)
 
     @property
     def nbytes(self) -> int:

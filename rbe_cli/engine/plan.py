@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS
+from rbe_cli.codec.panels import BENT_4, EVEN_2, PANEL_COLUMNS, TILE_ROWS
 from rbe_cli.engine.pacer import Pacer
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.records import FORWARD, LAYER
@@ -16,8 +16,9 @@ from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.records import (
     ACTIVATIONS,
-    FLOAT_LAYOUT,
+    FLOATS,
     MATRIX,
+    Activations,
     activation_bytes,
     address,
     attention_bytes,
@@ -38,8 +39,22 @@ _BUFFERS = ("x", "normed", "qkv", "mixed", "hidden", "logits")
 class Plan:
     """A model that a team of threads runs."""
 
-    def __init__(self, model: Gpt2, team: Team, progress: Progress = no_progress) -> None:
-        """Lay a model out; its matrices stay where they are, unless they are dense."""
+    def __init__(
+        self,
+        model: Gpt2,
+        team: Team,
+        activations: Activations = "auto",
+        progress: Progress = no_progress,
+    ) -> None:
+        """Lay a model out; its matrices stay where they are, unless they are dense.
+
+        Args:
+            model: its weights.
+            team: computes.
+            activations: of prompts.
+            progress: hears of compilation, if there is any.
+        """
+        self._activations = activations
         self.config = model.config
         self._team = team
         self._pacer = Pacer(team.threads)
@@ -74,7 +89,7 @@ class Plan:
         rows: Int64,
         positions: Int64,
         wanted: Sequence[int],
-        coarse: bool = False,
+        is_prompt: bool = False,
     ) -> Float32:
         """Append tokens to the cache, which has room for them.
 
@@ -82,7 +97,7 @@ class Plan:
             cache: of the same config.
             ids, rows, positions: int64 `[tokens]`; a row's tokens in ascending order.
             wanted: tokens whose logits are returned, ascending.
-            coarse: round activations to 8 bits instead of 16.
+            is_prompt: round activations to 8 bits where `activations` allows it.
 
         Returns:
             `[len(wanted), vocab_size]`.
@@ -90,7 +105,7 @@ class Plan:
         count = len(ids)
         self._reserve(count, len(wanted), cache)
         job, wanted_tokens = self._job[0], np.array(wanted, np.int64)
-        job["tokens"], job["wanted"], job["coarse"] = count, len(wanted), coarse
+        job["tokens"], job["wanted"], job["is_prompt"] = count, len(wanted), is_prompt
         job["ids"], job["rows"] = address(ids), address(rows)
         job["positions"], job["wanted_tokens"] = address(positions), address(wanted_tokens)
         job["cache"] = cache.record[0]
@@ -149,7 +164,13 @@ class Plan:
         """A record of MATRIX."""
         record = self._matrix(linear.weight)
         record["bias"] = self._padded(linear.bias, PANEL_COLUMNS)
+        record["coarse"] = self._is_coarse(linear.weight)
         return record
+
+    def _is_coarse(self, weight: Weight) -> bool:
+        if self._activations == "auto":
+            return isinstance(weight, PanelMatrix) and weight.layout in (EVEN_2, BENT_4)
+        return self._activations == "8"
 
     def _matrix(self, weight: Weight) -> Any:
         """A record of MATRIX, without bias; the same for the same matrix."""
@@ -169,7 +190,7 @@ class Plan:
             part = weight[:, panel * PANEL_COLUMNS : (panel + 1) * PANEL_COLUMNS]
             values[panel, :, : part.shape[1]] = part
         record = np.zeros(1, MATRIX)
-        record["layout"], record["values"] = FLOAT_LAYOUT, self._keep(values)
+        record["form"], record["values"] = FLOATS, self._keep(values)
         record["rows"], record["panels"] = rows, panels
         record["column_steps"] = self._padded(np.ones(columns, np.float32), PANEL_COLUMNS)
         return record

@@ -38,7 +38,7 @@ FORWARD = np.dtype(
         ("positions", _INT),
         ("wanted", _INT),  # how many tokens' logits are wanted
         ("wanted_tokens", _INT),  # address of int64 [wanted], ascending
-        ("coarse", _INT),  # whether activations are rounded to 8 bits instead of 16
+        ("is_prompt", _INT),  # whether activations are rounded to 8 bits for coarse matrices
         ("x", BUFFER),
         ("normed", BUFFER),
         ("qkv", BUFFER),

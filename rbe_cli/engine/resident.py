@@ -53,8 +53,9 @@ def resident(tensor: StoredTensor) -> Weight:
             return _integers(tensor)
         if tensor.codec == "fixed":
             fixed = FixedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
-            steps = fixed.row_steps, fixed.column_steps
-            return PanelMatrix(fixed.values, fixed.layout, *steps, fixed.shape)
+            return PanelMatrix.of_one_layout(
+                fixed.values, fixed.layout, fixed.row_steps, fixed.column_steps, fixed.shape
+            )
         if tensor.codec == "classic":
             return ClassicMatrix.from_bytes(tensor.data, tensor.matrix_shape).decode()
         values = decode_vector(tensor.data, tensor.shape, tensor.codec)
@@ -64,7 +65,7 @@ def resident(tensor: StoredTensor) -> Weight:
 
 
 def _integers(tensor: StoredTensor) -> Weight:
-    """In panels; dense if its integers do not fit 8 bits, as those of very fine steps."""
+    """In panels; dense if an integer is too large for those."""
     from rbe_cli.codec.matrix import EncodedMatrix  # needs Numba, which files of fixed rates do not
 
     encoded = EncodedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
@@ -90,4 +91,5 @@ def _compile_decoder(tensors: Mapping[str, StoredTensor], progress: Progress) ->
         encoded = [tensor for tensor in tensors.values() if tensor.codec == codec]
         if encoded:
             steps.append(partial(resident, min(encoded, key=lambda tensor: len(tensor.data))))
-    compile_steps("compiling the decoder (first run only)", steps, progress)
+    if steps:  # else Numba need not be imported
+        compile_steps("compiling the decoder (first run only)", steps, progress)

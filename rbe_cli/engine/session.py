@@ -8,19 +8,20 @@ from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.plan import CHUNK_TOKENS, Plan
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.arrays import Float32, Int64
-from rbe_cli.kernels.records import KvType
+from rbe_cli.kernels.records import Activations, KvType
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.progress import Progress, no_progress
 
 DEFAULT_KV_TYPE: KvType = "fp16"
+DEFAULT_ACTIVATIONS: Activations = "auto"
 
 
 class Session:
     """A model with a KV cache of `batch` independent rows, run by compiled programs.
 
-    A row's logits depend neither on the other rows, nor on the number of threads, nor on how
-    its tokens were divided into calls.
+    A row's logits depend neither on the other rows, nor on the number of threads; nor, where
+    activations are rounded to 16 bits, on how its tokens were divided into calls.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Session:
         model: Gpt2,
         batch: int = 1,
         kv_type: KvType = DEFAULT_KV_TYPE,
+        activations: Activations = DEFAULT_ACTIVATIONS,
         progress: Progress = no_progress,
     ) -> None:
         """Start with empty rows.
@@ -36,6 +38,7 @@ class Session:
             model: with `fast` kernels.
             batch: rows.
             kv_type: how keys and values are kept.
+            activations: how a prompt's activations are rounded; those of other tokens to 16 bits.
             progress: hears of compilation, if there is any.
 
         Raises:
@@ -45,7 +48,7 @@ class Session:
         assert model.kernels.team is not None
         self.model = model
         self.cache = PagedCache(model.config, batch, kv_type)
-        self._plan = Plan(model, model.kernels.team, progress)
+        self._plan = Plan(model, model.kernels.team, activations, progress)
 
     @property
     def n_positions(self) -> int:
@@ -75,7 +78,7 @@ class Session:
         Raises:
             UsageError: as `Gpt2.forward`.
         """
-        return self._append(row, tokens, 1)[0]
+        return self._append(row, tokens, 1, is_prompt=True)[0]
 
     def extend(self, row: int, tokens: Int64) -> Float32:
         """Append `tokens` `[n]` to a row; returns the logits `[n, vocab]` after each.
@@ -83,7 +86,7 @@ class Session:
         Raises:
             UsageError: as `Gpt2.forward`.
         """
-        return self._append(row, tokens, len(tokens))
+        return self._append(row, tokens, len(tokens), is_prompt=False)
 
     def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
         """Append one token `[len(rows)]` to each of `rows`; returns logits `[len(rows), vocab]`.
@@ -100,7 +103,7 @@ class Session:
         self.cache.advance(row_ids, 1)
         return logits
 
-    def _append(self, row: int, tokens: Int64, wanted: int) -> Float32:
+    def _append(self, row: int, tokens: Int64, wanted: int, is_prompt: bool) -> Float32:
         """Append to a row; returns the logits `[wanted, vocab]` after its last tokens."""
         ids = np.ascontiguousarray(tokens, np.int64)
         self.model.check(ids[None], self.cache.lengths[[row]])
@@ -111,7 +114,8 @@ class Session:
             self.cache.reserve(row, len(part))
             positions = np.arange(len(part)) + self.cache.lengths[row]
             own = range(max(first - start, 0), len(part))
-            found.append(self._plan.run(self.cache, part, np.full(len(part), row), positions, own))
+            rows = np.full(len(part), row)
+            found.append(self._plan.run(self.cache, part, rows, positions, own, is_prompt))
             self.cache.advance(np.array([row]), len(part))
         return np.concatenate(found)
 

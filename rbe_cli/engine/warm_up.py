@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from rbe_cli.codec.panels import INT_8, zeros
+from rbe_cli.codec.panels import INT_8, pack
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
@@ -82,5 +82,6 @@ def _attention_step(kernels: Kernels) -> None:
 def _matmul_step(kernels: Kernels) -> None:
     """A product with a matrix in panels: one program for all layouts."""
     vector, row = np.zeros(1, np.float32), np.zeros((1, 1), np.float32)
-    small = PanelMatrix(zeros((1, 1), INT_8.bits), INT_8, vector, vector, (1, 1))
+    codes = np.zeros((1, 1), np.uint8)
+    small = PanelMatrix.of_one_layout(pack(codes, 8), INT_8, vector, vector, (1, 1))
     kernels.matmul(row, small, vector, row.copy())

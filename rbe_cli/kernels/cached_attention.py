@@ -22,7 +22,7 @@ from numba.core import types
 
 from rbe_cli.codec.panels import INT_8, LAYOUTS, TILE_ROWS, VECTOR_BYTES
 from rbe_cli.jit import native_jit
-from rbe_cli.kernels.dot import Choice, add_tile, token_sums, token_total
+from rbe_cli.kernels.dot import UNPACKED_OFFSET, Choice, add_tile, token_sums, token_total
 from rbe_cli.kernels.products import panel_sum, quantise
 from rbe_cli.kernels.records import GROUP_ROWS, PAGE_POSITIONS
 from rbe_cli.kernels.simd import (
@@ -45,6 +45,7 @@ from rbe_cli.kernels.simd import (
     load_int32,
     splat,
     splat_float,
+    splat_int,
     store,
     store_byte,
     store_float,
@@ -205,7 +206,7 @@ def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) 
         else:
             place = i // LANES * _PAGE_TILES * _TILE_BYTES + i % LANES * 4
         rounded = np.rint(load_float(vector + 4 * i) * inverse)
-        store_byte(out + place, np.int32(rounded) + np.int32(128))
+        store_byte(out + place, np.int32(rounded) + np.int32(UNPACKED_OFFSET))
     store_float(scale, largest / _127)
 
 
@@ -358,7 +359,9 @@ def _attend_codes(
     for block in range(blocks):
         page = _page(cache, row, block * _BLOCK, layer, head)
         place = block % _PAGE_BLOCKS
-        score = panel_sum(arithmetic, cache.key_panel, page + place * panel, rounded)
+        score = panel_sum(
+            arithmetic, page + place * panel, cache.layouts, width // TILE_ROWS, rounded
+        )
         score = score * load_floats(page + scales + 64 * place)
         store_floats(weights + 64 * block, score)
     total = _softmax(weights, length, blocks)
@@ -392,15 +395,17 @@ def _mix_codes(
     """Quantised weights times one panel of values, which goes on from page to page."""
     group_tiles = GROUP_ROWS // TILE_ROWS
     groups = (tiles + group_tiles - 1) // group_tiles
-    words = rounded + 8 * groups
+    words = rounded + 8 * groups + 4 * tiles
     total = splat_float(_ZERO)
     for group in range(groups):
-        sums = token_sums(arithmetic, np.int32(-128 * load_int32(rounded + 8 * group + 4)))
+        sums = token_sums(arithmetic)
         for tile in range(group * group_tiles, min((group + 1) * group_tiles, tiles)):
             page = _page(cache, row, tile * TILE_ROWS, layer, head)
             values = page + offset + tile % _PAGE_TILES * _TILE_BYTES
             x = words + 2 * TILE_ROWS * tile
             sums = add_tile(arithmetic, _INT_8, values, x, sums)
         scale = splat_float(load_float(rounded + 8 * group))
-        total = fused(to_floats(token_total(arithmetic, sums)), scale, total)
+        correction = np.int32(UNPACKED_OFFSET * load_int32(rounded + 8 * group + 4))
+        exact = token_total(arithmetic, sums) - splat_int(correction)
+        total = fused(to_floats(exact), scale, total)
     return total

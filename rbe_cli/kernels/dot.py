@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.imputils import lower_constant
 from numba.extending import models, register_model, typeof_impl
 
@@ -42,6 +42,7 @@ from rbe_cli.kernels.simd import (
 
 _BYTES = ir.VectorType(I8, 64)
 _QUADS = 8  # of a tile
+UNPACKED_OFFSET = 128
 _AHEAD_BYTES = 8192  # of what is prefetched: 1 / 10 microsecond at 80 GB/s
 
 
@@ -221,6 +222,24 @@ def _constant_of(read: Callable[[Any], int]) -> Any:
     return kernel_intrinsic(number)
 
 
+def _table_of(read: Callable[[Layout], int], name: str) -> Any:
+    """A function for kernels: a number of the layout whose place is known when the code runs."""
+
+    def number(typing: Any, place: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+            kind = ir.ArrayType(I64, len(LAYOUTS))
+            table = ir.Constant(kind, [read(layout) for layout in LAYOUTS])
+            stored = cgutils.global_constant(builder.module, f"layouts.{name}", table)
+            zero = ir.Constant(I64, 0)
+            return builder.load(builder.gep(stored, [zero, values[0]]))
+
+        return types.int64(types.int64), emit
+
+    return kernel_intrinsic(number)
+
+
+layout_offset = _table_of(lambda layout: layout.offset, "offset")
+layout_bytes = _table_of(lambda layout: layout.bits * VECTOR_BYTES, "bytes")  # of a tile
 halves_of = _constant_of(lambda arithmetic: arithmetic.halves)
 
 
@@ -246,17 +265,14 @@ def _elements(builder: ir.IRBuilder, values: ir.Value, count: int) -> list[ir.Va
 
 
 @kernel_intrinsic
-def token_sums(typing: Any, arithmetic: Any, start: Any) -> Any:
-    """Sums for `add_tile` that begin with `start` (int32)."""
-    halves = arithmetic.value.halves
-    result = _tuple_of(ints, _CHAINS * halves)
+def token_sums(typing: Any, arithmetic: Any) -> Any:
+    """Sums for `add_tile`, still zero."""
+    result = _tuple_of(ints, _CHAINS * arithmetic.value.halves)
 
-    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        sums = [_constant(0)] * result.count
-        sums[halves - 1] = splat(builder, values[1])
-        return context.make_tuple(builder, result, sums)
+    def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
+        return context.make_tuple(builder, result, [_constant(0)] * result.count)
 
-    return result(arithmetic, types.int32), emit
+    return result(arithmetic), emit
 
 
 @kernel_intrinsic
@@ -343,7 +359,7 @@ def _at(builder: ir.IRBuilder, address: ir.Value, stride: ir.Value, index: int) 
 
 @kernel_intrinsic
 def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) -> Any:
-    """Write a tile's 8 quads as bytes, a vector each, to address `out`; `layout` as above."""
+    """Write a tile's 8 quads as bytes of offset `UNPACKED_OFFSET`, a vector each, to `out`."""
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         _, layout, tile, out = values
@@ -352,6 +368,8 @@ def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) 
             for quad in range(_QUADS):
                 instructions = arithmetic.value.instructions
                 codes = _bytes_of_quad(builder, instructions, layout, tile, quad)
+                shift = (UNPACKED_OFFSET - layout.offset) * 0x01010101  # no byte overflows
+                codes = builder.add(codes, _constant(shift))
                 store(builder, builder.add(out, ir.Constant(I64, VECTOR_BYTES * quad)), codes)
             return []
 
@@ -362,10 +380,8 @@ def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) 
 
 
 @kernel_intrinsic
-def block_sums(
-    typing: Any, arithmetic: Any, tokens: Any, offset: Any, header: Any, stride: Any
-) -> Any:
-    """Sums for `add_quad`: -offset * (sum of a token's activations) each.
+def block_sums(typing: Any, arithmetic: Any, tokens: Any, header: Any, stride: Any) -> Any:
+    """Sums for `add_quad`: -UNPACKED_OFFSET * (sum of a token's activations) each.
 
     `header` is the address of the first token's group (float32 scale, int32 sum); the next
     token's lies `stride` bytes on.
@@ -374,15 +390,15 @@ def block_sums(
     result = _tuple_of(ints, count * 2 * halves)
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        _, _, offset, header, stride = values
+        _, _, header, stride = values
         sums = []
         for token in range(count):
             own = load(builder, _at(builder, header, stride, token), I32, 4)
-            start = splat(builder, builder.neg(builder.mul(own, offset)))
+            start = splat(builder, builder.mul(own, ir.Constant(I32, -UNPACKED_OFFSET)))
             sums += 2 * [*[_constant(0)] * (halves - 1), start]
         return context.make_tuple(builder, result, sums)
 
-    return result(arithmetic, tokens, types.int32, types.int64, types.int64), emit
+    return result(arithmetic, tokens, types.int64, types.int64), emit
 
 
 @kernel_intrinsic

@@ -33,8 +33,8 @@ def _multiply(team: Team, x: Float32, matrix: PanelMatrix, bias: Float32, out: F
     (program,) = load([MATMUL_PROGRAM], team.instructions)
     tokens, rows = x.shape
     columns = out.shape[1]
-    panel_count, tiles = matrix.values.shape[:2]
-    padded = np.zeros((tokens, tiles * TILE_ROWS), np.float32)
+    panel_count = int(matrix.record["panels"][0])
+    padded = np.zeros((tokens, matrix.tiles * TILE_ROWS), np.float32)
     padded[:, :rows] = x
     padded_bias = np.zeros(panel_count * PANEL_COLUMNS, np.float32)
     padded_bias[:columns] = bias
@@ -45,11 +45,10 @@ def _multiply(team: Team, x: Float32, matrix: PanelMatrix, bias: Float32, out: F
     job["matrix"] = matrix.record
     job["matrix"]["bias"] = address(padded_bias)
     job["tokens"], job["flags"] = tokens, team.flags
-    for name, array in (("x", padded), ("out", result)):
-        job[name], job[f"{name}_stride"] = address(array), array.strides[0]
-    for name, array in (("activation", activations), ("scratch", scratch)):
-        job[f"{name}_bytes"] = array.strides[0]
-    job["activations"], job["scratch"] = address(activations), address(scratch)
+    job["x"], job["x_stride"] = address(padded), padded.strides[0]
+    job["out"], job["out_stride"] = address(result), result.strides[0]
+    job["activations"], job["activation_bytes"] = address(activations), activations.strides[0]
+    job["scratch"], job["scratch_bytes"] = address(scratch), scratch.strides[0]
     small = tokens * rows * columns < _MIN_PARALLEL_WORK
     team.run(program, address(job), 1 if small else None)
     out[:] = result[:, :columns]

@@ -2,9 +2,13 @@
 
 weight[k, n] = row_steps[k] * level[k, n] * column_steps[n], K inputs by N outputs. The steps of
 rows fold into a kernel's input, those of columns into its output.
+
+Each tile of 32 rows by 16 columns has a layout of its own, the narrowest that holds it. Integers
+past 8 bits are cut in two, v = low + 256 * high with low in 8 bits: the few tiles that have a
+`high` have a second one for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,9 +16,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import panels
-from rbe_cli.codec.panels import INTEGERS, LAYOUTS, PANEL_COLUMNS, TILE_ROWS, Layout
+from rbe_cli.codec.panels import INTEGERS, LAYOUTS, PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES, Layout
 from rbe_cli.kernels.arrays import Float32, Int64, Integers, PanelValues
-from rbe_cli.kernels.records import MATRIX, address
+from rbe_cli.kernels.records import HIGH_TILE, MATRIX, PACKED, address
+
+_BITS = np.array([layout.bits for layout in LAYOUTS])
+_FIRST_INTEGER = LAYOUTS.index(INTEGERS[0])
+_LIMITS = np.array([layout.offset for layout in INTEGERS])  # -limit <= v < limit
+_OFFSETS = np.array([layout.offset for layout in LAYOUTS], np.int16)
+_HIGH = 256
+_LARGEST = 127 * _HIGH + 127
+
+
+@dataclass(frozen=True, eq=False)
+class TileSet:
+    """Tiles that lie one after the other, each in its own layout.
+
+    Attributes:
+        values: uint8, flat.
+        layouts: uint8, each tile's place in `panels.LAYOUTS`.
+    """
+
+    values: PanelValues
+    layouts: NDArray[np.uint8]
+
+    @classmethod
+    def pack(cls, integers: Integers) -> "TileSet":
+        """Integers `[n, 32, 16]` of at most 8 bits, each tile in the fewest."""
+        low, high = integers.min(axis=(1, 2)), integers.max(axis=(1, 2))
+        widest = np.maximum(-low.astype(np.int64), high.astype(np.int64) + 1)
+        layouts = (_FIRST_INTEGER + np.searchsorted(_LIMITS, widest)).astype(np.uint8)
+        starts = np.concatenate([[0], np.cumsum(_BITS[layouts])])
+        vectors = np.empty((starts[-1], VECTOR_BYTES), np.uint8)
+        for layout in np.unique(layouts):
+            own = np.flatnonzero(layouts == layout)
+            bits = _BITS[layout]
+            codes = (integers[own] + _OFFSETS[layout]).astype(np.uint8)
+            vectors[starts[own, None] + np.arange(bits)] = panels.pack_tiles(codes, int(bits))
+        return cls(vectors.reshape(-1), layouts)
+
+    @property
+    def starts(self) -> Int64:
+        """Of each tile's bytes, and the end, `[n + 1]`."""
+        return VECTOR_BYTES * np.concatenate([[0], np.cumsum(_BITS[self.layouts])])
+
+    def levels(self, tiles: Int64) -> Float32:
+        """Levels of some tiles, `[len(tiles), 32, 16]`."""
+        found = np.empty((len(tiles), TILE_ROWS, PANEL_COLUMNS), np.float32)
+        vectors = self.values.reshape(-1, VECTOR_BYTES)
+        starts, layouts = self.starts[tiles] // VECTOR_BYTES, self.layouts[tiles]
+        for layout in np.unique(layouts):
+            own = np.flatnonzero(layouts == layout)
+            stored = vectors[starts[own, None] + np.arange(_BITS[layout])]
+            found[own] = LAYOUTS[layout].levels[panels.unpack_tiles(stored)]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,56 +77,80 @@ class PanelMatrix:
     """A matrix in panels.
 
     Attributes:
-        values: the panels.
-        layout: of the codes in them.
+        low: its tiles, panel by panel.
+        high: the tiles that stand for multiples of 256.
+        high_tiles: int64, ascending, which of the matrix's tiles those belong to.
         row_steps: float32 `[K]`.
         column_steps: float32 `[N]`.
         shape: (K, N).
     """
 
-    values: PanelValues
-    layout: Layout
+    low: TileSet
+    high: TileSet
+    high_tiles: Int64
     row_steps: Float32
     column_steps: Float32
     shape: tuple[int, int]
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """Without the addresses of `record`, which another process could not use."""
-        return PanelMatrix, (
-            self.values, self.layout, self.row_steps, self.column_steps, self.shape
-        )  # fmt: skip
+        steps = self.row_steps, self.column_steps
+        return PanelMatrix, (self.low, self.high, self.high_tiles, *steps, self.shape)
+
+    @classmethod
+    def of_one_layout(
+        cls,
+        values: PanelValues,
+        layout: Layout,
+        row_steps: Float32,
+        column_steps: Float32,
+        shape: tuple[int, int],
+    ) -> "PanelMatrix":
+        """A stored array `[panels, tiles, bits, 64]`, which is not copied, and its steps."""
+        count = values.shape[0] * values.shape[1]
+        layouts = np.full(count, LAYOUTS.index(layout), np.uint8)
+        nothing = np.zeros(0, np.uint8)
+        low, high = TileSet(values.reshape(-1), layouts), TileSet(nothing, nothing)
+        return cls(low, high, np.zeros(0, np.int64), row_steps, column_steps, shape)
 
     @classmethod
     def from_blocks(
-        cls,
-        shape: tuple[int, int],
-        blocks: Iterable[tuple[slice, Integers, Float32]],
+        cls, shape: tuple[int, int], blocks: Iterable[tuple[slice, Integers, Float32]]
     ) -> "PanelMatrix":
-        """Pack integers that arrive block by block, in the fewest of 3, 4, 5, 6 and 8 bits.
+        """Pack integers that arrive block by block; no full-size intermediate is made.
 
         Args:
             shape: (K, N).
-            blocks: columns start:stop, their integers `[K, stop - start]` and their steps
-                `[stop - start]`. No full-size intermediate is made, unless a later block needs
-                more bits than those before: then the narrower array lives on while it is copied.
+            blocks: successive columns start:stop, their integers `[K, stop - start]`, within
+                int16, and their steps `[stop - start]`.
 
         Raises:
-            OverflowError: an integer is outside -128 to 127.
+            OverflowError: an integer is above 32639.
         """
-        layout = INTEGERS[0]
-        values = panels.zeros(shape, layout.bits)
         column_steps = np.empty(shape[1], np.float32)
-        for columns, block, steps in blocks:
-            column_steps[columns] = steps
-            needed = _layout_of(block)
-            if needed.bits > layout.bits:
-                if columns.start:
-                    values = _widen(values, columns.start, shape, layout, needed)
-                else:
-                    values = panels.zeros(shape, needed.bits)
-                layout = needed
-            panels.store(values, columns.start, (block + layout.offset).astype(np.uint8))
-        return cls(values, layout, np.ones(shape[0], np.float32), column_steps, shape)
+        low, high, high_tiles, count = [], [], [], 0
+        for tiles in _whole_panels(blocks, column_steps):
+            if tiles.max() > _LARGEST:
+                raise OverflowError(f"the integer {tiles.max()} does not fit two times 8 bits")
+            top = (tiles + np.int16(128)) >> np.int16(8)
+            wide = np.flatnonzero(top.any(axis=(1, 2)))
+            low.append(TileSet.pack(tiles - (top << 8)))
+            high.append(TileSet.pack(top[wide]))
+            high_tiles.append(wide + count)
+            count += len(tiles)
+        ones = np.ones(shape[0], np.float32)
+        found = _joined(low), _joined(high), np.concatenate(high_tiles)
+        return cls(*found, ones, column_steps, shape)
+
+    @property
+    def layout(self) -> Layout:
+        """Of the widest tile."""
+        return LAYOUTS[self.low.layouts.max()]
+
+    @property
+    def tiles(self) -> int:
+        """Of a panel."""
+        return -(-self.shape[0] // TILE_ROWS)
 
     @cached_property
     def record(self) -> NDArray[np.void]:
@@ -79,37 +158,47 @@ class PanelMatrix:
 
         Valid as long as this object lives.
         """
-        panel_count, tiles, bits, _ = self.values.shape
-        self._row_steps[: self.shape[0]] = self.row_steps
-        self._column_steps[: self.shape[1]] = self.layout.unit * self.column_steps
+        count = len(self.low.layouts) // self.tiles
+        row_steps = np.zeros(self.tiles * TILE_ROWS, np.float32)
+        row_steps[: self.shape[0]] = self.row_steps
+        column_steps = np.zeros(count * PANEL_COLUMNS, np.float32)
+        column_steps[: self.shape[1]] = self.layout.unit * self.column_steps
+        high = np.zeros(len(self.high_tiles), HIGH_TILE)
+        high["tile"] = self.high_tiles % self.tiles
+        high["layout"] = self.high.layouts
+        high["values"] = address(self.high.values) + self.high.starts[:-1]
+        panel_starts = np.arange(count + 1) * self.tiles
+        high_starts = np.searchsorted(self.high_tiles, panel_starts)
+        starts = self.low.starts[panel_starts]
+        self._kept.extend((starts, row_steps, column_steps, high, high_starts))
         found = np.zeros(1, MATRIX)
-        found["layout"], found["bits"] = LAYOUTS.index(self.layout), bits
-        found["offset"], found["values"] = self.layout.offset, address(self.values)
-        found["rows"], found["tiles"], found["panels"] = self.shape[0], tiles, panel_count
-        found["row_steps"] = address(self._row_steps)
-        found["column_steps"] = address(self._column_steps)
+        found["form"], found["values"] = PACKED, address(self.low.values)
+        found["starts"], found["layouts"] = address(starts), address(self.low.layouts)
+        found["rows"], found["tiles"], found["panels"] = self.shape[0], self.tiles, count
+        found["row_steps"], found["column_steps"] = address(row_steps), address(column_steps)
+        found["high_tiles"], found["high_starts"] = address(high), address(high_starts)
         return found
 
     @cached_property
-    def _row_steps(self) -> Float32:
-        """With zeros to K'."""
-        return np.zeros(self.values.shape[1] * TILE_ROWS, np.float32)
-
-    @cached_property
-    def _column_steps(self) -> Float32:
-        """To N'."""
-        return np.zeros(self.values.shape[0] * PANEL_COLUMNS, np.float32)
+    def _kept(self) -> list[NDArray[np.generic]]:
+        """What the record points to, beside the attributes."""
+        return []
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return self.values.nbytes + self.row_steps.nbytes + self.column_steps.nbytes
+        arrays = (
+            self.low.values, self.low.layouts, self.high.values, self.high.layouts,
+            self.high_tiles, self.row_steps, self.column_steps,
+        )  # fmt: skip
+        return sum(array.nbytes for array in arrays)
 
     def columns(self, indices: Int64) -> Float32:
         """Weights of some columns, `[len(indices), K]`."""
-        codes = panels.unpack_columns(self.values, indices)[: self.shape[0]].T  # [n, K]
-        found = self.layout.levels[codes] * self.row_steps
-        return np.ascontiguousarray(found * self.column_steps[indices, None])
+        wanted, places = np.unique(indices // PANEL_COLUMNS, return_inverse=True)
+        found = self._levels(wanted)  # [wanted, K', 16]
+        levels = found[places, : self.shape[0], indices % PANEL_COLUMNS]  # [n, K]
+        return np.ascontiguousarray(levels * self.row_steps * self.column_steps[indices, None])
 
     def dense(self) -> Float32:
         """All weights, `[K, N]`."""
@@ -117,23 +206,40 @@ class PanelMatrix:
 
     def unscaled(self) -> Float32:
         """All levels, `[K, N]`."""
-        return self.layout.levels[panels.unpack(self.values, self.shape)]
+        found = self._levels(np.arange(len(self.low.layouts) // self.tiles))
+        return panels.join(
+            found.reshape(len(found), self.tiles, TILE_ROWS, PANEL_COLUMNS), self.shape
+        )
+
+    def _levels(self, wanted: Int64) -> Float32:
+        """Levels of some panels, `[len(wanted), K', 16]`."""
+        tiles = (wanted[:, None] * self.tiles + np.arange(self.tiles)).ravel()
+        found = self.low.levels(tiles)
+        has_high = np.flatnonzero(np.isin(tiles, self.high_tiles))
+        own = np.searchsorted(self.high_tiles, tiles[has_high])
+        found[has_high] += _HIGH * self.high.levels(own)
+        return found.reshape(len(wanted), -1, PANEL_COLUMNS)
 
 
-def _layout_of(block: Integers) -> Layout:
-    """The narrowest that holds every integer of a block."""
-    low, high = int(block.min(initial=0)), int(block.max(initial=0))
-    for layout in INTEGERS:
-        if -layout.offset <= low and high < layout.offset:
-            return layout
-    raise OverflowError(f"integers from {low} to {high} do not fit a panel's 8 bits")
+def _whole_panels(
+    blocks: Iterable[tuple[slice, Integers, Float32]], column_steps: Float32
+) -> Iterator[NDArray[np.int16]]:
+    """Tiles `[n, 32, 16]` of whole panels, as far as blocks have come; fills `column_steps`."""
+    rest: Integers | None = None
+    for columns, block, steps in blocks:
+        column_steps[columns] = steps
+        known = block if rest is None else np.concatenate([rest, block], axis=1)
+        whole = known.shape[1] // PANEL_COLUMNS * PANEL_COLUMNS
+        if columns.stop == len(column_steps):
+            whole = known.shape[1]
+        rest = known[:, whole:]
+        if whole:
+            tiles = panels.cut(known[:, :whole].astype(np.int16))
+            yield tiles.reshape(-1, TILE_ROWS, PANEL_COLUMNS)
 
 
-def _widen(
-    values: PanelValues, filled: int, shape: tuple[int, int], layout: Layout, needed: Layout
-) -> PanelValues:
-    """The same integers in more bits, of the first `filled` columns."""
-    codes = panels.unpack(values, (shape[0], filled))
-    wider = panels.zeros(shape, needed.bits)
-    panels.store(wider, 0, codes + np.uint8(needed.offset - layout.offset))
-    return wider
+def _joined(parts: list[TileSet]) -> TileSet:
+    return TileSet(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.layouts for part in parts]),
+    )

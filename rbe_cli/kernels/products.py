@@ -22,12 +22,14 @@ from rbe_cli.kernels.dot import (
     add_tile,
     block_sums,
     halves_of,
+    layout_bytes,
+    layout_offset,
     store_quads,
     token_sums,
     token_total,
     unpack_tile,
 )
-from rbe_cli.kernels.records import FLOAT_LAYOUT, GROUP_ROWS
+from rbe_cli.kernels.records import FLOATS, GROUP_ROWS, HIGH_TILE
 from rbe_cli.kernels.simd import (
     absolute,
     fused,
@@ -35,9 +37,12 @@ from rbe_cli.kernels.simd import (
     lane_sum,
     lane_sum_ints,
     larger,
+    load_byte,
     load_float,
     load_floats,
+    load_int,
     load_int32,
+    record_at,
     round_to_even,
     splat_float,
     splat_int,
@@ -53,6 +58,7 @@ _GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _UNPACKED_TILE = 8 * VECTOR_BYTES
 _UNPACKED = _GROUP_TILES * _UNPACKED_TILE  # bytes of a panel's group
 _ZERO = np.float32(0)
+_HIGH = np.float32(256)
 
 
 class Operands(NamedTuple):
@@ -88,13 +94,16 @@ def share(count: int, part: int, parts: int) -> Any:
 def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
     """Round one token's activations; `x` and `steps` are read to a multiple of 32 rows.
 
-    What is not finite gives a group a scale that is not a number.
+    Written are each group's scale (float32) and sum (int32), each tile's sum (int32), and the
+    activations, 64 bytes a tile (coarse: 32). What is not finite gives a group a scale that is
+    not a number.
     """
     halves = halves_of(arithmetic)
     limit = np.float32(32512) if halves == 2 else np.float32(127)
     groups = (rows + GROUP_ROWS - 1) // GROUP_ROWS
     padded = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    words = out + 8 * groups
+    tile_sums = out + 8 * groups
+    words = tile_sums + padded // TILE_ROWS * 4
     for group in range(groups):
         first = group * GROUP_ROWS
         last = min(first + GROUP_ROWS, padded)
@@ -105,34 +114,61 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
             not_finite = not_finite + (value - value)
         top = lane_max(largest)
         inverse = splat_float(limit / top if top > 0 else _ZERO)
-        sums = splat_int(0)
-        for row in range(first, last, 16):
-            value = load_floats(x + 4 * row) * load_floats(steps + 4 * row)
-            rounded = to_ints(round_to_even(value * inverse))
-            sums = sums + rounded
-            store_quads(arithmetic, words + halves * row, rounded)
+        group_sum = np.int32(0)
+        for tile in range(first, last, TILE_ROWS):
+            sums = splat_int(0)
+            for row in range(tile, tile + TILE_ROWS, 16):
+                value = load_floats(x + 4 * row) * load_floats(steps + 4 * row)
+                rounded = to_ints(round_to_even(value * inverse))
+                sums = sums + rounded
+                store_quads(arithmetic, words + halves * row, rounded)
+            tile_sum = lane_sum_ints(sums)
+            store_int32(tile_sums + tile // TILE_ROWS * 4, tile_sum)
+            group_sum += tile_sum
         store_float(out + 8 * group, top / limit + lane_sum(not_finite))
-        store_int32(out + 8 * group + 4, lane_sum_ints(sums))
+        store_int32(out + 8 * group + 4, group_sum)
 
 
 @native_jit
-def panel_sum(arithmetic: Any, matrix: Any, panel: int, x: int) -> Any:
-    """One token times one panel (addresses), 16 outputs without their steps."""
-    tiles, tile_bytes = matrix.tiles, matrix.bits * VECTOR_BYTES
+def panel_sum(arithmetic: Any, values: int, layouts: int, tiles: int, x: int) -> Any:
+    """One token times one panel's tiles (addresses), 16 outputs without their steps."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
-    words = x + 8 * groups
+    tile_sums = x + 8 * groups
+    words = tile_sums + 4 * tiles
     total = splat_float(_ZERO)
     for group in range(groups):
-        start = np.int32(-matrix.offset * load_int32(x + 8 * group + 4))
-        sums = token_sums(arithmetic, start)
+        sums, correction = token_sums(arithmetic), 0
         for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
-            sums = add_tile(
-                arithmetic, matrix.layout, panel + tile * tile_bytes,
-                words + halves_of(arithmetic) * TILE_ROWS * tile, sums,
-            )  # fmt: skip
+            layout = load_byte(layouts + tile)
+            correction += layout_offset(layout) * load_int32(tile_sums + 4 * tile)
+            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            sums = add_tile(arithmetic, layout, values, place, sums)
+            values += layout_bytes(layout)
         scale = splat_float(load_float(x + 8 * group))
-        total = fused(to_floats(token_total(arithmetic, sums)), scale, total)
+        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
+        total = fused(to_floats(exact), scale, total)
     return total
+
+
+@native_jit
+def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
+    """The sum with the panel's tiles of multiples of 256."""
+    first = load_int(matrix.high_starts + 8 * panel)
+    last = load_int(matrix.high_starts + 8 * (panel + 1))
+    if first == last:
+        return total
+    tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
+    words = tile_sums + 4 * matrix.tiles
+    high = splat_float(_ZERO)
+    for number in range(first, last):
+        own = record_at(HIGH_TILE, matrix.high_tiles, number)
+        place = words + halves_of(arithmetic) * TILE_ROWS * own.tile
+        sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
+        correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
+        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
+        scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
+        high = fused(to_floats(exact), scale, high)
+    return fused(high, splat_float(_HIGH), total)
 
 
 @native_jit
@@ -149,27 +185,21 @@ def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> N
 
 @native_jit
 def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    size = matrix.tiles * matrix.bits * VECTOR_BYTES
+    x = operands.activations
     for panel in range(first, last):
-        values = matrix.values + panel * size
-        total = panel_sum(arithmetic, matrix, values, operands.activations)
-        _finish(matrix, panel, total, operands, 0)
+        values = matrix.values + load_int(matrix.starts + 8 * panel)
+        layouts = matrix.layouts + panel * matrix.tiles
+        total = panel_sum(arithmetic, values, layouts, matrix.tiles, x)
+        _finish(matrix, panel, _add_high(arithmetic, matrix, panel, x, total), operands, 0)
 
 
 @native_jit
 def _block(
-    arithmetic: Any,
-    tokens: Any,
-    offset: int,
-    quads: int,
-    scratch: int,
-    header: int,
-    words: int,
-    stride: int,
+    arithmetic: Any, tokens: Any, quads: int, scratch: int, header: int, words: int, stride: int,
     totals: int,
-) -> None:
+) -> None:  # fmt: skip
     """totals += a block of tokens times a group of two unpacked panels."""
-    sums = block_sums(arithmetic, tokens, offset, header, stride)
+    sums = block_sums(arithmetic, tokens, header, stride)
     for quad in range(quads):
         values, x = scratch + VECTOR_BYTES * quad, words + 4 * halves_of(arithmetic) * quad
         sums = add_quad(arithmetic, tokens, values, values + _UNPACKED, x, stride, sums)
@@ -177,52 +207,71 @@ def _block(
 
 
 @native_jit
+def _blocks(
+    arithmetic: Any, operands: Any, quads: int, header: int, words: int, totals: int
+) -> None:
+    """totals += all tokens times a group of two unpacked panels."""
+    count, stride, scratch = operands.tokens, operands.stride, operands.scratch
+    token = 0
+    while token < count:
+        h, w = header + token * stride, words + token * stride
+        place = totals + 2 * VECTOR_BYTES * token
+        if token + 6 <= count:
+            _block(arithmetic, _SIX, quads, scratch, h, w, stride, place)
+            token += 6
+        elif token + 2 <= count:
+            _block(arithmetic, _TWO, quads, scratch, h, w, stride, place)
+            token += 2
+        else:
+            _block(arithmetic, _ONE, quads, scratch, h, w, stride, place)
+            token += 1
+
+
+@native_jit
+def _unpack_group(
+    arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
+) -> int:
+    """Unpack a panel's tiles, the first of which is at `values`; returns where they end."""
+    for tile in range(start, stop):
+        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
+        unpack_tile(arithmetic, layout, values, out + _UNPACKED_TILE * (tile - start))
+        values += layout_bytes(layout)
+    return values
+
+
+@native_jit
 def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: int) -> None:
     """All tokens times two panels: sums `[tokens, 2, 16]` after the unpacked group."""
-    count, stride, scratch = operands.tokens, operands.stride, operands.scratch
-    tiles, tile_bytes = matrix.tiles, matrix.bits * VECTOR_BYTES
+    tiles, scratch = matrix.tiles, operands.scratch
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
-    size = tiles * tile_bytes
     totals = scratch + 2 * _UNPACKED
-    for vector in range(2 * count):
+    for vector in range(2 * operands.tokens):
         store_floats(totals + VECTOR_BYTES * vector, splat_float(_ZERO))
+    values = matrix.values + load_int(matrix.starts + 8 * panel)
+    others = matrix.values + load_int(matrix.starts + 8 * other)
     for group in range(groups):
         start = group * _GROUP_TILES
         stop = min(start + _GROUP_TILES, tiles)
-        for tile in range(start, stop):
-            place = scratch + _UNPACKED_TILE * (tile - start)
-            values = matrix.values + tile * tile_bytes
-            unpack_tile(arithmetic, matrix.layout, values + panel * size, place)
-            unpack_tile(arithmetic, matrix.layout, values + other * size, place + _UNPACKED)
-        offset, quads = matrix.offset, 8 * (stop - start)
+        values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
+        others = _unpack_group(arithmetic, matrix, other, start, stop, others, scratch + _UNPACKED)
         header = operands.activations + 8 * group
-        words = operands.activations + 8 * groups + halves_of(arithmetic) * GROUP_ROWS * group
-        token = 0
-        while token < count:
-            h, w = header + token * stride, words + token * stride
-            place = totals + 2 * VECTOR_BYTES * token
-            if token + 6 <= count:
-                _block(arithmetic, _SIX, offset, quads, scratch, h, w, stride, place)
-                token += 6
-            elif token + 2 <= count:
-                _block(arithmetic, _TWO, offset, quads, scratch, h, w, stride, place)
-                token += 2
-            else:
-                _block(arithmetic, _ONE, offset, quads, scratch, h, w, stride, place)
-                token += 1
+        words = operands.activations + 8 * groups + 4 * tiles
+        words += halves_of(arithmetic) * GROUP_ROWS * group
+        _blocks(arithmetic, operands, 8 * (stop - start), header, words, totals)
 
 
 @native_jit
 def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     totals = operands.scratch + 2 * _UNPACKED
     for panel in range(first, last, 2):
-        other = min(panel + 1, last - 1)
-        _two_panels(arithmetic, matrix, operands, panel, other)
+        pair = min(2, last - panel)
+        _two_panels(arithmetic, matrix, operands, panel, panel + pair - 1)
         for token in range(operands.tokens):
-            place = totals + 2 * VECTOR_BYTES * token
-            _finish(matrix, panel, load_floats(place), operands, token)
-            if other > panel:
-                _finish(matrix, other, load_floats(place + VECTOR_BYTES), operands, token)
+            x = operands.activations + token * operands.stride
+            for own in range(pair):
+                total = load_floats(totals + VECTOR_BYTES * (2 * token + own))
+                total = _add_high(arithmetic, matrix, panel + own, x, total)
+                _finish(matrix, panel + own, total, operands, token)
 
 
 @native_jit
@@ -242,7 +291,7 @@ def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
 @native_jit
 def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     """Panels `first` to `last` of a matrix (records.MATRIX) times `operands`."""
-    if matrix.layout == FLOAT_LAYOUT:
+    if matrix.form == FLOATS:
         _floats(matrix, operands, first, last)
     elif operands.tokens == 1:
         _one_token(arithmetic, matrix, operands, first, last)

@@ -23,31 +23,13 @@ from rbe_cli.kernels.simd import (
     load_ints,
     pause,
     prefetch,
+    record,
     splat_int,
     store_int32,
     store_release,
 )
 
 _PARTS_BITS = 16  # of a job's number, for its threads
-
-
-@kernel_intrinsic
-def record_at(typing: Any, dtype: Any, address: Any, index: Any) -> Any:
-    """A record of a (global) numpy dtype in an array at an address."""
-    kind = dtype.dtype
-
-    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        _, address, index = values
-        place = builder.add(address, builder.mul(index, ir.Constant(I64, kind.size)))
-        return builder.inttoptr(place, context.get_value_type(kind))
-
-    return kind(dtype, types.int64, types.int64), emit
-
-
-@native_jit
-def record(dtype: Any, address: int) -> Any:
-    """The record of a (global) numpy dtype at an address."""
-    return record_at(dtype, address, 0)
 
 
 @kernel_intrinsic

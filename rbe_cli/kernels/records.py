@@ -15,16 +15,27 @@ _INT, _FLOAT = np.int64, np.float32
 
 MATRIX = np.dtype(
     [
-        ("layout", _INT),  # its place in panels.LAYOUTS, or FLOAT_LAYOUT
-        ("bits", _INT),  # of a code
-        ("offset", _INT),  # of the layout's bytes
-        ("values", _INT),  # address of the panels; of float32, [panels, rows, 16]
+        ("form", _INT),  # PACKED or FLOATS
+        ("values", _INT),  # address of the tiles; of float32, [panels, rows, 16]
+        ("starts", _INT),  # address of int64 [panels + 1], the panels' bytes
+        ("layouts", _INT),  # address of uint8 [panels, tiles], places in panels.LAYOUTS
         ("rows", _INT),  # K
         ("tiles", _INT),  # K' / 32
         ("panels", _INT),  # N' / 16
         ("row_steps", _INT),  # address of float32 [K'], 0 in the padding
         ("column_steps", _INT),  # address of float32 [N']
         ("bias", _INT),  # address of float32 [N']
+        ("high_tiles", _INT),  # address of HIGH_TILE, panel by panel
+        ("high_starts", _INT),  # address of int64 [panels + 1], the panels' first
+        ("coarse", _INT),  # whether a prompt's activations may be rounded to 8 bits for it
+    ]
+)
+PACKED, FLOATS = 0, 1
+HIGH_TILE = np.dtype(
+    [
+        ("tile", _INT),  # of the panel
+        ("layout", _INT),
+        ("values", _INT),  # address
     ]
 )
 READ = np.dtype(
@@ -35,7 +46,6 @@ READ = np.dtype(
     ]
 )
 FLAG_BYTES = 128  # between two threads' flags, so that they share no line of a cache
-FLOAT_LAYOUT = 99  # weights as float32
 
 MATMUL = np.dtype(
     [
@@ -73,7 +83,7 @@ CACHE = np.dtype(
         ("out_stride", _INT),
         ("score_stride", _INT),  # bytes of a query's scores
         ("ones", _INT),  # address of float32 ones, as many as scores
-        ("key_panel", MATRIX),  # 16 keys as a panel of 8-bit integers
+        ("layouts", _INT),  # address of uint8, those of a key's tiles of 8-bit integers
     ]
 )
 ACTIVATIONS: dict[Activation, int] = {
@@ -86,6 +96,9 @@ ACTIVATIONS: dict[Activation, int] = {
 }
 """Numbers that compiled kernels know activation functions by."""
 PAGE_POSITIONS = 64
+Activations = Literal["auto", "8", "16"]
+"""Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
+more than five times as much (docs/MEASUREMENTS.md)."""
 KvType = Literal["fp32", "fp16", "int8"]
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
 GROUP_ROWS = 256  # activations that share a scale
@@ -97,9 +110,9 @@ def group_count(rows: int) -> int:
 
 
 def activation_bytes(rows: int) -> int:
-    """Bytes of a token's quantised activations: scale and sum of each group, then two a row."""
-    padded = -(-rows // 32) * 32
-    return -(-(8 * group_count(rows) + 2 * padded) // 64) * 64
+    """Bytes of a token's quantised activations (products.py), a multiple of 64."""
+    tiles = -(-rows // 32)
+    return -(-(8 * group_count(rows) + 4 * tiles + 64 * tiles) // 64) * 64
 
 
 def scratch_bytes(tokens: int) -> int:

@@ -195,6 +195,30 @@ load_acquire = _function(types.int64, (_address,), _load_acquire)
 store_release = _function(types.void, (_address, types.int64), _store_release)
 
 
+@kernel_intrinsic
+def record_at(typing: Any, dtype: Any, address: Any, index: Any) -> Any:
+    """A record of a (global) numpy dtype in an array at an address."""
+    kind = dtype.dtype
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, address, index = values
+        place = builder.add(address, builder.mul(index, ir.Constant(I64, kind.size)))
+        return builder.inttoptr(place, context.get_value_type(kind))
+
+    return kind(dtype, types.int64, types.int64), emit
+
+
+@kernel_intrinsic
+def record(typing: Any, dtype: Any, address: Any) -> Any:
+    """The record of a (global) numpy dtype at an address."""
+    kind = dtype.dtype
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        return builder.inttoptr(values[1], context.get_value_type(kind))
+
+    return kind(dtype, types.int64), emit
+
+
 def _overload_operators() -> None:
     """`+`, `-`, `*`, `/` of vectors, and `<<`, `>>`, `&`, `|` of ints (shifts fill with signs)."""
     by_operator = {

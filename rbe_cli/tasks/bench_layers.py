@@ -138,7 +138,7 @@ def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatr
     values = rng.integers(1, 256, panel_shape(shape, INT_8.bits), np.uint8)  # -127 to 127
     deviation = np.std(INT_8.levels[1:])
     steps = np.full(columns, 1 / (deviation * math.sqrt(rows)), np.float32)
-    return PanelMatrix(values, INT_8, np.ones(rows, np.float32), steps, shape)
+    return PanelMatrix.of_one_layout(values, INT_8, np.ones(rows, np.float32), steps, shape)
 
 
 def _warm_layers(

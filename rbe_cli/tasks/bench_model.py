@@ -15,7 +15,7 @@ from rbe_cli.engine.resident import load_model
 from rbe_cli.engine.session import DEFAULT_KV_TYPE, Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.bandwidth import Reader
-from rbe_cli.kernels.records import KvType
+from rbe_cli.kernels.records import Activations, KvType
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
@@ -36,6 +36,7 @@ class ModelOptions:
         max_tokens: decoded one by one; None for 128, or as many as the context leaves.
         depth: tokens in the cache before the first of either.
         kv_type: how keys and values are kept.
+        activations: bits that the prompt's are rounded to.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ModelOptions:
     max_tokens: int | None = None
     depth: int = 0
     kv_type: KvType = DEFAULT_KV_TYPE
+    activations: Activations = "auto"
 
 
 class Spread(NamedTuple):
@@ -198,7 +200,7 @@ def _fitting_tokens(options: ModelOptions, context: int) -> tuple[int, int]:
 def _load(options: ModelOptions, kernels: Kernels, progress: Progress) -> Session:
     with Container.open(options.path) as container:
         model = load_model(container, kernels, progress)
-    return Session(model, 1, options.kv_type, progress)
+    return Session(model, 1, options.kv_type, options.activations, progress)
 
 
 def _rewind(session: Session, depth: int) -> None:

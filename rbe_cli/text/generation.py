@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
+from rbe_cli.text.lookup import PromptLookup
 from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.sampling import make_sampler, row_generator
 from rbe_cli.text.streaming import TextStream
@@ -38,6 +39,12 @@ class Session(Protocol):
 
     def decode(self, rows: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Append one token a row; return the logits [len(rows), vocab]."""
+
+    def extend(self, row: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Append `tokens` [n]; return the logits [n, vocab] after each, those of `decode`."""
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget all but the first `length` tokens of the row's cache."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +155,32 @@ def _steps(
             return "context"
         return None
 
+    def advance_by_lookup(row: _Row) -> Iterator[GenerationStep]:
+        """One step, or several if guesses of what comes next are right."""
+        before = session.length(row.index)
+        most = min(row.tokens_left - 1, session.n_positions - before - 2)
+        guesses = lookup.guess(row.history, most)
+        tokens = np.array([row.history[-1], *guesses], dtype=np.int64)
+        if not guesses:
+            yield advance(row, session.decode([row.index], tokens)[0])
+            return
+        steps: list[GenerationStep] = []
+        for guess, logits in zip([*guesses, None], session.extend(row.index, tokens), strict=True):
+            steps.append(advance(row, logits))
+            if row.finished or steps[-1].token != guess:
+                break
+        session.truncate(row.index, before + len(steps))
+        lookup.learn(len(guesses), len(steps) - 1)
+        yield from steps
+
+    lookup = PromptLookup()
+    is_guessing = options.lookup and len(rows) == 1  # one row's history at a time
     for row in rows:
         yield advance(row, _refill(session, row))
     while rows := [row for row in rows if not row.finished]:
+        if is_guessing and not _is_full(session, rows[0]):
+            yield from advance_by_lookup(rows[0])
+            continue
         full = [row for row in rows if _is_full(session, row)]
         ready = [row for row in rows if not _is_full(session, row)]
         if ready:

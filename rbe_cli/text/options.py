@@ -25,6 +25,8 @@ class GenerationOptions:
         greedy: always the likeliest token.
         on_overflow: what happens once the context is full: the row ends, or the newest half of
             the context is kept.
+        lookup: guess tokens from what came before, and check several at once; changes the time
+            that one row takes, never its tokens.
 
     Raises:
         UsageError: a value lies outside its range; the message names the flag.
@@ -41,6 +43,7 @@ class GenerationOptions:
     seed: int = 0
     greedy: bool = False
     on_overflow: Overflow = "stop"
+    lookup: bool = True
 
     def __post_init__(self) -> None:
         # Each range is written so that NaN lies outside it.

@@ -85,6 +85,17 @@ class TimedSession:
         self._stats.decode_tokens += tokens.size
         return logits
 
+    def extend(self, row: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        start = perf_counter()
+        logits = self._session.extend(row, tokens)
+        self._stats.decode_seconds += perf_counter() - start
+        self._stats.decode_tokens += tokens.size
+        return logits
+
+    def truncate(self, row: int, length: int) -> None:
+        self._stats.decode_tokens -= self._session.length(row) - length  # wrong guesses
+        self._session.truncate(row, length)
+
 
 class RecordedGeneration:
     """`generate` as an iterable of steps, with the rows' results and the timings.

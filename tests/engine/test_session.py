@@ -8,7 +8,7 @@ from small_models import as_panels, float64, random_tensors, relative_error, sma
 from rbe_cli.engine.plan import CHUNK_TOKENS
 from rbe_cli.engine.session import ReferenceSession, Session
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.instruction_sets import available
+from rbe_cli.kernels.instruction_sets import InstructionSet, available
 from rbe_cli.kernels.records import KV_TYPES
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.kernels.team import get_team
@@ -156,3 +156,25 @@ def test_ids_outside_the_vocabulary_are_refused(model):
         with pytest.raises(UsageError, match="outside the vocabulary"):
             session.decode([0], np.array([wrong]))
     assert session.length(0) == 0
+
+
+@pytest.mark.parametrize(("activations", "tolerance"), [("16", 0.0), ("8", 0.1)])
+def test_a_prompts_activations_may_be_rounded_more(fast, activations, tolerance):
+    config = small_config()
+    model = Gpt2(config, as_panels(random_tensors(config), 127)[0], fast)
+    tokens = random_tokens(config, 50)
+    fine = Session(model).extend(0, tokens)
+    session = Session(model, activations=activations)
+    found = session.prefill(0, tokens[:40])
+    assert relative_error(found, fine[39]) <= tolerance
+    rounds = activations == "8" and InstructionSet.avx512 in available()
+    assert (relative_error(found, fine[39]) > 1e-3) == rounds
+    # Tokens that follow are rounded to 16 bits again.
+    session.reset(0)
+    np.testing.assert_array_equal(session.extend(0, tokens), fine)
+
+
+def test_weights_of_8_bits_keep_fine_activations_of_themselves(model):
+    tokens = random_tokens(model.config, 40)
+    fine = Session(model, activations="16").prefill(0, tokens)
+    np.testing.assert_array_equal(Session(model).prefill(0, tokens), fine)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from random_panels import random_matrix
 
-from rbe_cli.codec.panels import LAYOUTS
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import affine_cpus
 from rbe_cli.kernels.matmul import matmul
@@ -24,7 +23,7 @@ needs_two_cpus = pytest.mark.skipif(affine_cpus() < 2, reason="a team needs two 
 def product():
     """A call of a team's threads, and what it returns."""
     rng = np.random.default_rng(0)
-    matrix = random_matrix(rng, 200, 2000, LAYOUTS[-1])
+    matrix = random_matrix(rng, 200, 2000, "int8")
     x, bias = rng.standard_normal((3, 200), np.float32), np.zeros(2000, np.float32)
 
     def call(team):
@@ -99,12 +98,11 @@ INTERRUPTED = """
 import numpy as np, sys
 sys.path[:0] = {path!r}
 from random_panels import random_matrix
-from rbe_cli.codec.panels import LAYOUTS
 from rbe_cli.kernels.matmul import matmul
 from rbe_cli.kernels.team import get_team
 
 rng = np.random.default_rng(0)
-matrix = random_matrix(rng, 200, 2000, LAYOUTS[-1])
+matrix = random_matrix(rng, 200, 2000, "int8")
 x, bias = np.ones((3, 200), np.float32), np.zeros(2000, np.float32)
 out = np.empty((3, 2000), np.float32)
 matmul(get_team(2), x, matrix, bias, out)

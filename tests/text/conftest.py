@@ -23,6 +23,7 @@ class HashSession:
         self.caches: list[list[int]] = [[] for _ in range(rows)]
         self.prefills: list[tuple[int, list[int]]] = []
         self.batches: list[list[int]] = []
+        self.extensions: list[list[int]] = []
 
     def length(self, row: int) -> int:
         return len(self.caches[row])
@@ -38,6 +39,14 @@ class HashSession:
         self.batches.append(list(rows))
         pairs = zip(rows, tokens.tolist(), strict=True)
         return np.stack([self._append(row, [token]) for row, token in pairs])
+
+    def extend(self, row: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.extensions.append(tokens.tolist())
+        return np.stack([self._append(row, [token]) for token in tokens.tolist()])
+
+    def truncate(self, row: int, length: int) -> None:
+        assert length <= len(self.caches[row])
+        del self.caches[row][length:]
 
     def _append(self, row: int, tokens: list[int]) -> NDArray[np.float32]:
         self.caches[row] += tokens

@@ -1,0 +1,117 @@
+"""What is compared, and how its processes are run."""
+
+import json
+import os
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rbe_cli.errors import RbeError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The checkpoint that all engines run.
+
+    Attributes:
+        source: as of `rbe compress`.
+        folder: where its models in the engines' forms are kept.
+        vocab_size: of the model.
+    """
+
+    source: str
+    folder: Path
+    vocab_size: int
+
+    @property
+    def reference(self) -> Path:
+        """The logits that all engines are held to, a `.npy` file."""
+        return self.folder / "reference.npy"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One engine and variant in one round.
+
+    Attributes:
+        prefill_tokens_per_second: 512 tokens into an empty cache, up to the last one's logits.
+        decode_tokens_per_second: 128 tokens one by one after 32.
+        load_seconds: from a file that the system has in memory to a model that can run.
+        peak_rss_bytes: of the process that loaded, prefilled and decoded.
+        one_token_seconds: from the start to the end of a process that loads the model, runs a
+            prompt of 32 tokens and prints the likeliest next.
+        prefill_setting, decode_setting: the engine's setting that was the fastest.
+    """
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    load_seconds: float
+    peak_rss_bytes: int
+    one_token_seconds: float
+    prefill_setting: str = "default"
+    decode_setting: str = "default"
+
+
+class Contestant(ABC):
+    """An engine, driven through processes of its own.
+
+    Attributes:
+        name: as the report has it.
+        variants: by name, the bits of a weight, scales not counted.
+    """
+
+    name: str
+    variants: Mapping[str, int]
+
+    @abstractmethod
+    def is_installed(self) -> bool:
+        """Whether its packages are there."""
+
+    @abstractmethod
+    def build(self, subject: Subject, variant: str) -> None:
+        """Bring the checkpoint into the engine's form, unless that is there already."""
+
+    @abstractmethod
+    def write_logits(self, subject: Subject, variant: str, path: Path) -> None:
+        """After the prompt that is checked: float32 `[vocab]` as `.npy`, up to a constant."""
+
+    @abstractmethod
+    def measure(self, subject: Subject, variant: str) -> Measurement:
+        """One round."""
+
+
+def run_json(command: Sequence[str]) -> dict[str, Any]:
+    """The JSON that a process prints.
+
+    Args:
+        command: an interpreter, `-m`, a module and its arguments.
+
+    Raises:
+        RbeError: it failed; the message is the last line of its stderr.
+    """
+    finished = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment()
+    )
+    if finished.returncode != 0:
+        said = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+        raise RbeError(f"{command[2]}: {said[-1]}")
+    found: dict[str, Any] = json.loads(finished.stdout)
+    return found
+
+
+def seconds_of(command: Sequence[str]) -> float:
+    """Wall-clock seconds of a whole process, which must not fail."""
+    start = perf_counter()
+    run_json(command)
+    return perf_counter() - start
+
+
+def environment() -> dict[str, str]:
+    """Of the measured processes: numpy's matrix products at their fastest for everyone."""
+    return {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}

@@ -1,0 +1,65 @@
+"""A peer, measured by `worker`."""
+
+import subprocess
+from pathlib import Path
+
+from benchmarks.engines.contestant import (
+    ROOT,
+    Contestant,
+    Measurement,
+    Subject,
+    environment,
+    run_json,
+    seconds_of,
+)
+from benchmarks.engines.job import Job
+from benchmarks.engines.peers import peer
+
+FIND = "import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.argv[1:]))"
+
+
+class Peer(Contestant):
+    """Its processes are of an interpreter that has its packages.
+
+    Args:
+        name: a key of `peers.MODULES`.
+        python: the interpreter.
+        threads: that the engine may use.
+    """
+
+    def __init__(self, name: str, python: str, threads: int) -> None:
+        self.name = name
+        self.variants = peer(name).variants
+        self._python = python
+        self._threads = threads
+
+    def is_installed(self) -> bool:
+        command = [self._python, "-c", FIND, *peer(self.name).packages]
+        return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode == 0
+
+    def build(self, subject: Subject, variant: str) -> None:
+        if not self._path(subject, variant).exists():
+            run_json(self._command("build", subject, variant))
+
+    def write_logits(self, subject: Subject, variant: str, path: Path) -> None:
+        run_json(self._command("logits", subject, variant, str(path)))
+
+    def measure(self, subject: Subject, variant: str) -> Measurement:
+        found = run_json(self._command("measure", subject, variant))
+        one_token = self._command("first-token", subject, variant)
+        return Measurement(**found, one_token_seconds=seconds_of(one_token))
+
+    def _command(self, action: str, subject: Subject, variant: str, output: str = "") -> list[str]:
+        job = Job(
+            engine=self.name,
+            variant=variant,
+            source=subject.source,
+            path=str(self._path(subject, variant)),
+            output=output,
+            vocab_size=subject.vocab_size,
+            threads=self._threads,
+        )
+        return [self._python, "-m", "benchmarks.engines.worker", action, job.to_json()]
+
+    def _path(self, subject: Subject, variant: str) -> Path:
+        return subject.folder / f"{self.name}-{variant}"

@@ -1,0 +1,14 @@
+"""The peers by name."""
+
+from importlib import import_module
+
+from benchmarks.engines.session import Engine
+
+MODULES = {"llama.cpp": "llama", "onnxruntime": "ort", "ctranslate2": "ct2"}
+
+
+def peer(name: str) -> Engine:
+    """The engine of a key of `MODULES`; its packages are imported when they are used."""
+    found = import_module(f"benchmarks.engines.{MODULES[name]}").ENGINE
+    assert isinstance(found, Engine)
+    return found

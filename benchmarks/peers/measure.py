@@ -127,7 +127,7 @@ def _output_error(subject: Subject, model: Gpt2) -> float:
     for linear in model.linears():
         if is_embedding(linear.name):
             continue
-        weight = linear.weight
+        weight = linear.decoded()
         decoded = weight.dense() if isinstance(weight, PanelMatrix) else weight
         original, moment = subject.matrix(linear.name), subject.moments[linear.name]
         change = original - decoded

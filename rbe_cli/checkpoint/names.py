@@ -72,6 +72,11 @@ def parameter_count(config: Gpt2Config) -> int:
     return sum(prod(shape) for shape in tensor_shapes(config).values())
 
 
+def is_of_layer(name: str) -> bool:
+    """Whether a canonical name belongs to one of the layers."""
+    return name.startswith("h.")
+
+
 def is_embedding(name: str) -> bool:
     """Whether a matrix is stored `[rows, n_embd]`: an embedding or a separate head.
 

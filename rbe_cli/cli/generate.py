@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines
+from rbe_cli.cli.inputs import Prompt, load_tokenizer, parse_size, read_prompts, stdin_lines
 from rbe_cli.cli.options import (
     Activations,
     FormatOption,
@@ -66,6 +66,13 @@ def generate(
     kv_type: Annotated[
         KvType, typer.Option(help="How keys and values are kept: memory and speed, or precision.")
     ] = KvType.fp16,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Keep layers entropy-coded that would not fit, like 200MB: much slower.",
+        ),
+    ] = None,
     activations: Annotated[
         Activations,
         typer.Option(help="Bits of a prompt's activations; auto: 8 where weights are coarser."),
@@ -93,7 +100,8 @@ def generate(
 ) -> None:
     """Continue a prompt with a compressed model."""
     from rbe_cli.container.reader import Container
-    from rbe_cli.engine.resident import load_model
+    from rbe_cli.engine.paged_cache import cache_bytes
+    from rbe_cli.engine.resident import MemoryLimit, load_model
     from rbe_cli.engine.session import Session
     from rbe_cli.kernels.table import load_kernels
     from rbe_cli.text.options import GenerationOptions
@@ -125,8 +133,16 @@ def generate(
             prompts = read_prompts(prompt, text_file, tokens, tokenizer, vocab_size)
         rows = batch * (1 if interactive else len(prompts))
         with out.progress() as progress:
-            model = load_model(container, load_kernels("fast", threads), progress)
+            kernels, config = load_kernels("fast", threads), container.config
+            limit = None
+            if max_memory is not None:
+                longest = max((len(own.tokens) for own in prompts), default=config.n_positions)
+                reserved = cache_bytes(config, rows, kv_type.value, longest + max_tokens)
+                limit = MemoryLimit(parse_size("--max-memory", max_memory), reserved)
+            model = load_model(container, kernels, progress, limit)
             session = Session(model, rows, kv_type.value, activations.value, progress)
+    if session.coded_layers:
+        out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
     writer = _Writer(session, tokenizer, options, out, stream=not no_stream)
     if interactive:
         _converse(writer, tokenizer, out, batch)

@@ -116,6 +116,11 @@ class Container:
             self._checked.add(name)
         return self._data[section.offset : section.end]
 
+    def forget(self) -> None:
+        """Take the file's pages out of this process's memory; they come back where needed."""
+        if hasattr(mmap, "MADV_DONTNEED") and isinstance(self._data.obj, mmap.mmap):
+            self._data.obj.madvise(mmap.MADV_DONTNEED)
+
     def tokenizer_json(self) -> bytes | None:
         """`tokenizer.json` as it was stored; None if the file has no tokenizer.
 

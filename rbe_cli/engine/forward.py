@@ -41,17 +41,18 @@ _UNPACKED_TILE = 8 * VECTOR_BYTES
 def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """Append tokens to the cache; logits of those that are wanted. One of `parts` threads."""
     job = record(FORWARD, job_address)
-    _embed(arithmetic, job, part, parts)
-    barrier(job.flags, part, parts)
-    for number in range(job.n_layer):
+    if job.first == 0:
+        _embed(arithmetic, job, part, parts)
+        barrier(job.flags, part, parts)
+    for number in range(job.first, job.last):
         layer = record_at(LAYER, job.layers, number)
         _attention(arithmetic, job, layer, number, part, parts)
-        if number + 1 < job.n_layer:
+        if number + 1 < job.last:
             following = record_at(LAYER, job.layers, number + 1).c_attn
         else:
             following = job.head
         _feed_forward(arithmetic, job, layer, following, part, parts)
-    if job.wanted > 0:
+    if job.last == job.n_layer and job.wanted > 0:
         _head(arithmetic, job, part, parts)
 
 

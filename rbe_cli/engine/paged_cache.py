@@ -17,6 +17,16 @@ from rbe_cli.kernels.records import (
 )
 
 
+def cache_bytes(config: Gpt2Config, batch: int, kind: KvType, tokens: int) -> int:
+    """Of `batch` rows of at most `tokens`."""
+    pages = -(-min(tokens, config.n_positions) // PAGE_POSITIONS)
+    return batch * pages * config.n_layer * config.n_head * head_bytes(_width(config), kind)
+
+
+def _width(config: Gpt2Config) -> int:
+    return -(-config.head_dim // TILE_ROWS) * TILE_ROWS
+
+
 class PagedCache:
     """A cache of `batch` independent rows, each with its own length.
 
@@ -34,7 +44,7 @@ class PagedCache:
         """Empty rows."""
         self.lengths = np.zeros(batch, np.int64)
         self.kind = kind
-        self.width = -(-config.head_dim // TILE_ROWS) * TILE_ROWS
+        self.width = _width(config)
         row_pages = -(-config.n_positions // PAGE_POSITIONS)
         self._table = np.zeros((batch, row_pages), np.int64)  # addresses
         self._rows: list[list[NDArray[np.uint8]]] = [[] for _ in range(batch)]

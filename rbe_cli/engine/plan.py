@@ -1,6 +1,7 @@
 """A model laid out for the forward program: addresses of weights, and memory to compute in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +13,7 @@ from rbe_cli.engine.pacer import Pacer
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.records import FORWARD, LAYER
 from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.coded import CodedMatrix
 from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.records import (
@@ -25,6 +27,7 @@ from rbe_cli.kernels.records import (
     scratch_bytes,
 )
 from rbe_cli.kernels.team import TEAM_PROGRAMS, Team
+from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear, Weight
@@ -65,13 +68,18 @@ class Plan:
         for layer, block in zip(layers, model.blocks, strict=True):
             layer["ln_1"] = self._norm(block.ln_1)
             layer["ln_2"] = self._norm(block.ln_2)
-            layer["c_attn"] = self._linear(block.attn.c_attn)
-            layer["attn_proj"] = self._linear(block.attn.c_proj)
-            layer["c_fc"] = self._linear(block.mlp.c_fc)
-            layer["mlp_proj"] = self._linear(block.mlp.c_proj)
+            for name, linear in _linears(block):
+                layer[name] = self._linear(linear)
             layer["scale"] = block.attn.scale
+        self._layers = layers
+        self._coded = {  # layers that are decoded each time they are used
+            number: block
+            for number, block in enumerate(model.blocks)
+            if any(_coded_matrices(block))
+        }
         self._job = np.zeros(1, FORWARD)
         job = self._job[0]
+        job["last"] = len(layers)
         job["layers"], job["n_layer"] = self._keep(layers), len(layers)
         job["n_embd"], job["n_inner"] = self.config.n_embd, self.config.n_inner
         job["activation"] = ACTIVATIONS[self.config.activation_function]
@@ -81,6 +89,11 @@ class Plan:
         job["head"] = self._linear(model.head)
         self._buffers: dict[str, NDArray[np.generic]] = {}
         self._room = 0, 0
+
+    @property
+    def coded_layers(self) -> int:
+        """Layers whose matrices are decoded each time they are used."""
+        return len(self._coded)
 
     def run(
         self,
@@ -111,7 +124,9 @@ class Plan:
         job["cache"] = cache.record[0]
         job["cache"]["out_stride"] = job["mixed"]["stride"]
         job["flags"] = self._team.flags
-        if count == 1:
+        if self._coded:
+            self._run_coded()
+        elif count == 1:
             threads = self._pacer.threads
             start = perf_counter()
             self._team.run(self._program, address(self._job), threads)
@@ -120,6 +135,27 @@ class Plan:
             self._team.run(self._program, address(self._job))
         logits = self._buffers["logits"][: len(wanted), : self.config.vocab_size]
         return logits.astype(np.float32)  # a copy
+
+    def _run_coded(self) -> None:
+        """Run up to each coded layer, decode it, and run it."""
+        start = 0
+        with ThreadPoolExecutor(self._team.threads) as pool:
+            for number, block in self._coded.items():
+                self._run_layers(start, number)
+                decoded = dict(pool.map(_decoded, _coded_matrices(block)))
+                for name, matrix in decoded.items():
+                    own = self._layers[name][number]
+                    record = matrix.record[0].copy()
+                    record["bias"], record["coarse"] = own["bias"], own["coarse"]
+                    self._layers[name][number] = record
+                self._run_layers(number, number + 1)
+                start = number + 1
+        self._run_layers(start, self.config.n_layer)
+
+    def _run_layers(self, first: int, last: int) -> None:
+        if first < last or last == self.config.n_layer:
+            self._job["first"], self._job["last"] = first, last
+            self._team.run(self._program, address(self._job))
 
     def _reserve(self, tokens: int, wanted: int, cache: PagedCache) -> None:
         """Memory for so many tokens and logits; what it holds between two runs means nothing."""
@@ -161,10 +197,14 @@ class Plan:
         return self._padded(norm.gamma, PANEL_COLUMNS), self._padded(norm.beta, PANEL_COLUMNS)
 
     def _linear(self, linear: Linear) -> Any:
-        """A record of MATRIX."""
-        record = self._matrix(linear.weight)
+        """A record of MATRIX; of a coded matrix, of its bias alone."""
+        weight = linear.weight
+        if isinstance(weight, CodedMatrix):
+            record: Any = np.zeros(1, MATRIX)[0]
+        else:
+            record = self._matrix(weight)
         record["bias"] = self._padded(linear.bias, PANEL_COLUMNS)
-        record["coarse"] = self._is_coarse(linear.weight)
+        record["coarse"] = self._is_coarse(weight)
         return record
 
     def _is_coarse(self, weight: Weight) -> bool:
@@ -172,7 +212,7 @@ class Plan:
             return isinstance(weight, PanelMatrix) and weight.layout in (EVEN_2, BENT_4)
         return self._activations == "8"
 
-    def _matrix(self, weight: Weight) -> Any:
+    def _matrix(self, weight: Float32 | PanelMatrix) -> Any:
         """A record of MATRIX, without bias; the same for the same matrix."""
         if id(weight) not in self._matrices:
             if isinstance(weight, PanelMatrix):
@@ -194,3 +234,23 @@ class Plan:
         record["rows"], record["panels"] = rows, panels
         record["column_steps"] = self._padded(np.ones(columns, np.float32), PANEL_COLUMNS)
         return record
+
+
+def _linears(block: TransformerBlock) -> Iterator[tuple[str, Linear]]:
+    """A block's matrices under their names in a record of LAYER."""
+    yield "c_attn", block.attn.c_attn
+    yield "attn_proj", block.attn.c_proj
+    yield "c_fc", block.mlp.c_fc
+    yield "mlp_proj", block.mlp.c_proj
+
+
+def _coded_matrices(block: TransformerBlock) -> Iterator[tuple[str, CodedMatrix]]:
+    """Those of a block that are still entropy-coded."""
+    for name, linear in _linears(block):
+        if isinstance(linear.weight, CodedMatrix):
+            yield name, linear.weight
+
+
+def _decoded(named: tuple[str, CodedMatrix]) -> tuple[str, PanelMatrix]:
+    name, matrix = named
+    return name, matrix.decoded()

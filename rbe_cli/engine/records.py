@@ -23,6 +23,8 @@ FORWARD = np.dtype(
     [
         ("layers", _INT),  # address of LAYER [n_layer]
         ("n_layer", _INT),
+        ("first", _INT),  # the layers that this run goes through: after the embeddings if 0,
+        ("last", _INT),  # and on to the logits if n_layer
         ("n_embd", _INT),
         ("n_inner", _INT),
         ("activation", _INT),  # its number in vector_math.ACTIVATIONS

@@ -60,6 +60,11 @@ class Session:
         """Logits a token."""
         return self.model.config.vocab_size
 
+    @property
+    def coded_layers(self) -> int:
+        """Layers that are decoded for every token."""
+        return self._plan.coded_layers
+
     def length(self, row: int) -> int:
         """Tokens in a row."""
         return int(self.cache.lengths[row])

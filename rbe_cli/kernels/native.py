@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -114,7 +113,7 @@ def _path(entry: Entry, instructions: InstructionSet) -> Path:
     features = binding.get_host_cpu_features().flatten()
     parts = [
         *(source.read_bytes() for source in _sources(entry)),
-        f"{version('numba')} {binding.llvm_version_info} {sys.version_info[:2]}".encode(),
+        f"{binding.llvm_version_info} {sys.version_info[:2]}".encode(),
         f"{binding.get_default_triple()} {binding.get_host_cpu_name()} {features}".encode(),
     ]
     key = xxhash.xxh3_128_hexdigest(b"\0".join(parts))
@@ -125,12 +124,17 @@ def _sources(entry: Entry) -> Iterator[Path]:
     """The files whose text goes into the machine code."""
     from rbe_cli.codec import panels
 
-    spec = find_spec(entry.module)
-    assert spec is not None
-    assert spec.origin is not None
-    yield Path(spec.origin)
+    yield _file(entry.module)
+    yield _file("numba").with_name("_version.py")
     yield Path(panels.__file__)
     yield from sorted(Path(__file__).parent.glob("*.py"))
+
+
+def _file(module: str) -> Path:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin)
 
 
 def _read(entry: Entry, instructions: InstructionSet) -> bytes | None:

@@ -40,21 +40,6 @@ class TileSet:
     values: PanelValues
     layouts: NDArray[np.uint8]
 
-    @classmethod
-    def pack(cls, integers: Integers) -> "TileSet":
-        """Integers `[n, 32, 16]` of at most 8 bits, each tile in the fewest."""
-        low, high = integers.min(axis=(1, 2)), integers.max(axis=(1, 2))
-        widest = np.maximum(-low.astype(np.int64), high.astype(np.int64) + 1)
-        layouts = (_FIRST_INTEGER + np.searchsorted(_LIMITS, widest)).astype(np.uint8)
-        starts = np.concatenate([[0], np.cumsum(_BITS[layouts])])
-        vectors = np.empty((starts[-1], VECTOR_BYTES), np.uint8)
-        for layout in np.unique(layouts):
-            own = np.flatnonzero(layouts == layout)
-            bits = _BITS[layout]
-            codes = (integers[own] + _OFFSETS[layout]).astype(np.uint8)
-            vectors[starts[own, None] + np.arange(bits)] = panels.pack_tiles(codes, int(bits))
-        return cls(vectors.reshape(-1), layouts)
-
     @property
     def starts(self) -> Int64:
         """Of each tile's bytes, and the end, `[n + 1]`."""
@@ -70,6 +55,38 @@ class TileSet:
             stored = vectors[starts[own, None] + np.arange(_BITS[layout])]
             found[own] = LAYOUTS[layout].levels[panels.unpack_tiles(stored)]
         return found
+
+
+class _Packer:
+    """Packs tiles of integers one after the other.
+
+    Memory is set aside for tiles of 8 bits.
+    """
+
+    def __init__(self, tiles: int) -> None:
+        """Room for so many."""
+        self._vectors = np.empty((tiles * INTEGERS[-1].bits, VECTOR_BYTES), np.uint8)
+        self._layouts: list[NDArray[np.uint8]] = []
+        self._used = 0  # vectors
+
+    def add(self, integers: Integers) -> None:
+        """Integers `[n, 32, 16]` of at most 8 bits, each tile in the fewest."""
+        low, high = integers.min(axis=(1, 2)), integers.max(axis=(1, 2))
+        widest = np.maximum(-low.astype(np.int64), high.astype(np.int64) + 1)
+        layouts = (_FIRST_INTEGER + np.searchsorted(_LIMITS, widest)).astype(np.uint8)
+        starts = self._used + np.concatenate([[0], np.cumsum(_BITS[layouts])])
+        for layout in np.unique(layouts):
+            own = np.flatnonzero(layouts == layout)
+            bits = int(_BITS[layout])
+            codes = (integers[own] + _OFFSETS[layout]).astype(np.uint8)
+            self._vectors[starts[own, None] + np.arange(bits)] = panels.pack_tiles(codes, bits)
+        self._layouts.append(layouts)
+        self._used = int(starts[-1])
+
+    def tiles(self) -> TileSet:
+        """All that were added; the rest of the memory is given back."""
+        self._vectors.resize((self._used, VECTOR_BYTES), refcheck=False)
+        return TileSet(self._vectors.reshape(-1), np.concatenate(self._layouts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,18 +145,19 @@ class PanelMatrix:
             OverflowError: an integer is above 32639.
         """
         column_steps = np.empty(shape[1], np.float32)
-        low, high, high_tiles, count = [], [], [], 0
+        count = -(-shape[0] // TILE_ROWS) * -(-shape[1] // PANEL_COLUMNS)
+        low, high, high_tiles, done = _Packer(count), _Packer(count), [], 0
         for tiles in _whole_panels(blocks, column_steps):
             if tiles.max() > _LARGEST:
                 raise OverflowError(f"the integer {tiles.max()} does not fit two times 8 bits")
             top = (tiles + np.int16(128)) >> np.int16(8)
             wide = np.flatnonzero(top.any(axis=(1, 2)))
-            low.append(TileSet.pack(tiles - (top << 8)))
-            high.append(TileSet.pack(top[wide]))
-            high_tiles.append(wide + count)
-            count += len(tiles)
+            low.add(tiles - (top << np.int16(8)))
+            high.add(top[wide])
+            high_tiles.append(wide + done)
+            done += len(tiles)
         ones = np.ones(shape[0], np.float32)
-        found = _joined(low), _joined(high), np.concatenate(high_tiles)
+        found = low.tiles(), high.tiles(), np.concatenate(high_tiles)
         return cls(*found, ones, column_steps, shape)
 
     @property
@@ -236,10 +254,3 @@ def _whole_panels(
         if whole:
             tiles = panels.cut(known[:, :whole].astype(np.int16))
             yield tiles.reshape(-1, TILE_ROWS, PANEL_COLUMNS)
-
-
-def _joined(parts: list[TileSet]) -> TileSet:
-    return TileSet(
-        np.concatenate([part.values for part in parts]),
-        np.concatenate([part.layouts for part in parts]),
-    )

@@ -2,13 +2,12 @@
 
 from rbe_cli.kernels.arrays import Float32, Int64
 from rbe_cli.kernels.panel import PanelMatrix
-from rbe_cli.nn.linear import Weight
 
 
 class Embedding:
     """Vectors of `[n_embd]`, stored as the columns of `weight` `[n_embd, rows]`."""
 
-    def __init__(self, weight: Weight) -> None:
+    def __init__(self, weight: Float32 | PanelMatrix) -> None:
         self.weight = weight
 
     def __call__(self, indices: Int64) -> Float32:

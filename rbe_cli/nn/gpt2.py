@@ -9,6 +9,7 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.coded import CodedMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.attention import Attention, score_scale
 from rbe_cli.nn.block import TransformerBlock
@@ -39,13 +40,15 @@ class Gpt2:
             config: shapes and options.
             tensors: canonical name -> vector, dense matrix or panels; all matrices
                 `[inputs, outputs]`, so embeddings and head `[n_embd, rows]`. Each is read once.
+                The blocks' matrices may still be entropy-coded.
             kernels: what computes.
         """
         self.config = config
         self.kernels = kernels
-        wte = tensors["wte.weight"]
-        self.wte = Embedding(wte)
-        self.wpe = Embedding(tensors["wpe.weight"])
+        wte, wpe = tensors["wte.weight"], tensors["wpe.weight"]
+        assert not isinstance(wte, CodedMatrix)
+        assert not isinstance(wpe, CodedMatrix)
+        self.wte, self.wpe = Embedding(wte), Embedding(wpe)
         self.blocks = [self._block(layer, tensors) for layer in range(config.n_layer)]
         self.ln_f = self._layer_norm("ln_f", tensors)
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"

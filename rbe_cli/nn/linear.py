@@ -3,12 +3,13 @@
 import numpy as np
 
 from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.coded import CodedMatrix
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.observer import GradientObserver, Observer
 
-Weight = Float32 | PanelMatrix
-"""A matrix `[K, N]`: dense float32, or integers or levels in panels."""
+Weight = Float32 | PanelMatrix | CodedMatrix
+"""A matrix `[K, N]`: dense float32, integers or levels in panels, or still entropy-coded."""
 
 
 class Linear:
@@ -34,10 +35,11 @@ class Linear:
         if observe is not None:
             observe(self.name, tokens)
         out = np.empty((len(tokens), columns), np.float32)
-        if isinstance(self.weight, PanelMatrix):
-            self._kernels.matmul(tokens, self.weight, self.bias, out)
+        weight = self.decoded()
+        if isinstance(weight, PanelMatrix):
+            self._kernels.matmul(tokens, weight, self.bias, out)
         else:
-            np.matmul(tokens, self.weight, out=out)
+            np.matmul(tokens, weight, out=out)
             out += self.bias
         return out.reshape(*x.shape[:-1], columns)
 
@@ -47,5 +49,9 @@ class Linear:
         """Gradient `[..., K]` with respect to x, from `[..., N]`, that of the output at x."""
         if observe is not None:
             observe(self.name, x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]))
-        weight = self.weight
+        weight = self.decoded()
         return grad @ (weight.dense() if isinstance(weight, PanelMatrix) else weight).T
+
+    def decoded(self) -> Float32 | PanelMatrix:
+        """The weight as it can be multiplied by."""
+        return self.weight.decoded() if isinstance(self.weight, CodedMatrix) else self.weight

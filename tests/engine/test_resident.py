@@ -1,5 +1,6 @@
 """Models loaded from real `.rbe` files."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 
 import numpy as np
@@ -17,10 +18,12 @@ from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.container.writer import write_container
-from rbe_cli.engine.resident import load_model, resident
-from rbe_cli.errors import PayloadError
+from rbe_cli.engine.resident import MemoryLimit, _decode_within, load_model, resident
+from rbe_cli.engine.session import Session
+from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
 
 PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
 
@@ -129,3 +132,51 @@ def test_matrices_stay_integers():
 def test_a_damaged_tensor_is_named(codec):
     with pytest.raises(PayloadError, match=r"tensor h\.0\.mlp\.c_fc\.weight: "):
         resident(StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9))
+
+
+def coded_model(path, config, limit):
+    """A model of entropy-coded matrices whose weights may take `limit` bytes."""
+    with Container.open(path) as container, ThreadPoolExecutor(2) as pool:
+        weights = _decode_within(limit, container, pool)
+    return Gpt2(config, weights, load_kernels("fast", 2))
+
+
+def nbytes(model):
+    return sum(linear.weight.nbytes for linear in model.linears())
+
+
+def test_layers_that_do_not_fit_stay_coded_and_give_the_same_bits(tmp_path):
+    config = small_config(n_embd=96, n_inner=200, n_layer=8)
+    path = tmp_path / "model.rbe"
+    stored, _ = stored_model(config, 0.02, None)
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    whole = coded_model(path, config, 10**9)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, 40)
+    expected = Session(whole).extend(0, tokens)
+    needed, seen = nbytes(whole), set()
+    limit = needed + 60_000
+    while 8 not in seen:
+        limit -= 4_000
+        session = Session(coded_model(path, config, limit))
+        if session.coded_layers not in seen:
+            seen.add(session.coded_layers)
+            np.testing.assert_array_equal(session.extend(0, tokens[:20]), expected[:20])
+            for i in range(20, 40):
+                found = session.decode([0], tokens[i : i + 1])
+                np.testing.assert_array_equal(found[0], expected[i])
+    assert {0, 8} < seen
+    with pytest.raises(UsageError, match="more than --max-memory"):
+        coded_model(path, config, limit // 2)
+
+
+def test_a_limit_counts_what_the_process_takes_already(tmp_path):
+    config = small_config()
+    path = tmp_path / "model.rbe"
+    stored, _ = stored_model(config, 0.02, None)
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    with Container.open(path) as container:
+        kernels, silent = load_kernels("fast", 1), lambda *progress: None
+        load_model(container, kernels, silent, MemoryLimit(10**10, 0))
+        for limit in (MemoryLimit(10**6, 0), MemoryLimit(10**10, 10**10)):
+            with pytest.raises(UsageError, match="more than --max-memory"):
+                load_model(container, kernels, silent, limit)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,13 @@ def _show_presets(wanted: bool) -> None:
     presets = {name: load_preset(name) for name in preset_names()}
     Output().result(presets, show)
     raise typer.Exit
+
+
+class Objective(StrEnum):
+    """What a compression makes least."""
+
+    kl = "kl"
+    outputs = "outputs"
 
 
 def compress(
@@ -102,9 +110,8 @@ def compress(
         ),
     ] = None,
     objective: Annotated[
-        str | None,
+        Objective | None,
         typer.Option(
-            metavar="kl|outputs",
             help="What is least at the size: the model's KL divergence (the default), or the "
             "relative error of each layer's output.",
         ),
@@ -170,7 +177,7 @@ def compress(
         target_bpw=target_bpw,
         target_size=target_size and parse_size("--target-size", target_size),
         target_kl=target_kl,
-        objective=objective,
+        objective=objective and objective.value,
         states=states,
         override=rules or None,
     )

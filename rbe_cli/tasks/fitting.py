@@ -87,9 +87,9 @@ def fit(
 
     nearest, best, result = math.inf, {}, math.inf
     for attempt in range(_ATTEMPTS):
-        name = f"bits-{target:.6f}-attempt-{attempt}"
-        steps = _saved_steps(folder, name, solve)
-        encoded = _encode(sources, steps, workers, folder, name, progress)
+        step_name = f"bits-{target:.6f}-attempt-{attempt}"
+        steps = _saved_steps(folder, step_name, solve)
+        encoded = _encode(sources, steps, workers, folder, step_name, progress)
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
         misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]

@@ -1,5 +1,7 @@
 """`rbe generate`: seeds, stop strings, batches, inputs, and the shapes its output takes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -341,3 +343,47 @@ def test_bad_usage_names_the_flag(
     assert (done.code, done.out) == (2, "")
     assert sentence in done.err
     assert done.err.count("\n") == 1
+
+
+# The engine
+
+
+@pytest.mark.parametrize("kv_type", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("choice", [["--greedy"], ["--seed", 3]], ids=str)
+def test_the_text_depends_neither_on_threads_nor_on_guessing(
+    generate: Generate, kv_type: str, choice: list[object]
+) -> None:
+    shared = [PROMPT, *choice, "--max-tokens", 40, "--kv-type", kv_type]
+    expected = generate(*shared, "--threads", 1, "--no-lookup")
+    for threads in (1, 2):
+        assert generate(*shared, "--threads", threads)["tokens"] == expected["tokens"]
+
+
+def test_activations_of_8_bits_can_be_asked_for(generate: Generate) -> None:
+    fine, coarse = (
+        generate(PROMPT, "--greedy", "--max-tokens", 3, "--activations", bits) for bits in (16, 8)
+    )
+    assert fine["generated_tokens"] == coarse["generated_tokens"] == 3
+
+
+def test_layers_stay_coded_where_memory_is_short(rbe: Rbe, rbe_file: Path) -> None:
+    needed = rbe("generate", rbe_file, PROMPT, "--greedy", "--max-memory", "1MB", "-q")
+    assert needed.code == 2
+    assert "MB more than --max-memory" in needed.err
+    roomy = rbe("generate", rbe_file, PROMPT, "--greedy", "--max-memory", "8GB", "-q")
+    assert (roomy.code, roomy.err) == (0, "")
+
+
+def test_files_of_fixed_rates_are_run_without_numba(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "fixed.rbe"
+    assert rbe("compress", checkpoint, path, "--preset", "speed-4bit", "-q").code == 0
+    program = (
+        "import sys; from rbe_cli.cli.app import run; "
+        f"code = run(['generate', {str(path)!r}, 'The', '--max-tokens', '3', '-q']); "
+        "print(code, 'numba' in sys.modules, file=sys.stderr)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)  # compiles
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "0 False\n"

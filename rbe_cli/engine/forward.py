@@ -64,14 +64,11 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
     _fetch(layer.attn_proj, part, parts)
     barrier(job.flags, part, parts)
-    heads, head_bytes = job.cache.heads, 4 * job.cache.head_dim
-    width = heads * head_bytes
-    for unit in range(share(count * heads, part, parts), share(count * heads, part + 1, parts)):
-        token, head = unit // heads, unit % heads
-        key = job.qkv.address + token * job.qkv.stride + width + head * head_bytes
-        row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
-        append(job.cache, number, head, row, position, key, key + width)
-    barrier(job.flags, part, parts)
+    heads = job.cache.heads
+    if count > 1:  # else whoever attends with a head appends to it first
+        for unit in range(share(count * heads, part, parts), share(count * heads, part + 1, parts)):
+            _append(job, number, unit // heads, unit % heads)
+        barrier(job.flags, part, parts)
     for unit in range(part, (count + 3) // 4 * heads, parts):
         _attend_to_four(arithmetic, job, layer, number, unit // heads * 4, unit % heads, part)
     barrier(job.flags, part, parts)
@@ -82,10 +79,21 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
 
 
 @native_jit
+def _append(job: Any, number: int, token: int, head: int) -> None:
+    """Keep a token's key and value of one head."""
+    width = 4 * job.cache.head_dim
+    key = job.qkv.address + token * job.qkv.stride + (job.cache.heads + head) * width
+    row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
+    append(job.cache, number, head, row, position, key, key + job.cache.heads * width)
+
+
+@native_jit
 def _attend_to_four(
     arithmetic: Any, job: Any, layer: Any, number: int, token: int, head: int, part: int
 ) -> None:
     """One head of tokens `token` to `token + 3`, at once where they follow each other."""
+    if job.tokens == 1:
+        _append(job, number, token, head)
     offset = 4 * head * job.cache.head_dim
     scratch = job.scratch + part * job.scratch_bytes
     row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.codec.panels import INT_8, LAYOUTS, TILE_ROWS
+from rbe_cli.codec.panels import TILE_ROWS
 from rbe_cli.kernels.arrays import Int64
 from rbe_cli.kernels.records import (
     CACHE,
@@ -59,8 +59,6 @@ class PagedCache:
         self.record["kind"] = KV_TYPES.index(kind)
         self.record["score_stride"] = score_bytes(config.n_positions)
         self.record["ones"] = address(self._ones)
-        self._layouts = np.full(self.width // TILE_ROWS, LAYOUTS.index(INT_8), np.uint8)
-        self.record["layouts"] = address(self._layouts)
 
     @property
     def nbytes(self) -> int:

@@ -36,6 +36,7 @@ from rbe_cli.progress import Progress, no_progress
 FORWARD_PROGRAM = Entry("rbe_cli.engine.forward", "forward", 3)
 CHUNK_TOKENS = 256
 """Tokens that go through the layers at once: more would leave the cache."""
+_INPUTS = ("ids", "rows", "positions", "wanted_tokens")
 _BUFFERS = ("x", "normed", "qkv", "mixed", "hidden", "logits")
 
 
@@ -88,6 +89,7 @@ class Plan:
         job["ln_f"] = self._norm(model.ln_f)
         job["head"] = self._linear(model.head)
         self._buffers: dict[str, NDArray[np.generic]] = {}
+        self._inputs: dict[str, Int64] = {}
         self._room = 0, 0
 
     @property
@@ -117,13 +119,13 @@ class Plan:
         """
         count = len(ids)
         self._reserve(count, len(wanted), cache)
-        job, wanted_tokens = self._job[0], np.array(wanted, np.int64)
+        inputs: tuple[Int64 | Sequence[int], ...] = (ids, rows, positions, wanted)
+        for name, values in zip(_INPUTS, inputs, strict=True):
+            self._inputs[name][: len(values)] = values
+        job = self._job
         job["tokens"], job["wanted"], job["is_prompt"] = count, len(wanted), is_prompt
-        job["ids"], job["rows"] = address(ids), address(rows)
-        job["positions"], job["wanted_tokens"] = address(positions), address(wanted_tokens)
-        job["cache"] = cache.record[0]
+        job["cache"] = cache.record
         job["cache"]["out_stride"] = job["mixed"]["stride"]
-        job["flags"] = self._team.flags
         if self._coded:
             self._run_coded()
         elif count == 1:
@@ -168,6 +170,10 @@ class Plan:
         width = config.n_embd
         widths = (width, width, 3 * width, width, config.n_inner, config.vocab_size)
         job = self._job[0]
+        job["flags"] = self._team.flags
+        self._inputs = {name: np.zeros(max(tokens, wanted), np.int64) for name in _INPUTS}
+        for name, values in self._inputs.items():
+            job[name] = address(values)
         for name, columns in zip(_BUFFERS, widths, strict=True):
             stride = -(-columns // TILE_ROWS) * TILE_ROWS
             # Zeros, as what pads a row is multiplied by steps of zero, which NaN would survive.

@@ -16,6 +16,7 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.engine.warm_up import compile_steps
 from rbe_cli.errors import PayloadError, UsageError
+from rbe_cli.kernels.arena import Arena
 from rbe_cli.kernels.coded import CodedMatrix
 from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.kernels.panel import PanelMatrix
@@ -77,11 +78,13 @@ def _decode(
     container: Container, tensors: Mapping[str, StoredTensor], pool: ThreadPoolExecutor
 ) -> dict[str, Weight]:
     """Tensors as a model takes them; the decoder runs without the GIL."""
+    arena = Arena()
 
     def decode(tensor: StoredTensor) -> Weight:
         weight = resident(tensor)
-        if tensor.codec == "ectcq":
-            container.forget()
+        if isinstance(weight, PanelMatrix):
+            weight = weight.placed(arena)
+            container.forget()  # what was read of the file
         return weight
 
     return dict(zip(tensors, pool.map(decode, tensors.values()), strict=True))
@@ -111,7 +114,7 @@ def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -
 def resident(tensor: StoredTensor) -> Weight:
     """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
 
-    A matrix of a fixed rate stays as it is stored. One of the classic scheme becomes dense
+    A matrix of a fixed rate is a view of what is stored. One of the classic scheme becomes dense
     float32: it is there to compare the quality.
 
     Raises:

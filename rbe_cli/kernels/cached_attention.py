@@ -359,9 +359,8 @@ def _attend_codes(
     for block in range(blocks):
         page = _page(cache, row, block * _BLOCK, layer, head)
         place = block % _PAGE_BLOCKS
-        score = panel_sum(
-            arithmetic, page + place * panel, cache.layouts, width // TILE_ROWS, rounded
-        )
+        keys = page + place * panel
+        score = panel_sum(arithmetic, _INT_8, keys, width // TILE_ROWS, rounded)
         score = score * load_floats(page + scales + 64 * place)
         store_floats(weights + 64 * block, score)
     total = _softmax(weights, length, blocks)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec import panels
 from rbe_cli.codec.panels import INTEGERS, LAYOUTS, PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES, Layout
+from rbe_cli.kernels.arena import Arena
 from rbe_cli.kernels.arrays import Float32, Int64, Integers, PanelValues
 from rbe_cli.kernels.records import HIGH_TILE, MATRIX, PACKED, address
 
@@ -160,6 +161,12 @@ class PanelMatrix:
         found = low.tiles(), high.tiles(), np.concatenate(high_tiles)
         return cls(*found, ones, column_steps, shape)
 
+    def placed(self, arena: Arena) -> "PanelMatrix":
+        """The same matrix with its tiles in an arena."""
+        low = TileSet(arena.place(self.low.values), self.low.layouts)
+        steps = self.row_steps, self.column_steps
+        return PanelMatrix(low, self.high, self.high_tiles, *steps, self.shape)
+
     @property
     def layout(self) -> Layout:
         """Of the widest tile."""
@@ -192,6 +199,8 @@ class PanelMatrix:
         found = np.zeros(1, MATRIX)
         found["form"], found["values"] = PACKED, address(self.low.values)
         found["starts"], found["layouts"] = address(starts), address(self.low.layouts)
+        is_uniform = (self.low.layouts == self.low.layouts[0]).all() and not high.size
+        found["layout"] = self.low.layouts[0] if is_uniform else -1
         found["rows"], found["tiles"], found["panels"] = self.shape[0], self.tiles, count
         found["row_steps"], found["column_steps"] = address(row_steps), address(column_steps)
         found["high_tiles"], found["high_starts"] = address(high), address(high_starts)

@@ -130,8 +130,26 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
 
 
 @native_jit
-def panel_sum(arithmetic: Any, values: int, layouts: int, tiles: int, x: int) -> Any:
-    """One token times one panel's tiles (addresses), 16 outputs without their steps."""
+def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> Any:
+    """One token times one panel of tiles of one layout, 16 outputs without their steps."""
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    tile_bytes, offset = layout_bytes(layout), layout_offset(layout)
+    words = x + 8 * groups + 4 * tiles
+    total = splat_float(_ZERO)
+    for group in range(groups):
+        sums = token_sums(arithmetic)
+        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
+            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            sums = add_tile(arithmetic, layout, values + tile * tile_bytes, place, sums)
+        correction = np.int32(offset * load_int32(x + 8 * group + 4))
+        exact = token_total(arithmetic, sums) - splat_int(correction)
+        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
+    return total
+
+
+@native_jit
+def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -> Any:
+    """The same of tiles whose layouts lie at an address."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_sums = x + 8 * groups
     words = tile_sums + 4 * tiles
@@ -144,9 +162,8 @@ def panel_sum(arithmetic: Any, values: int, layouts: int, tiles: int, x: int) ->
             place = words + halves_of(arithmetic) * TILE_ROWS * tile
             sums = add_tile(arithmetic, layout, values, place, sums)
             values += layout_bytes(layout)
-        scale = splat_float(load_float(x + 8 * group))
         exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
-        total = fused(to_floats(exact), scale, total)
+        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
     return total
 
 
@@ -188,9 +205,13 @@ def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: in
     x = operands.activations
     for panel in range(first, last):
         values = matrix.values + load_int(matrix.starts + 8 * panel)
-        layouts = matrix.layouts + panel * matrix.tiles
-        total = panel_sum(arithmetic, values, layouts, matrix.tiles, x)
-        _finish(matrix, panel, _add_high(arithmetic, matrix, panel, x, total), operands, 0)
+        if matrix.layout >= 0:
+            total = panel_sum(arithmetic, matrix.layout, values, matrix.tiles, x)
+        else:
+            layouts = matrix.layouts + panel * matrix.tiles
+            total = _mixed_sum(arithmetic, layouts, values, matrix.tiles, x)
+            total = _add_high(arithmetic, matrix, panel, x, total)
+        _finish(matrix, panel, total, operands, 0)
 
 
 @native_jit
@@ -270,7 +291,8 @@ def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) 
             x = operands.activations + token * operands.stride
             for own in range(pair):
                 total = load_floats(totals + VECTOR_BYTES * (2 * token + own))
-                total = _add_high(arithmetic, matrix, panel + own, x, total)
+                if matrix.layout < 0:
+                    total = _add_high(arithmetic, matrix, panel + own, x, total)
                 _finish(matrix, panel + own, total, operands, token)
 
 

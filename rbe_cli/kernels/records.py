@@ -18,7 +18,8 @@ MATRIX = np.dtype(
         ("form", _INT),  # PACKED or FLOATS
         ("values", _INT),  # address of the tiles; of float32, [panels, rows, 16]
         ("starts", _INT),  # address of int64 [panels + 1], the panels' bytes
-        ("layouts", _INT),  # address of uint8 [panels, tiles], places in panels.LAYOUTS
+        ("layout", _INT),  # of all tiles, its place in panels.LAYOUTS; -1: mixed
+        ("layouts", _INT),  # address of uint8 [panels, tiles], each tile's
         ("rows", _INT),  # K
         ("tiles", _INT),  # K' / 32
         ("panels", _INT),  # N' / 16
@@ -83,7 +84,6 @@ CACHE = np.dtype(
         ("out_stride", _INT),
         ("score_stride", _INT),  # bytes of a query's scores
         ("ones", _INT),  # address of float32 ones, as many as scores
-        ("layouts", _INT),  # address of uint8, those of a key's tiles of 8-bit integers
     ]
 )
 ACTIVATIONS: dict[Activation, int] = {
@@ -138,4 +138,4 @@ def score_bytes(positions: int) -> int:
 
 def address(array: NDArray[np.generic]) -> int:
     """Where an array's elements lie."""
-    return int(array.ctypes.data)
+    return int(array.__array_interface__["data"][0])

@@ -107,7 +107,7 @@ def test_loaded_model_of_fixed_rates_equals_the_reference(tmp_path, engine):
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_matrices_of_fixed_rates_stay_as_they_are_stored(bits):
+def test_matrices_of_fixed_rates_are_views_of_what_is_stored(bits):
     tensor = random_tensors(small_config())["wte.weight"]
     data, decoded = encode_fixed(tensor, bits, transposed=True)
     stored = np.frombuffer(data, np.uint8)

@@ -9,6 +9,7 @@ from random_panels import FORMS, random_matrix
 
 from rbe_cli.codec import panels
 from rbe_cli.codec.panels import INTEGERS, LAYOUTS
+from rbe_cli.kernels.arena import Arena
 from rbe_cli.kernels.panel import PanelMatrix
 
 LARGEST = {layout.bits: layout.offset - 1 for layout in INTEGERS}  # integer, by bits
@@ -98,3 +99,21 @@ def test_a_matrix_goes_to_another_process_without_its_addresses():
     assert again.layout is matrix.layout
     assert again.record["values"][0] != own
     np.testing.assert_array_equal(again.dense(), matrix.dense())
+
+
+def test_an_arena_holds_the_same_matrix():
+    arena = Arena()
+    for form in FORMS:
+        matrix = random_matrix(np.random.default_rng(1), 70, 40, form)
+        placed = matrix.placed(arena)
+        assert not np.shares_memory(placed.low.values, matrix.low.values)
+        assert not placed.low.values.flags.writeable
+        np.testing.assert_array_equal(placed.dense(), matrix.dense())
+
+
+def test_an_arena_takes_more_than_a_chunk():
+    arena = Arena()
+    sizes = [1, 70 << 20, 3, 40 << 20, 40 << 20]
+    placed = [arena.place(np.full(size, i, np.uint8)) for i, size in enumerate(sizes)]
+    assert [array.size for array in placed] == sizes
+    assert all((array == i).all() for i, array in enumerate(placed))

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.codec.panels import TILE_ROWS
+from rbe_cli.kernels.arena import Arena
 from rbe_cli.kernels.arrays import Int64
 from rbe_cli.kernels.records import (
     CACHE,
@@ -49,6 +50,7 @@ class PagedCache:
         self._table = np.zeros((batch, row_pages), np.int64)  # addresses
         self._rows: list[list[NDArray[np.uint8]]] = [[] for _ in range(batch)]
         self._free: list[NDArray[np.uint8]] = []
+        self._arena = Arena()
         own = head_bytes(self.width, kind)
         self._page_bytes = config.n_layer * config.n_head * own
         self._ones = np.ones(score_bytes(config.n_positions) // 4, np.float32)
@@ -74,7 +76,7 @@ class PagedCache:
         """Make room for `tokens` more in a row."""
         pages = self._rows[row]
         while len(pages) * PAGE_POSITIONS < self.lengths[row] + tokens:
-            page = self._free.pop() if self._free else np.zeros(self._page_bytes, np.uint8)
+            page = self._free.pop() if self._free else self._arena.zeros(self._page_bytes)
             self._table[row, len(pages)] = address(page)
             pages.append(page)
 

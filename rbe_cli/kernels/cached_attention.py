@@ -43,6 +43,7 @@ from rbe_cli.kernels.simd import (
     load_floats,
     load_int,
     load_int32,
+    prefetch,
     splat,
     splat_float,
     splat_int,
@@ -259,6 +260,15 @@ def attend(
 
 
 @native_jit
+def _fetch(cache: Any, page: int, following: int, place: int) -> None:
+    """While a block of keys is read: a quarter of the page's values, and of the next's keys."""
+    quarter = cache.head_bytes // 8
+    for line in range(place * quarter, (place + 1) * quarter, VECTOR_BYTES):
+        prefetch(page + 4 * quarter + line)
+        prefetch(following + line)
+
+
+@native_jit
 def _softmax(weights: int, length: int, blocks: int) -> Any:
     """exp(score - largest) of `length` scores, zeros to the end of the blocks; returns the sum."""
     for position in range(length, blocks * _BLOCK):
@@ -306,6 +316,8 @@ def _attend_floats(
     blocks = (position + count + _BLOCK - 1) // _BLOCK
     for block in range(blocks):
         page = _page(cache, row, block * _BLOCK, layer, head)
+        following = min(block * _BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, _page(cache, row, following, layer, head), block % _PAGE_BLOCKS)
         keys = page + block % _PAGE_BLOCKS * width * _BLOCK * size
         sums = _zero_sums(queries)
         for d in range(0, width, _CHAINS):
@@ -359,6 +371,8 @@ def _attend_codes(
     for block in range(blocks):
         page = _page(cache, row, block * _BLOCK, layer, head)
         place = block % _PAGE_BLOCKS
+        following = min(block * _BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, _page(cache, row, following, layer, head), place)
         keys = page + place * panel
         score = panel_sum(arithmetic, _INT_8, keys, width // TILE_ROWS, rounded)
         score = score * load_floats(page + scales + 64 * place)

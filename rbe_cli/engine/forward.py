@@ -11,13 +11,15 @@ import numpy as np
 from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
 from rbe_cli.engine.records import FORWARD, LAYER
 from rbe_cli.jit import native_jit
-from rbe_cli.kernels.cached_attention import append, attend
+from rbe_cli.kernels.cached_attention import append
 from rbe_cli.kernels.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
-from rbe_cli.kernels.products import Operands, multiply, quantise, share
+from rbe_cli.kernels.products import quantise, share
 from rbe_cli.kernels.programs import barrier
 from rbe_cli.kernels.records import FLOATS, HIGH_TILE
 from rbe_cli.kernels.simd import (
+    address_of,
     fused,
+    invoke,
     lane_sum,
     load_byte,
     load_float,
@@ -70,7 +72,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
             _append(job, number, unit // heads, unit % heads)
         barrier(job.flags, part, parts)
     for unit in range(part, (count + 3) // 4 * heads, parts):
-        _attend_to_four(arithmetic, job, layer, number, unit // heads * 4, unit % heads, part)
+        _attend_to_four(job, number, unit // heads * 4, unit % heads, part)
     barrier(job.flags, part, parts)
     _round(arithmetic, job, layer.attn_proj, job.mixed, part, parts)
     _multiply(arithmetic, job, layer.attn_proj, job.mixed, job.x, True, part, parts)
@@ -88,9 +90,7 @@ def _append(job: Any, number: int, token: int, head: int) -> None:
 
 
 @native_jit
-def _attend_to_four(
-    arithmetic: Any, job: Any, layer: Any, number: int, token: int, head: int, part: int
-) -> None:
+def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> None:
     """One head of tokens `token` to `token + 3`, at once where they follow each other."""
     if job.tokens == 1:
         _append(job, number, token, head)
@@ -106,12 +106,13 @@ def _attend_to_four(
     ):
         together = 4
     while token < min(last + 1, job.tokens):
-        attend(
-            arithmetic, job.cache, layer.scale, number, head,
+        numbers = (
+            address_of(job.cache), job.scales + 8 * number, number, head,
             load_int(job.rows + 8 * token), load_int(job.positions + 8 * token), together,
             job.qkv.address + token * job.qkv.stride + offset, job.qkv.stride,
             job.mixed.address + token * job.mixed.stride + offset, scratch,
         )  # fmt: skip
+        invoke(job.attend, numbers)
         token += together
 
 
@@ -147,13 +148,14 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
             out = job.activations + place * job.activation_bytes
             quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
     barrier(job.flags, part, parts)
-    operands = Operands(
-        job.wanted, job.normed.address, stride, job.activations, job.activation_bytes,
-        job.logits.address, job.logits.stride, False, job.scratch + part * job.scratch_bytes,
-    )  # fmt: skip
     panels = job.head.panels
-    first, last = share(panels, part, parts), share(panels, part + 1, parts)
-    multiply(arithmetic, job.head, operands, first, last)
+    numbers = (
+        address_of(job.head), job.wanted, job.normed.address, stride, job.activations,
+        job.activation_bytes, job.logits.address, job.logits.stride, 0,
+        job.scratch + part * job.scratch_bytes,
+        share(panels, part, parts), share(panels, part + 1, parts),
+    )  # fmt: skip
+    invoke(job.multiply, numbers)
 
 
 @native_jit
@@ -269,15 +271,17 @@ def _multiply(
     address = x.address
     if job.tokens == 1 and x.address == job.normed.address:
         address += part * x.stride
-    operands = Operands(
-        job.tokens, address, x.stride, _activations(job, part), job.activation_bytes,
-        out.address, out.stride, accumulate, job.scratch + part * job.scratch_bytes,
+    panels = matrix.panels
+    numbers = (
+        address_of(matrix), job.tokens, address, x.stride, _activations(job, part),
+        job.activation_bytes, out.address, out.stride, np.int64(accumulate),
+        job.scratch + part * job.scratch_bytes,
+        share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip
-    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
     if job.is_prompt != 0 and matrix.coarse != 0:
-        multiply(coarse(arithmetic), matrix, operands, first, last)
+        invoke(job.multiply_coarse, numbers)
     else:
-        multiply(arithmetic, matrix, operands, first, last)
+        invoke(job.multiply, numbers)
 
 
 @native_jit

@@ -33,7 +33,14 @@ from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear, Weight
 from rbe_cli.progress import Progress, no_progress
 
-FORWARD_PROGRAM = Entry("rbe_cli.engine.forward", "forward", 3)
+FORWARD_PROGRAMS = (
+    *TEAM_PROGRAMS,
+    Entry("rbe_cli.kernels.products", "multiply_program", 12),
+    Entry("rbe_cli.kernels.products", "multiply_coarse_program", 12),
+    Entry("rbe_cli.kernels.cached_attention", "attend_program", 11),
+    Entry("rbe_cli.engine.forward", "forward", 3),
+)
+"""The forward pass, and what it calls: compiled apart, as together they take twice as long."""
 CHUNK_TOKENS = 256
 """Tokens that go through the layers at once: more would leave the cache."""
 _INPUTS = ("ids", "rows", "positions", "wanted_tokens")
@@ -62,7 +69,9 @@ class Plan:
         self.config = model.config
         self._team = team
         self._pacer = Pacer(team.threads)
-        *_, self._program = load([*TEAM_PROGRAMS, FORWARD_PROGRAM], team.instructions, progress)
+        _, _, multiply, multiply_coarse, attend, self._program = load(
+            FORWARD_PROGRAMS, team.instructions, progress
+        )
         self._kept: list[NDArray[np.generic]] = []  # what addresses point to
         self._matrices: dict[int, tuple[Weight, NDArray[np.void]]] = {}
         layers = np.zeros(len(model.blocks), LAYER)
@@ -71,7 +80,6 @@ class Plan:
             layer["ln_2"] = self._norm(block.ln_2)
             for name, linear in _linears(block):
                 layer[name] = self._linear(linear)
-            layer["scale"] = block.attn.scale
         self._layers = layers
         self._coded = {  # layers that are decoded each time they are used
             number: block
@@ -82,6 +90,9 @@ class Plan:
         job = self._job[0]
         job["last"] = len(layers)
         job["layers"], job["n_layer"] = self._keep(layers), len(layers)
+        job["scales"] = self._keep(np.array([block.attn.scale for block in model.blocks]))
+        job["multiply"], job["multiply_coarse"] = multiply.address, multiply_coarse.address
+        job["attend"] = attend.address
         job["n_embd"], job["n_inner"] = self.config.n_embd, self.config.n_inner
         job["activation"] = ACTIVATIONS[self.config.activation_function]
         job["eps"] = self.config.layer_norm_epsilon

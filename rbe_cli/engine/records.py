@@ -15,13 +15,16 @@ LAYER = np.dtype(
         ("ln_2", NORM),
         ("c_fc", MATRIX),
         ("mlp_proj", MATRIX),
-        ("scale", np.float64),  # of the scores
     ]
 )
 BUFFER = np.dtype([("address", _INT), ("stride", _INT)])  # float32 [tokens, stride / 4]
 FORWARD = np.dtype(
     [
         ("layers", _INT),  # address of LAYER [n_layer]
+        ("scales", _INT),  # address of float64 [n_layer], of the scores
+        ("multiply", _INT),  # addresses of machine code
+        ("multiply_coarse", _INT),
+        ("attend", _INT),
         ("n_layer", _INT),
         ("first", _INT),  # the layers that this run goes through: after the embeddings if 0,
         ("last", _INT),  # and on to the logits if n_layer

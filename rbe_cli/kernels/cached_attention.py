@@ -24,7 +24,7 @@ from rbe_cli.codec.panels import INT_8, LAYOUTS, TILE_ROWS, VECTOR_BYTES
 from rbe_cli.jit import native_jit
 from rbe_cli.kernels.dot import UNPACKED_OFFSET, Choice, add_tile, token_sums, token_total
 from rbe_cli.kernels.products import panel_sum, quantise
-from rbe_cli.kernels.records import GROUP_ROWS, PAGE_POSITIONS
+from rbe_cli.kernels.records import CACHE, GROUP_ROWS, PAGE_POSITIONS
 from rbe_cli.kernels.simd import (
     F16,
     F32,
@@ -39,11 +39,13 @@ from rbe_cli.kernels.simd import (
     lane_sum,
     larger,
     load,
+    load_double,
     load_float,
     load_floats,
     load_int,
     load_int32,
     prefetch,
+    record,
     splat,
     splat_float,
     splat_int,
@@ -422,3 +424,15 @@ def _mix_codes(
         exact = token_total(arithmetic, sums) - splat_int(correction)
         total = fused(to_floats(exact), scale, total)
     return total
+
+
+@native_jit
+def attend_program(
+    arithmetic: Any, cache: int, scale: int, layer: int, head: int, row: int, position: int,
+    count: int, query: int, stride: int, out: int, scratch: int,
+) -> None:  # fmt: skip
+    """`attend` for other programs, which call it by its address; `scale` is a float64's."""
+    attend(
+        arithmetic, record(CACHE, cache), load_double(scale), layer, head, row, position, count,
+        query, stride, out, scratch,
+    )  # fmt: skip

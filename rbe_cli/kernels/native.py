@@ -8,10 +8,12 @@ can be kept, it lasts for the process.
 
 import ctypes
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import xxhash
 from llvmlite import binding
 
+from rbe_cli.kernels.cpus import affine_cpus
 from rbe_cli.kernels.instruction_sets import InstructionSet
 from rbe_cli.progress import Progress, no_progress
 
@@ -72,19 +75,51 @@ def load(
         instructions: one of `instruction_sets.available()`.
         progress: hears of compilation, if there is any.
     """
-    natives, compiled = [], False
-    for step, entry in enumerate(entries):
+    missing = []
+    for entry in entries:
         if (entry, instructions) not in _loaded:
             code = _read(entry, instructions)
             if code is None:
-                progress(_STAGE, step, len(entries))
-                code, compiled = _compile(entry, instructions), True
-                _write(entry, instructions, code)
+                missing.append(entry)
+            else:
+                _loaded[entry, instructions] = _link(entry, code)
+    if missing:
+        _compile_all(missing, instructions, progress)
+    return [_loaded[entry, instructions] for entry in entries]
+
+
+def _compile_all(
+    entries: Sequence[Entry], instructions: InstructionSet, progress: Progress
+) -> None:
+    """Compile, keep and link entries: each in a process of its own, as Numba has one lock."""
+    progress(_STAGE, 0, len(entries))
+    with ThreadPoolExecutor(affine_cpus()) as pool:
+        codes = pool.map(partial(_compile_apart, instructions=instructions), entries)
+        for step, (entry, code) in enumerate(zip(entries, codes, strict=True), 1):
+            _write(entry, instructions, code)
             _loaded[entry, instructions] = _link(entry, code)
-        natives.append(_loaded[entry, instructions])
-    if compiled:
-        progress(_STAGE, len(entries), len(entries))
-    return natives
+            progress(_STAGE, step, len(entries))
+
+
+def _compile_apart(entry: Entry, instructions: InstructionSet) -> bytes:
+    """Object code from another process; from this one where none can be started."""
+    program = (
+        "import sys; from rbe_cli.kernels import instruction_sets, native; "
+        f"entry = native.Entry{tuple(entry)!r}; "
+        f"chosen = instruction_sets.InstructionSet({instructions.value!r}); "
+        "sys.stdout.buffer.write(native.compile_entry(entry, chosen))"
+    )
+    try:
+        path = os.pathsep.join(sys.path)
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return compile_entry(entry, instructions)
+    return result.stdout
 
 
 _loaded: dict[tuple[Entry, InstructionSet], Native] = {}
@@ -162,7 +197,7 @@ def _write(entry: Entry, instructions: InstructionSet, code: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def _compile(entry: Entry, instructions: InstructionSet) -> bytes:
+def compile_entry(entry: Entry, instructions: InstructionSet) -> bytes:
     """Object code of an entry, which defines `_symbol(entry)`."""
     from numba.core import config as compiler_config
     from numba.core import types

@@ -21,6 +21,7 @@ from rbe_cli.kernels.dot import (
     add_quad,
     add_tile,
     block_sums,
+    coarse,
     halves_of,
     layout_bytes,
     layout_offset,
@@ -29,7 +30,7 @@ from rbe_cli.kernels.dot import (
     token_total,
     unpack_tile,
 )
-from rbe_cli.kernels.records import FLOATS, GROUP_ROWS, HIGH_TILE
+from rbe_cli.kernels.records import FLOATS, GROUP_ROWS, HIGH_TILE, MATRIX
 from rbe_cli.kernels.simd import (
     absolute,
     fused,
@@ -42,6 +43,7 @@ from rbe_cli.kernels.simd import (
     load_floats,
     load_int,
     load_int32,
+    record,
     record_at,
     round_to_even,
     splat_float,
@@ -319,3 +321,27 @@ def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int)
         _one_token(arithmetic, matrix, operands, first, last)
     else:
         _tokens(arithmetic, matrix, operands, first, last)
+
+
+@native_jit
+def multiply_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+    stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
+) -> None:  # fmt: skip
+    """`multiply` for other programs, which call it by its address."""
+    operands = Operands(
+        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+    )
+    multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
+
+
+@native_jit
+def multiply_coarse_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+    stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
+) -> None:  # fmt: skip
+    """The same of coarse activations."""
+    operands = Operands(
+        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+    )
+    multiply(coarse(arithmetic), record(MATRIX, matrix), operands, first, last)

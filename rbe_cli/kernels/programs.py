@@ -7,17 +7,11 @@ number of parts, and the record's address.
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils, types
-
 from rbe_cli.jit import native_jit
 from rbe_cli.kernels.products import Operands, multiply, quantise, share
 from rbe_cli.kernels.records import FLAG_BYTES, MATMUL, READ, TEAM
 from rbe_cli.kernels.simd import (
-    I8,
-    I32,
-    I64,
-    kernel_intrinsic,
+    invoke,
     lane_sum_ints,
     load_acquire,
     load_ints,
@@ -30,22 +24,6 @@ from rbe_cli.kernels.simd import (
 )
 
 _PARTS_BITS = 16  # of a job's number, for its threads
-
-
-@kernel_intrinsic
-def _invoke(typing: Any, program: Any, part: Any, parts: Any, job: Any) -> Any:
-    """Call the program at an address, which was compiled by `native.load`."""
-
-    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        pointer = I8.as_pointer()
-        kind = ir.FunctionType(I32, [pointer] * 3 + [I64] * 3)
-        program, *numbers = values
-        unused = builder.bitcast(cgutils.alloca_once(builder, I64), pointer)
-        function = builder.inttoptr(program, kind.as_pointer())
-        builder.call(function, [unused, unused, ir.Constant(pointer, None), *numbers])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, types.int64), emit
 
 
 @native_jit
@@ -76,7 +54,7 @@ def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
         else:
             parts = job & ((1 << _PARTS_BITS) - 1)
             if part < parts:
-                _invoke(team.program, part, parts, team.record)
+                invoke(team.program, (part, parts, team.record))
             seen = job
             store_release(done, seen)
             waited = 0
@@ -90,7 +68,7 @@ def lead(arithmetic: Any, team_address: int, parts: int) -> None:
         store_release(team.flags + FLAG_BYTES * part, 0)
     number = ((load_acquire(team.job) >> _PARTS_BITS) + 1) << _PARTS_BITS
     store_release(team.job, number | parts)
-    _invoke(team.program, 0, parts, team.record)
+    invoke(team.program, (0, parts, team.record))
     for part in range(1, parts):
         while load_acquire(team.done + FLAG_BYTES * part) != number | parts:
             pause()

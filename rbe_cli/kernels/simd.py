@@ -171,6 +171,7 @@ load_float = _function(types.float32, (_address,), lambda b, a: load(b, a, F32))
 load_int = _function(types.int64, (_address,), lambda b, a: load(b, a, I64))
 load_int32 = _function(types.int32, (_address,), lambda b, a: load(b, a, I32))
 load_byte = _function(types.int64, (_address,), lambda b, a: b.zext(load(b, a, I8), I64))
+load_double = _function(types.float64, (_address,), lambda b, a: load(b, a, ir.DoubleType()))
 store_float = _function(types.void, (_address, types.float32), _store)
 store_byte = _function(types.void, (_address, types.int32), _store_truncated)
 store_int32 = _function(types.void, (_address, types.int32), _store)
@@ -217,6 +218,34 @@ def record(typing: Any, dtype: Any, address: Any) -> Any:
         return builder.inttoptr(values[1], context.get_value_type(kind))
 
     return kind(dtype, types.int64), emit
+
+
+@kernel_intrinsic
+def address_of(typing: Any, own: Any) -> Any:
+    """Of a record."""
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        return builder.ptrtoint(values[0], I64)
+
+    return types.int64(own), emit
+
+
+@kernel_intrinsic
+def invoke(typing: Any, program: Any, numbers: Any) -> Any:
+    """Call the program at an address (`native.load`) with a tuple of int64 numbers."""
+    count = numbers.count
+    taken = types.UniTuple(types.int64, count)
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        pointer = I8.as_pointer()
+        kind = ir.FunctionType(I32, [pointer] * 3 + [I64] * count)
+        unused = builder.bitcast(cgutils.alloca_once(builder, I64), pointer)
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        given = [builder.extract_value(values[1], i) for i in range(count)]
+        builder.call(function, [unused, unused, ir.Constant(pointer, None), *given])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, taken), emit
 
 
 def _overload_operators() -> None:

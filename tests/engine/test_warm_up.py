@@ -43,7 +43,7 @@ def test_nothing_is_left_to_compile():
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert result.stdout == "True ([1, 1, 1], 4)\n", result.stderr
+    assert result.stdout == "True ([1, 1, 1], 7)\n", result.stderr
 
 
 def test_only_steps_that_compile_are_reported():

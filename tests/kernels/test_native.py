@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbe_cli.kernels.instruction_sets import available
-from rbe_cli.kernels.native import _path, cache_folder
+from rbe_cli.kernels.native import _compile_apart, _path, cache_folder, compile_entry
 from rbe_cli.kernels.team import TEAM_PROGRAMS
 
 LOAD = """
@@ -21,7 +21,7 @@ steps = []
 load(TEAM_PROGRAMS, available()[0], lambda *call: steps.append(call[1:]))
 print(steps, "numba" in sys.modules)
 """
-COMPILED, FOUND = "[(0, 2), (1, 2), (2, 2)] True\n", "[] False\n"
+COMPILED, FOUND = "[(0, 2), (1, 2), (2, 2)] False\n", "[] False\n"
 
 
 def run(folder, **environment):
@@ -69,6 +69,13 @@ def test_a_cache_that_cannot_be_written_is_survived(tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
     assert run(file / "folder") == COMPILED
+
+
+def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("RBE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    entry, instructions = TEAM_PROGRAMS[1], available()[0]
+    assert _compile_apart(entry, instructions) == compile_entry(entry, instructions)
 
 
 def test_nothing_half_written_is_left(filled):

@@ -87,6 +87,7 @@ class Plan:
             if any(_coded_matrices(block))
         }
         self._job = np.zeros(1, FORWARD)
+        self._job_address = address(self._job)
         job = self._job[0]
         job["last"] = len(layers)
         job["layers"], job["n_layer"] = self._keep(layers), len(layers)
@@ -142,10 +143,10 @@ class Plan:
         elif count == 1:
             threads = self._pacer.threads
             start = perf_counter()
-            self._team.run(self._program, address(self._job), threads)
+            self._team.run(self._program, self._job_address, threads)
             self._pacer.record(perf_counter() - start)
         else:
-            self._team.run(self._program, address(self._job))
+            self._team.run(self._program, self._job_address)
         logits = self._buffers["logits"][: len(wanted), : self.config.vocab_size]
         return logits.astype(np.float32)  # a copy
 
@@ -168,7 +169,7 @@ class Plan:
     def _run_layers(self, first: int, last: int) -> None:
         if first < last or last == self.config.n_layer:
             self._job["first"], self._job["last"] = first, last
-            self._team.run(self._program, address(self._job))
+            self._team.run(self._program, self._job_address)
 
     def _reserve(self, tokens: int, wanted: int, cache: PagedCache) -> None:
         """Memory for so many tokens and logits; what it holds between two runs means nothing."""

@@ -138,4 +138,6 @@ def score_bytes(positions: int) -> int:
 
 def address(array: NDArray[np.generic]) -> int:
     """Where an array's elements lie."""
-    return int(array.__array_interface__["data"][0])
+    # Not by `__array_interface__`, which loses a Ctrl-C: numpy clears errors while it describes
+    # records.
+    return int(array.ctypes.data)

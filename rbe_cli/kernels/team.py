@@ -39,6 +39,7 @@ class Team:
         first = address(self._lines)
         self.flags = first + FLAG_BYTES
         self._record = np.zeros(1, TEAM)
+        self._address = address(self._record)
         self._record["job"] = first
         self._record["flags"] = self.flags
         self._record["done"] = self.flags + FLAG_BYTES * threads
@@ -60,7 +61,7 @@ class Team:
             try:
                 _, lead = load(TEAM_PROGRAMS, self.instructions)
                 self._wake(threads - 1)
-                lead(address(self._record), threads)
+                lead(self._address, threads)
             finally:
                 self._has_job = False
 
@@ -79,7 +80,7 @@ class Team:
         awake = self._awake[part - 1]
         work, _ = load(TEAM_PROGRAMS, self.instructions)
         while True:
-            work(part, address(self._record), _PATIENCE)
+            work(part, self._address, _PATIENCE)
             awake.clear()
             if not self._has_job:  # whoever has one by now finds the flag cleared, and sets it
                 awake.wait()

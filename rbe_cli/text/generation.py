@@ -174,7 +174,9 @@ def _steps(
         yield from steps
 
     lookup = PromptLookup()
-    is_guessing = options.lookup and len(rows) == 1  # one row's history at a time
+    # One row's history at a time; what is drawn at random is seldom guessed.
+    is_greedy = options.greedy or options.temperature == 0
+    is_guessing = options.lookup and is_greedy and len(rows) == 1
     for row in rows:
         yield advance(row, _refill(session, row))
     while rows := [row for row in rows if not row.finished]:

@@ -25,8 +25,8 @@ class GenerationOptions:
         greedy: always the likeliest token.
         on_overflow: what happens once the context is full: the row ends, or the newest half of
             the context is kept.
-        lookup: guess tokens from what came before, and check several at once; changes the time
-            that one row takes, never its tokens.
+        lookup: guess greedy tokens from what came before, and check several at once; changes
+            the time that one row takes, never its tokens.
 
     Raises:
         UsageError: a value lies outside its range; the message names the flag.

@@ -93,16 +93,20 @@ def _compile_all(
 ) -> None:
     """Compile, keep and link entries: each in a process of its own, as Numba has one lock."""
     progress(_STAGE, 0, len(entries))
-    with ThreadPoolExecutor(affine_cpus()) as pool:
+    pool = ThreadPoolExecutor(affine_cpus())
+    try:
         codes = pool.map(partial(_compile_apart, instructions=instructions), entries)
-        for step, (entry, code) in enumerate(zip(entries, codes, strict=True), 1):
+        for step, (entry, found) in enumerate(zip(entries, codes, strict=True), 1):
+            code = found or compile_entry(entry, instructions)
             _write(entry, instructions, code)
             _loaded[entry, instructions] = _link(entry, code)
             progress(_STAGE, step, len(entries))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _compile_apart(entry: Entry, instructions: InstructionSet) -> bytes:
-    """Object code from another process; from this one where none can be started."""
+def _compile_apart(entry: Entry, instructions: InstructionSet) -> bytes | None:
+    """Object code from another process; None where none can be started, or it was stopped."""
     program = (
         "import sys; from rbe_cli.kernels import instruction_sets, native; "
         f"entry = native.Entry{tuple(entry)!r}; "
@@ -118,7 +122,7 @@ def _compile_apart(entry: Entry, instructions: InstructionSet) -> bytes:
             env=os.environ | {"PYTHONPATH": path},
         )
     except (OSError, subprocess.CalledProcessError):
-        return compile_entry(entry, instructions)
+        return None
     return result.stdout
 
 
@@ -157,12 +161,11 @@ def _path(entry: Entry, instructions: InstructionSet) -> Path:
 
 def _sources(entry: Entry) -> Iterator[Path]:
     """The files whose text goes into the machine code."""
-    from rbe_cli.codec import panels
-
-    yield _file(entry.module)
     yield _file("numba").with_name("_version.py")
-    yield Path(panels.__file__)
-    yield from sorted(Path(__file__).parent.glob("*.py"))
+    yield _file("rbe_cli.jit")
+    yield _file("rbe_cli.codec.panels")
+    for folder in sorted({Path(__file__).parent, _file(entry.module).parent}):
+        yield from sorted(folder.glob("*.py"))
 
 
 def _file(module: str) -> Path:
@@ -188,13 +191,11 @@ def _write(entry: Entry, instructions: InstructionSet, code: bytes) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(xxhash.xxh3_64_digest(code) + code)
-                file.flush()
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            file.write(xxhash.xxh3_64_digest(code) + code)
+        try:
+            os.replace(file.name, path)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
 
 
 def compile_entry(entry: Entry, instructions: InstructionSet) -> bytes:

@@ -1,14 +1,18 @@
 """Compiled programs in the cache folder: found again, renewed, and done without."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from rbe_cli.engine.plan import FORWARD_PROGRAMS
+from rbe_cli.kernels import native
 from rbe_cli.kernels.instruction_sets import available
-from rbe_cli.kernels.native import _compile_apart, _path, cache_folder, compile_entry
+from rbe_cli.kernels.native import _compile_apart, _path, _sources, cache_folder
 from rbe_cli.kernels.team import TEAM_PROGRAMS
 
 LOAD = """
@@ -75,7 +79,48 @@ def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch
     monkeypatch.setenv("RBE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     entry, instructions = TEAM_PROGRAMS[1], available()[0]
-    assert _compile_apart(entry, instructions) == compile_entry(entry, instructions)
+    assert _compile_apart(entry, instructions) is None
+    monkeypatch.setattr(native, "_loaded", {})
+    _path.cache_clear()
+    (loaded,) = native.load([entry], instructions)
+    _path.cache_clear()
+    assert loaded.address
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["lead"]
+
+
+def test_code_is_named_by_everything_that_goes_into_it():
+    names = [path.name for path in _sources(FORWARD_PROGRAMS[-1])]
+    assert {"forward.py", "panels.py", "jit.py", "simd.py"} <= set(names)
+    assert names.count("records.py") == 2  # of the kernels and of the engine
+
+
+INTERRUPTED = """
+from rbe_cli.engine.plan import FORWARD_PROGRAMS
+from rbe_cli.kernels.instruction_sets import available
+from rbe_cli.kernels.native import load
+
+print("ready", flush=True)
+try:
+    load(FORWARD_PROGRAMS, available()[0])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_an_interruption_does_not_wait_for_the_compiler(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RBE_CACHE_DIR": str(tmp_path)},
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(2)
+        os.killpg(child.pid, signal.SIGINT)  # to all processes, as a terminal does
+        assert child.stdout.readline() == "interrupted\n"
+        assert child.wait(3) == 0
 
 
 def test_nothing_half_written_is_left(filled):

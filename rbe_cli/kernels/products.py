@@ -61,6 +61,7 @@ _UNPACKED_TILE = 8 * VECTOR_BYTES
 _UNPACKED = _GROUP_TILES * _UNPACKED_TILE  # bytes of a panel's group
 _ZERO = np.float32(0)
 _HIGH = np.float32(256)
+_SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
 
 
 class Operands(NamedTuple):
@@ -115,7 +116,7 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
             largest = larger(absolute(value), largest)
             not_finite = not_finite + (value - value)
         top = lane_max(largest)
-        inverse = splat_float(limit / top if top > 0 else _ZERO)
+        inverse = splat_float(limit / top if top > _SMALLEST else _ZERO)
         group_sum = np.int32(0)
         for tile in range(first, last, TILE_ROWS):
             sums = splat_int(0)

@@ -44,7 +44,7 @@ class Team:
         self._record["flags"] = self.flags
         self._record["done"] = self.flags + FLAG_BYTES * threads
         self._has_job = False
-        self._awake: list[threading.Event] = []
+        self._workers: list[tuple[threading.Thread, threading.Event]] = []
 
     def run(self, program: Native, record: int, threads: int | None = None) -> None:
         """Run a program on the record at an address; returns when all threads are done.
@@ -67,17 +67,18 @@ class Team:
 
     def _wake(self, workers: int) -> None:
         """Have the first `workers` threads wait for a job."""
-        while len(self._awake) < workers:
-            self._awake.append(threading.Event())
-            part = len(self._awake)
-            threading.Thread(target=self._serve, args=(part,), daemon=True).start()
-        for awake in self._awake[:workers]:
+        for part in range(len(self._workers) + 1, workers + 1):
+            awake = threading.Event()
+            thread = threading.Thread(target=self._serve, args=(part, awake), daemon=True)
+            self._workers.append((thread, awake))
+        for thread, awake in self._workers[:workers]:
+            if thread.ident is None:  # new, or a Ctrl-C came before it was started
+                thread.start()
             if not awake.is_set():
                 awake.set()
 
-    def _serve(self, part: int) -> None:
+    def _serve(self, part: int, awake: threading.Event) -> None:
         """A thread's life: spin for jobs, then sleep until the next is announced."""
-        awake = self._awake[part - 1]
         work, _ = load(TEAM_PROGRAMS, self.instructions)
         while True:
             work(part, self._address, _PATIENCE)
@@ -89,7 +90,7 @@ class Team:
         """Begin without threads, as those of a process do not live in its fork."""
         self._lines[:] = 0
         self._has_job = False
-        self._awake.clear()
+        self._workers.clear()
 
 
 _teams: dict[tuple[int, InstructionSet], Team] = {}

@@ -120,6 +120,15 @@ def test_rounding_activations_errs_by_less_than_a_thousandth(form):
     assert error < 1e-3 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-38, 1e-35, 1e-33, 1e33])
+def test_any_size_of_activations(size):
+    matrix = random_matrix(np.random.default_rng(7), 100, 20, "int8")
+    x = np.float32(size) * np.random.default_rng(8).standard_normal((3, 100)).astype(np.float32)
+    found = multiply(get_team(1), x, matrix, np.zeros(20, np.float32))
+    expected = x.astype(np.float64) * matrix.row_steps @ (matrix.unscaled() * matrix.column_steps)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max() + 1e-29
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("tokens", [1, 4])
 def test_what_is_not_finite_is_not_hidden(poison, tokens):

@@ -53,7 +53,7 @@ class PagedCache:
         self._arena = Arena()
         own = head_bytes(self.width, kind)
         self._page_bytes = config.n_layer * config.n_head * own
-        self._ones = np.ones(score_bytes(config.n_positions) // 4, np.float32)
+        self._ones = np.ones(max(score_bytes(config.n_positions) // 4, self.width), np.float32)
         self.record = np.zeros(1, CACHE)
         self.record["pages"], self.record["row_pages"] = address(self._table), row_pages
         self.record["heads"], self.record["head_dim"] = config.n_head, config.head_dim

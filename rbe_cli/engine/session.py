@@ -17,7 +17,32 @@ DEFAULT_KV_TYPE: KvType = "fp16"
 DEFAULT_ACTIVATIONS: Activations = "auto"
 
 
-class Session:
+class _Rows:
+    """What sessions share: a model, and a cache of rows."""
+
+    model: Gpt2
+    cache: PagedCache | KVCache
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens a row can hold."""
+        return self.model.config.n_positions
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits a token."""
+        return self.model.config.vocab_size
+
+    def length(self, row: int) -> int:
+        """Tokens in a row."""
+        return int(self.cache.lengths[row])
+
+    def reset(self, row: int) -> None:
+        """Empty a row."""
+        self.cache.reset(row)
+
+
+class Session(_Rows):
     """A model with a KV cache of `batch` independent rows, run by compiled programs.
 
     A row's logits depend neither on the other rows, nor on the number of threads; nor, where
@@ -47,31 +72,13 @@ class Session:
         _check_batch(batch)
         assert model.kernels.team is not None
         self.model = model
-        self.cache = PagedCache(model.config, batch, kv_type)
+        self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
         self._plan = Plan(model, model.kernels.team, activations, progress)
-
-    @property
-    def n_positions(self) -> int:
-        """Tokens a row can hold."""
-        return self.model.config.n_positions
-
-    @property
-    def vocab_size(self) -> int:
-        """Logits a token."""
-        return self.model.config.vocab_size
 
     @property
     def coded_layers(self) -> int:
         """Layers that are decoded for every token."""
         return self._plan.coded_layers
-
-    def length(self, row: int) -> int:
-        """Tokens in a row."""
-        return int(self.cache.lengths[row])
-
-    def reset(self, row: int) -> None:
-        """Empty a row."""
-        self.cache.reset(row)
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but a row's first `length` tokens."""
@@ -125,32 +132,14 @@ class Session:
         return np.concatenate(found)
 
 
-class ReferenceSession:
+class ReferenceSession(_Rows):
     """The same through the layers of `rbe_cli.nn`, with any kernels and keys in float32."""
 
     def __init__(self, model: Gpt2, batch: int = 1) -> None:
         """Start with empty rows; raises as `Session`."""
         _check_batch(batch)
         self.model = model
-        self.cache = KVCache(model.config, batch)
-
-    @property
-    def n_positions(self) -> int:
-        """Tokens a row can hold."""
-        return self.model.config.n_positions
-
-    @property
-    def vocab_size(self) -> int:
-        """Logits a token."""
-        return self.model.config.vocab_size
-
-    def length(self, row: int) -> int:
-        """Tokens in a row."""
-        return int(self.cache.lengths[row])
-
-    def reset(self, row: int) -> None:
-        """Empty a row."""
-        self.cache.reset(row)
+        self.cache: KVCache = KVCache(model.config, batch)
 
     def prefill(self, row: int, tokens: Int64) -> Float32:
         """As `Session.prefill`."""

@@ -83,7 +83,7 @@ CACHE = np.dtype(
         ("kind", _INT),  # its place in KV_TYPES
         ("out_stride", _INT),
         ("score_stride", _INT),  # bytes of a query's scores
-        ("ones", _INT),  # address of float32 ones, as many as scores
+        ("ones", _INT),  # address of float32 ones, as many as scores or elements of a head
     ]
 )
 ACTIVATIONS: dict[Activation, int] = {

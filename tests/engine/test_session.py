@@ -56,6 +56,7 @@ OPTIONS = [
     {"scale_attn_weights": False},
     {"n_embd": 128, "n_head": 2, "n_inner": 512},
     {"n_embd": 9, "n_head": 9, "n_inner": 1},
+    {"n_embd": 300, "n_head": 1, "n_layer": 1},
     *({"activation_function": name} for name in ("gelu", "quick_gelu", "silu", "relu")),
 ]
 
@@ -68,6 +69,17 @@ def test_options_of_the_config(fast, options):
     expected = reference_logits(tokens, decoded, config)
     found = generated(Gpt2(config, panels, fast), tokens, 37, "fp32")
     assert relative_error(found, expected) < TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+@pytest.mark.parametrize(("n_embd", "n_head"), [(300, 1), (9, 9), (66, 2)])
+def test_heads_of_odd_sizes(fast, kv_type, n_embd, n_head):
+    config = small_config(n_embd=n_embd, n_head=n_head, n_layer=1)
+    panels, decoded = as_panels(random_tensors(config), 127)
+    tokens = random_tokens(config, 70)
+    expected = reference_logits(tokens, decoded, config)
+    found = generated(Gpt2(config, panels, fast), tokens, 37, kv_type)
+    assert relative_error(found, expected) < TOLERANCE[kv_type]
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)

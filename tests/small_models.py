@@ -24,10 +24,8 @@ def random_tensors(config, seed=0):
     """Tensors of a checkpoint, large enough that every part matters for the logits."""
     rng = np.random.default_rng(seed)
     tensors = {}
-    widest = 42  # columns of a layer whose scores do not yet drown in rounding
-    matrix_spread = 0.15 * min(1.0, (widest / config.n_embd) ** 0.5)
     for name, shape in tensor_shapes(config).items():
-        spread = matrix_spread if is_matrix(name) else 0.3
+        spread = 0.15 if is_matrix(name) else 0.3
         tensors[name] = rng.normal(0.0, spread, shape).astype(np.float32)
         if ".ln_" in f".{name}" and name.endswith("weight"):
             tensors[name] += 1

@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.peers.quantised import Float32, Quantised
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.names import is_embedding, parameter_count, tensor_shapes
-from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.weight import dense
 from rbe_cli.tasks.calibration import Tokens
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.workers import Workers
@@ -127,10 +127,8 @@ def _output_error(subject: Subject, model: Gpt2) -> float:
     for linear in model.linears():
         if is_embedding(linear.name):
             continue
-        weight = linear.decoded()
-        decoded = weight.dense() if isinstance(weight, PanelMatrix) else weight
         original, moment = subject.matrix(linear.name), subject.moments[linear.name]
-        change = original - decoded
+        change = original - dense(linear.weight)
         power = float(np.vdot(moment @ change, change))  # E |x (W - W')|^2
         full = float(np.vdot(moment @ original, original))
         errors.append(np.sqrt(max(power, 0.0) / max(full, 1e-30)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbe_cli.cli.inputs import parse_size
 from rbe_cli.cli.options import Activations, FormatOption, KvType, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
@@ -31,9 +32,11 @@ class Op(StrEnum):
 
 
 class Variant(StrEnum):
-    """Which kernels compute the layers."""
+    """How the layers are computed."""
 
     fused = "fused"
+    standard = "standard"
+    mixed = "mixed"
     reference = "reference"
     all = "all"
 
@@ -59,15 +62,26 @@ def bench(
     variant: Annotated[
         Variant | None,
         typer.Option(
-            help="The compiled kernels, or their plain numpy twins, which use as many threads as "
-            "numpy likes; default: all."
+            help="fused: the compiled kernels. standard: float32 weights, a pass for each step. "
+            "mixed: float16 activations. reference: plain numpy, on as many threads as it likes. "
+            "Default: all."
+        ),
+    ] = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Of layers: their backward passes instead.")
+    ] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Of layers: activations that a block or feed-forward part may hold at once.",
         ),
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.rbe",
-            help="Time a compressed model; layers only if --shape, --op or --variant is given.",
+            help="Time a compressed model; layers only if one of their options is given.",
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -107,26 +121,21 @@ def bench(
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
     from rbe_cli.tasks import bench as task
-    from rbe_cli.tasks import bench_layers, bench_shape
+    from rbe_cli.tasks import bench_cases, bench_layers, bench_shape
 
     out = Output(format, quiet, verbose)
     shapes = [bench_shape.Shape.parse(text) for text in shape or ()]
-    if not shapes and (model is None or op or variant):
+    if not shapes and (model is None or op or variant or backward):
         shapes = list(bench_shape.DEFAULT_SHAPES)
     ops = [bench_shape.Op(op)] if op and op is not Op.all else list(bench_shape.Op)
-    variants = list(bench_layers.Variant)
+    variants = list(bench_cases.Variant)
     if variant and variant is not Variant.all:
-        variants = [bench_layers.Variant(variant)]
-    options = task.BenchOptions(
-        shapes,
-        ops,
-        variants,
-        _model_options(model, prompt_tokens, max_tokens, depth, kv_type, activations),
-        repeat,
-        threads,
-    )
+        variants = [bench_cases.Variant(variant)]
+    limit = parse_size("--max-memory", max_memory) if max_memory else None
+    layers = bench_layers.LayerOptions(shapes, ops, variants, backward, limit, repeat)
+    timed = _model_options(model, prompt_tokens, max_tokens, depth, kv_type, activations)
     with out.progress() as progress:
-        result = task.bench(options, progress)
+        result = task.bench(layers, timed, threads, progress)
     out.result(result.record(), lambda console: _show(console, result))
 
 
@@ -164,7 +173,8 @@ def _show(console: "Console", result: "BenchResult") -> None:
         console.print()
         console.print(_model(result.model))
     if result.results:
-        columns = ("op", "variant", "shape", "median", "min", "max", "calls", "GFLOP/s", "GB/s")
+        times = ("median", "min", "max", "calls")
+        columns = ("op", "variant", "shape", *times, "GFLOP/s", "GB/s", "memory")
         console.print(table("", columns, [_row(timing) for timing in result.results]))
 
 
@@ -206,7 +216,7 @@ def _rate(median: float, spread: "Spread") -> str:
 
 def _row(timing: "LayerTiming") -> tuple[str, ...]:
     return (
-        timing.op,
+        f"{timing.op}, backward" if timing.backward else timing.op,
         timing.variant,
         timing.shape,
         _seconds(timing.median_seconds),
@@ -215,6 +225,7 @@ def _row(timing: "LayerTiming") -> tuple[str, ...]:
         str(timing.iterations),
         f"{timing.gflops:.2f}",
         f"{timing.gbytes_per_second:.2f}",
+        size(timing.peak_memory_bytes),
     )
 
 

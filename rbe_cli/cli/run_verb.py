@@ -19,7 +19,7 @@ from rbe_cli.cli.options import (
     TokenFile,
     Verbose,
 )
-from rbe_cli.cli.output import Format, Output, facts, table
+from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RunResult:
 
     Attributes:
         tokens: of the input; with `--perplexity`, those that were predicted.
-        profile: per-layer statistics, which this version does not take.
+        profile: nanoseconds of each layer's parts, and bytes it had allocated at most.
     """
 
     tokens: int
@@ -86,6 +86,9 @@ def run(
         str | None,
         typer.Option(metavar="SOURCE", help="Compare with this float32 checkpoint."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time and memory of each layer's parts.")
+    ] = False,
     engine: Annotated[
         Engine, typer.Option(help="Numba kernels, or their plain numpy twins.")
     ] = Engine.fast,
@@ -106,6 +109,8 @@ def run(
     out = Output(format, quiet, verbose)
     if perplexity and (logits or hidden):
         raise UsageError("--logits and --hidden belong to one forward pass, not to --perplexity")
+    if perplexity and profile:
+        raise UsageError("--profile belongs to one forward pass, not to --perplexity")
     if not perplexity and (context or stride):
         raise UsageError("--context and --stride belong to --perplexity")
     if logits and logits == hidden:
@@ -129,6 +134,8 @@ def run(
             if len(sequences) != 1:
                 raise UsageError("one forward pass takes one sequence: use --perplexity for more")
             found = _forward(model, sequences[0], tokenizer, top_k, logits, hidden, force)
+            if profile:
+                found = replace(found, profile=_profile(model, sequences[0]))
             if original is not None and sequences[0].size > 1:
                 compared = _evaluate(model, sequences, original, None, None, threads, progress)
                 found = replace(
@@ -230,6 +237,12 @@ def _forward(
     )
 
 
+def _profile(model: "Gpt2", tokens: "NDArray[np.int64]") -> list[dict[str, Any]]:
+    from rbe_cli.tasks.forward import profiled
+
+    return [found.record() for found in profiled(model, tokens)]
+
+
 def _write_npy(target: BinaryIO, array: "NDArray[np.float32]") -> None:
     """As `np.save`, which fills C's buffers and does not notice if the disk is full then."""
     from numpy.lib import format as npy
@@ -256,3 +269,11 @@ def _show(console: "Console", found: RunResult) -> None:
     if found.layers:
         errors = [(str(e["layer"]), f"{e['relative_error']:.5f}") for e in found.layers]
         console.print(table("", ("layer", "relative error"), errors))
+    if found.profile:
+        columns = ("layer", "ln 1", "attention", "ln 2", "feed-forward", "residual", "total")
+        console.print(table("", (*columns, "memory"), [_profile_row(own) for own in found.profile]))
+
+
+def _profile_row(own: dict[str, int]) -> tuple[str, ...]:
+    layer, *times, peak = own.values()
+    return str(layer), *(f"{1e-6 * time:.3f} ms" for time in times), size(peak)

@@ -21,8 +21,9 @@ The bytes of a matrix (codec `classic`, version 1, little-endian), its blocks ro
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Floating = NDArray[np.floating[Any]]
 
 MIN_BLOCK, MAX_BLOCK = 16, 256
 DEFAULT_BLOCK = 64
@@ -61,6 +63,14 @@ class ClassicBlock:
     @property
     def nbytes(self) -> int:
         return _BLOCK_BYTES + _COEFFICIENT_BYTES * self.indices.size
+
+    def gradients(self, grad: Float64) -> tuple[Float64, Float64]:
+        """Those of the surface and of the values, from that of the block's weights."""
+        _, left = transform(TRANSFORMS[self.transform], grad.shape[0])
+        _, right = transform(TRANSFORMS[self.transform], grad.shape[1])
+        coefficients = left.T @ grad @ right
+        surface = _functions((grad.shape[0], grad.shape[1])).T @ grad.ravel()
+        return surface, coefficients.ravel()[self.indices]
 
     def decode(self, shape: tuple[int, int]) -> Float64:
         """The block's weights, float64 `shape`."""
@@ -154,9 +164,44 @@ class ClassicMatrix:
             start += _COEFFICIENT_BYTES * size
         return cls(shape, block, tuple(blocks))
 
-    def decode(self) -> Float32:
-        """The whole matrix as float32 `[K, N]`, clipped to its range."""
-        out = np.empty(self.shape, np.float32)
+    @property
+    def surfaces(self) -> Floating:
+        """The factors of all blocks' smooth functions, `[blocks, 8]`."""
+        return np.stack([block.surface for block in self.blocks])
+
+    @property
+    def coefficients(self) -> Floating:
+        """All blocks' coefficients, `[n]`."""
+        return np.concatenate([block.values for block in self.blocks])
+
+    def with_parameters(self, surfaces: Floating, coefficients: Floating) -> "ClassicMatrix":
+        """The same functions and places with other factors, as the two above give them."""
+        ends = np.cumsum([block.indices.size for block in self.blocks])[:-1]
+        blocks = (
+            replace(block, surface=surface, values=values)
+            for block, surface, values in zip(
+                self.blocks, surfaces, np.split(coefficients, ends), strict=True
+            )
+        )
+        return ClassicMatrix(self.shape, self.block, tuple(blocks))
+
+    def gradients(self, grad: Floating) -> tuple[Floating, Floating]:
+        """Those of `surfaces` and `coefficients`, from that of the weights `[K, N]`."""
+        found = [
+            block.gradients(grad[place].astype(np.float64))
+            for block, place in zip(self.blocks, _places(self.shape, self.block), strict=True)
+        ]
+        surfaces, coefficients = zip(*found, strict=True)
+        return np.stack(surfaces).astype(grad.dtype), np.concatenate(coefficients).astype(
+            grad.dtype
+        )
+
+    def decode(self) -> Floating:
+        """The whole matrix `[K, N]`, clipped to float32's range.
+
+        It is float32, or float64 if the parameters are.
+        """
+        out = np.empty(self.shape, np.result_type(self.blocks[0].surface, np.float32))
         for block, place in zip(self.blocks, _places(self.shape, self.block), strict=True):
             values = block.decode(_extent(place))
             out[place] = np.clip(values, -_LARGEST, _LARGEST)

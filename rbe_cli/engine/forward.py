@@ -13,28 +13,24 @@ from rbe_cli.engine.records import FORWARD, LAYER
 from rbe_cli.jit import native_jit
 from rbe_cli.kernels.cached_attention import append
 from rbe_cli.kernels.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
+from rbe_cli.kernels.normalise import layer_norm_row
 from rbe_cli.kernels.products import quantise, share
 from rbe_cli.kernels.programs import barrier
 from rbe_cli.kernels.records import FLOATS, HIGH_TILE
 from rbe_cli.kernels.simd import (
     address_of,
-    fused,
     invoke,
-    lane_sum,
     load_byte,
     load_float,
-    load_floats,
     load_int,
     prefetch,
     record,
     record_at,
-    splat_float,
     store_float,
-    store_floats,
 )
 from rbe_cli.kernels.vector_math import activate
 
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO = np.float32(0)
 _FETCHED_BYTES = 4096
 _UNPACKED_TILE = 8 * VECTOR_BYTES
 
@@ -143,7 +139,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
     for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
         token = load_int(job.wanted_tokens + 8 * place)
         x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
-        _layer_norm(job, job.ln_f, x, normed)
+        layer_norm_row(x, job.n_embd, job.ln_f.gamma, job.ln_f.beta, job.eps, normed)
         if job.head.form != FLOATS:
             out = job.activations + place * job.activation_bytes
             quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
@@ -221,7 +217,8 @@ def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, par
         normed = job.normed.address + token * job.normed.stride
         if job.tokens == 1:  # every thread computes it, each in a row of its own
             normed = job.normed.address + part * job.normed.stride
-        _layer_norm(job, norm, job.x.address + token * job.x.stride, normed)
+        x = job.x.address + token * job.x.stride
+        layer_norm_row(x, job.n_embd, norm.gamma, norm.beta, job.eps, normed)
         _quantise(arithmetic, job, normed, matrix, own + token * job.activation_bytes)
     if job.tokens > 1:
         barrier(job.flags, part, parts)
@@ -292,34 +289,3 @@ def _fetch(matrix: Any, part: int, parts: int) -> None:
     first = matrix.values + load_int(matrix.starts + 8 * share(matrix.panels, part, parts))
     for place in range(first, first + _FETCHED_BYTES, VECTOR_BYTES):
         prefetch(place)
-
-
-@native_jit
-def _layer_norm(job: Any, norm: Any, x: int, out: int) -> None:
-    """Of float32 `[n_embd]`, in two passes (Ba et al. 2016)."""
-    length = job.n_embd
-    whole = length // 16 * 16
-    total = splat_float(_ZERO)
-    for i in range(0, 4 * whole, 64):
-        total = total + load_floats(x + i)
-    mean = lane_sum(total)
-    for i in range(4 * whole, 4 * length, 4):
-        mean += load_float(x + i)
-    mean /= np.float32(length)
-    total = splat_float(_ZERO)
-    for i in range(0, 4 * whole, 64):
-        centred = load_floats(x + i) - splat_float(mean)
-        total = fused(centred, centred, total)
-    variance = lane_sum(total)
-    for i in range(4 * whole, 4 * length, 4):
-        rest = load_float(x + i) - mean
-        variance += rest * rest
-    variance = variance / np.float32(length) + np.float32(job.eps)
-    scale = _ONE / np.sqrt(variance)
-    for i in range(0, 4 * whole, 64):
-        centred = load_floats(x + i) - splat_float(mean)
-        gamma, beta = load_floats(norm.gamma + i), load_floats(norm.beta + i)
-        store_floats(out + i, fused(centred * splat_float(scale), gamma, beta))
-    for i in range(4 * whole, 4 * length, 4):
-        rest = (load_float(x + i) - mean) * scale
-        store_float(out + i, rest * load_float(norm.gamma + i) + load_float(norm.beta + i))

@@ -30,7 +30,8 @@ from rbe_cli.kernels.team import TEAM_PROGRAMS, Team
 from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm import LayerNorm
-from rbe_cli.nn.linear import Linear, Weight
+from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.weight import Weight, dense
 from rbe_cli.progress import Progress, no_progress
 
 FORWARD_PROGRAMS = (
@@ -212,7 +213,8 @@ class Plan:
 
     def _norm(self, norm: LayerNorm) -> tuple[int, int]:
         """A record of NORM."""
-        return self._padded(norm.gamma, PANEL_COLUMNS), self._padded(norm.beta, PANEL_COLUMNS)
+        gamma, beta, _ = norm.norm
+        return self._padded(gamma, PANEL_COLUMNS), self._padded(beta, PANEL_COLUMNS)
 
     def _linear(self, linear: Linear) -> Any:
         """A record of MATRIX; of a coded matrix, of its bias alone."""
@@ -230,13 +232,13 @@ class Plan:
             return isinstance(weight, PanelMatrix) and weight.layout in (EVEN_2, BENT_4)
         return self._activations == "8"
 
-    def _matrix(self, weight: Float32 | PanelMatrix) -> Any:
+    def _matrix(self, weight: Weight) -> Any:
         """A record of MATRIX, without bias; the same for the same matrix."""
         if id(weight) not in self._matrices:
             if isinstance(weight, PanelMatrix):
                 self._matrices[id(weight)] = weight, weight.record
             else:
-                self._matrices[id(weight)] = weight, self._float_panels(weight)
+                self._matrices[id(weight)] = weight, self._float_panels(dense(weight))
         record: Any = self._matrices[id(weight)][1]
         return record[0].copy()
 

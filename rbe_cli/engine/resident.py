@@ -22,7 +22,7 @@ from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.linear import Weight
+from rbe_cli.nn.weight import Weight
 from rbe_cli.progress import Progress
 
 _WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the decoder, the heap

@@ -1,14 +1,27 @@
 """The types of what kernels take."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Floating = NDArray[np.floating[Any]]
 Int64 = NDArray[np.int64]
 Integers = NDArray[np.integer[Any]]
 PanelValues = NDArray[np.uint8]  # codec/panels.py
-InPlace = Callable[[Float32], None]
-Scaling = Callable[[Float32, Float32], None]  # (x, grad): scales grad in place
+Mask = NDArray[np.bool_]
+
+
+class Norm(NamedTuple):
+    """A LayerNorm's parameters.
+
+    Attributes:
+        gamma, beta: `[d]`.
+        eps: added to the variance.
+    """
+
+    gamma: Floating
+    beta: Floating
+    eps: float

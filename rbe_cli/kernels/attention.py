@@ -4,7 +4,8 @@ import numpy as np
 from numba import prange
 
 from rbe_cli.jit import jit
-from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels import reference
+from rbe_cli.kernels.arrays import Float32, Int64, Mask
 from rbe_cli.kernels.exponential import exp
 from rbe_cli.kernels.sums import dot, total
 from rbe_cli.kernels.threads import make_launcher
@@ -19,18 +20,16 @@ def attention(
     starts: Int64,
     scale: float,
     out: Float32,
+    mask: Mask | None = None,
+    weights: Float32 | None = None,
 ) -> None:
-    """Append keys and values to the cache, and attend to all positions up to each query's own.
+    """As `rbe_cli.kernels.reference.attention`, by at most `threads` threads.
 
-    Args:
-        threads: at most so many compute.
-        qkv: `[batch, seq, 3 * d]`, queries, keys, values of the new positions.
-        keys, values: the cache, `[cache_rows, head, capacity, head_dim]`.
-        rows: `[batch]`, the cache row of each sequence, no row twice.
-        starts: `[batch]`, positions already in the cache; starts + seq <= capacity.
-        scale: of the scores, commonly 1 / sqrt(head_dim).
-        out: `[batch, seq, d]`.
+    Masks and weights, which no generation asks for, are left to that.
     """
+    if mask is not None or weights is not None:
+        reference.attention(qkv, keys, values, rows, starts, scale, out, mask, weights)
+        return
     work = out.size * 2 * (int(starts.max()) + qkv.shape[1])
     make_launcher(threads)(
         _attention, work, qkv, keys, values, rows, starts, np.float32(scale), out

@@ -1,47 +1,84 @@
-"""Layer normalisation (Ba et al. 2016)."""
+"""LayerNorm by the threads of a team (kernels/normalise.py says how)."""
+
+from typing import Literal
 
 import numpy as np
 
-from rbe_cli.jit import jit
-from rbe_cli.kernels.arrays import Float32
-from rbe_cli.kernels.sums import dot, total
+from rbe_cli.kernels.arrays import Float32, Float64, Floating
+from rbe_cli.kernels.native import Entry, load
+from rbe_cli.kernels.records import LAYER_NORM, LAYER_NORM_BACKWARD, address
+from rbe_cli.kernels.team import Team
 
-_ONE = np.float32(1)
-
-
-@jit()
-def layer_norm(x: Float32, gamma: Float32, beta: Float32, eps: float, out: Float32) -> None:
-    """out = (x - mean) / sqrt(variance + eps) * gamma + beta; x and out `[tokens, d]`."""
-    for token in range(x.shape[0]):
-        centred = out[token]
-        rstd = _centre(x[token], eps, centred)
-        for i in range(centred.shape[0]):
-            centred[i] = centred[i] * rstd * gamma[i] + beta[i]
+FORWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_program", 3)
+BACKWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_backward_program", 3)
+Passes = Literal["fused", "standard"]
+_BLOCK_ROWS = 32  # that are summed for gamma and beta by one thread, whatever their number
+_LEAST_STREAM = 4_000_000  # bytes of a result that whoever reads it would not find in the cache
+_MIN_PARALLEL_ELEMENTS = 1 << 16  # below, waking a thread costs more than it saves
 
 
-@jit()
-def layer_norm_backward(
-    x: Float32, gamma: Float32, eps: float, grad: Float32, out: Float32
+def layer_norm(
+    team: Team,
+    x: Floating,
+    gamma: Float32,
+    beta: Float32,
+    eps: float,
+    out: Floating,
+    statistics: Float64 | None = None,
+    passes: Passes = "fused",
 ) -> None:
-    """out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd."""
-    width = np.float32(x.shape[1])
-    g = np.empty(x.shape[1], np.float32)
-    for token in range(x.shape[0]):
-        centred = out[token]
-        rstd = _centre(x[token], eps, centred)
-        for i in range(g.shape[0]):
-            g[i] = grad[token, i] * gamma[i]
-        along = np.float32(dot(centred, g) * rstd * rstd / width)
-        average = np.float32(total(g) / width)
-        for i in range(g.shape[0]):
-            centred[i] = rstd * (g[i] - average - centred[i] * along)
+    """out = (x - mean) / sqrt(variance + eps) * gamma + beta of each row.
+
+    Args:
+        team: computes.
+        x: `[tokens, d]`, float32 or float16, contiguous.
+        gamma, beta: `[d]`.
+        eps: added to the variance.
+        out: as x.
+        statistics: `[tokens, 2]`, takes the means and 1 / sqrt(variance + eps).
+        passes: `fused`, all of a row at once, or `standard`: a pass over all rows for the means,
+            another for the variances, a third for the result. Both give the same bits.
+    """
+    (program,) = load([FORWARD], team.instructions)
+    if statistics is None:
+        statistics = np.empty((len(x), 2))
+    job = np.zeros(1, LAYER_NORM)
+    job["x"], job["out"], job["x_stride"] = address(x), address(out), x.strides[0]
+    job["gamma"], job["beta"], job["eps"] = address(gamma), address(beta), eps
+    job["statistics"], job["flags"] = address(statistics), team.flags
+    job["tokens"], job["length"] = x.shape
+    job["is_half"], job["fused"] = x.dtype == np.float16, passes == "fused"
+    is_aligned = address(out) % 16 == 0 and out.strides[0] % 16 == 0
+    job["streams"] = is_aligned and out.nbytes >= _LEAST_STREAM
+    team.run(program, address(job), 1 if x.size < _MIN_PARALLEL_ELEMENTS else None)
 
 
-@jit()
-def _centre(x: Float32, eps: float, out: Float32) -> np.float32:
-    """out `[d]` = x - mean(x); returns 1 / sqrt(variance + eps)."""
-    width = np.float32(x.shape[0])
-    mean = np.float32(total(x) / width)
-    for i in range(x.shape[0]):
-        out[i] = x[i] - mean
-    return np.float32(_ONE / np.sqrt(dot(out, out) / width + np.float32(eps)))
+def layer_norm_backward(
+    team: Team, x: Float32, statistics: Float64, gamma: Float32, grad: Float32, out: Float32
+) -> tuple[Float32, Float32]:
+    """out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
+
+    Args:
+        team: computes.
+        x: `[tokens, d]`, contiguous.
+        statistics: of x, as `layer_norm` leaves them.
+        gamma: `[d]`.
+        grad: with respect to the output, as x.
+        out: as x; may be `grad`.
+
+    Returns:
+        The gradients with respect to gamma and beta, `[d]`.
+    """
+    (program,) = load([BACKWARD], team.instructions)
+    tokens, length = x.shape
+    blocks = -(-tokens // _BLOCK_ROWS)
+    sums = np.empty((blocks, 2, length), np.float32)
+    job = np.zeros(1, LAYER_NORM_BACKWARD)
+    job["x"], job["grad"], job["out"] = address(x), address(grad), address(out)
+    job["x_stride"], job["statistics"] = x.strides[0], address(statistics)
+    job["gamma"], job["sums"] = address(gamma), address(sums)
+    job["tokens"], job["length"] = x.shape
+    job["blocks"], job["block_rows"] = blocks, _BLOCK_ROWS
+    team.run(program, address(job), 1 if x.size < _MIN_PARALLEL_ELEMENTS else None)
+    gradients = sums.sum(axis=0, dtype=np.float64).astype(np.float32)  # [2, d]
+    return gradients[0], gradients[1]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec import panels
 from rbe_cli.codec.panels import INTEGERS, LAYOUTS, PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES, Layout
 from rbe_cli.kernels.arena import Arena
-from rbe_cli.kernels.arrays import Float32, Int64, Integers, PanelValues
+from rbe_cli.kernels.arrays import Float32, Floating, Int64, Integers, PanelValues
 from rbe_cli.kernels.records import HIGH_TILE, MATRIX, PACKED, address
 
 _BITS = np.array([layout.bits for layout in LAYOUTS])
@@ -98,16 +98,16 @@ class PanelMatrix:
         low: its tiles, panel by panel.
         high: the tiles that stand for multiples of 256.
         high_tiles: int64, ascending, which of the matrix's tiles those belong to.
-        row_steps: float32 `[K]`.
-        column_steps: float32 `[N]`.
+        row_steps: float32 `[K]`; float64, too, for the reference kernels.
+        column_steps: as these, `[N]`.
         shape: (K, N).
     """
 
     low: TileSet
     high: TileSet
     high_tiles: Int64
-    row_steps: Float32
-    column_steps: Float32
+    row_steps: Floating
+    column_steps: Floating
     shape: tuple[int, int]
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
@@ -167,6 +167,17 @@ class PanelMatrix:
         steps = self.row_steps, self.column_steps
         return PanelMatrix(low, self.high, self.high_tiles, *steps, self.shape)
 
+    def with_steps(self, row_steps: Floating, column_steps: Floating) -> "PanelMatrix":
+        """The same integers times other steps; the tiles are shared."""
+        return PanelMatrix(
+            self.low, self.high, self.high_tiles, row_steps, column_steps, self.shape
+        )
+
+    def step_gradients(self, grad: Floating) -> tuple[Floating, Floating]:
+        """Gradients of the row and column steps, from that of the weights `[K, N]`."""
+        product = grad * self.unscaled()  # [K, N]
+        return product @ self.column_steps, self.row_steps @ product
+
     @property
     def layout(self) -> Layout:
         """Of the widest tile."""
@@ -220,14 +231,14 @@ class PanelMatrix:
         )  # fmt: skip
         return sum(array.nbytes for array in arrays)
 
-    def columns(self, indices: Int64) -> Float32:
+    def columns(self, indices: Int64) -> Floating:
         """Weights of some columns, `[len(indices), K]`."""
         wanted, places = np.unique(indices // PANEL_COLUMNS, return_inverse=True)
         found = self._levels(wanted)  # [wanted, K', 16]
         levels = found[places, : self.shape[0], indices % PANEL_COLUMNS]  # [n, K]
         return np.ascontiguousarray(levels * self.row_steps * self.column_steps[indices, None])
 
-    def dense(self) -> Float32:
+    def dense(self) -> Floating:
         """All weights, `[K, N]`."""
         return self.unscaled() * self.row_steps[:, None] * self.column_steps
 

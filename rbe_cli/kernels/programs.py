@@ -8,8 +8,8 @@ number of parts, and the record's address.
 from typing import Any
 
 from rbe_cli.jit import native_jit
-from rbe_cli.kernels.products import Operands, multiply, quantise, share
-from rbe_cli.kernels.records import FLAG_BYTES, MATMUL, READ, TEAM
+from rbe_cli.kernels.products import share
+from rbe_cli.kernels.records import FLAG_BYTES, READ, TEAM
 from rbe_cli.kernels.simd import (
     invoke,
     lane_sum_ints,
@@ -86,23 +86,3 @@ def read(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
         a = (a | load_ints(place)) + (b | load_ints(place + 64))
         b = (b | load_ints(place + 128)) + (a | load_ints(place + 192))
     store_int32(job.sums + FLAG_BYTES * part, lane_sum_ints(a + b))
-
-
-@native_jit
-def matmul(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """x W + bias of one matrix: all parts round x, then each computes its own panels."""
-    job = record(MATMUL, job_address)
-    matrix = job.matrix
-    stride = job.activation_bytes
-    for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
-        quantise(
-            arithmetic, job.x + token * job.x_stride, matrix.row_steps, matrix.rows,
-            job.activations + token * stride,
-        )  # fmt: skip
-    barrier(job.flags, part, parts)
-    operands = Operands(
-        job.tokens, job.x, job.x_stride, job.activations, stride, job.out, job.out_stride, False,
-        job.scratch + part * job.scratch_bytes,
-    )  # fmt: skip
-    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
-    multiply(arithmetic, matrix, operands, first, last)

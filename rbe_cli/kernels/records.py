@@ -61,6 +61,53 @@ MATMUL = np.dtype(
         ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
         ("scratch_bytes", _INT),
         ("flags", _INT),  # address of the team's barrier
+        ("source", _INT),  # address of float32 [tokens, source_stride / 4] that is normalised to x
+        ("source_stride", _INT),
+        ("gamma", _INT),  # addresses of float32 [K]; 0: x is there already
+        ("beta", _INT),
+        ("eps", np.float64),
+        ("activation", _INT),  # its number in ACTIVATIONS; -1: none
+    ]
+)
+STATISTICS_BYTES = 16  # of a row: its mean and 1 / sqrt(variance + eps), float64
+LAYER_NORM = np.dtype(
+    [
+        ("x", _INT),  # address of float32 or float16 [tokens, length]
+        ("out", _INT),  # address of the same
+        ("x_stride", _INT),
+        ("gamma", _INT),  # addresses of float32 [length]
+        ("beta", _INT),
+        ("eps", np.float64),
+        ("statistics", _INT),  # address of float64 [tokens, 2]
+        ("tokens", _INT),
+        ("length", _INT),
+        ("is_half", _INT),
+        ("streams", _INT),  # whether the result passes by the cache
+        ("fused", _INT),  # whether a row is finished before the next
+        ("flags", _INT),  # address of the team's barrier
+    ]
+)
+LAYER_NORM_BACKWARD = np.dtype(
+    [
+        ("x", _INT),  # addresses of float32 [tokens, length]
+        ("grad", _INT),
+        ("out", _INT),
+        ("x_stride", _INT),
+        ("statistics", _INT),  # as above
+        ("gamma", _INT),  # address of float32 [length]
+        ("sums", _INT),  # address of float32 [blocks, 2, length]
+        ("tokens", _INT),
+        ("length", _INT),
+        ("blocks", _INT),
+        ("block_rows", _INT),
+    ]
+)
+ACTIVATE = np.dtype(
+    [
+        ("activation", _INT),  # its number in ACTIVATIONS
+        ("x", _INT),  # address of float32 [length]
+        ("grad", _INT),  # address of the same; 0: the function itself is asked for
+        ("length", _INT),  # a multiple of 16
     ]
 )
 TEAM = np.dtype(

@@ -1,9 +1,9 @@
 """Vectors of 16 lanes inside compiled kernels, as LLVM's own vector instructions.
 
 Left to LLVM's loop vectoriser, kernels reach a half to a fifteenth of these speeds. Here
-vectors are values: `floats` and `ints` hold 16 lanes of float32 and int32, and LLVM cuts them
-to the registers that a CPU has. Memory is given by addresses (int64), aligned or not, and
-nothing checks them.
+vectors are values: `floats`, `doubles` and `ints` hold 16 lanes of float32, float64 and int32,
+and LLVM cuts them to the registers that a CPU has. Memory is given by addresses (int64), aligned
+or not, and nothing checks them.
 """
 
 import operator
@@ -16,8 +16,9 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F16, F32 = ir.HalfType(), ir.FloatType()
-FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+HALFS, FLOATS, DOUBLES = (ir.VectorType(kind, LANES) for kind in (F16, F32, F64))
+INTS = ir.VectorType(I32, LANES)
 Emit = Callable[..., ir.Value]  # (builder, *values)
 
 
@@ -30,6 +31,7 @@ class VectorType(types.Type):
 
 
 floats = VectorType("floats", FLOATS)
+doubles = VectorType("doubles", DOUBLES)
 ints = VectorType("ints", INTS)
 
 
@@ -116,6 +118,22 @@ def _store_truncated(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) 
     store(builder, address, builder.trunc(value, I8))
 
 
+def _stream(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    """Four stores of 16 bytes that pass by the cache."""
+    hint = builder.module.add_metadata([ir.Constant(I32, 1)])
+    for part in range(0, LANES, 4):
+        lanes = ir.Constant(ir.VectorType(I32, 4), list(range(part, part + 4)))
+        own = builder.shuffle_vector(value, value, lanes)
+        place = builder.add(address, ir.Constant(I64, 4 * part))
+        instruction = builder.store(own, builder.inttoptr(place, own.type.as_pointer()))
+        instruction.align = 16
+        instruction.set_metadata("nontemporal", hint)
+
+
+def _fence(builder: ir.IRBuilder) -> None:
+    builder.fence("seq_cst")
+
+
 def _reduce_sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
     """The lanes' sum in a written order: halves are added until one lane is left."""
     lanes = LANES
@@ -162,6 +180,13 @@ def _select_smaller(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
+def _select_by_sign(
+    builder: ir.IRBuilder, x: ir.Value, positive: ir.Value, other: ir.Value
+) -> ir.Value:
+    zero = ir.Constant(FLOATS, [0.0] * LANES)
+    return builder.select(builder.fcmp_ordered(">", x, zero), positive, other)
+
+
 _address = types.int64
 
 load_floats = _function(floats, (_address,), lambda b, a: load(b, a, FLOATS))
@@ -171,8 +196,19 @@ load_float = _function(types.float32, (_address,), lambda b, a: load(b, a, F32))
 load_int = _function(types.int64, (_address,), lambda b, a: load(b, a, I64))
 load_int32 = _function(types.int32, (_address,), lambda b, a: load(b, a, I32))
 load_byte = _function(types.int64, (_address,), lambda b, a: b.zext(load(b, a, I8), I64))
-load_double = _function(types.float64, (_address,), lambda b, a: load(b, a, ir.DoubleType()))
+load_double = _function(types.float64, (_address,), lambda b, a: load(b, a, F64))
+load_halfs = _function(floats, (_address,), lambda b, a: b.fpext(load(b, a, HALFS), FLOATS))
+load_half = _function(types.float32, (_address,), lambda b, a: b.fpext(load(b, a, F16), F32))
 store_float = _function(types.void, (_address, types.float32), _store)
+stream_floats = _function(types.void, (_address, floats), _stream)  # to a multiple of 16 bytes
+fence = _function(types.void, (), _fence)  # what streams is in memory before what follows
+store_double = _function(types.void, (_address, types.float64), _store)
+store_halfs = _function(
+    types.void, (_address, floats), lambda b, a, v: store(b, a, b.fptrunc(v, HALFS))
+)
+store_half = _function(
+    types.void, (_address, types.float32), lambda b, a, v: store(b, a, b.fptrunc(v, F16))
+)
 store_byte = _function(types.void, (_address, types.int32), _store_truncated)
 store_int32 = _function(types.void, (_address, types.int32), _store)
 
@@ -185,7 +221,12 @@ round_to_even = _function(floats, (floats,), _llvm("llvm.rint.v16f32", FLOATS))
 absolute = _function(floats, (floats,), _llvm("llvm.fabs.v16f32", FLOATS))
 larger = _function(floats, (floats, floats), _select_larger)  # b where either is not a number
 smaller = _function(floats, (floats, floats), _select_smaller)
+where_positive = _function(floats, (floats, floats, floats), _select_by_sign)  # x > 0 ? a : b
+with_sign = _function(floats, (floats, floats), _llvm("llvm.copysign.v16f32", FLOATS))
 fused = _function(floats, (floats, floats, floats), _llvm("llvm.fmuladd.v16f32", FLOATS))  # a b + c
+splat_double = _function(doubles, (types.float64,), splat)
+widen = _function(doubles, (floats,), _instruction("fpext", DOUBLES))
+lane_sum_doubles = _function(types.float64, (doubles,), _reduce_sum)
 lane_sum = _function(types.float32, (floats,), _reduce_sum)
 lane_max = _function(types.float32, (floats,), _reduce_max)
 lane_sum_ints = _function(types.int32, (ints,), _llvm("llvm.vector.reduce.add.v16i32", I32))
@@ -263,7 +304,7 @@ def _overload_operators() -> None:
     for symbol, names in by_operator.items():
         functions = {
             kind: _function(kind, (kind, kind), _instruction(name))
-            for kind, name in zip((floats, ints), names, strict=True)
+            for kind, name in zip((floats, doubles, ints), (names[0], *names), strict=True)
             if name is not None
         }
         _overload(symbol, functions)

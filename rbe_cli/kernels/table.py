@@ -1,54 +1,51 @@
 """The choice of kernels, made once, when a model is loaded."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from rbe_cli.checkpoint.config import Activation
-from rbe_cli.kernels.arrays import Float32, InPlace, Int64, Scaling
-from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.kernels.arrays import Floating
+from rbe_cli.kernels.buffers import BufferPool
 
 if TYPE_CHECKING:
     from rbe_cli.kernels.team import Team
 
 Engine = Literal["fast", "reference"]
-_ACTIVATIONS: dict[Activation, str] = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "quick_gelu": "quick_gelu",
-    "silu": "silu",
-    "relu": "relu",
-}
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions a model is computed with; shapes as in `rbe_cli.kernels.reference`.
+    """The functions a model is computed with, as `rbe_cli.kernels.reference` describes them.
 
     Attributes:
-        engine: the name they were loaded by.
-        matmul: (x, matrix, bias, out), of a matrix in panels.
-        layer_norm: (x, gamma, beta, eps, out).
-        attention: (qkv, keys, values, rows, starts, scale, out).
-        activations: by the config's name, each in place on `[tokens, n_inner]`.
-        layer_norm_backward: (x, gamma, eps, grad, out).
-        attention_backward: (qkv, heads, scale, grad, out), of whole sequences.
-        activations_backward: (x, grad), grad times the derivative at x, in place.
+        engine: the name they were loaded by. `fast` computes in float32, `reference` in the
+            type of its input.
+        matmul: (x, matrix, bias, out, norm, activation), of a matrix in panels.
+        layer_norm: (x, gamma, beta, eps, out, statistics).
+        layer_norm_standard: the same in separate passes over all rows.
+        layer_norm_backward: (x, statistics, gamma, grad, out), returns those of gamma and beta.
+        attention: (qkv, keys, values, rows, starts, scale, out, mask, weights).
+        attention_backward: (qkv, heads, scale, grad, out, mask), of whole sequences.
+        activate: (name, x), in place.
+        activate_backward: (name, x, grad), grad times the derivative at x, in place.
         team: the threads of the compiled programs; None leaves it to numpy.
+        buffers: memory for what lies between layers.
     """
 
     engine: Engine
-    matmul: Callable[[Float32, PanelMatrix, Float32, Float32], None]
-    layer_norm: Callable[[Float32, Float32, Float32, float, Float32], None]
-    attention: Callable[[Float32, Float32, Float32, Int64, Int64, float, Float32], None]
-    activations: Mapping[Activation, InPlace]
-    layer_norm_backward: Callable[[Float32, Float32, float, Float32, Float32], None]
-    attention_backward: Callable[[Float32, int, float, Float32, Float32], None]
-    activations_backward: Mapping[Activation, Scaling]
+    matmul: Callable[..., None]
+    layer_norm: Callable[..., None]
+    layer_norm_standard: Callable[..., None]
+    layer_norm_backward: Callable[..., tuple[Floating, Floating]]
+    attention: Callable[..., None]
+    attention_backward: Callable[..., None]
+    activate: Callable[[Activation, Floating], None]
+    activate_backward: Callable[[Activation, Floating, Floating], None]
     team: "Team | None"
+    buffers: BufferPool = field(default_factory=BufferPool)
 
     @property
     def threads(self) -> int | None:
@@ -57,7 +54,7 @@ class Kernels:
 
 
 def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
-    """`fast` (Numba) or `reference` (numpy, which never imports Numba).
+    """`fast` (compiled) or `reference` (numpy, which never imports Numba).
 
     Args:
         engine: which.
@@ -70,7 +67,7 @@ def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
 
 
 def _fast(threads: int | None) -> Kernels:
-    from rbe_cli.kernels import reference
+    from rbe_cli.kernels import activations, layer_norm, reference
     from rbe_cli.kernels.matmul import matmul
     from rbe_cli.kernels.team import get_team
 
@@ -78,14 +75,13 @@ def _fast(threads: int | None) -> Kernels:
     return Kernels(
         engine="fast",
         matmul=partial(matmul, team),
-        layer_norm=_numba("layer_norm", "layer_norm"),
+        layer_norm=partial(layer_norm.layer_norm, team),
+        layer_norm_standard=partial(layer_norm.layer_norm, team, passes="standard"),
+        layer_norm_backward=partial(layer_norm.layer_norm_backward, team),
         attention=_numba("attention", "attention", team.threads),
-        activations={name: _numba("activations", own) for name, own in _ACTIVATIONS.items()},
-        layer_norm_backward=_numba("layer_norm", "layer_norm_backward"),
         attention_backward=reference.attention_backward,  # its time is BLAS's
-        activations_backward={
-            name: _numba("activations", f"{own}_backward") for name, own in _ACTIVATIONS.items()
-        },
+        activate=partial(activations.activate, team),
+        activate_backward=partial(activations.activate_backward, team),
         team=team,
     )
 
@@ -107,10 +103,11 @@ def _reference() -> Kernels:
         engine="reference",
         matmul=reference.matmul,
         layer_norm=reference.layer_norm,
-        attention=reference.attention,
-        activations=reference.BY_NAME,
+        layer_norm_standard=reference.layer_norm,
         layer_norm_backward=reference.layer_norm_backward,
+        attention=reference.attention,
         attention_backward=reference.attention_backward,
-        activations_backward=reference.BACKWARD,
+        activate=reference.activate,
+        activate_backward=reference.activate_backward,
         team=None,
     )

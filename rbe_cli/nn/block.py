@@ -1,17 +1,26 @@
 """One layer of the stack."""
 
-from rbe_cli.kernels.arrays import Float32
+import numpy as np
+
+from rbe_cli.kernels.arrays import Floating, Mask
+from rbe_cli.nn.activations import BlockActivations
 from rbe_cli.nn.attention import Attention
 from rbe_cli.nn.feed_forward import FeedForward
 from rbe_cli.nn.kv_cache import LayerCache
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.observer import GradientObserver, Observer
+from rbe_cli.nn.profile import LayerProfile, ignore
+
+_COPIES = 10  # of a sequence's activations: qkv, mixed, keys, values, both sums, rounded ones
 
 
 class TransformerBlock:
     """Pre-norm residual block (Radford et al. 2019, section 2.3).
 
     x + attn(ln_1(x)), then the same with mlp and ln_2.
+
+    Attributes:
+        profile: is told how long each part takes; None for nobody.
     """
 
     def __init__(self, ln_1: LayerNorm, attn: Attention, ln_2: LayerNorm, mlp: FeedForward) -> None:
@@ -19,32 +28,154 @@ class TransformerBlock:
         self.attn = attn
         self.ln_2 = ln_2
         self.mlp = mlp
+        self.profile: LayerProfile | None = None
+        self._memory_limit: int | None = None
 
-    def __call__(self, x: Float32, cache: LayerCache, observe: Observer | None = None) -> Float32:
-        """`[batch, seq, d]` -> `[batch, seq, d]`; appends to `cache`."""
-        x = x + self.attn(self.ln_1(x), cache, observe)
-        x += self.mlp(self.ln_2(x), observe)
-        return x
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that what lies between input and output may take at once; None for all it needs.
 
-    def backward(
-        self, x: Float32, cache: LayerCache, grad: Float32, observe: GradientObserver | None = None
-    ) -> Float32:
-        """Gradient with respect to x of whole sequences, all `[batch, seq, d]`.
+        Sequences then go through in groups, at least one at a time, and the feed-forward part's
+        tokens in chunks.
+        """
+        return self._memory_limit
 
-        Nothing but x need be kept from the forward pass: the rest is computed again (gradient
-        checkpointing, Chen et al. 2016).
+    @memory_limit.setter
+    def memory_limit(self, limit: int | None) -> None:
+        self._memory_limit = limit
+        self.mlp.memory_limit = None if limit is None else limit // 2
+
+    def __call__(
+        self,
+        x: Floating,
+        cache: LayerCache | None = None,
+        observe: Observer | None = None,
+        *,
+        mask: Mask | None = None,
+    ) -> Floating:
+        """`[batch, seq, d]` -> `[batch, seq, d]`.
 
         Args:
-            x: the block's input.
-            cache: an empty one, which is overwritten.
-            grad: with respect to the block's output.
-            observe: sees the linear layers and the LayerNorms.
+            x: input.
+            cache: takes the new keys and values, and is attended to; None for whole sequences.
+            observe: sees the linear layers.
+            mask: as of `Attention`.
         """
+        count = self._sequences_at_once(x)
+        if count >= len(x):
+            return self._forward(x, cache, observe, mask)
+        out = np.empty(x.shape, np.result_type(x, np.float32))
+        for start in range(0, len(x), count):
+            group = slice(start, start + count)
+            own = None if cache is None else cache.of(group)
+            out[group] = self._forward(
+                x[group], own, observe, None if mask is None else mask[group]
+            )
+        return out
+
+    def _forward(
+        self,
+        x: Floating,
+        cache: LayerCache | None,
+        observe: Observer | None,
+        mask: Mask | None,
+    ) -> Floating:
+        profile = self.profile
+        if profile is None and observe is None and self.ln_1.variant == "fused":
+            middle = self.attn(x, cache, norm=self.ln_1.norm, mask=mask)
+            middle += x
+            out = self.mlp(middle, norm=self.ln_2.norm)
+            out += middle
+            return out
+        lap = ignore
+        if profile is not None:
+            profile.start()
+            lap = profile.lap
         normed = self.ln_1(x)
-        qkv = self.attn.c_attn(normed)
-        mixed = self.attn.mix(qkv, cache)
+        lap("ln_1")
+        middle = self.attn(normed, cache, observe, mask=mask)
+        lap("attention")
+        middle += x
+        lap("residual")
+        normed = self.ln_2(middle)
+        lap("ln_2")
+        out = self.mlp(normed, observe)
+        lap("feed_forward")
+        out += middle
+        lap("residual")
+        if profile is not None:
+            profile.stop()
+        return out
+
+    def record(
+        self,
+        x: Floating,
+        cache: LayerCache | None = None,
+        *,
+        mask: Mask | None = None,
+        checkpoint: bool = False,
+    ) -> tuple[Floating, BlockActivations]:
+        """The output `[batch, seq, d]`, and what the backward pass needs.
+
+        Args:
+            x: input.
+            cache, mask: as of a call.
+            checkpoint: keep x alone; the rest is computed again in the backward pass.
+        """
+        if checkpoint:
+            return self(x, cache, mask=mask), BlockActivations(x)
+        saved = self._recomputed(x, cache, mask)
+        middle = saved.middle
+        assert middle is not None
+        if saved.hidden is None:
+            out = self.mlp(self.ln_2(middle))
+        else:
+            out = self.mlp.contract(saved.hidden)
+        return middle + out, saved
+
+    def backward(
+        self,
+        saved: BlockActivations,
+        grad: Floating,
+        observe: GradientObserver | None = None,
+        *,
+        mask: Mask | None = None,
+    ) -> Floating:
+        """Gradient with respect to x of whole sequences, `[batch, seq, d]`.
+
+        Args:
+            saved: of the forward pass.
+            grad: `[batch, seq, d]`, with respect to the output.
+            observe: sees the linear layers and the LayerNorms.
+            mask: as of the forward pass.
+        """
+        if saved.qkv is None:
+            saved = self._recomputed(saved.x, None, mask)
+        qkv, mixed, middle = saved.qkv, saved.mixed, saved.middle
+        assert qkv is not None
+        assert mixed is not None
+        assert middle is not None
+        fed = self.mlp.backward(self.ln_2(middle), grad, observe, saved.hidden)
+        grad = grad + self.ln_2.backward(middle, fed, observe, saved.statistics_2)
+        attended = self.attn.backward(self.ln_1(saved.x), qkv, mixed, grad, observe, mask)
+        return grad + self.ln_1.backward(saved.x, attended, observe, saved.statistics_1)
+
+    def _recomputed(
+        self, x: Floating, cache: LayerCache | None, mask: Mask | None
+    ) -> BlockActivations:
+        """All that the backward pass needs."""
+        tokens = x.shape[0] * x.shape[1]
+        statistics_1, statistics_2 = np.empty((tokens, 2)), np.empty((tokens, 2))
+        qkv = self.attn.c_attn(self.ln_1(x, statistics_1))
+        mixed = self.attn.mix(qkv, cache, mask)
         middle = x + self.attn.c_proj(mixed)
-        fed = self.mlp.backward(self.ln_2(middle), grad, observe)
-        grad = grad + self.ln_2.backward(middle, fed, observe)
-        attended = self.attn.backward(normed, qkv, mixed, grad, observe)
-        return grad + self.ln_1.backward(x, attended, observe)
+        normed = self.ln_2(middle, statistics_2)
+        hidden = None if self.mlp.checkpoint else self.mlp.expand(normed)
+        return BlockActivations(x, qkv, mixed, middle, hidden, statistics_1, statistics_2)
+
+    def _sequences_at_once(self, x: Floating) -> int:
+        if self._memory_limit is None:
+            return len(x)
+        # The other half of the limit is the feed-forward part's.
+        sequence = _COPIES * x.shape[1] * x.shape[2] * np.result_type(x, np.float32).itemsize
+        return max(1, self._memory_limit // 2 // max(sequence, 1))

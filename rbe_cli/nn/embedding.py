@@ -1,17 +1,25 @@
 """A table of vectors, looked up by index."""
 
-from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.arrays import Floating, Int64
 from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.nn.weight import Weight, decoded
 
 
 class Embedding:
-    """Vectors of `[n_embd]`, stored as the columns of `weight` `[n_embd, rows]`."""
+    """Vectors of `[n_embd]`, stored as the columns of `weight` `[n_embd, rows]`.
 
-    def __init__(self, weight: Float32 | PanelMatrix) -> None:
+    Args:
+        name: the weight's canonical name.
+        weight: dense or in panels.
+    """
+
+    def __init__(self, name: str, weight: Weight) -> None:
+        self.name = name
         self.weight = weight
 
-    def __call__(self, indices: Int64) -> Float32:
+    def __call__(self, indices: Int64) -> Floating:
         """`[...]`, each from 0 to rows - 1 -> `[..., n_embd]`."""
-        if isinstance(self.weight, PanelMatrix):
-            return self.weight.columns(indices.ravel()).reshape(*indices.shape, -1)
-        return self.weight.T[indices]
+        weight = decoded(self.weight)
+        if isinstance(weight, PanelMatrix):
+            return weight.columns(indices.ravel()).reshape(*indices.shape, -1)
+        return weight.T[indices]

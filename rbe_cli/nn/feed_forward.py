@@ -1,19 +1,34 @@
 """The feed-forward part of a block (Vaswani et al. 2017, section 3.3)."""
 
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import DTypeLike
+
 from rbe_cli.checkpoint.config import Activation
-from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.arrays import Floating, Norm
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.observer import GradientObserver, Observer
+
+# Of a chunk's hidden layer: in float32, and rounded to 16 bits for the product; backward the
+# hidden layer, what is made of it, its gradient, and room for one more.
+_FORWARD_COPIES, _BACKWARD_COPIES = 2, 4
 
 
 class FeedForward:
     """c_proj(activation(c_fc(x))).
 
+    Attributes:
+        checkpoint: c_fc's output is computed again in the backward pass, and not kept for it.
+        memory_limit: bytes that what lies between input and output may take at once; tokens
+            then go through in chunks, at least one at a time. None for all at once.
+
     Args:
         c_fc: `[d, n_inner]`.
         c_proj: `[n_inner, d]`.
         activation: the config's name.
+        kernels: compute.
     """
 
     def __init__(
@@ -21,26 +36,70 @@ class FeedForward:
     ) -> None:
         self.c_fc = c_fc
         self.c_proj = c_proj
-        self._activation = kernels.activations[activation]
-        self._activation_backward = kernels.activations_backward[activation]
+        self.checkpoint = False
+        self.memory_limit: int | None = None
+        self._activation = activation
+        self._kernels = kernels
 
-    def __call__(self, x: Float32, observe: Observer | None = None) -> Float32:
-        """`[..., d]` -> `[..., d]`."""
-        hidden = self.c_fc(x, observe)  # [..., d] -> [..., n_inner]
-        self._activation(hidden.reshape(-1, hidden.shape[-1]))
-        return self.c_proj(hidden, observe)  # [..., n_inner] -> [..., d]
+    def __call__(
+        self, x: Floating, observe: Observer | None = None, *, norm: Norm | None = None
+    ) -> Floating:
+        """`[..., d]` -> `[..., d]`; `norm` is of x, before all else."""
+        tokens = x.reshape(-1, x.shape[-1])
+        kind = np.result_type(x, np.float32)
+        out = np.empty((len(tokens), self.c_proj.weight.shape[1]), kind)
+        for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES):
+            shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
+            with self._kernels.buffers.borrow(shape, kind) as hidden:
+                self.c_fc(
+                    tokens[chunk], observe, norm=norm, activation=self._activation, out=hidden
+                )
+                self.c_proj(hidden, observe, out=out[chunk])
+        return out.reshape(x.shape)
+
+    def expand(self, x: Floating) -> Floating:
+        """c_fc(x), `[..., n_inner]`, which `contract` continues."""
+        return self.c_fc(x)
+
+    def contract(self, hidden: Floating) -> Floating:
+        """c_proj(activation(hidden)), `[..., d]`."""
+        return self.c_proj(self._activated(hidden))
 
     def backward(
-        self, x: Float32, grad: Float32, observe: GradientObserver | None = None
-    ) -> Float32:
-        """Gradient `[..., d]` with respect to x, from the output's; recomputes what lies between.
+        self,
+        x: Floating,
+        grad: Floating,
+        observe: GradientObserver | None = None,
+        hidden: Floating | None = None,
+    ) -> Floating:
+        """Gradient `[..., d]` with respect to x.
 
-        `observe` sees the linear layers.
+        Args:
+            x: the input.
+            grad: `[..., d]`, with respect to the output.
+            observe: sees the linear layers, chunk by chunk.
+            hidden: `expand(x)`; None to compute it again.
         """
-        hidden = self.c_fc(x)  # [..., d] -> [..., n_inner]
-        width = hidden.shape[-1]
+        tokens, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        kept = None if hidden is None else hidden.reshape(len(tokens), -1)
+        out = np.empty_like(tokens)
+        for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES):
+            own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
+            inner = self.c_proj.backward(self._activated(own), grads[chunk], observe)
+            self._kernels.activate_backward(self._activation, own, inner)
+            out[chunk] = self.c_fc.backward(tokens[chunk], inner, observe)
+        return out.reshape(x.shape)
+
+    def _activated(self, hidden: Floating) -> Floating:
         activated = hidden.copy()
-        self._activation(activated.reshape(-1, width))
-        inner = self.c_proj.backward(activated, grad, observe)  # [..., d] -> [..., n_inner]
-        self._activation_backward(hidden.reshape(-1, width), inner.reshape(-1, width))
-        return self.c_fc.backward(x, inner, observe)
+        self._kernels.activate(self._activation, activated)
+        return activated
+
+    def _chunks(self, tokens: int, kind: DTypeLike, copies: int) -> Iterator[slice]:
+        """Stretches of tokens of whose hidden layer so many copies are within the limit."""
+        count = tokens
+        if self.memory_limit is not None:
+            width, hidden = self.c_fc.weight.shape
+            count = self.memory_limit // (np.dtype(kind).itemsize * (width + copies * hidden))
+        for start in range(0, tokens, max(count, 1)):
+            yield slice(start, min(start + max(count, 1), tokens))

@@ -8,17 +8,18 @@ import numpy as np
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.arrays import Float32, Int64
-from rbe_cli.kernels.coded import CodedMatrix
+from rbe_cli.kernels.arrays import Floating, Int64, Mask
 from rbe_cli.kernels.table import Kernels
+from rbe_cli.nn.activations import Tape
 from rbe_cli.nn.attention import Attention, score_scale
 from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.feed_forward import FeedForward
-from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.nn.kv_cache import KVCache, LayerCache
 from rbe_cli.nn.layer_norm import LayerNorm
-from rbe_cli.nn.linear import Linear, Weight
+from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.observer import GradientObserver, Observer
+from rbe_cli.nn.weight import Weight
 
 
 class Gpt2:
@@ -45,10 +46,9 @@ class Gpt2:
         """
         self.config = config
         self.kernels = kernels
-        wte, wpe = tensors["wte.weight"], tensors["wpe.weight"]
-        assert not isinstance(wte, CodedMatrix)
-        assert not isinstance(wpe, CodedMatrix)
-        self.wte, self.wpe = Embedding(wte), Embedding(wpe)
+        wte = tensors["wte.weight"]
+        self.wte = Embedding("wte.weight", wte)
+        self.wpe = Embedding("wpe.weight", tensors["wpe.weight"])
         self.blocks = [self._block(layer, tensors) for layer in range(config.n_layer)]
         self.ln_f = self._layer_norm("ln_f", tensors)
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
@@ -57,7 +57,7 @@ class Gpt2:
 
     @classmethod
     def from_checkpoint(
-        cls, config: Gpt2Config, tensors: Mapping[str, Float32], kernels: Kernels
+        cls, config: Gpt2Config, tensors: Mapping[str, Floating], kernels: Kernels
     ) -> "Gpt2":
         """A dense model from a checkpoint's tensors, which store embeddings `[rows, n_embd]`."""
         matrices = {
@@ -73,7 +73,8 @@ class Gpt2:
         *,
         last_only: bool = False,
         observe: Observer | None = None,
-    ) -> Float32:
+        mask: Mask | None = None,
+    ) -> Floating:
         """Logits of the next token after each token.
 
         Args:
@@ -84,6 +85,7 @@ class Gpt2:
                 first `batch`. They may hold different numbers of tokens.
             last_only: only the logits after each sequence's last token.
             observe: sees the linear layers' inputs and the blocks' outputs.
+            mask: as of `Attention`, such as `[batch, 1, 1, length]` of what is no padding.
 
         Returns:
             `[batch, seq, vocab_size]`, or `[batch, vocab_size]` if `last_only`.
@@ -92,7 +94,7 @@ class Gpt2:
             UsageError: there are no tokens, an id is outside the vocabulary, or a sequence
                 becomes longer than `n_positions`.
         """
-        x = self.hidden(tokens, cache, rows, observe)
+        x = self.hidden(tokens, cache, rows, observe, mask)
         if last_only:
             x = x[:, -1]  # [batch, n_embd]
         return self.logits(x, observe)
@@ -103,31 +105,51 @@ class Gpt2:
         cache: KVCache | None = None,
         rows: Int64 | None = None,
         observe: Observer | None = None,
-    ) -> Float32:
+        mask: Mask | None = None,
+    ) -> Floating:
         """The last block's output `[batch, seq, n_embd]`; arguments and errors as of `forward`."""
         batch, seq = tokens.shape
         if rows is None:
             rows = np.arange(batch)
         starts = np.zeros(batch, np.int64) if cache is None else cache.lengths[rows]
         self.check(tokens, starts)
-        if cache is None:  # nothing outlives a layer, so all layers share one layer's memory
-            layers = KVCache(self.config, batch, n_layer=1).layers(rows, seq) * len(self.blocks)
-        else:
+        layers: Sequence[LayerCache | None] = [None] * len(self.blocks)
+        if cache is not None:
             layers = cache.layers(rows, seq)
         x = self.embed(tokens, starts)
         for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
-            x = block(x, layer, observe)
+            x = block(x, layer, observe, mask=mask)
             if observe is not None:
                 observe(f"h.{index}", x)
         if cache is not None:
             cache.advance(rows, seq)
         return x
 
-    def logits(self, hidden: Float32, observe: Observer | None = None) -> Float32:
+    def record(self, tokens: Int64, tape: Tape, mask: Mask | None = None) -> Floating:
+        """The last block's output of whole sequences, recorded for `backward`.
+
+        Args:
+            tokens: ids `[batch, seq]`.
+            tape: takes what the backward pass needs.
+            mask: as of `forward`.
+
+        Raises:
+            UsageError: as `forward`.
+            OSError: the tape cannot be written.
+        """
+        self.check(tokens, np.zeros(len(tokens), np.int64))
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x, saved = block.record(x, mask=mask, checkpoint=tape.checkpoint)
+            tape.append(saved)
+        tape.tokens, tape.hidden = tokens, x
+        return x
+
+    def logits(self, hidden: Floating, observe: Observer | None = None) -> Floating:
         """The last block's output `[..., n_embd]` -> `[..., vocab_size]`."""
         return self.head(self.ln_f(hidden), observe)
 
-    def embed(self, tokens: Int64, starts: Int64 | None = None) -> Float32:
+    def embed(self, tokens: Int64, starts: Int64 | None = None) -> Floating:
         """Ids `[batch, seq]` -> `[batch, seq, n_embd]`; sequences begin at positions `starts`."""
         positions = np.arange(tokens.shape[1])
         if starts is not None:
@@ -135,27 +157,53 @@ class Gpt2:
         return self.wte(tokens) + self.wpe(positions)
 
     def backward(
-        self, tokens: Int64, states: Sequence[Float32], grad: Float32, observe: GradientObserver
-    ) -> Float32:
-        """Gradient with respect to the sum of the two embeddings.
+        self,
+        tape: Tape,
+        grad: Floating,
+        observe: GradientObserver | None = None,
+        mask: Mask | None = None,
+    ) -> Floating:
+        """Gradient with respect to the sum of the two embeddings, `[batch, seq, n_embd]`.
 
         Args:
-            tokens: ids `[batch, seq]`, whole sequences.
-            states: the blocks' outputs `[batch, seq, n_embd]`, as an observer of `forward` sees.
+            tape: a forward pass, as `record` left it; it is used up.
             grad: `[batch, seq, vocab_size]`, with respect to the logits.
-            observe: sees the linear layers and the LayerNorms.
-
-        Returns:
-            `[batch, seq, n_embd]`.
+            observe: sees all layers that have parameters.
+            mask: as of the forward pass.
         """
-        batch, seq = tokens.shape
-        final = self.ln_f(states[-1])
-        x = self.ln_f.backward(states[-1], self.head.backward(final, grad, observe), observe)
-        inputs = [self.embed(tokens), *states[:-1]]
-        layer = KVCache(self.config, batch, n_layer=1).layers(np.arange(batch), seq)[0]
-        for block, state in zip(reversed(self.blocks), reversed(inputs), strict=True):
-            x = block.backward(state, layer, x, observe)
-        return x
+        assert tape.hidden is not None
+        grad = self.logits_backward(tape.hidden, grad, observe)
+        return self.hidden_backward(tape, grad, observe, mask)
+
+    def logits_backward(
+        self, hidden: Floating, grad: Floating, observe: GradientObserver | None = None
+    ) -> Floating:
+        """Gradient `[..., n_embd]` with respect to the last block's output.
+
+        Args:
+            hidden: the last block's output `[..., n_embd]`.
+            grad: `[..., vocab_size]`, with respect to the logits.
+            observe: sees the head and the last LayerNorm.
+        """
+        final = self.ln_f(hidden)
+        return self.ln_f.backward(hidden, self.head.backward(final, grad, observe), observe)
+
+    def hidden_backward(
+        self,
+        tape: Tape,
+        grad: Floating,
+        observe: GradientObserver | None = None,
+        mask: Mask | None = None,
+    ) -> Floating:
+        """The rest of `backward`, from the gradient of the last block's output."""
+        assert tape.tokens is not None
+        for block in reversed(self.blocks):
+            grad = block.backward(tape.pop(), grad, observe, mask=mask)
+        if observe is not None:
+            observe.embedding(self.wte, tape.tokens, grad)
+            positions = np.broadcast_to(np.arange(tape.tokens.shape[1]), tape.tokens.shape)
+            observe.embedding(self.wpe, positions, grad)
+        return grad
 
     def linears(self) -> Iterator[Linear]:
         """The linear layers in order of use, the head last."""
@@ -198,12 +246,12 @@ class Gpt2:
         )
 
     def _linear(self, name: str, tensors: Mapping[str, Weight]) -> Linear:
-        bias = cast(Float32, tensors[f"{name}.bias"])
+        bias = cast(Floating, tensors[f"{name}.bias"])
         return Linear(f"{name}.weight", tensors[f"{name}.weight"], bias, self.kernels)
 
     def _layer_norm(self, name: str, tensors: Mapping[str, Weight]) -> LayerNorm:
-        gamma = cast(Float32, tensors[f"{name}.weight"])
-        beta = cast(Float32, tensors[f"{name}.bias"])
+        gamma = cast(Floating, tensors[f"{name}.weight"])
+        beta = cast(Floating, tensors[f"{name}.bias"])
         return LayerNorm(
             f"{name}.weight", gamma, beta, self.config.layer_norm_epsilon, self.kernels
         )

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.kernels.arrays import Float32, Int64
+from rbe_cli.kernels.arrays import Floating, Int64
 
 _GROWTH = 128  # positions added at a time
 
@@ -20,10 +21,14 @@ class LayerCache:
         starts: int64 `[batch]`, the positions each row holds already.
     """
 
-    keys: Float32
-    values: Float32
+    keys: Floating
+    values: Floating
     rows: Int64
     starts: Int64
+
+    def of(self, group: slice) -> "LayerCache":
+        """The part that some sequences of the batch extend."""
+        return LayerCache(self.keys, self.values, self.rows[group], self.starts[group])
 
 
 class KVCache:
@@ -36,12 +41,12 @@ class KVCache:
         lengths: int64 `[batch]`, tokens in each row.
     """
 
-    def __init__(self, config: Gpt2Config, batch: int, n_layer: int | None = None) -> None:
-        """Empty rows; `n_layer` replaces the config's."""
+    def __init__(self, config: Gpt2Config, batch: int, dtype: DTypeLike = np.float32) -> None:
+        """Empty rows."""
         shape = (batch, config.n_head, 0, config.head_dim)
-        layers = range(config.n_layer if n_layer is None else n_layer)
-        self._keys = [np.empty(shape, np.float32) for _ in layers]
-        self._values = [np.empty(shape, np.float32) for _ in layers]
+        layers = range(config.n_layer)
+        self._keys: list[Floating] = [np.empty(shape, dtype) for _ in layers]
+        self._values: list[Floating] = [np.empty(shape, dtype) for _ in layers]
         self._n_positions = config.n_positions
         self.lengths = np.zeros(batch, np.int64)
 
@@ -74,9 +79,9 @@ class KVCache:
             for layer, array in enumerate(arrays):
                 arrays[layer] = self._grown(array, capacity)
 
-    def _grown(self, array: Float32, capacity: int) -> Float32:
+    def _grown(self, array: Floating, capacity: int) -> Floating:
         rows, heads, _, head_dim = array.shape
-        grown = np.empty((rows, heads, capacity, head_dim), np.float32)
+        grown = np.empty((rows, heads, capacity, head_dim), array.dtype)
         used = int(self.lengths.max())
         grown[:, :, :used] = array[:, :, :used]
         return grown

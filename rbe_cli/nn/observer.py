@@ -1,10 +1,16 @@
-"""A look at activations while a model computes."""
+"""A look at activations and gradients while a model computes."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-from rbe_cli.kernels.arrays import Float32
+from rbe_cli.kernels.arrays import Float64, Floating, Int64
 
-Observer = Callable[[str, Float32], None]
+if TYPE_CHECKING:
+    from rbe_cli.nn.embedding import Embedding
+    from rbe_cli.nn.layer_norm import LayerNorm
+    from rbe_cli.nn.linear import Linear
+
+Observer = Callable[[str, Floating], None]
 """Called with a name and an array, which must not be changed and may be reused afterwards:
 
 - each linear layer's weight (`h.0.attn.c_attn.weight`, ...; the head's is `wte.weight` if
@@ -12,13 +18,30 @@ Observer = Callable[[str, Float32], None]
 - `h.0`, `h.1`, ... with the block's output `[batch, seq, n_embd]`.
 """
 
-GradientObserver = Callable[[str, Float32, Float32], None]
-"""Called in a backward pass with a weight's name and two arrays, neither to be changed or kept:
 
-- a linear layer's, with the layer's input `[tokens, K]` and the gradient with respect to its
-  output `[tokens, N]`;
-- a LayerNorm's gamma, with the normalised input `[tokens, d]` and the gradient with respect to
-  the output `[tokens, d]`.
+class GradientObserver(Protocol):
+    """Is told of every layer that has parameters in a backward pass.
 
-The weight's gradient is the sum over tokens of their products, the bias's that of the second.
-"""
+    The arrays must be neither changed nor kept.
+    """
+
+    def linear(self, layer: "Linear", x: Floating, grad: Floating) -> None:
+        """The layer's input `[tokens, K]`, and the gradient of its output `[tokens, N]`.
+
+        The weight's gradient is the sum over tokens of their products, the bias's that of `grad`.
+        """
+
+    def layer_norm(
+        self,
+        layer: "LayerNorm",
+        x: Floating,
+        statistics: Float64,
+        grad: Floating,
+        sums: tuple[Floating, Floating],
+    ) -> None:
+        """The layer's input `[tokens, d]`, its means and 1 / sqrt(variance + eps) `[tokens, 2]`,
+        the gradient of its output `[tokens, d]`, and those of gamma and beta `[d]`.
+        """
+
+    def embedding(self, layer: "Embedding", indices: Int64, grad: Floating) -> None:
+        """What was looked up `[...]`, and the gradient of what was found `[..., n_embd]`."""

@@ -176,7 +176,7 @@ def bytes_per_token(model: Gpt2, cache: PagedCache, depth: int) -> int:
     """
     norms = [model.ln_f, *(norm for block in model.blocks for norm in (block.ln_1, block.ln_2))]
     weights = sum(linear.weight.nbytes + linear.bias.nbytes for linear in model.linears())
-    weights += sum(norm.gamma.nbytes + norm.beta.nbytes for norm in norms)
+    weights += sum(2 * 4 * norm.width for norm in norms)
     return weights + cache.position_bytes * (depth + 1)
 
 

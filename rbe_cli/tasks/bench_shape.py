@@ -13,8 +13,6 @@ from rbe_cli.errors import UsageError
 _FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
 _WIDEST_HEAD = 64
 _FLOAT32 = 4  # bytes
-# x - mean, its square and both sums, then * scale, * gamma and + beta, as the kernel does it
-_LAYER_NORM_FLOPS = 8
 
 
 class Op(StrEnum):
@@ -84,39 +82,43 @@ DEFAULT_SHAPES = tuple(
 )
 
 
-def flop_count(op: Op, shape: Shape) -> int:
+def flop_count(op: Op, shape: Shape, backward: bool = False) -> int:
     """Floating-point operations of one call.
 
     Two for each weight of a matrix and token, two for each query, position it may see and
     element in the scores and again in their mix of values, and 8 for each element that a
-    LayerNorm takes. Not counted: biases, residual sums, softmax and the activation function.
+    LayerNorm takes. Backward, a matrix has two products instead of one, for its input's gradient
+    and its own, attention five instead of two, the scores once more among them, and a LayerNorm
+    takes 18. Not counted: biases, residual sums, softmax and the activation function, and what
+    is computed again.
     """
     tensors = _tensors(op, shape)
     weights = sum(math.prod(size) for size in tensors.values() if len(size) == 2)
     norms = sum(name.startswith("ln_") and name.endswith(".weight") for name in tensors)
-    flops = shape.tokens * (2 * weights + _LAYER_NORM_FLOPS * norms * shape.dim)
+    products, attention_products, norm_flops = (2, 5, 18) if backward else (1, 2, 8)
+    flops = shape.tokens * (2 * products * weights + norm_flops * norms * shape.dim)
     if _attends(op):
         visible = shape.seq * (shape.seq + 1) // 2  # pairs of a query and a position, a sequence
-        flops += 2 * 2 * shape.batch * visible * shape.dim
+        flops += 2 * attention_products * shape.batch * visible * shape.dim
     return flops
 
 
-def byte_count(op: Op, shape: Shape) -> int:
+def byte_count(op: Op, shape: Shape, backward: bool = False) -> int:
     """Bytes that one call cannot avoid to move: each of these once.
 
     The parameters as they are held (8-bit panels with a float32 step a row; float32 vectors),
-    the input and the output, and the keys and values that attention hands on in its cache. Not
-    counted: what lives only within the call, and anything that is read twice.
+    the input and the output, and the keys and values that attention hands on in its cache;
+    backward, the parameters, their gradients in float32, the input, and the gradients of both
+    ends. Not counted: what lives only within the call, and anything that is read twice.
     """
     tensors = _tensors(op, shape).values()
-    panels = sum(
-        math.prod(panel_shape((size[0], size[1]), 8)) + _FLOAT32 * size[0]
-        for size in tensors
-        if len(size) == 2
-    )
+    matrices = [(size[0], size[1]) for size in tensors if len(size) == 2]
+    panels = sum(math.prod(panel_shape(size, 8)) + _FLOAT32 * size[0] for size in matrices)
     vectors = sum(_FLOAT32 * size[0] for size in tensors if len(size) == 1)
-    activations = 4 if _attends(op) else 2  # input, output; keys, values
-    return panels + vectors + _FLOAT32 * activations * shape.tokens * shape.dim
+    activation = _FLOAT32 * shape.tokens * shape.dim
+    if backward:
+        return panels + 2 * vectors + _FLOAT32 * sum(map(math.prod, matrices)) + 3 * activation
+    return panels + vectors + (4 if _attends(op) else 2) * activation
 
 
 def _tensors(op: Op, shape: Shape) -> dict[str, tuple[int, ...]]:

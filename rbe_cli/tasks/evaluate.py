@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.loss import kl_divergence, log_softmax
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks.calibration import Tokens, batches
 from rbe_cli.tasks.workers import Workers
@@ -61,21 +62,6 @@ class Evaluation:
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that is more than a float holds."""
     return math.inf if loss > 709 else math.exp(loss)
-
-
-def log_softmax(logits: Float32) -> Float32:
-    """Log-probabilities along the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
-
-
-def kl_divergence(reference: Float32, model: Float32) -> NDArray[np.float64]:
-    """KL(reference || model) of log-probabilities `[..., vocab]`, nats, float64 `[...]`."""
-    terms: NDArray[np.float64] = np.sum(
-        np.exp(reference) * (reference - model), axis=-1, dtype=np.float64
-    )
-    return terms
 
 
 def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> list[Window]:

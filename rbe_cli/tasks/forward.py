@@ -1,12 +1,14 @@
 """One forward pass over a sequence: logits, hidden states, the likeliest next tokens."""
 
+import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.tasks.evaluate import log_softmax
+from rbe_cli.nn.loss import log_softmax
+from rbe_cli.nn.profile import LayerProfile
 
 Float32 = NDArray[np.float32]
 
@@ -38,6 +40,30 @@ class ForwardPass:
         probabilities = np.exp(log_softmax(self.logits[-1]))
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(int(token), float(probabilities[token])) for token in order]
+
+
+def profiled(model: Gpt2, tokens: NDArray[np.int64]) -> list[LayerProfile]:
+    """What each layer takes in a second forward pass over `[n]` tokens.
+
+    A first one makes what is made once. LayerNorms run apart from the products that they are
+    otherwise fused with.
+
+    Raises:
+        UsageError: the sequence is longer than the context.
+    """
+    model.hidden(tokens[None])
+    model.kernels.buffers.clear()
+    profiles = [LayerProfile(layer) for layer in range(len(model.blocks))]
+    for block, profile in zip(model.blocks, profiles, strict=True):
+        block.profile = profile
+    tracemalloc.start()
+    try:
+        model.hidden(tokens[None])
+    finally:
+        tracemalloc.stop()
+        for block in model.blocks:
+            block.profile = None
+    return profiles
 
 
 def forward(model: Gpt2, tokens: NDArray[np.int64], keep_hidden: bool) -> ForwardPass:

@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.errors import CheckpointError
+from rbe_cli.kernels.arrays import Float64, Floating, Int64
+from rbe_cli.nn.activations import BlockActivations
 from rbe_cli.nn.block import TransformerBlock
+from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.kv_cache import KVCache, LayerCache
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.loss import log_softmax
 from rbe_cli.progress import Progress
 from rbe_cli.tasks.calibration import Tokens, batches
-from rbe_cli.tasks.evaluate import log_softmax, logit_chunks
+from rbe_cli.tasks.evaluate import logit_chunks
 from rbe_cli.tasks.work_folder import Arrays, WorkFolder
 from rbe_cli.tasks.workers import Workers
 from rbe_cli.text.sampling import sample_rows
@@ -94,7 +96,7 @@ def collect(
     folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
     for layer, block in enumerate(model.blocks):
         if folder.load(f"state-{layer + 1}") is None:
-            outputs = workers.map(_forward, repeat(block), repeat(model.config), states(layer))
+            outputs = workers.map(_forward, repeat(block), states(layer))
             folder.save(f"state-{layer + 1}", _numbered(outputs))
         progress(_STAGE, layer + 1, total)
 
@@ -108,8 +110,7 @@ def collect(
     for layer in reversed(range(layers)):
         if folder.load(f"gradient-{layer}") is None:
             before = folder.require(f"gradient-{layer + 1}").values()
-            config, block = model.config, model.blocks[layer]
-            done = workers.map(_backward, repeat(block), repeat(config), states(layer), before)
+            done = workers.map(_backward, repeat(model.blocks[layer]), states(layer), before)
             gradients, sums = _add_up(done)
             yield f"h.{layer}", sums.means(tokens)
             folder.save(f"gradient-{layer}", gradients)
@@ -149,17 +150,34 @@ class _Sums:
     def __init__(self) -> None:
         self._products: dict[tuple[str, str, int], NDArray[Any]] = {}
 
-    def see(self, name: str, inputs: Float32, gradient: Float32) -> None:
+    def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
         """Take in what a backward pass shows (`GradientObserver`)."""
-        if ".ln_" in f".{name}":
-            self.add("square", name, np.sum((inputs * gradient) ** 2, axis=0, dtype=np.float64))
-        else:
-            self.add("input", name, inputs.T @ inputs)
-            for block, columns in enumerate(column_blocks(gradient.shape[1])):
-                part = gradient[:, columns]
-                self.add("output", name, part.T @ part, block)
-        bias = name.removesuffix("weight") + "bias"
-        self.add("square", bias, np.sum(gradient**2, axis=0, dtype=np.float64))
+        self.add("input", layer.name, x.T @ x)
+        for block, columns in enumerate(column_blocks(grad.shape[1])):
+            part = grad[:, columns]
+            self.add("output", layer.name, part.T @ part, block)
+        self._add_bias(layer.name, grad)
+
+    def layer_norm(
+        self,
+        layer: LayerNorm,
+        x: Floating,
+        statistics: Float64,
+        grad: Floating,
+        sums: tuple[Floating, Floating],
+    ) -> None:
+        """Of a LayerNorm."""
+        normalised = ((x - statistics[:, :1]) * statistics[:, 1:]).astype(x.dtype)
+        squares = np.sum((normalised * grad) ** 2, axis=0, dtype=np.float64)
+        self.add("square", layer.name, squares)
+        self._add_bias(layer.name, grad)
+
+    def embedding(self, layer: Embedding, indices: Int64, grad: Floating) -> None:
+        """Of an embedding, nothing: it is taken from the head."""
+
+    def _add_bias(self, name: str, grad: Floating) -> None:
+        squares = np.sum(grad**2, axis=0, dtype=np.float64)
+        self.add("square", f"{name.removesuffix('weight')}bias", squares)
 
     def add(self, kind: str, name: str, product: Any, block: int = 0) -> None:
         """Add what is an `input`, `output` or `square` of `Moments`."""
@@ -207,9 +225,9 @@ class _Sums:
         return sums
 
 
-def _forward(block: TransformerBlock, config: Gpt2Config, x: Float32) -> Float32:
+def _forward(block: TransformerBlock, x: Float32) -> Float32:
     """A batch through a block, `[batch, seq, d]`."""
-    return block(x, _layer_cache(config, x))
+    return block(x)
 
 
 def _head(
@@ -228,21 +246,14 @@ def _head(
         variance -= np.einsum("tv,tv->v", gradient, gradient)
         sums.add("output", head.name, variance)
         gradient[np.arange(len(gradient)), sample_rows(logits, rng)] -= 1
-        out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums.see)
+        out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums)
     return out.reshape(x.shape), sums
 
 
-def _backward(
-    block: TransformerBlock, config: Gpt2Config, x: Float32, gradient: Float32
-) -> tuple[Float32, _Sums]:
+def _backward(block: TransformerBlock, x: Float32, gradient: Float32) -> tuple[Float32, _Sums]:
     """The gradient with respect to a block's input x, and the sums of its layers."""
     sums = _Sums()
-    return block.backward(x, _layer_cache(config, x), gradient, sums.see), sums
-
-
-def _layer_cache(config: Gpt2Config, x: Float32) -> LayerCache:
-    batch, seq, _ = x.shape
-    return KVCache(config, batch, n_layer=1).layers(np.arange(batch), seq)[0]
+    return block.backward(BlockActivations(x), gradient, sums), sums
 
 
 def _add_up(done: Iterator[tuple[Float32, _Sums]]) -> tuple[Arrays, _Sums]:

@@ -311,3 +311,34 @@ def test_perplexity_needs_two_tokens(rbe: Rbe, rbe_file: Path, tmp_path: Path) -
     done = rbe("run", rbe_file, "--tokens", tmp_path / "ids.txt", "--perplexity")
     assert done.code == 2
     assert "perplexity needs at least two tokens" in done.err
+
+
+# Profile
+
+
+def test_a_profile_has_a_row_for_each_layer(forward: Forward) -> None:
+    record = forward(TEXT, "--profile")
+    assert [row["layer"] for row in record["profile"]] == list(range(len(record["profile"])))
+    assert len(record["profile"]) > 0
+    for row in record["profile"]:
+        *parts, total, peak = list(row.values())[1:]
+        assert list(row) == [
+            "layer", "ln_1_ns", "attention_ns", "ln_2_ns", "feed_forward_ns", "residual_ns",
+            "total_ns", "peak_memory_bytes",
+        ]  # fmt: skip
+        assert min(parts) > 0
+        assert total == sum(parts)
+        assert peak > 0
+
+
+def test_a_profile_for_people(rbe: Rbe, rbe_file: Path) -> None:
+    done = rbe("run", rbe_file, TEXT, "--profile", "--format", "human")
+    assert done.code == 0
+    assert "feed-forward" in done.out
+    assert " ms" in done.out
+
+
+def test_a_profile_is_of_one_forward_pass(rbe: Rbe, rbe_file: Path) -> None:
+    done = rbe("run", rbe_file, TEXT, "--profile", "--perplexity")
+    assert done.code == 2
+    assert "--profile belongs to one forward pass" in done.err

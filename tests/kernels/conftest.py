@@ -1,15 +1,23 @@
 import pytest
 
+from rbe_cli.kernels.instruction_sets import available
 from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.team import get_team
 
 
 @pytest.fixture(scope="session")
 def fast():
-    """The Numba kernels on one thread."""
+    """The compiled kernels on one thread."""
     return load_kernels("fast", threads=1)
 
 
 @pytest.fixture(scope="session")
 def fast_2():
-    """The Numba kernels on two threads, where there are two CPUs."""
+    """The compiled kernels on two threads, where there are two CPUs."""
     return load_kernels("fast", threads=2)
+
+
+@pytest.fixture(scope="session", params=available(), ids=str)
+def team(request):
+    """One thread with each instruction set that this CPU has."""
+    return get_team(1, request.param)

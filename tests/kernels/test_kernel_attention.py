@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from rbe_cli.kernels import reference
 
 
-def attend(kernels, qkv, cache, rows, starts, scale):
+def attend(kernels, qkv, cache, rows, starts, scale, mask=None):
     """(output, keys, values) with a copy of the cache."""
     keys, values = cache.copy()
     out = np.full((*qkv.shape[:2], qkv.shape[2] // 3), np.nan, qkv.dtype)
-    kernels.attention(qkv, keys, values, rows, starts, scale, out)
+    kernels.attention(qkv, keys, values, rows, starts, scale, out, mask)
     return out, keys, values
 
 
@@ -41,6 +41,28 @@ def test_equals_the_float64_twin(fast, seed, batch, seq, heads, head_dim, past, 
     np.testing.assert_array_equal(values, exact[2].astype(np.float32))
 
 
+@pytest.mark.parametrize("kernels", ["fast", "reference"])
+def test_what_is_masked_counts_for_nothing(fast, kernels):
+    """As if it had scores of minus infinity; who may see nothing gets zeros."""
+    rng, table = np.random.default_rng(5), fast if kernels == "fast" else reference
+    qkv, cache, rows, starts = random_case(rng, 2, 6, 3, 5, 4)
+    length = int(starts.max()) + 6
+    mask = rng.random((2, 3, 6, length)) < 0.5
+    mask[0, :, 2] = False
+    out = attend(table, qkv, cache, rows, starts, 0.5, mask)[0]
+    assert (out[0, 2] == 0).all()
+    weights = np.empty((2, 3, 6, length), np.float32)
+    keys, values = cache.copy()
+    table.attention(qkv, keys, values, rows, starts, 0.5, np.empty_like(out), mask, weights)
+    visible = np.arange(length) <= (starts[:, None] + np.arange(6))[:, None, :, None]
+    assert (weights[~(mask & visible)] == 0).all()
+    totals = weights.sum(axis=-1)
+    np.testing.assert_allclose(totals, (mask & visible).any(axis=-1), rtol=1e-6)
+    for item, row in enumerate(rows):
+        mixed = weights[item] @ values[row, :, :length]  # [heads, seq, head_dim]
+        np.testing.assert_allclose(mixed.transpose(1, 0, 2).reshape(6, -1), out[item], atol=1e-6)
+
+
 def test_result_does_not_depend_on_threads(fast, fast_2):
     case = random_case(np.random.default_rng(1), 2, 30, 4, 40, 50)
     for one, two in zip(attend(fast, *case, 0.2), attend(fast_2, *case, 0.2), strict=True):
@@ -59,9 +81,9 @@ def test_huge_scores_do_not_overflow(fast):
     assert np.isfinite(attend(fast, 1e15 * qkv, cache, rows, starts, 1.0)[0]).all()
 
 
-def attend_backward(kernels, qkv, heads, scale, grad):
+def attend_backward(kernels, qkv, heads, scale, grad, mask=None):
     out = np.full_like(qkv, np.nan)
-    kernels.attention_backward(qkv, heads, scale, grad, out)
+    kernels.attention_backward(qkv, heads, scale, grad, out, mask)
     return out
 
 
@@ -72,21 +94,26 @@ def attend_backward(kernels, qkv, heads, scale, grad):
     heads=st.integers(1, 3),
     head_dim=st.integers(1, 20),
     scale=st.sampled_from([0.125, 1.0, 4.0]),
+    is_masked=st.booleans(),
 )
-def test_the_float64_gradient_equals_central_differences(seed, batch, seq, heads, head_dim, scale):
+def test_the_float64_gradient_equals_central_differences(
+    seed, batch, seq, heads, head_dim, scale, is_masked
+):
     """Along a random change of qkv, of the sum of outputs times `grad`."""
     rng = np.random.default_rng(seed)
     qkv, change = rng.standard_normal((2, batch, seq, 3 * heads * head_dim))
     grad = rng.standard_normal((batch, seq, heads * head_dim))
     cache = np.zeros((2, batch, heads, seq, head_dim))
     rows, starts = np.arange(batch), np.zeros(batch, np.int64)
+    mask = rng.random((batch, 1, seq, seq)) < 0.7 if is_masked else None
 
     def objective(step):
-        return np.sum(attend(reference, qkv + step * change, cache, rows, starts, scale)[0] * grad)
+        moved = qkv + step * change
+        return np.sum(attend(reference, moved, cache, rows, starts, scale, mask)[0] * grad)
 
     step = 1e-6
     expected = (objective(step) - objective(-step)) / (2 * step)
-    found = np.sum(attend_backward(reference, qkv, heads, scale, grad) * change)
+    found = np.sum(attend_backward(reference, qkv, heads, scale, grad, mask) * change)
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

@@ -14,6 +14,8 @@ RESULT_FIELDS = [
     "iterations",
     "gflops",
     "gbytes_per_second",
+    "backward",
+    "peak_memory_bytes",
 ]
 QUICK = ["bench", "--repeat", "1", "--threads", "1"]
 
@@ -23,7 +25,7 @@ def test_json_holds_every_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*QUICK, *shapes, "--backend", "cpu", "--format", "json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record.keys() == {"machine", "results"}
-    assert [list(timing) for timing in record["results"]] == [RESULT_FIELDS] * 20
+    assert [list(timing) for timing in record["results"]] == [RESULT_FIELDS] * 40
     assert {timing["shape"] for timing in record["results"]} == {"1x2x8", "2x1x6"}
 
 
@@ -32,6 +34,14 @@ def test_one_op_in_one_variant(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*QUICK, "--shape", "1x2x8", *chosen]) == 0
     (timing,) = json.loads(capsys.readouterr().out)["results"]
     assert (timing["op"], timing["variant"]) == ("attention", "reference")
+
+
+def test_backward_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--backward", "--op", "block", "--max-memory", "1MB", "--format", "json"]
+    assert run([*QUICK, "--shape", "1x2x8", *chosen]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [timing["variant"] for timing in results] == ["fused", "standard", "mixed", "reference"]
+    assert all(timing["backward"] for timing in results)
 
 
 def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +60,8 @@ def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["--shape", "1x2x8", "--shape", "abc"], "--shape 'abc'"),
         (["--shape", "99999x99999x99999"], "--shape 99999x99999x99999 needs about"),
         (["--op", "softmax"], "--op"),
-        (["--variant", "standard"], "--variant"),
+        (["--variant", "slow"], "--variant"),
+        (["--max-memory", "much"], "--max-memory 'much'"),
         (["--backend", "cuda"], "--backend"),
         (["--repeat", "0"], "--repeat"),
         (["--prompt-tokens", "5"], "--prompt-tokens belongs to --model"),

@@ -163,7 +163,7 @@ def test_the_command_times_layers_too_if_asked(
     assert run([*arguments, "--op", "block", "--format", "json", "-q"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record.keys() > MODEL_FIELDS
-    assert [timing["variant"] for timing in record["results"]] == ["fused", "reference"]
+    assert len(record["results"]) == 4
 
 
 def test_people_see_the_model_s_speed(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

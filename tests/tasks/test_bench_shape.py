@@ -58,9 +58,30 @@ def test_operations_are_counted(op: Op, flops: int) -> None:
     assert flop_count(op, SMALL) == flops
 
 
-def test_a_block_is_the_sum_of_its_layers() -> None:
+@pytest.mark.parametrize(
+    ("op", "flops"),
+    [
+        (Op.layernorm, 18 * 24),
+        (Op.linear, 2 * (2 * 6 * 4 * 4)),
+        (Op.attention, 2 * (2 * 6 * (4 * 12 + 4 * 4)) + 5 * (2 * 2 * 6 * 4)),
+    ],
+)
+def test_operations_of_backward_passes_are_counted(op: Op, flops: int) -> None:
+    assert flop_count(op, SMALL, backward=True) == flops
+
+
+def test_bytes_of_backward_passes_are_counted() -> None:
+    """The matrix, its gradient; the bias, its gradient; x and two gradients."""
+    expected = 32 * 16 + 4 * 4 + 4 * 16 + 2 * 4 * 4 + 3 * 4 * 24
+    assert byte_count(Op.linear, SMALL, backward=True) == expected
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_block_is_the_sum_of_its_layers(backward: bool) -> None:
     parts = [Op.layernorm, Op.layernorm, Op.attention, Op.feedforward]
-    assert flop_count(Op.block, SMALL) == sum(flop_count(op, SMALL) for op in parts)
+    assert flop_count(Op.block, SMALL, backward) == sum(
+        flop_count(op, SMALL, backward) for op in parts
+    )
 
 
 @pytest.mark.parametrize(

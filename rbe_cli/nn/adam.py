@@ -1,0 +1,62 @@
+"""Adam (Kingma & Ba 2015, algorithm 1)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Floating
+
+
+class Adam:
+    """Moves parameters against their gradients, each by about its learning rate.
+
+    Args:
+        betas: what the means of gradients and of their squares keep at each step.
+        eps: added to the root of the squares' mean.
+    """
+
+    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        self.betas = betas
+        self.eps = eps
+        self.steps = 0
+        self._moments: dict[str, Floating] = {}  # by name, [2, ...]: of gradients, of squares
+
+    def step(
+        self,
+        parameters: Mapping[str, Floating],
+        gradients: Mapping[str, Floating],
+        rates: Mapping[str, float],
+    ) -> dict[str, Floating]:
+        """All parameters after a step; those without a gradient stay.
+
+        Args:
+            parameters: by name.
+            gradients: by name, of the parameters' shapes.
+            rates: learning rates, of the names that have gradients.
+        """
+        self.steps += 1
+        corrections = [1 - beta**self.steps for beta in self.betas]
+        moved = dict(parameters)
+        for name, gradient in gradients.items():
+            moments = self._moments.setdefault(name, np.zeros((2, *gradient.shape), gradient.dtype))
+            for moment, beta, value in zip(
+                moments, self.betas, (gradient, gradient * gradient), strict=True
+            ):
+                moment *= beta
+                moment += (1 - beta) * value
+            mean, square = moments[0] / corrections[0], moments[1] / corrections[1]
+            change = rates[name] * mean / (np.sqrt(square) + self.eps)
+            moved[name] = parameters[name] - change.astype(gradient.dtype)
+        return moved
+
+    def to_arrays(self) -> dict[str, Floating]:
+        """What `from_arrays` goes on from."""
+        return self._moments | {"": np.array(float(self.steps))}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Floating]) -> "Adam":
+        """The inverse of `to_arrays`."""
+        found = cls()
+        found._moments = {name: own.copy() for name, own in arrays.items() if name}
+        found.steps = int(arrays[""])
+        return found

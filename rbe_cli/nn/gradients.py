@@ -1,0 +1,77 @@
+"""Gradients of a model's parameters, gathered in backward passes."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Float64, Floating, Int64
+from rbe_cli.nn.embedding import Embedding
+from rbe_cli.nn.layer_norm import LayerNorm
+from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.weight import parameter_gradients, parameters
+
+
+class Gradients:
+    """A `GradientObserver` that adds gradients up.
+
+    Attributes:
+        sums: by the names of `parameters.split`. Tied embeddings have one sum of both uses.
+    """
+
+    def __init__(self, wanted: Collection[str] | None = None) -> None:
+        """Gather those of the parameters `wanted`; None for all."""
+        self.sums: dict[str, Floating] = {}
+        self._wanted = wanted
+
+    def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
+        """As the protocol says."""
+        if layer.has_bias:
+            self._add(_bias(layer.name), grad.sum(axis=0))
+        if self._wants(layer):
+            self._add_weight(layer, x.T @ grad)
+
+    def layer_norm(
+        self,
+        layer: LayerNorm,
+        x: Floating,
+        statistics: Float64,
+        grad: Floating,
+        sums: tuple[Floating, Floating],
+    ) -> None:
+        """As the protocol says."""
+        for name, parameter, own in (
+            (layer.name, layer.gamma, sums[0]),
+            (_bias(layer.name), layer.beta, sums[1]),
+        ):
+            is_scalar = isinstance(parameter, float)
+            self._add(name, own.sum(keepdims=True) if is_scalar else own.reshape(layer.shape))
+
+    def embedding(self, layer: Embedding, indices: Int64, grad: Floating) -> None:
+        """As the protocol says."""
+        if not self._wants(layer):
+            return
+        flat, rows = indices.ravel(), grad.reshape(-1, grad.shape[-1])  # [tokens, n_embd]
+        order = np.argsort(flat, kind="stable")
+        found, starts = np.unique(flat[order], return_index=True)
+        sums = np.zeros(layer.weight.shape[::-1], grad.dtype)  # [rows, n_embd]
+        sums[found] = np.add.reduceat(rows[order], starts, axis=0)
+        self._add_weight(layer, sums.T)
+
+    def _wants(self, layer: Linear | Embedding) -> bool:
+        """Whether any parameter of its weight is wanted."""
+        if self._wanted is None:
+            return True
+        return any(f"{layer.name}{suffix}" in self._wanted for suffix in parameters(layer.weight))
+
+    def _add_weight(self, layer: Linear | Embedding, grad: Floating) -> None:
+        for suffix, own in parameter_gradients(layer.weight, grad).items():
+            self._add(f"{layer.name}{suffix}", own)
+
+    def _add(self, name: str, grad: Floating) -> None:
+        if self._wanted is not None and name not in self._wanted:
+            return
+        self.sums[name] = self.sums[name] + grad if name in self.sums else grad
+
+
+def _bias(name: str) -> str:
+    return f"{name.removesuffix('weight')}bias"

@@ -1,0 +1,47 @@
+"""Losses over predictions, and their gradients with respect to the logits."""
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Float64, Floating, Int64
+
+
+def log_softmax(logits: Floating) -> Floating:
+    """Log-probabilities along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def kl_divergence(reference: Floating, model: Floating) -> Float64:
+    """KL(reference || model) of log-probabilities `[..., vocab]`, nats, float64 `[...]`."""
+    terms: Float64 = np.sum(np.exp(reference) * (reference - model), axis=-1, dtype=np.float64)
+    return terms
+
+
+def cross_entropy(logits: Floating, targets: Int64) -> tuple[float, Floating]:
+    """-log p(target), nats, summed over predictions, and its gradient.
+
+    Args:
+        logits: `[..., vocab]`.
+        targets: ids `[...]`; predictions of negative ones do not count.
+    """
+    scored = log_softmax(logits)
+    counted = targets >= 0
+    places = np.where(counted, targets, 0)[..., None]
+    chosen = np.take_along_axis(scored, places, -1)[..., 0]
+    gradient = np.exp(scored)
+    np.put_along_axis(gradient, places, np.take_along_axis(gradient, places, -1) - 1, -1)
+    gradient *= counted[..., None]
+    return -float(chosen[counted].sum(dtype=np.float64)), gradient
+
+
+def distillation(logits: Floating, reference: Floating) -> tuple[float, Floating]:
+    """KL(reference || model), nats, summed over predictions, and its gradient.
+
+    Args:
+        logits: of the model, `[..., vocab]`.
+        reference: log-probabilities, `[..., vocab]`.
+    """
+    scored = log_softmax(logits)
+    divergence = float(kl_divergence(reference, scored).sum())
+    return divergence, np.exp(scored) - np.exp(reference)

@@ -1,0 +1,37 @@
+"""All that can be trained of a model, as arrays by name."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rbe_cli.kernels.arrays import Floating
+from rbe_cli.nn import weight as weights
+from rbe_cli.nn.weight import Weight
+
+
+def split(tensors: Mapping[str, Weight]) -> dict[str, Floating]:
+    """The parameters of what `Gpt2` is made of, as `join` takes them.
+
+    Vectors and dense matrices keep their names; those of compressed matrices are told apart by
+    suffixes (`nn/weight.py`), as in `h.0.mlp.c_fc.weight.column_steps`.
+    """
+    return {
+        f"{name}{suffix}": values
+        for name, weight in tensors.items()
+        for suffix, values in weights.parameters(weight).items()
+    }
+
+
+def join(tensors: Mapping[str, Weight], values: Mapping[str, Floating]) -> dict[str, Weight]:
+    """The tensors with other values of all parameters."""
+    return {
+        name: weights.with_parameters(
+            weight, {suffix: values[f"{name}{suffix}"] for suffix in weights.parameters(weight)}
+        )
+        for name, weight in tensors.items()
+    }
+
+
+def float64(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The tensors with parameters in float64, in which the reference kernels then compute."""
+    return join(tensors, {name: own.astype(np.float64) for name, own in split(tensors).items()})

@@ -123,6 +123,15 @@ def compress(
             "take longer to encode."
         ),
     ] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            min=0,
+            help="Then encode the layers again, each to make up for the errors before it, and "
+            "train steps, biases and LayerNorms for so many steps of 2048 tokens.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show sizes, memory and time; write nothing.")
@@ -197,7 +206,7 @@ def compress(
         out.result(planned, lambda console: _show_plan(console, planned))
         return
     options = task.CompressOptions(
-        settings, name, calib, calib_tokens, calib_samples, seed, force, resume
+        settings, name, calib, calib_tokens, calib_samples, seed, force, resume, tune
     )
     kept = task.work_path(output)
     try:
@@ -277,10 +286,21 @@ def _summary(result: "CompressResult") -> object:
                 f"{quality.perplexity:.3f} (original {quality.reference_perplexity:.3f}, "
                 f"{quality.tokens} held-out tokens)",
             ),
+            *_tuning(result),
             ("time", f"{result.seconds:.1f} s"),
             ("peak memory", size(result.peak_rss_bytes)),
         ]
     )
+
+
+def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
+    """Each stage's KL divergence."""
+    if result.tuning is None:
+        return []
+    own = result.tuning
+    stages = [("untuned", own.untuned), ("reconstructed", own.reconstructed), ("tuned", own.tuned)]
+    found = ", ".join(f"{name} {value:.5f}" for name, value in stages if value is not None)
+    return [("tuning", found)]
 
 
 def _show_plan(console: "Console", planned: "Plan") -> None:

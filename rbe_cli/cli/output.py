@@ -12,12 +12,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rbe_cli.errors import OutputError, RbeError
+from rbe_cli.progress import no_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.progress import Progress
 
+_NOTES = 10  # lines at most of a stage's notes, where there are no bars
 _UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe stays in one piece
 
 
@@ -101,16 +103,18 @@ class Output:
     def progress(self) -> Iterator["Progress"]:
         """A callback that shows stages with bars and remaining time, or a line a stage."""
         if self.quiet:
-            yield lambda stage, done, total: None
+            yield no_progress
         elif _is_terminal(sys.stderr):
             with _bars() as progress:
                 yield progress
         else:
             yield self._stage_line
 
-    def _stage_line(self, stage: str, done: int, total: int) -> None:
+    def _stage_line(self, stage: str, done: int, total: int, note: str = "") -> None:
         if done == 0:
             self.note(f"{stage} ...")
+        elif note and done % max(total // _NOTES, 1) == 0:
+            self.note(f"{stage}, {done} of {total}: {note}")
 
 
 class _Writer:
@@ -235,13 +239,14 @@ def _bars() -> Iterator["Progress"]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
-        def progress(stage: str, done: int, total: int) -> None:
+        def progress(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bars.add_task(stage, note="")
+            bars.update(tasks[stage], completed=done, total=total, note=note)
 
         yield progress

@@ -1,11 +1,12 @@
 """A weight matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
 
-weight[k, n] = step * 2 ** (step_levels[n] / 8) * integers[k, n]. The columns are cut into
-blocks (codec/geometry.py) that encode and decode independently of each other. The bytes
+weight[k, n] = step * 2 ** (step_levels[n] / resolution) * integers[k, n]. The columns are cut
+into blocks (codec/geometry.py) that encode and decode independently of each other. The bytes
 of a matrix (codec `ectcq`, version 1, little-endian):
 
     step             float32
-    trellis states   uint32             8, 16, 32 or 64
+    trellis states   uint16             8, 16, 32 or 64
+    resolution       uint16             0, which stands for 8, or 32: of steps that were tuned
     word counts      uint32 [blocks]
     for each block:
         scale models int16 [3, 2]   (mean, level) of its row, column and step levels
@@ -20,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import rans, scales
-from rbe_cli.codec.entropy_model import MAX_INTEGER
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.feedback import InputFactor, OutputFactor, quantise
 from rbe_cli.codec.geometry import column_blocks, trellis_order
 from rbe_cli.codec.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions, state_labels
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
+TUNED_RESOLUTION = 32
 _BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
 
 
@@ -58,12 +60,14 @@ class EncodedMatrix:
         step: of the columns whose step level is 0.
         blocks: from the first column to the last.
         states: of the trellis that the integers follow.
+        resolution: step levels an octave.
     """
 
     shape: tuple[int, int]
     step: float
     blocks: tuple[HybridBlock, ...]
     states: int = DEFAULT_OPTIONS.states
+    resolution: int = LEVELS_PER_OCTAVE
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +75,9 @@ class EncodedMatrix:
 
     def to_bytes(self) -> bytes:
         """The layout of the module's docstring."""
-        parts = [np.float32(self.step).tobytes(), np.uint32(self.states).tobytes()]
+        resolution = 0 if self.resolution == LEVELS_PER_OCTAVE else self.resolution
+        parts = [np.float32(self.step).tobytes()]
+        parts.append(np.array([self.states, resolution], "<u2").tobytes())
         parts.append(np.array([block.words.size for block in self.blocks], "<u4").tobytes())
         for block in self.blocks:
             parts.append(block.scale_models.astype("<i2").tobytes())
@@ -93,9 +99,12 @@ class EncodedMatrix:
         step = float(np.frombuffer(data, "<f4", 1)[0])
         if not (np.isfinite(step) and step > 0.0):
             raise PayloadError(f"a matrix's step is {step}")
-        states, *words = (int(n) for n in np.frombuffer(data, "<u4", 1 + count, 4))
+        states, resolution = (int(n) for n in np.frombuffer(data, "<u2", 2, 4))
+        words = [int(n) for n in np.frombuffer(data, "<u4", count, 8)]
         if states not in PARITY_CHECKS:
             raise PayloadError(f"a matrix's trellis has {states} states")
+        if resolution not in (0, TUNED_RESOLUTION):
+            raise PayloadError(f"a matrix's steps have {resolution} levels an octave")
         if len(data) != start + count * _BLOCK_HEADER + 2 * sum(words):
             raise PayloadError("a matrix's blocks do not fill its bytes")
         blocks = []
@@ -105,7 +114,7 @@ class EncodedMatrix:
             coded = np.frombuffer(data, "<u2", size, start + _BLOCK_HEADER)
             blocks.append(HybridBlock(models, lanes, coded))
             start += _BLOCK_HEADER + 2 * size
-        return cls(shape, step, tuple(blocks), states)
+        return cls(shape, step, tuple(blocks), states, resolution or LEVELS_PER_OCTAVE)
 
     def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
         """Integers of one block, int16 `[K, B]`, and the steps of its columns, float32 `[B]`.
@@ -122,7 +131,7 @@ class EncodedMatrix:
         )  # fmt: skip
         steps = np.empty(order.size, np.float32)
         with np.errstate(over="ignore"):
-            steps[order] = scales.steps(self.step, levels)
+            steps[order] = scales.steps(self.step, levels, self.resolution)
             largest = steps * np.float32(MAX_INTEGER)
         if not np.isfinite(largest).all():
             raise PayloadError("a matrix's steps are too large")
@@ -132,6 +141,17 @@ class EncodedMatrix:
         """(columns, integers, steps) of each block in turn."""
         for index, columns in enumerate(column_blocks(self.shape[1])):
             yield columns, *self.decode_block(index)
+
+    def rescaled(self, factors: Float32) -> "EncodedMatrix":
+        """The same integers with each column's step times a factor, `[N]`, above 0."""
+        blocks = []
+        for columns, integers, steps in self.decoded_blocks():
+            order = trellis_order(columns.stop - columns.start)
+            octaves = np.log2(steps * factors[columns] / np.float32(self.step))
+            levels = np.rint(TUNED_RESOLUTION * octaves[order]).astype(np.int16)
+            ordered = np.ascontiguousarray(integers[:, order], np.int32)
+            blocks.append(_code(ordered, levels, self.states))
+        return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
 
     def decode(self) -> Float32:
         """The whole matrix as float32 `[K, N]`."""
@@ -163,9 +183,12 @@ def encode_block(
     if options.max_integer < MAX_INTEGER:
         steps = np.maximum(steps, scales.least_step_levels(ordered, step, options.max_integer))
     integers = quantise(ordered, steps, step, inputs, outputs, options)
+    return _code(integers, steps, options.states)
+
+
+def _code(integers: NDArray[np.int32], steps: scales.Levels, states: int) -> HybridBlock:
+    """Integers `[K, B]` and step levels `[B]`, in the trellis's order."""
     rows, columns = scales.integer_levels(integers)
     models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
-    states, words = rans.encode(
-        integers, rows, columns, steps, models, state_labels(options.states)
-    )
-    return HybridBlock(models, states, words)
+    lanes, words = rans.encode(integers, rows, columns, steps, models, state_labels(states))
+    return HybridBlock(models, lanes, words)

@@ -63,9 +63,9 @@ def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -
     return np.ceil(np.clip(levels, np.iinfo(np.int16).min, None)).astype(np.int16)
 
 
-def steps(step: float, levels: Levels) -> NDArray[np.float32]:
-    """The columns' steps, float32 `[B]`."""
-    return np.float32(step) * np.exp2(levels / np.float32(LEVELS_PER_OCTAVE))
+def steps(step: float, levels: Levels, resolution: int = LEVELS_PER_OCTAVE) -> NDArray[np.float32]:
+    """The columns' steps, float32 `[B]`, of so many levels an octave."""
+    return np.float32(step) * np.exp2(levels / np.float32(resolution))
 
 
 def scale_model(levels: Levels) -> tuple[int, int]:

@@ -54,9 +54,11 @@ class Adam:
         return self._moments | {"": np.array(float(self.steps))}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Floating]) -> "Adam":
+    def from_arrays(
+        cls, arrays: Mapping[str, Floating], betas: tuple[float, float] = (0.9, 0.999)
+    ) -> "Adam":
         """The inverse of `to_arrays`."""
-        found = cls()
+        found = cls(betas)
         found._moments = {name: own.copy() for name, own in arrays.items() if name}
         found.steps = int(arrays[""])
         return found

@@ -63,7 +63,7 @@ class FeedForward:
 
     def contract(self, hidden: Floating) -> Floating:
         """c_proj(activation(hidden)), `[..., d]`."""
-        return self.c_proj(self._activated(hidden))
+        return self.c_proj(self.activated(hidden))
 
     def backward(
         self,
@@ -85,15 +85,16 @@ class FeedForward:
         out = np.empty_like(tokens)
         for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES):
             own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
-            inner = self.c_proj.backward(self._activated(own), grads[chunk], observe)
+            inner = self.c_proj.backward(self.activated(own), grads[chunk], observe)
             self._kernels.activate_backward(self._activation, own, inner)
             out[chunk] = self.c_fc.backward(tokens[chunk], inner, observe)
         return out.reshape(x.shape)
 
-    def _activated(self, hidden: Floating) -> Floating:
-        activated = hidden.copy()
-        self._kernels.activate(self._activation, activated)
-        return activated
+    def activated(self, hidden: Floating) -> Floating:
+        """activation(hidden), of the same shape."""
+        out = hidden.copy()
+        self._kernels.activate(self._activation, out)
+        return out
 
     def _chunks(self, tokens: int, kind: DTypeLike, copies: int) -> Iterator[slice]:
         """Stretches of tokens of whose hidden layer so many copies are within the limit."""

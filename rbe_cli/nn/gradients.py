@@ -57,6 +57,11 @@ class Gradients:
         sums[found] = np.add.reduceat(rows[order], starts, axis=0)
         self._add_weight(layer, sums.T)
 
+    def merge(self, other: "Gradients") -> None:
+        """Take in what another has summed."""
+        for name, grad in other.sums.items():
+            self._add(name, grad)
+
     def _wants(self, layer: Linear | Embedding) -> bool:
         """Whether any parameter of its weight is wanted."""
         if self._wanted is None:

@@ -36,6 +36,7 @@ from rbe_cli.tasks.output_file import OutputFile, Quality
 from rbe_cli.tasks.settings import MAX_BPW, MIN_BPW, Settings
 from rbe_cli.tasks.storing import Storing, matrix_rate
 from rbe_cli.tasks.tensor_report import TensorReport, report
+from rbe_cli.tasks.tuning import Tuning, TuningReport
 from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import Workers
 
@@ -59,6 +60,7 @@ class CompressOptions:
         seed: of every random choice.
         force: replace an existing output, and write one that misses `max_kl_divergence`.
         resume: go on from what an interrupted run of the same job has finished.
+        tune: training steps after reconstruction (tuning.py); None for neither.
     """
 
     settings: Settings
@@ -69,11 +71,12 @@ class CompressOptions:
     seed: int = 0
     force: bool = False
     resume: bool = False
+    tune: int | None = None
 
 
 @dataclass(frozen=True)
 class CompressResult:
-    """What was written, under the contract's names."""
+    """What was written, under the contract's names; `tuning` is None where there was none."""
 
     source: str
     output: str
@@ -87,6 +90,7 @@ class CompressResult:
     peak_rss_bytes: int
     tensors: list[TensorReport]
     quality: Quality
+    tuning: TuningReport | None
 
 
 def work_path(output: Path) -> Path:
@@ -136,6 +140,7 @@ def _job(checkpoint: Checkpoint, options: CompressOptions) -> dict[str, object]:
         "calibration": _file_hash(text) if text else None,
         "samples": options.calib_samples,
         "seed": options.seed,
+        "tune": options.tune,
     }
 
 
@@ -171,6 +176,7 @@ def _compress(
     def quality(stored: Sequence[StoredTensor]) -> Quality:
         return _measure(model, stored, text.held_out, workers, progress)
 
+    stored: Sequence[StoredTensor]
     if settings.target_kl is None:
         stored = storing.store(target)
         reached = quality(stored)
@@ -178,6 +184,13 @@ def _compress(
         stored, reached = _store_at_kl(settings.target_kl, target, storing, quality)
     if settings.target_size is not None:
         _check_size(settings.target_size, file, stored)
+    tuning = None
+    if options.tune is not None:
+        tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
+        largest = _largest(settings, file, stored)
+        stored, reached, tuning = tune(
+            stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
+        )
     promised = settings.max_kl_divergence
     if promised is not None and reached.kl_divergence > promised and not options.force:
         raise QualityError(
@@ -199,6 +212,7 @@ def _compress(
         peak_rss_bytes=peak_rss_bytes(),
         tensors=reports,
         quality=reached,
+        tuning=tuning,
     )
 
 
@@ -222,7 +236,8 @@ def _calibrate(
     folder: WorkFolder,
     progress: Progress,
 ) -> calibration.Calibration:
-    samples = options.calib_samples or calibration.default_samples(checkpoint.config)
+    tunes = options.tune is not None
+    samples = options.calib_samples or calibration.default_samples(checkpoint.config, tunes)
     seed = options.seed
     if options.calib:
         return calibration.from_text(checkpoint, options.calib, samples, seed)
@@ -245,6 +260,13 @@ def first_target(settings: Settings, file: OutputFile) -> float:
         bits = 4 + math.log(_KL_AT_FOUR_BITS / settings.target_kl, _KL_A_BIT)
         return min(max(bits, 1.5), 8.0)
     return settings.target_bpw or settings.default_bits or MIN_BPW
+
+
+def _largest(settings: Settings, file: OutputFile, stored: Sequence[StoredTensor]) -> float:
+    """Bits a weight that a tuned file may have."""
+    if settings.target_size is not None:
+        return file.bits_per_weight(settings.target_size)
+    return (1 + GOOD_ENOUGH) * max(settings.target_bpw or 0.0, file.size(stored, {}))
 
 
 def _check_size(target: int, file: OutputFile, stored: Sequence[StoredTensor]) -> None:

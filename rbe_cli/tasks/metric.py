@@ -27,7 +27,7 @@ Float32 = NDArray[np.float32]
 # What is added to the moments' diagonals, of their mean, at a bit a weight. Coarse steps move
 # the model out of the reach of second-order terms, and it then matters that no direction is
 # taken for free (docs/MEASUREMENTS.md).
-_INPUT_DAMPING = 0.2
+INPUT_DAMPING = 0.2
 _OUTPUT_DAMPING = 0.6
 _TOKEN_DAMPING = 0.02  # of the tokens' importance: calibration saw few of the rare ones
 
@@ -143,7 +143,7 @@ def make_cost(
         bits: a weight, about what the matrix will have.
     """
     shrink = 2.0**-bits
-    factor = InputFactor.from_moment(inputs, _INPUT_DAMPING * shrink)
+    factor = InputFactor.from_moment(inputs, INPUT_DAMPING * shrink)
     if objective == "outputs":
         outputs = [np.ones(len(part)) if part.ndim == 2 else part for part in outputs]
         importance = np.concatenate(outputs)

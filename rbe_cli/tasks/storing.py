@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,13 +12,15 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec import dense
 from rbe_cli.codec.classic import ClassicMatrix
+from rbe_cli.codec.fixed import FixedMatrix
 from rbe_cli.codec.fixed_rate import encode_matrix
+from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.codec.vector import choose
 from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import Progress
-from rbe_cli.tasks.encoding import Cost, Source
+from rbe_cli.tasks.encoding import Cost, Source, encode_all
 from rbe_cli.tasks.fitting import fit, rate_factor
 from rbe_cli.tasks.metric import Metric, as_matrix
 from rbe_cli.tasks.settings import Settings
@@ -26,6 +29,7 @@ from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
 _VECTOR_SURPLUS = 4.0  # bits a value of a vector, above those of the matrices
+_SURPLUS = 0.024  # of a step, at 0 bits: what reconstructed matrices would be larger by
 Size = Callable[[Sequence[StoredTensor], Mapping[str, int]], float]
 
 
@@ -97,6 +101,7 @@ class Storing:
         self._workers = workers
         self._folder = folder
         self._progress = progress
+        self._factor: float | None = None  # of the last file's unit steps
 
     def store(self, bits_per_weight: float) -> list[StoredTensor]:
         """All tensors, in the checkpoint's order.
@@ -113,11 +118,13 @@ class Storing:
             codec = self._settings.codec(name) if is_matrix(name) else "vector"
             by_codec.setdefault(codec, []).append(name)
         sources = {name: self._source(name) for name in by_codec.pop("ectcq", [])}
-        factor = rate_factor(sources.values(), rate) if sources else None
-        stored = [self._vector(name, factor) for name in by_codec.pop("vector")]
+        self._factor = rate_factor(sources.values(), rate) if sources else None
+        stored = [self.vector(name, self._tensors[name]) for name in by_codec.pop("vector")]
         stored += self._classic(by_codec.pop("classic", []), rate)
         stored += self._fixed(by_codec.pop("fixed", []))
-        stored += [self._dense(name) for names in by_codec.values() for name in names]
+        stored += [
+            self._dense(name, self._tensors[name]) for names in by_codec.values() for name in names
+        ]
         own = {name: bits for name in sources if (bits := self._settings.bits(name)) is not None}
         size = partial(self._size, stored)
         encoded = fit(
@@ -138,26 +145,42 @@ class Storing:
             self._settings.quantiser(name),
         )
 
-    def _vector(self, name: str, factor: float | None) -> StoredTensor:
-        """A bias or LayerNorm parameter.
+    def vector(self, name: str, values: Float32) -> StoredTensor:
+        """A bias or LayerNorm parameter, in a file like the last one.
 
-        Args:
-            name: its own.
-            factor: of the matrices' unit steps; None where they have none. A vector's error
-                is held to a quarter of what would be worth its bits, so that it does not show.
+        Its error is held to a quarter of what would be worth its bits, so that it does not show.
         """
         is_kept = self._settings.codec(name) in DENSE_ITEM_BYTES
-        if is_kept or factor is None or not are_vectors_coded(self._config, self._settings):
-            return self._dense(name)
+        is_coded = are_vectors_coded(self._config, self._settings)
+        if is_kept or self._factor is None or not is_coded:
+            return self._dense(name, values)
         mean = float(np.mean(self._metric.squares[name]))
-        step = factor / math.sqrt(mean) / 2 if mean > 0 else math.inf
-        values = self._tensors[name]
+        step = self._factor / math.sqrt(mean) / 2 if mean > 0 else math.inf
         step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
         codec, data = choose(values, step)
         return StoredTensor(name, values.shape, codec, data)
 
-    def _dense(self, name: str) -> StoredTensor:
-        tensor, asked = self._tensors[name], self._settings.codec(name)
+    def encode_again(self, stored: StoredTensor, weights: Float32, cost: Cost) -> StoredTensor:
+        """A layer's matrix with other weights `[K, N]`, in about as many bytes.
+
+        Args:
+            stored: it, by a codec with feedback.
+            weights: that it shall have.
+            cost: of errors in them.
+        """
+        name = stored.name
+        if stored.codec == "fixed":
+            bits = FixedMatrix.from_bytes(stored.data, stored.matrix_shape).bits
+            encode = _encode_fixed, (weights,), (bits,), (cost,)
+            return replace(stored, data=next(self._workers.map(*encode)))
+        before = EncodedMatrix.from_bytes(stored.data, stored.matrix_shape)
+        source = Source(weights, 1.0, lambda: cost, self._settings.quantiser(name))
+        step = before.step * (1 + _SURPLUS * 2.0 ** (-8 * before.nbytes / weights.size))
+        ((_, after),) = encode_all({name: source}, {name: step}, self._workers)
+        return replace(stored, data=after.to_bytes())
+
+    def _dense(self, name: str, tensor: Float32) -> StoredTensor:
+        asked = self._settings.codec(name)
         codec = asked if asked in ("float16", "float32") else dense.choose(tensor)
         if codec == "float16" and np.abs(tensor).max() > np.finfo(np.float16).max:
             raise UsageError(f"{name} has values beyond the range of float16, which was asked for")

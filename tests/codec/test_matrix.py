@@ -302,11 +302,11 @@ def test_a_step_that_is_none_is_refused(step):
         EncodedMatrix.from_bytes(data, SMALL.shape)
 
 
-@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 2**32 - 1])
+@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 2**16 - 1])
 def test_a_trellis_that_is_none_is_refused(states):
     data = SMALL.to_bytes()
     with pytest.raises(PayloadError, match=f"trellis has {states} states"):
-        EncodedMatrix.from_bytes(data[:4] + np.uint32(states).tobytes() + data[8:], SMALL.shape)
+        EncodedMatrix.from_bytes(data[:4] + np.uint16(states).tobytes() + data[6:], SMALL.shape)
 
 
 def forged(step, level):
@@ -365,3 +365,20 @@ def test_overwritten_bytes_are_refused_or_decode_to_the_shape(start, size, seed)
     assume(damaged != data)
     found = outcome(damaged, SMALL.shape, decode)
     assert found is None or found[0].shape == SMALL.shape
+
+
+@given(seed=st.integers(0, 100), rows=st.integers(1, 40), columns=st.integers(1, 300))
+def test_steps_can_be_changed_while_integers_stay(seed, rows, columns):
+    matrix = encode(gaussian((rows, columns), seed), 0.3)
+    factors = np.exp(0.3 * gaussian(columns, seed + 1))
+    again = EncodedMatrix.from_bytes(matrix.rescaled(factors).to_bytes(), matrix.shape)
+    integers, steps = decode(matrix)
+    same, changed = decode(again)
+    np.testing.assert_array_equal(same, integers)
+    assert np.abs(np.log2(changed / (steps * factors))).max() < 0.501 / 32
+
+
+def test_a_resolution_that_is_none_is_refused():
+    data = SMALL.to_bytes()
+    with pytest.raises(PayloadError, match="steps have 7 levels an octave"):
+        EncodedMatrix.from_bytes(data[:6] + np.uint16(7).tobytes() + data[8:], SMALL.shape)

@@ -60,7 +60,7 @@ class ProgressRecorder:
     def __init__(self):
         self.stages = {}
 
-    def __call__(self, stage, done, total):
+    def __call__(self, stage, done, total, note=""):
         self.stages.setdefault(stage, []).append((done, total))
 
     def check(self):

@@ -5,11 +5,12 @@ import numpy as np
 from rbe_cli.kernels.arrays import Floating, Mask
 from rbe_cli.nn.activations import BlockActivations
 from rbe_cli.nn.attention import Attention
-from rbe_cli.nn.feed_forward import FeedForward
+from rbe_cli.nn.feed_forward import CHUNK_TOKENS, FeedForward
 from rbe_cli.nn.kv_cache import LayerCache
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.profile import LayerProfile, ignore
+from rbe_cli.nn.weight import is_compressed
 
 _COPIES = 10  # of a sequence's activations: qkv, mixed, keys, values, both sums, rounded ones
 
@@ -33,10 +34,10 @@ class TransformerBlock:
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes that what lies between input and output may take at once; None for all it needs.
+        """Bytes that what lies between input and output may take at once; None for no limit.
 
         Sequences then go through in groups, at least one at a time, and the feed-forward part's
-        tokens in chunks.
+        tokens in chunks. Passes that are observed, profiled or recorded are not limited.
         """
         return self._memory_limit
 
@@ -62,7 +63,7 @@ class TransformerBlock:
             mask: as of `Attention`.
         """
         count = self._sequences_at_once(x)
-        if count >= len(x):
+        if count >= len(x) or self.profile is not None or observe is not None:
             return self._forward(x, cache, observe, mask)
         out = np.empty(x.shape, np.result_type(x, np.float32))
         for start in range(0, len(x), count):
@@ -174,8 +175,12 @@ class TransformerBlock:
         return BlockActivations(x, qkv, mixed, middle, hidden, statistics_1, statistics_2)
 
     def _sequences_at_once(self, x: Floating) -> int:
-        if self._memory_limit is None:
-            return len(x)
-        # The other half of the limit is the feed-forward part's.
-        sequence = _COPIES * x.shape[1] * x.shape[2] * np.result_type(x, np.float32).itemsize
-        return max(1, self._memory_limit // 2 // max(sequence, 1))
+        """As many as make up a chunk where weights are compressed, and as the limit allows."""
+        count, (_, seq, width) = len(x), x.shape
+        if is_compressed(self.attn.c_attn.weight):
+            count = CHUNK_TOKENS // seq
+        if self._memory_limit is not None:
+            sequence = _COPIES * seq * width * np.result_type(x, np.float32).itemsize
+            # The other half of the limit is the feed-forward part's.
+            count = min(count, self._memory_limit // 2 // sequence)
+        return max(1, count)

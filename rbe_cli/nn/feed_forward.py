@@ -10,10 +10,13 @@ from rbe_cli.kernels.arrays import Floating, Norm
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.observer import GradientObserver, Observer
+from rbe_cli.nn.weight import is_compressed
 
 # Of a chunk's hidden layer: in float32, and rounded to 16 bits for the product; backward the
 # hidden layer, what is made of it, its gradient, and room for one more.
 _FORWARD_COPIES, _BACKWARD_COPIES = 2, 4
+CHUNK_TOKENS = 256
+"""Tokens at once where weights are compressed: kernels take no more, and caches hold them."""
 
 
 class FeedForward:
@@ -22,7 +25,7 @@ class FeedForward:
     Attributes:
         checkpoint: c_fc's output is computed again in the backward pass, and not kept for it.
         memory_limit: bytes that what lies between input and output may take at once; tokens
-            then go through in chunks, at least one at a time. None for all at once.
+            then go through in chunks, at least one at a time. None for no limit.
 
     Args:
         c_fc: `[d, n_inner]`.
@@ -48,7 +51,8 @@ class FeedForward:
         tokens = x.reshape(-1, x.shape[-1])
         kind = np.result_type(x, np.float32)
         out = np.empty((len(tokens), self.c_proj.weight.shape[1]), kind)
-        for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES):
+        most = CHUNK_TOKENS if is_compressed(self.c_fc.weight) else len(tokens)
+        for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES, most):
             shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
             with self._kernels.buffers.borrow(shape, kind) as hidden:
                 self.c_fc(
@@ -83,7 +87,7 @@ class FeedForward:
         tokens, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         kept = None if hidden is None else hidden.reshape(len(tokens), -1)
         out = np.empty_like(tokens)
-        for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES):
+        for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES, len(tokens)):
             own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
             inner = self.c_proj.backward(self.activated(own), grads[chunk], observe)
             self._kernels.activate_backward(self._activation, own, inner)
@@ -96,11 +100,11 @@ class FeedForward:
         self._kernels.activate(self._activation, out)
         return out
 
-    def _chunks(self, tokens: int, kind: DTypeLike, copies: int) -> Iterator[slice]:
-        """Stretches of tokens of whose hidden layer so many copies are within the limit."""
-        count = tokens
+    def _chunks(self, tokens: int, kind: DTypeLike, copies: int, count: int) -> Iterator[slice]:
+        """Stretches of `count` tokens, or as many of whose hidden layer so many copies fit."""
         if self.memory_limit is not None:
             width, hidden = self.c_fc.weight.shape
-            count = self.memory_limit // (np.dtype(kind).itemsize * (width + copies * hidden))
+            each = np.dtype(kind).itemsize * (width + copies * hidden)
+            count = min(count, self.memory_limit // each)
         for start in range(0, tokens, max(count, 1)):
             yield slice(start, min(start + max(count, 1), tokens))

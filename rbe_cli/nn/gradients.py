@@ -5,9 +5,12 @@ from collections.abc import Collection
 import numpy as np
 
 from rbe_cli.kernels.arrays import Float64, Floating, Int64
+from rbe_cli.nn.activations import Tape
 from rbe_cli.nn.embedding import Embedding
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.loss import cross_entropy
 from rbe_cli.nn.weight import parameter_gradients, parameters
 
 
@@ -80,3 +83,27 @@ class Gradients:
 
 def _bias(name: str) -> str:
     return f"{name.removesuffix('weight')}bias"
+
+
+def loss_and_gradients(
+    model: Gpt2, tokens: Int64, wanted: Collection[str] | None = None, *, checkpoint: bool = True
+) -> tuple[float, dict[str, Floating]]:
+    """Mean cross-entropy of next tokens, nats, and its gradients by name.
+
+    Args:
+        model: computes.
+        tokens: ids `[batch, seq]`, of which all but the last are read and all but the first
+            predicted.
+        wanted: names of parameters (`parameters.split`); None for all.
+        checkpoint: keep the blocks' inputs alone for the backward pass.
+
+    Raises:
+        UsageError: as `Gpt2.forward`.
+    """
+    found, targets = Gradients(wanted), tokens[:, 1:]
+    with Tape(checkpoint=checkpoint) as tape:
+        logits = model.logits(model.record(tokens[:, :-1], tape))
+        loss, grad = cross_entropy(logits, targets)
+        grad /= grad.dtype.type(targets.size)
+        model.backward(tape, grad, found)
+    return loss / targets.size, found.sums

@@ -28,6 +28,11 @@ def dense(weight: Weight) -> Floating:
     return found.dense() if isinstance(found, PanelMatrix) else found
 
 
+def is_compressed(weight: Weight) -> bool:
+    """Whether it is multiplied by as it is stored, some 256 tokens at a time."""
+    return isinstance(weight, PanelMatrix | CodedMatrix)
+
+
 def parameters(weight: Weight) -> dict[str, Floating]:
     """What can be trained, by the suffix of its name; of a dense matrix, which has none, itself.
 

@@ -37,10 +37,12 @@ def test_the_peak_stays_under_the_limit(fast, largest):
         fast.buffers.clear()  # or a peak would miss what is borrowed
         return mlp(x)
 
-    assert peak_bytes(forgetting) > 3000 * 256 * 4
+    # Compressed weights are multiplied by 256 tokens at a time anyway.
+    all_at_once = 3000 * 256 * 4
+    assert (peak_bytes(forgetting) > all_at_once) == (largest is None)
     for limit in (2_000_000, 800_000, 400_000):
         mlp.memory_limit = limit
-        assert limit / 8 < peak_bytes(forgetting) <= limit
+        assert min(limit, 500_000) / 8 < peak_bytes(forgetting) <= limit
 
 
 def test_what_is_kept_changes_no_gradient(kernels):

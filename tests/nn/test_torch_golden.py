@@ -8,11 +8,9 @@ import pytest
 
 from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.nn import parameters
-from rbe_cli.nn.activations import Tape
 from rbe_cli.nn.adam import Adam
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.gradients import Gradients
-from rbe_cli.nn.loss import cross_entropy
+from rbe_cli.nn.gradients import loss_and_gradients
 
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.append(str(FIXTURES))
@@ -20,17 +18,6 @@ sys.path.append(str(FIXTURES))
 from golden_models import BETAS, CONFIGS, EPS, RATE, golden_batches, golden_tensors  # noqa: E402
 
 GOLDEN = np.load(FIXTURES / "torch_golden.npz")
-
-
-def loss_and_gradients(config, tensors, kernels, tokens):
-    """Mean cross-entropy of the next tokens, and its gradients by name."""
-    model, found = Gpt2(config, tensors, kernels), Gradients()
-    with Tape() as tape:
-        logits = model.logits(model.record(tokens[:, :-1], tape))
-        loss, grad = cross_entropy(logits, tokens[:, 1:])
-        predictions = tokens[:, 1:].size
-        model.backward(tape, grad / np.float32(predictions), found)
-    return loss / predictions, found.sums
 
 
 def model_tensors(config):
@@ -43,7 +30,7 @@ def model_tensors(config):
 def test_all_gradients_equal_torch_s(kernels, label):
     config = CONFIGS[label]
     tokens = golden_batches(config)[0]
-    _, found = loss_and_gradients(config, model_tensors(config), kernels, tokens)
+    _, found = loss_and_gradients(Gpt2(config, model_tensors(config), kernels), tokens)
     assert len(found) == 2 + 12 * config.n_layer + 2 + (not config.tie_word_embeddings)
     for name, own in found.items():
         expected = GOLDEN[f"{label} gradient {name}"]
@@ -57,7 +44,7 @@ def test_ten_steps_of_training_give_torch_s_losses(kernels, label):
     config = CONFIGS[label]
     tensors, adam, losses = model_tensors(config), Adam(BETAS, EPS), []
     for tokens in golden_batches(config):
-        loss, gradients = loss_and_gradients(config, tensors, kernels, tokens)
+        loss, gradients = loss_and_gradients(Gpt2(config, tensors, kernels), tokens)
         losses.append(loss)
         values = parameters.split(tensors)
         moved = adam.step(values, gradients, dict.fromkeys(values, RATE))

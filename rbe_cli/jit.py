@@ -27,21 +27,17 @@ def _survive_full_disk(dispatcher: Any) -> None:
     dispatcher._cache.save_overload = save_if_possible
 
 
-def jit(*, parallel: bool = False) -> Callable[[Kernel], Kernel]:
+def jit() -> Callable[[Kernel], Kernel]:
     """Compile on first call, without the GIL and without checks for division by zero.
 
-    Args:
-        parallel: run `prange` loops on Numba's threads.
-
     A product may be contracted with a sum to a fused multiply-add. The order of sums stays as it
-    is written (kernels/sums.py says why), so that a kernel gives the same bits in every run.
+    is written, so that a kernel gives the same bits in every run: left to the compiler
+    (`reassoc`), it may differ between code that was just compiled and the same from the cache.
     """
 
     def compiled(function: Kernel, cache: bool) -> Kernel:
         # Python's error model would keep loops that divide from being vectorised.
-        decorate = njit(
-            cache=cache, nogil=True, error_model="numpy", fastmath={"contract"}, parallel=parallel
-        )
+        decorate = njit(cache=cache, nogil=True, error_model="numpy", fastmath={"contract"})
         dispatcher = decorate(function)
         _survive_full_disk(dispatcher)
         return cast(Kernel, dispatcher)

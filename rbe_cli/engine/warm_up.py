@@ -1,23 +1,25 @@
 """Compile what a model needs before it is needed, and say so if that takes time.
 
-Programs of the team are compiled apart (kernels/native.py). Numba compiles its own kernels when
-they first run and keeps the code on disk: each is therefore run once on tiny arrays; only if
-one is really compiled, and not found in the cache, is progress reported.
+Programs of the team are compiled apart (kernels/native.py). Numba compiles the codec's functions
+when they first run and keeps the code on disk: each is therefore run once on tiny arrays; only
+if one is really compiled, and not found in the cache, is progress reported.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
-import numpy as np
-
-from rbe_cli.kernels import activations, layer_norm, matmul
+from rbe_cli.kernels import activations, attention, layer_norm, matmul
 from rbe_cli.kernels.native import load
-from rbe_cli.kernels.table import Kernels
 from rbe_cli.kernels.team import TEAM_PROGRAMS
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 
-_FORWARD = (*TEAM_PROGRAMS, matmul.LINEAR, layer_norm.FORWARD, activations.ACTIVATE_PROGRAM)
+_FORWARD = (
+    *TEAM_PROGRAMS,
+    matmul.LINEAR,
+    layer_norm.FORWARD,
+    attention.ATTENTION_PROGRAM,
+    activations.ACTIVATE_PROGRAM,
+)
 
 
 def warm_up(model: Gpt2, progress: Progress, backward: bool = False) -> None:
@@ -26,8 +28,6 @@ def warm_up(model: Gpt2, progress: Progress, backward: bool = False) -> None:
     if team is not None:
         programs = (*_FORWARD, layer_norm.BACKWARD) if backward else _FORWARD
         load(programs, team.instructions, progress)
-        steps = [partial(_attention_step, model.kernels)]
-        compile_steps("compiling kernels (first run only)", steps, progress)
 
 
 def compile_steps(stage: str, steps: Sequence[Callable[[], object]], progress: Progress) -> None:
@@ -52,10 +52,3 @@ def compile_steps(stage: str, steps: Sequence[Callable[[], object]], progress: P
             step()
     if reporter.reported >= 0:
         progress(stage, len(steps), len(steps))
-
-
-def _attention_step(kernels: Kernels) -> None:
-    qkv = np.zeros((1, 1, 3), np.float32)  # one head of one dimension
-    cache = np.zeros((2, 1, 1, 1, 1), np.float32)  # keys and values
-    index = np.zeros(1, np.int64)
-    kernels.attention(qkv, cache[0], cache[1], index, index, 1.0, np.zeros((1, 1, 1), np.float32))

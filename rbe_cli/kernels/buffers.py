@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from rbe_cli.kernels.arrays import Floating
 
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28
 
 
 class BufferPool:

@@ -12,7 +12,7 @@ from rbe_cli.kernels.team import Team
 FORWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_program", 3)
 BACKWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_backward_program", 3)
 Passes = Literal["fused", "standard"]
-_BLOCK_ROWS = 32  # that are summed for gamma and beta by one thread, whatever their number
+_BLOCK_ROWS = 64  # that are summed for gamma and beta by one thread, whatever their number
 _LEAST_STREAM = 4_000_000  # bytes of a result that whoever reads it would not find in the cache
 _MIN_PARALLEL_ELEMENTS = 1 << 16  # below, waking a thread costs more than it saves
 

@@ -102,6 +102,27 @@ LAYER_NORM_BACKWARD = np.dtype(
         ("block_rows", _INT),
     ]
 )
+ATTENTION = np.dtype(
+    [
+        ("qkv", _INT),  # address of float32 [batch, seq, 3 * heads * head_dim]
+        ("qkv_stride", _INT),  # of a token
+        ("out", _INT),  # address of float32 [batch, seq, heads * head_dim]
+        ("out_stride", _INT),
+        ("keys", _INT),  # addresses of float32 [cache rows, heads, capacity, head_dim]
+        ("values", _INT),
+        ("row_bytes", _INT),
+        ("head_bytes", _INT),
+        ("rows", _INT),  # address of int64 [batch], each sequence's row
+        ("starts", _INT),  # address of int64 [batch], positions that the row holds already
+        ("scale", _FLOAT),
+        ("batch", _INT),
+        ("seq", _INT),
+        ("heads", _INT),
+        ("head_dim", _INT),
+        ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
+        ("scratch_bytes", _INT),
+    ]
+)
 ACTIVATE = np.dtype(
     [
         ("activation", _INT),  # its number in ACTIVATIONS

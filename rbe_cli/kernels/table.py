@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from rbe_cli.checkpoint.config import Activation
@@ -67,7 +66,7 @@ def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
 
 
 def _fast(threads: int | None) -> Kernels:
-    from rbe_cli.kernels import activations, layer_norm, reference
+    from rbe_cli.kernels import activations, attention, layer_norm, reference
     from rbe_cli.kernels.matmul import matmul
     from rbe_cli.kernels.team import get_team
 
@@ -78,22 +77,12 @@ def _fast(threads: int | None) -> Kernels:
         layer_norm=partial(layer_norm.layer_norm, team),
         layer_norm_standard=partial(layer_norm.layer_norm, team, passes="standard"),
         layer_norm_backward=partial(layer_norm.layer_norm_backward, team),
-        attention=_numba("attention", "attention", team.threads),
+        attention=partial(attention.attention, team),
         attention_backward=reference.attention_backward,  # its time is BLAS's
         activate=partial(activations.activate, team),
         activate_backward=partial(activations.activate_backward, team),
         team=team,
     )
-
-
-def _numba(module: str, name: str, *first: object) -> Callable[..., None]:
-    """A kernel that imports Numba, a quarter of a second, when it is first called."""
-
-    def call(*arguments: object) -> None:
-        function = getattr(import_module(f"rbe_cli.kernels.{module}"), name)
-        function(*first, *arguments)
-
-    return call
 
 
 def _reference() -> Kernels:

@@ -166,8 +166,10 @@ def _compress(
     file = OutputFile(checkpoint, settings.goals, options.preset, text.description, options.seed)
     target = first_target(settings, file)
     rate = matrix_rate(checkpoint.config, settings, target)
+    # More text than this makes no better metric, though it does a better tuning.
+    few = options.calib_samples or calibration.default_samples(checkpoint.config)
     metric = measure(
-        model, tensors, text.used, settings, rate, options.seed, workers, folder, progress
+        model, tensors, text.used[:few], settings, rate, options.seed, workers, folder, progress
     )
     storing = Storing(
         checkpoint.config, tensors, settings, metric, file.size, workers, folder, progress

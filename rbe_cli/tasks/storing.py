@@ -29,7 +29,7 @@ from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
 _VECTOR_SURPLUS = 4.0  # bits a value of a vector, above those of the matrices
-_SURPLUS = 0.024  # of a step, at 0 bits: what reconstructed matrices would be larger by
+_SURPLUS = 0.016  # of a step, at 0 bits: what reconstructed matrices would be larger by
 Size = Callable[[Sequence[StoredTensor], Mapping[str, int]], float]
 
 

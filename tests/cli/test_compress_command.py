@@ -29,6 +29,7 @@ FIELDS = [
     "peak_rss_bytes",
     "tensors",
     "quality",
+    "tuning",
 ]
 TENSOR_FIELDS = [
     "name",

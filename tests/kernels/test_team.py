@@ -128,3 +128,23 @@ def test_an_interruption_leaves_the_team_in_order(wait):
         child.send_signal(signal.SIGINT)
         assert child.stdout.readline() == "same\n"
         assert child.wait(20) == 0
+
+
+def test_python_threads_may_attend_at_once(fast_2):
+    """They take turns."""
+    qkv = np.ones((8, 64, 3 * 64), np.float32)
+    rows, starts = np.arange(8), np.zeros(8, np.int64)
+    outs = [np.zeros((8, 64, 64), np.float32) for _ in range(2)]
+
+    def work(out):
+        keys, values = np.zeros((2, 8, 4, 64, 16), np.float32)
+        for _ in range(20):
+            fast_2.attention(qkv, keys, values, rows, starts, 1.0, out)
+
+    threads = [threading.Thread(target=work, args=(out,)) for out in outs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for out in outs:
+        np.testing.assert_allclose(out, 1, rtol=1e-6)

@@ -90,6 +90,7 @@ def test_larger_models_are_calibrated_on_fewer_sequences_by_default():
         vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
     )
     assert (default_samples(small_config()), default_samples(gpt2_124m)) == (128, 48)
+    assert default_samples(gpt2_124m, tunes=True) == 4 * 48
 
 
 @pytest.mark.parametrize("samples", [100, 1000])

@@ -43,7 +43,7 @@ _TANH_CUBIC_3 = np.float32(-6 * math.sqrt(2 / math.pi) * 0.044715)
 _QUICK_SLOPE = np.float32(-1.702)
 _DENSITY_AT_0 = np.float32(1 / math.sqrt(2 * math.pi))
 # Beyond these, a derivative is that of its asymptote.
-_GELU_END, _QUICK_END, _SILU_END = np.float32(15), np.float32(60), np.float32(100)
+_GELU_END, _QUICK_END = np.float32(15), np.float32(60)
 # erfc(z) = t (a1 + t (a2 + ...)) e^(-z^2), t = 1 / (1 + p z): Abramowitz & Stegun 7.1.26, whose
 # absolute error is 1.5e-7.
 _P = np.float32(0.3275911 * math.sqrt(0.5))
@@ -123,6 +123,14 @@ def _times_sigmoid_slope(x: Any, negative: Any, slope: Any) -> Any:
 
 
 @native_jit
+def _silu_slope(x: Any) -> Any:
+    """Derivative of x sigmoid(x), which no finite x makes infinite."""
+    one = splat_float(_ONE)
+    gate = one / (one + exp(splat_float(_ZERO) - x))
+    return gate * fused(x, one - gate, one)
+
+
+@native_jit
 def _gelu_slope(x: Any) -> Any:
     """Phi(x) + x phi(x), of the normal distribution and its density."""
     half = splat_float(_HALF)
@@ -147,9 +155,7 @@ def activate_backward(number: int, x: int, grad: int, length: int) -> None:
             slope = splat_float(_QUICK_SLOPE)
             y = change * _times_sigmoid_slope(v, v * slope, slope)
         elif number == 3:
-            v = _bounded(own, _SILU_END)
-            slope = splat_float(-_ONE)
-            y = change * _times_sigmoid_slope(v, v * slope, slope)
+            y = change * _silu_slope(own)
         else:
             y = where_positive(own, change, splat_float(_ZERO))
         store_floats(grad + i, y)

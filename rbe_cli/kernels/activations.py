@@ -5,7 +5,7 @@ import numpy as np
 from rbe_cli.checkpoint.config import Activation
 from rbe_cli.kernels.arrays import Float32
 from rbe_cli.kernels.native import Entry, load
-from rbe_cli.kernels.records import ACTIVATE, ACTIVATIONS, address
+from rbe_cli.kernels.records import ACTIVATE, ACTIVATIONS, address, float_address
 from rbe_cli.kernels.team import Team
 
 ACTIVATE_PROGRAM = Entry("rbe_cli.kernels.vector_math", "activate_program", 3)
@@ -41,5 +41,5 @@ def _run(team: Team, name: Activation, x: Float32, grad: Float32 | None) -> None
     (program,) = load([ACTIVATE_PROGRAM], team.instructions)
     job = np.zeros(1, ACTIVATE)
     job["activation"], job["length"] = ACTIVATIONS[name], x.size
-    job["x"], job["grad"] = address(x), 0 if grad is None else address(grad)
+    job["x"], job["grad"] = float_address(x), 0 if grad is None else float_address(grad)
     team.run(program, address(job), 1 if x.size < _MIN_PARALLEL_ELEMENTS else None)

@@ -5,7 +5,7 @@ import numpy as np
 from rbe_cli.kernels import reference
 from rbe_cli.kernels.arrays import Float32, Int64, Mask
 from rbe_cli.kernels.native import Entry, load
-from rbe_cli.kernels.records import ATTENTION, address, score_bytes
+from rbe_cli.kernels.records import ATTENTION, address, float_address, score_bytes
 from rbe_cli.kernels.team import Team
 
 ATTENTION_PROGRAM = Entry("rbe_cli.kernels.causal_attention", "attention_program", 3)
@@ -38,9 +38,9 @@ def attention(
     scratch = np.empty((team.threads, score_bytes(length)), np.uint8)
     rows, starts = (np.ascontiguousarray(own, np.int64) for own in (rows, starts))
     job = np.zeros(1, ATTENTION)
-    job["qkv"], job["qkv_stride"] = address(qkv), 4 * qkv.shape[2]
-    job["out"], job["out_stride"] = address(out), 4 * width
-    job["keys"], job["values"] = address(keys), address(values)
+    job["qkv"], job["qkv_stride"] = float_address(qkv), 4 * qkv.shape[2]
+    job["out"], job["out_stride"] = float_address(out), 4 * width
+    job["keys"], job["values"] = float_address(keys), float_address(values)
     job["row_bytes"], job["head_bytes"] = keys.strides[:2]
     job["rows"], job["starts"], job["scale"] = address(rows), address(starts), scale
     job["batch"], job["seq"], job["heads"] = batch, seq, heads

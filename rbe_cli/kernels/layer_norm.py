@@ -6,7 +6,7 @@ import numpy as np
 
 from rbe_cli.kernels.arrays import Float32, Float64, Floating
 from rbe_cli.kernels.native import Entry, load
-from rbe_cli.kernels.records import LAYER_NORM, LAYER_NORM_BACKWARD, address
+from rbe_cli.kernels.records import LAYER_NORM, LAYER_NORM_BACKWARD, address, float_address
 from rbe_cli.kernels.team import Team
 
 FORWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_program", 3)
@@ -43,8 +43,9 @@ def layer_norm(
     if statistics is None:
         statistics = np.empty((len(x), 2))
     job = np.zeros(1, LAYER_NORM)
-    job["x"], job["out"], job["x_stride"] = address(x), address(out), x.strides[0]
-    job["gamma"], job["beta"], job["eps"] = address(gamma), address(beta), eps
+    locate = address if x.dtype == out.dtype == np.float16 else float_address
+    job["x"], job["out"], job["x_stride"] = locate(x), locate(out), x.strides[0]
+    job["gamma"], job["beta"], job["eps"] = float_address(gamma), float_address(beta), eps
     job["statistics"], job["flags"] = address(statistics), team.flags
     job["tokens"], job["length"] = x.shape
     job["is_half"], job["fused"] = x.dtype == np.float16, passes == "fused"
@@ -74,9 +75,9 @@ def layer_norm_backward(
     blocks = -(-tokens // _BLOCK_ROWS)
     sums = np.empty((blocks, 2, length), np.float32)
     job = np.zeros(1, LAYER_NORM_BACKWARD)
-    job["x"], job["grad"], job["out"] = address(x), address(grad), address(out)
+    job["x"], job["grad"], job["out"] = (float_address(own) for own in (x, grad, out))
     job["x_stride"], job["statistics"] = x.strides[0], address(statistics)
-    job["gamma"], job["sums"] = address(gamma), address(sums)
+    job["gamma"], job["sums"] = float_address(gamma), address(sums)
     job["tokens"], job["length"] = x.shape
     job["blocks"], job["block_rows"] = blocks, _BLOCK_ROWS
     team.run(program, address(job), 1 if x.size < _MIN_PARALLEL_ELEMENTS else None)

@@ -7,7 +7,14 @@ from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS
 from rbe_cli.kernels.arrays import Float32, Norm
 from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.panel import PanelMatrix
-from rbe_cli.kernels.records import ACTIVATIONS, MATMUL, activation_bytes, address, scratch_bytes
+from rbe_cli.kernels.records import (
+    ACTIVATIONS,
+    MATMUL,
+    activation_bytes,
+    address,
+    float_address,
+    scratch_bytes,
+)
 from rbe_cli.kernels.team import Team
 
 LINEAR = Entry("rbe_cli.kernels.linear", "linear_program", 3)
@@ -54,15 +61,19 @@ def matmul(
     job["scratch"], job["scratch_bytes"] = address(scratch), scratch.strides[0]
     job["activation"] = -1 if activation is None else ACTIVATIONS[activation]
     if norm is not None:
-        job["gamma"], job["beta"], job["eps"] = address(norm.gamma), address(norm.beta), norm.eps
+        job["gamma"], job["beta"], job["eps"] = (
+            float_address(norm.gamma),
+            float_address(norm.beta),
+            norm.eps,
+        )
     for start in range(0, len(x), _MOST_TOKENS):
         source, target = x[start : start + _MOST_TOKENS], out[start : start + _MOST_TOKENS]
         if own_x and norm is None:
             padded_x[: len(source), :rows] = source
         used_x, used_out = padded_x if own_x else source, padded_out if own_out else target
-        job["source"], job["source_stride"] = address(source), source.strides[0]
+        job["source"], job["source_stride"] = float_address(source), source.strides[0]
         job["x"], job["x_stride"] = address(used_x), used_x.strides[0]
-        job["out"], job["out_stride"] = address(used_out), used_out.strides[0]
+        job["out"], job["out_stride"] = float_address(used_out), used_out.strides[0]
         job["tokens"] = len(source)
         small = len(source) * rows * columns < _MIN_PARALLEL_WORK
         team.run(program, address(job), 1 if small else None)

@@ -4,7 +4,7 @@ Kernels that run without Numba (kernels/native.py) take no arrays. Who fills a r
 arrays behind its addresses alive. All lengths are counted in elements, all strides in bytes.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,3 +209,14 @@ def address(array: NDArray[np.generic]) -> int:
     # Not by `__array_interface__`, which loses a Ctrl-C: numpy clears errors while it describes
     # records.
     return int(array.ctypes.data)
+
+
+def float_address(array: NDArray[np.floating[Any]]) -> int:
+    """Where a float32 array's elements lie, one after the other.
+
+    Raises:
+        TypeError: it is of another type, which compiled kernels would misread, or in pieces.
+    """
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise TypeError(f"compiled kernels take contiguous float32, not {array.dtype}")
+    return address(array)

@@ -51,7 +51,8 @@ class FeedForward:
         tokens = x.reshape(-1, x.shape[-1])
         kind = np.result_type(x, np.float32)
         out = np.empty((len(tokens), self.c_proj.weight.shape[1]), kind)
-        most = CHUNK_TOKENS if is_compressed(self.c_fc.weight) else len(tokens)
+        is_chunked = observe is None and is_compressed(self.c_fc.weight)
+        most = CHUNK_TOKENS if is_chunked else len(tokens)
         for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES, most):
             shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
             with self._kernels.buffers.borrow(shape, kind) as hidden:

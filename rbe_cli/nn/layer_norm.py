@@ -188,4 +188,4 @@ def _kept(parameter: Parameter) -> Parameter:
     """Arrays are copied, as kernels take contiguous ones of their own."""
     if isinstance(parameter, np.ndarray):
         return np.array(parameter, np.result_type(parameter, np.float32), order="C")
-    return parameter
+    return parameter if isinstance(parameter, CompressedVector) else float(parameter)

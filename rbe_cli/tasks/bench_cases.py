@@ -21,7 +21,6 @@ from rbe_cli.nn.gradients import Gradients
 from rbe_cli.nn.weight import Weight, dense
 from rbe_cli.tasks.bench_shape import Op, Shape
 
-_LARGEST = 127  # integer of a weight
 Layer = Callable[[], Floating]
 
 

@@ -166,3 +166,11 @@ def test_tied_embeddings_add_both_uses():
     both = own["wte.weight"] + own["lm_head.weight"]
     np.testing.assert_allclose(tied, both, rtol=1e-4, atol=1e-3)
     assert relative_error(own["wte.weight"], tied) > 0.1
+
+
+def test_compiled_kernels_refuse_what_they_would_misread(fast):
+    config = small_config()
+    tensors = parameters.float64(as_dense(random_tensors(config)))
+    tokens = np.ones((1, 3), np.int64)
+    with pytest.raises(TypeError, match="compiled kernels take contiguous float32, not float64"):
+        Gpt2(config, tensors, fast).forward(tokens)

@@ -45,6 +45,7 @@ class Checkpoint:
         source: what the user asked for (`demo`, a path, `org/name@revision`).
         source_hash: `xxh3:` + 16 hex digits over the weight files' bytes.
         weight_bytes: bytes of the weight files on disk.
+        notes: what the user should know about the files, one sentence each.
     """
 
     config: Gpt2Config
@@ -53,3 +54,4 @@ class Checkpoint:
     source: str
     source_hash: str
     weight_bytes: int
+    notes: tuple[str, ...] = ()

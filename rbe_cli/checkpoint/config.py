@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from rbe_cli.checkpoint.end_of_text import end_of_text_ids
 from rbe_cli.errors import CheckpointError
 
 Activation = Literal["gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
@@ -31,7 +32,14 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
     bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None  # a tuple holds at least two
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Return the ids that end a text; there may be none."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
     @property
     def head_dim(self) -> int:
@@ -62,14 +70,30 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not 0.0 <= self.layer_norm_epsilon < 1.0:
             raise CheckpointError(f"config: layer_norm_epsilon = {self.layer_norm_epsilon}")
-        for key in ("bos_token_id", "eos_token_id"):
-            token = getattr(self, key)
-            if token is not None and not 0 <= token < self.vocab_size:
-                raise CheckpointError(f"config: {key} = {token} is outside the vocabulary")
+        self._validate_special_tokens()
+
+    def _validate_special_tokens(self) -> None:
+        ends = self.eos_token_ids
+        bos = () if self.bos_token_id is None else (self.bos_token_id,)
+        for key, tokens in (("bos_token_id", bos), ("eos_token_id", ends)):
+            for token in tokens:
+                if not 0 <= token < self.vocab_size:
+                    raise CheckpointError(f"config: {key} = {token} is outside the vocabulary")
+        # One list has one form only.
+        if len(set(ends)) < len(ends) or (isinstance(self.eos_token_id, tuple) and len(ends) < 2):
+            raise CheckpointError("config: a list of eos_token_id holds two ids or more, each once")
 
     @classmethod
-    def from_hugging_face(cls, raw: dict[str, Any]) -> "Gpt2Config":
-        """Read a `config.json` (already parsed), with GPT-2's defaults for absent keys.
+    def from_hugging_face(
+        cls, raw: dict[str, Any], generation_config: dict[str, Any] | None = None
+    ) -> "Gpt2Config":
+        """Read Hugging Face's configuration, with GPT-2's defaults for absent keys.
+
+        Special tokens outside the vocabulary are left out.
+
+        Args:
+            raw: the parsed `config.json`.
+            generation_config: the parsed `generation_config.json`; None if there is none.
 
         Raises:
             CheckpointError: a key is missing, has the wrong type, or asks for something
@@ -87,14 +111,25 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         known["activation_function"] = activation
         known.setdefault("n_positions", raw.get("n_ctx"))
         known.setdefault("n_inner", 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else 0)
-        # Padding or end markers outside the vocabulary only matter to training scripts.
-        for key in ("bos_token_id", "eos_token_id"):
-            token, vocab = known.get(key), known.get("vocab_size")
-            if isinstance(token, int) and isinstance(vocab, int) and not 0 <= token < vocab:
-                del known[key]
+        known["eos_token_id"] = end_of_text_ids(raw, generation_config)
+        _drop_tokens_outside_the_vocabulary(known)
         try:
             config = msgspec.convert(known, cls)
         except msgspec.ValidationError as error:
             raise CheckpointError(f"config: {error}") from error
         config.validate()
         return config
+
+
+def _drop_tokens_outside_the_vocabulary(known: dict[str, Any]) -> None:
+    """Keep those of `bos_token_id` and `eos_token_id` that the model can give.
+
+    A list of one end becomes a number, and an empty one None.
+    """
+    vocab, bos = known.get("vocab_size"), known.get("bos_token_id")
+    if not isinstance(vocab, int):
+        return  # which is reported with the other wrong types
+    if isinstance(bos, int) and not 0 <= bos < vocab:
+        del known["bos_token_id"]
+    ends = tuple(token for token in known["eos_token_id"] if 0 <= token < vocab)
+    known["eos_token_id"] = ends if len(ends) > 1 else next(iter(ends), None)

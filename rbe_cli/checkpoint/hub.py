@@ -23,7 +23,7 @@ from rbe_cli.checkpoint.weight_files import weights_in_folder
 from rbe_cli.errors import NotFoundError, OfflineError, RbeError
 from rbe_cli.progress import Progress
 
-_SMALL_FILES = ("config.json", *TOKENIZER_FILES)
+_SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 # The second kind is only downloaded from a repository that lacks the first.
 _WEIGHT_PATTERNS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from rbe_cli.checkpoint.assemble import assemble
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.end_of_text import end_of_text_notes
 from rbe_cli.checkpoint.files import read_json_object, xxh3_of_files
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
 from rbe_cli.checkpoint.weight_files import list_tensors, weights_in_folder, weights_of_file
@@ -45,7 +46,7 @@ def open_checkpoint(
     path = _locate(source, offline=offline, progress=progress)
     weights = weights_in_folder(path) if path.is_dir() else weights_of_file(path)
     folder = path if path.is_dir() else path.parent
-    config = Gpt2Config.from_hugging_face(read_json_object(folder / "config.json"))
+    config, notes = _read_config(folder)
     return Checkpoint(
         config=config,
         tensors=assemble(list_tensors(weights), config),
@@ -53,7 +54,17 @@ def open_checkpoint(
         source=source,
         source_hash=xxh3_of_files(weights),
         weight_bytes=sum(file.stat().st_size for file in weights),
+        notes=tuple(notes),
     )
+
+
+def _read_config(folder: Path) -> tuple[Gpt2Config, list[str]]:
+    """The folder's configuration, and notes on what of it is left out."""
+    raw, generation = read_json_object(folder / "config.json"), None
+    if (folder / "generation_config.json").is_file():
+        generation = read_json_object(folder / "generation_config.json")
+    config = Gpt2Config.from_hugging_face(raw, generation)
+    return config, end_of_text_notes(raw, generation, config.vocab_size)
 
 
 def _locate(source: str, *, offline: bool, progress: Progress | None) -> Path:

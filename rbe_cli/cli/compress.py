@@ -197,6 +197,8 @@ def compress(
         check_kind(output, MAGIC)
     with out.progress() as progress:
         checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    for note in checkpoint.notes:
+        out.note(note)
     _check_matches(rules, checkpoint.tensors)
     jobs = jobs or threads
     if limit is not None:

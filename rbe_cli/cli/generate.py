@@ -58,6 +58,9 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End at this text, which is left out. Repeatable.")
     ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
+    ] = False,
     seed: Seed = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     batch: Annotated[
@@ -143,7 +146,8 @@ def generate(
             session = Session(model, rows, kv_type.value, activations.value, progress)
     if session.coded_layers:
         out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
-    writer = _Writer(session, tokenizer, options, out, stream=not no_stream)
+    ends = () if ignore_eos else config.eos_token_ids
+    writer = _Writer(session, tokenizer, options, out, not no_stream, ends)
     if interactive:
         _converse(writer, tokenizer, out, batch)
     else:
@@ -160,12 +164,14 @@ class _Writer:
         options: "GenerationOptions",
         out: Output,
         stream: bool,
+        eos_token_ids: tuple[int, ...],
     ) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._options = options
         self._out = out
         self._stream = stream
+        self._eos_token_ids = eos_token_ids
 
     def write(self, prompts: list[Prompt]) -> None:
         from rbe_cli.text.recording import RecordedGeneration
@@ -175,7 +181,7 @@ class _Writer:
             [prompt.tokens for prompt in prompts],
             self._options,
             self._tokenizer,
-            self._session.model.config.eos_token_id,
+            self._eos_token_ids,
         )
         if self._out.format is Format.human:
             self._write_text(prompts, generation)

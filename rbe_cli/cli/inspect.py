@@ -1,5 +1,6 @@
 """`rbe inspect`: what a `.rbe` file says of itself."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,6 +100,7 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
             f"{config['n_layer']} layers, {config['n_embd']} wide, {config['n_head']} heads, "
             f"vocabulary {config['vocab_size']}, context {config['n_positions']}",
         ),
+        ("end of text", _ends(config["eos_token_id"])),
         ("parameters", f"{found['parameters']:,}"),
         ("bits per weight", f"{found['bits_per_weight']:.3f}"),
         ("file", size(found["file_bytes"])),
@@ -134,3 +136,10 @@ def _bar(bits: float) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _ends(ids: int | Sequence[int] | None) -> str:
+    """The tokens that end a text, for people."""
+    if ids is None:
+        return "no token"
+    return f"token {ids}" if isinstance(ids, int) else f"tokens {', '.join(map(str, ids))}"

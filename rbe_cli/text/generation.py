@@ -1,6 +1,6 @@
 """The generation loop: prefill each row, then decode all rows that go on, one token at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -53,10 +53,10 @@ class GenerationStep:
 
     Attributes:
         row: index of the prompt.
-        token: its id; the end-of-text token too is a step.
+        token: its id; an end-of-text token too is a step.
         text: what can be shown since the row's last step. It lags behind the tokens while a
             character is incomplete or a stop string is undecided, so it may be empty.
-        finish_reason: None while the row goes on; `eos`: the end-of-text token; `stop`: a stop
+        finish_reason: None while the row goes on; `eos`: an end-of-text token; `stop`: a stop
             string; `length`: `max_tokens`; `context`: no position is left.
     """
 
@@ -81,7 +81,7 @@ def generate(
     prompts: Sequence[NDArray[np.int64]],
     options: GenerationOptions,
     tokenizer: Tokenizer | None,
-    eos_token_id: int | None,
+    eos_token_ids: Collection[int],
 ) -> Iterator[GenerationStep]:
     """Continue every prompt `[n]`, each in the session's row of the same index.
 
@@ -94,7 +94,7 @@ def generate(
         prompts: ids below `session.vocab_size`.
         options: how tokens are chosen and when a row ends.
         tokenizer: None leaves every step's text empty.
-        eos_token_id: ends a row; None if no token does.
+        eos_token_ids: tokens that end a row; empty if none does.
 
     Raises:
         UsageError: a prompt is empty, or longer than the context and `on_overflow` is `stop`;
@@ -115,7 +115,7 @@ def generate(
         )
         for index, prompt in enumerate(prompts)
     ]
-    return _steps(session, rows, options, eos_token_id)
+    return _steps(session, rows, options, frozenset(eos_token_ids))
 
 
 def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: GenerationOptions) -> None:
@@ -129,7 +129,7 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
 
 
 def _steps(
-    session: Session, rows: list[_Row], options: GenerationOptions, eos_token_id: int | None
+    session: Session, rows: list[_Row], options: GenerationOptions, eos_token_ids: frozenset[int]
 ) -> Iterator[GenerationStep]:
     next_token = make_sampler(options)
 
@@ -137,7 +137,7 @@ def _steps(
         token = next_token(logits, row.history, row.rng)
         row.history.append(token)
         row.tokens_left -= 1
-        text = "" if token == eos_token_id else row.text.push(token)
+        text = "" if token in eos_token_ids else row.text.push(token)
         reason = finish_reason(row, token)
         if reason is not None and reason != "stop":
             text += row.text.finish()
@@ -145,7 +145,7 @@ def _steps(
         return GenerationStep(row.index, token, text, reason)
 
     def finish_reason(row: _Row, token: int) -> FinishReason | None:
-        if token == eos_token_id:
+        if token in eos_token_ids:
             return "eos"
         if row.text.stopped:
             return "stop"

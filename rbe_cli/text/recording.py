@@ -1,6 +1,6 @@
 """A generation whose results and timings are kept while its steps stream by."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -113,12 +113,12 @@ class RecordedGeneration:
         prompts: Sequence[NDArray[np.int64]],
         options: GenerationOptions,
         tokenizer: Tokenizer | None,
-        eos_token_id: int | None,
+        eos_token_ids: Collection[int],
     ) -> None:
         self.results = [GenerationResult(prompt.size) for prompt in prompts]
         self.stats = GenerationStats()
         timed = TimedSession(session, self.stats)
-        self._steps = generate(timed, prompts, options, tokenizer, eos_token_id)
+        self._steps = generate(timed, prompts, options, tokenizer, eos_token_ids)
 
     def __iter__(self) -> Iterator[GenerationStep]:
         start = perf_counter()

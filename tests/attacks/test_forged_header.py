@@ -155,6 +155,17 @@ def test_end_token_outside_the_vocabulary(forgery: Any) -> None:
     forgery.is_refused(HeaderError, "eos_token_id = 7 is outside")
 
 
+@pytest.mark.parametrize("ids", [[], [3], [3, 3]])
+def test_end_tokens_in_another_form_than_the_shortest(forgery: Any, ids: list[int]) -> None:
+    forgery.config["eos_token_id"] = ids
+    forgery.is_refused(HeaderError, "a list of eos_token_id holds two ids or more")
+
+
+def test_a_list_with_an_end_token_outside_the_vocabulary(forgery: Any) -> None:
+    forgery.config["eos_token_id"] = [3, 7]
+    forgery.is_refused(HeaderError, "eos_token_id = 7 is outside")
+
+
 def test_terminal_escape_in_an_unknown_key(forgery: Any) -> None:
     forgery.config["\x1b[2J"] = 1
     forgery.is_refused(HeaderError, r"unknown field `\\x1b\[2J`")

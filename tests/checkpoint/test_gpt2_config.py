@@ -41,7 +41,11 @@ def test_old_and_second_names_are_understood(raw_config: dict[str, Any]) -> None
 
 
 def test_end_markers_outside_the_vocabulary_are_dropped(raw_config: dict[str, Any]) -> None:
-    assert Gpt2Config.from_hugging_face(raw_config | {"eos_token_id": 6}).eos_token_id is None
+    raw_config |= {"eos_token_id": 6, "bos_token_id": -1}
+    config = Gpt2Config.from_hugging_face(raw_config)
+    assert (config.eos_token_id, config.bos_token_id) == (None, None)
+    config = Gpt2Config.from_hugging_face(raw_config | {"eos_token_id": [2, 6, -1, 5]})
+    assert config.eos_token_id == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def run(
     session: Any,
     prompts: list[list[int]],
     tokenizer: Tokenizer | None = None,
-    eos: int | None = None,
+    eos: tuple[int, ...] = (),
     **options: Any,
 ) -> list[GenerationStep]:
     chosen = GenerationOptions(**options)
@@ -92,7 +92,7 @@ def test_eos_ends_the_row_without_text(
     make_script: MakeSession, small_tokenizer: Tokenizer
 ) -> None:
     script = [*small_tokenizer.encode("fox").tolist(), 0, 50]
-    steps = run(make_script(script), [[1]], small_tokenizer, eos=0, greedy=True)
+    steps = run(make_script(script), [[1]], small_tokenizer, eos=(0,), greedy=True)
     assert tokens_of(steps, 0) == script[:-1]
     assert text_of(steps) == "fox"
     assert [step.finish_reason for step in steps] == [None] * (len(script) - 2) + ["eos"]
@@ -208,9 +208,9 @@ def test_a_prompt_longer_than_the_context(make_session: MakeSession) -> None:
 def test_errors_come_at_the_call(make_session: MakeSession) -> None:
     session, options = make_session(rows=2), GenerationOptions()
     with pytest.raises(UsageError, match="the prompt is empty"):
-        generate(session, arrays([[1], []]), options, None, None)
+        generate(session, arrays([[1], []]), options, None, ())
     with pytest.raises(UsageError, match="--stop needs a tokenizer"):
-        generate(session, arrays([[1]]), GenerationOptions(stop=(".",)), None, None)
+        generate(session, arrays([[1]]), GenerationOptions(stop=(".",)), None, ())
     assert session.prefills == []
 
 

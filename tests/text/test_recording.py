@@ -18,8 +18,8 @@ PROMPTS = [np.array(tokens, dtype=np.int64) for tokens in ([5, 6, 7], [8])]
 
 def test_results_gather_the_steps(make_session: MakeSession, small_tokenizer: Tokenizer) -> None:
     options = GenerationOptions(max_tokens=6, seed=4)
-    steps = list(generate(make_session(rows=2), PROMPTS, options, small_tokenizer, None))
-    run = RecordedGeneration(make_session(rows=2), PROMPTS, options, small_tokenizer, None)
+    steps = list(generate(make_session(rows=2), PROMPTS, options, small_tokenizer, ()))
+    run = RecordedGeneration(make_session(rows=2), PROMPTS, options, small_tokenizer, ())
     assert list(run) == steps
     assert [result.prompt_tokens for result in run.results] == [3, 1]
     for row, result in enumerate(run.results):
@@ -30,7 +30,7 @@ def test_results_gather_the_steps(make_session: MakeSession, small_tokenizer: To
 
 def test_every_token_through_the_model_is_counted(make_session: MakeSession) -> None:
     run = RecordedGeneration(
-        make_session(rows=2), PROMPTS, GenerationOptions(max_tokens=6), None, None
+        make_session(rows=2), PROMPTS, GenerationOptions(max_tokens=6), None, ()
     )
     list(run)
     stats = run.stats
@@ -40,7 +40,7 @@ def test_every_token_through_the_model_is_counted(make_session: MakeSession) -> 
 
 
 def test_the_first_token_has_its_own_time(make_session: MakeSession) -> None:
-    run = RecordedGeneration(make_session(rows=2), PROMPTS, GenerationOptions(), None, None)
+    run = RecordedGeneration(make_session(rows=2), PROMPTS, GenerationOptions(), None, ())
     assert run.stats.time_to_first_token_seconds is None
     steps = iter(run)
     next(steps)
@@ -52,7 +52,7 @@ def test_the_first_token_has_its_own_time(make_session: MakeSession) -> None:
 
 
 def test_an_interrupted_run_keeps_what_it_has(make_session: MakeSession) -> None:
-    run = RecordedGeneration(make_session(rows=1), PROMPTS[:1], GenerationOptions(), None, None)
+    run = RecordedGeneration(make_session(rows=1), PROMPTS[:1], GenerationOptions(), None, ())
     steps = iter(run)
     taken = [next(steps).token for _ in range(3)]
     assert run.results[0].tokens == taken
@@ -66,4 +66,4 @@ def test_there_is_no_speed_of_nothing() -> None:
 
 def test_errors_come_before_the_first_step(make_session: MakeSession) -> None:
     with pytest.raises(UsageError, match="the prompt is empty"):
-        RecordedGeneration(make_session(rows=1), [PROMPTS[0][:0]], GenerationOptions(), None, None)
+        RecordedGeneration(make_session(rows=1), [PROMPTS[0][:0]], GenerationOptions(), None, ())

@@ -1,0 +1,57 @@
+"""Finds the tokens that end a text, where Hugging Face's configuration files name them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rbe_cli.errors import CheckpointError
+
+# What Hugging Face's `GPT2Config` assumes where a file does not say.
+_GPT2_DEFAULT = (50256,)
+# The second name stands in files of 2020, such as DialoGPT's.
+_KEYS = ("eos_token_id", "eos_token_ids")
+
+
+def end_of_text_ids(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
+) -> tuple[int, ...]:
+    """Return the ids that end a text, each once, in the order of the file that names them.
+
+    `generation_config` comes first, then `config`, then GPT-2's default of 50256. A value of
+    null says that no token ends a text. Some ids may lie outside the vocabulary.
+
+    Args:
+        config: the parsed `config.json`.
+        generation_config: the parsed `generation_config.json`; None if there is none.
+
+    Raises:
+        CheckpointError: a value is neither null, nor a token id, nor a list of token ids.
+    """
+    sources = (("generation_config", generation_config or {}), ("config", config))
+    for name, source in sources:
+        for key in _KEYS:
+            if key in source:
+                return _ids(f"{name}: {key}", source[key])
+    return _GPT2_DEFAULT
+
+
+def _ids(place: str, value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(token) is int for token in ids):  # a bool is an int for isinstance
+        raise CheckpointError(f"{place} = {str(value)[:80]} is not a token id or a list of them")
+    return tuple(dict.fromkeys(ids))
+
+
+def end_of_text_notes(
+    config: Mapping[str, Any], generation_config: Mapping[str, Any] | None, vocab_size: int
+) -> list[str]:
+    """Return a note on the ids that a file names although the model cannot give them."""
+    ids = end_of_text_ids(config, generation_config)
+    outside = [str(token) for token in ids if not 0 <= token < vocab_size]
+    if not outside or ids is _GPT2_DEFAULT:
+        return []
+    return [
+        f"end-of-text ids outside the vocabulary of {vocab_size} tokens are left out: "
+        f"{', '.join(outside)}"
+    ]

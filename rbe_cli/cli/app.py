@@ -6,22 +6,29 @@ import typer
 
 from rbe_cli import __version__
 from rbe_cli.cli import bench, compress, generate, inspect, run_verb
+from rbe_cli.cli.help import Verb, Verbs
 from rbe_cli.cli.output import Output, requested_output
 from rbe_cli.errors import INTERRUPTED, RbeError, UsageError
 
+_EXAMPLES = """\
+rbe compress demo demo.rbe
+rbe generate demo.rbe "It was a dark night, and"
+rbe compress --help"""
+
 app = typer.Typer(
     name="rbe",
+    cls=Verbs,
     help="Compress GPT-2 checkpoints into small .rbe files, and run them on the CPU.",
-    add_completion=False,
+    epilog=_EXAMPLES,
     rich_markup_mode=None,  # plain help: half the start-up time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compress")(compress.compress)
-app.command("inspect")(inspect.inspect)
-app.command("run")(run_verb.run)
-app.command("generate")(generate.generate)
-app.command("bench")(bench.bench)
+app.command("compress", cls=Verb, epilog=compress.EXAMPLES)(compress.compress)
+app.command("inspect", cls=Verb, epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command("run", cls=Verb, epilog=run_verb.EXAMPLES)(run_verb.run)
+app.command("generate", cls=Verb, epilog=generate.EXAMPLES)(generate.generate)
+app.command("bench", cls=Verb, epilog=bench.EXAMPLES)(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

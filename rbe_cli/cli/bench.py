@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbe_cli.cli.inputs import parse_size
-from rbe_cli.cli.options import Activations, FormatOption, KvType, Offline, Quiet, Threads, Verbose
+from rbe_cli.cli.numbers import byte_count, whole
+from rbe_cli.cli.options import (
+    SPEED,
+    Activations,
+    FormatOption,
+    KvType,
+    Offline,
+    Quiet,
+    Threads,
+    Verbose,
+)
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
 
@@ -18,6 +27,13 @@ if TYPE_CHECKING:
     from rbe_cli.tasks.bench_layers import LayerTiming
     from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming, Spread
     from rbe_cli.tasks.machine import Machine
+
+EXAMPLES = """\
+rbe bench --shape 8x256x768 --op linear
+rbe bench --model gpt2.rbe
+rbe bench --model gpt2.rbe --prompt-tokens 100 --max-tokens 200 --format json"""
+_LAYERS = "Layers"  # headings of the help
+_MODEL = "A compressed model"
 
 
 class Op(StrEnum):
@@ -52,67 +68,110 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="BATCHxSEQxDIM",
-            help="Input of a layer. Repeatable; default: 32x64x768, 16x128x1024, 8x256x2048, "
-            "4x512x4096.",
+            rich_help_panel=_LAYERS,
+            help="Time layers on inputs of this shape. Repeatable. The default is 32x64x768, "
+            "16x128x1024, 8x256x2048 and 4x512x4096.",
         ),
     ] = None,
     op: Annotated[
-        Op | None, typer.Option(help="A layer, with random 8-bit weights; default: all.")
+        Op | None,
+        typer.Option(
+            metavar="layernorm|linear|feedforward|attention|block|all",
+            rich_help_panel=_LAYERS,
+            help="Time this layer, with random 8-bit weights. The default is all.",
+        ),
     ] = None,
     variant: Annotated[
         Variant | None,
         typer.Option(
-            help="fused: the compiled kernels. standard: float32 weights, a pass for each step. "
-            "mixed: float16 activations. reference: plain numpy, on as many threads as it likes. "
-            "Default: all."
+            metavar="fused|standard|mixed|reference|all",
+            rich_help_panel=_LAYERS,
+            help="Choose how layers are computed: with the compiled kernels (fused), with float32 "
+            "weights and one pass for each step (standard), with float16 activations (mixed), or "
+            "with plain numpy on all its threads (reference). The default is all.",
         ),
     ] = None,
     backward: Annotated[
-        bool, typer.Option("--backward", help="Of layers: their backward passes instead.")
+        bool,
+        typer.Option(
+            "--backward", rich_help_panel=_LAYERS, help="Time the backward passes of layers."
+        ),
     ] = False,
     max_memory: Annotated[
-        str | None,
+        int | None,
         typer.Option(
+            parser=byte_count,
             metavar="SIZE",
-            help="Of layers: activations that a block or feed-forward part may hold at once.",
+            rich_help_panel=_LAYERS,
+            help="Limit the activations that a block or a feed-forward layer holds at once.",
         ),
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.rbe",
-            help="Time a compressed model; layers only if one of their options is given.",
+            rich_help_panel=_MODEL,
+            help="Time a compressed model. Layers are then timed only if one of their options is "
+            "given.",
         ),
     ] = None,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="With --model: tokens of the prefill; default: up to 512."),
+        typer.Option(
+            parser=whole(1),
+            metavar="N",
+            rich_help_panel=_MODEL,
+            help="Time a prompt of N tokens. The default is 512, or less if the context is short.",
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="With --model: tokens to decode; default: up to 128."),
+        typer.Option(
+            parser=whole(1),
+            metavar="N",
+            rich_help_panel=_MODEL,
+            help="Decode N tokens. The default is 128, or less if the context is short.",
+        ),
     ] = None,
     depth: Annotated[
         int | None,
-        typer.Option(min=0, help="With --model: tokens in the cache before; default: 0."),
+        typer.Option(
+            parser=whole(0),
+            metavar="N",
+            rich_help_panel=_MODEL,
+            help="Begin with N tokens in the cache. The default is 0.",
+        ),
     ] = None,
     kv_type: Annotated[
         KvType | None,
-        typer.Option(help="With --model: how keys and values are kept; default: fp16."),
+        typer.Option(
+            metavar="fp32|fp16|int8",
+            rich_help_panel=_MODEL,
+            help="Store keys and values in this form. The default is fp16.",
+        ),
     ] = None,
     activations: Annotated[
         Activations | None,
-        typer.Option(help="With --model: bits of a prompt's activations; default: auto."),
+        typer.Option(
+            metavar="auto|8|16",
+            rich_help_panel=_MODEL,
+            help="Round the activations of a prompt to this many bits. The default is auto.",
+        ),
     ] = None,
     repeat: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Calls of each; default: at least 3 and half a second of them, but none after "
-            "two seconds.",
+            parser=whole(1),
+            metavar="N",
+            rich_help_panel=SPEED,
+            help="Call each layer or model N times. By default each is called at least 3 times "
+            "and for half a second, and not again after two seconds.",
         ),
     ] = None,
-    backend: Annotated[Backend, typer.Option(help="What the kernels run on.")] = Backend.cpu,
+    backend: Annotated[
+        Backend,
+        typer.Option(metavar="cpu", rich_help_panel=SPEED, help="Choose what the kernels run on."),
+    ] = Backend.cpu,
     threads: Threads = None,
     offline: Offline = False,  # as every verb takes it: nothing here uses the network
     format: FormatOption = Format.human,
@@ -131,8 +190,7 @@ def bench(
     variants = list(bench_cases.Variant)
     if variant and variant is not Variant.all:
         variants = [bench_cases.Variant(variant)]
-    limit = parse_size("--max-memory", max_memory) if max_memory else None
-    layers = bench_layers.LayerOptions(shapes, ops, variants, backward, limit, repeat)
+    layers = bench_layers.LayerOptions(shapes, ops, variants, backward, max_memory, repeat)
     timed = _model_options(model, prompt_tokens, max_tokens, depth, kv_type, activations)
     with out.progress() as progress:
         result = task.bench(layers, timed, threads, progress)

@@ -3,13 +3,10 @@
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from rbe_cli.cli.inputs import parse_size
+from rbe_cli.cli import compress_options as options
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.errors import UsageError
@@ -22,149 +19,37 @@ if TYPE_CHECKING:
     from rbe_cli.tasks.settings import Override, Settings
     from rbe_cli.tasks.workers import Workers
 
-
-def _show_presets(wanted: bool) -> None:
-    """What each preset gives, and no more is done."""
-    if not wanted:
-        return
-    from rbe_cli.tasks.settings import load_preset, preset_names
-
-    def show(console: "Console") -> None:
-        rows = []
-        for name, preset in presets.items():
-            if found := preset.measured:
-                rise = 100 * (found.perplexity / found.reference_perplexity - 1)
-                speed = f"{found.tokens_per_second:.0f}"
-                rows.append(
-                    (name, preset.description, f"{found.kl_divergence:g}", f"{rise:+.2f} %", speed)
-                )
-        columns = ("preset", "", "KL divergence", "perplexity", "tokens/s")
-        console.print(table("", columns, rows))
-        console.print("Measured on an English GPT-2 of 6 million parameters, two threads.")
-
-    presets = {name: load_preset(name) for name in preset_names()}
-    Output().result(presets, show)
-    raise typer.Exit
-
-
-class Objective(StrEnum):
-    """What a compression makes least."""
-
-    kl = "kl"
-    outputs = "outputs"
+EXAMPLES = """\
+rbe compress demo demo.rbe
+rbe compress gpt2 gpt2.rbe --preset quality
+rbe compress ./my-gpt2 small.rbe --target-size 20MB --calib my-text.txt
+rbe compress gpt2 gpt2.rbe --target-bpw 3 --override "wte=codec=float16" --dry-run"""
 
 
 def compress(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="demo, a folder, a .safetensors or .bin file, or a hub id (org/name@revision).",
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUT.rbe", help="The file to write.")],
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="tiny, small, balanced (the default), quality or near-lossless (2 to 6 bits a "
-            "weight), or speed-2bit, speed-4bit or speed-8bit; --presets shows what each costs."
-        ),
-    ] = None,
-    target_bpw: Annotated[
-        float | None,
-        typer.Option(help="Bits a weight of the whole file without its tokenizer."),
-    ] = None,
-    target_size: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Size of the whole file, such as 50MB: at most this."),
-    ] = None,
-    target_kl: Annotated[
-        float | None,
-        typer.Option(
-            help="KL divergence on held-out text, nats a token: the smallest file within it."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings in a TOML file of a preset's form.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REGEX=KEY=VALUE",
-            help="For the tensors that match: codec=float16, codec=float32 or bits=5, or to "
-            "compare with the original design: codec=classic,bits=4,block=64. Repeatable.",
-        ),
-    ] = None,
-    calib: Annotated[
-        Path | None, typer.Option(help="Text to calibrate on; default: the checkpoint writes it.")
-    ] = None,
-    calib_tokens: Annotated[
-        Path | None, typer.Option(help="Token file to calibrate on instead of text.")
-    ] = None,
-    calib_samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Sequences of up to 256 tokens to calibrate on; default: 128, or 48 for a model "
-            "of more than 50 million parameters; four times as many with --tune.",
-        ),
-    ] = None,
-    objective: Annotated[
-        Objective | None,
-        typer.Option(
-            help="What is least at the size: the model's KL divergence (the default), or the "
-            "relative error of each layer's output.",
-        ),
-    ] = None,
-    states: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the trellis, 8 (the default), 16, 32 or 64: more are a little better, and "
-            "take longer to encode."
-        ),
-    ] = None,
-    tune: Annotated[
-        int | None,
-        typer.Option(
-            metavar="STEPS",
-            min=0,
-            help="Then encode the layers again, each to make up for the errors before it, and "
-            "train steps, biases and LayerNorms for so many steps of 2048 tokens.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show sizes, memory and time; write nothing.")
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace an existing output; accept a missed promise of KL."),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from what an interrupted run has finished.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tasks at once, each of one thread; fewer need less memory."),
-    ] = None,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Run so few tasks at once that memory stays below."),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run the tasks on a Dask cluster with this scheduler (pip install rbe-cli[dask]).",
-        ),
-    ] = None,
-    presets: Annotated[
-        bool,
-        typer.Option(
-            "--presets", is_eager=True, callback=_show_presets, help="Show the presets and exit."
-        ),
-    ] = False,
+    source: options.Source,
+    output: options.Destination,
+    preset: options.Preset = None,
+    presets: options.Presets = False,
+    target_bpw: options.TargetBpw = None,
+    target_size: options.TargetSize = None,
+    target_kl: options.TargetKl = None,
+    config: options.Config = None,
+    override: options.Overrides = None,
+    objective: options.ObjectiveOption = None,
+    states: options.States = None,
+    calib: options.Calib = None,
+    calib_tokens: options.CalibTokens = None,
+    calib_samples: options.CalibSamples = None,
+    tune: options.Tune = None,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    resume: options.Resume = False,
+    jobs: options.Jobs = None,
+    max_memory: options.MaxMemory = None,
     threads: Threads = None,
+    cluster: options.Cluster = None,
     offline: Offline = False,
     format: FormatOption = Format.human,
     verbose: Verbose = False,
@@ -184,14 +69,13 @@ def compress(
     rules = [parse_override(text) for text in override or ()]
     changes = _given(
         target_bpw=target_bpw,
-        target_size=target_size and parse_size("--target-size", target_size),
+        target_size=target_size,
         target_kl=target_kl,
         objective=objective and objective.value,
         states=states,
         override=rules or None,
     )
     name, settings = _settings(preset, config, changes)
-    limit = parse_size("--max-memory", max_memory) if max_memory else None
     if not dry_run:
         check_output(output, force=force)
         check_kind(output, MAGIC)
@@ -201,19 +85,19 @@ def compress(
         out.note(note)
     _check_matches(rules, checkpoint.tensors)
     jobs = jobs or threads
-    if limit is not None:
-        jobs = jobs_within(checkpoint.config, limit, jobs)
+    if max_memory is not None:
+        jobs = jobs_within(checkpoint.config, max_memory, jobs)
     if dry_run:
         planned = plan(checkpoint, settings, jobs)
         out.result(planned, lambda console: _show_plan(console, planned))
         return
-    options = task.CompressOptions(
+    chosen = task.CompressOptions(
         settings, name, calib, calib_tokens, calib_samples, seed, force, resume, tune
     )
     kept = task.work_path(output)
     try:
         with _workers(cluster, jobs) as workers, out.progress() as progress:
-            result = task.compress(checkpoint, output, options, workers, progress)
+            result = task.compress(checkpoint, output, chosen, workers, progress)
     except BaseException:
         if kept.exists():
             out.note(f"what is finished is kept in {kept}: --resume goes on from it")

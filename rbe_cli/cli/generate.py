@@ -1,12 +1,10 @@
 """`rbe generate`: text from a `.rbe` file, as it is written."""
 
 import secrets
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from rbe_cli.cli.inputs import Prompt, load_tokenizer, parse_size, read_prompts, stdin_lines
+from rbe_cli.cli import generate_options as options
+from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
     Activations,
     FormatOption,
@@ -30,72 +28,38 @@ if TYPE_CHECKING:
     from rbe_cli.text.tokenizer import Tokenizer
 
 
-class Overflow(StrEnum):
-    """What happens once the context is full."""
-
-    stop = "stop"
-    shift = "shift"
+EXAMPLES = """\
+rbe generate gpt2.rbe "It was a dark night, and"
+rbe generate gpt2.rbe "Once upon a time" --temperature 0.7 --seed 1 --stop "\\n"
+rbe generate gpt2.rbe -f prompt.txt --max-tokens 500 --on-overflow shift
+echo "The answer is" | rbe generate gpt2.rbe - --greedy --format json"""
 
 
 def generate(
     file: RbeFile,
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="Text to continue; - for stdin.")
-    ] = None,
+    prompt: options.Prompt = None,
     text_file: TextFile = None,
     tokens: TokenFile = None,
-    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 is greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 40,
-    top_p: Annotated[
-        float, typer.Option(help="Keep the likeliest tokens that reach this probability.")
-    ] = 0.95,
-    min_p: Annotated[
-        float, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")
-    ] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 repeats less.")] = 1.0,
-    repetition_window: Annotated[int, typer.Option(help="Tokens the penalty looks back.")] = 64,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End at this text, which is left out. Repeatable.")
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
-    ] = False,
+    interactive: options.Interactive = False,
+    batch: options.Batch = 1,
+    temperature: options.Temperature = 0.8,
+    top_k: options.TopK = 40,
+    top_p: options.TopP = 0.95,
+    min_p: options.MinP = 0.0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
+    repetition_window: options.RepetitionWindow = 64,
     seed: Seed = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    batch: Annotated[
-        int, typer.Option(min=1, help="So many continuations of the prompt, side by side.")
-    ] = 1,
-    kv_type: Annotated[
-        KvType, typer.Option(help="How keys and values are kept: memory and speed, or precision.")
-    ] = KvType.fp16,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Keep layers entropy-coded that would not fit, like 200MB: much slower.",
-        ),
-    ] = None,
-    activations: Annotated[
-        Activations,
-        typer.Option(help="Bits of a prompt's activations; auto: 8 where weights are coarser."),
-    ] = Activations.auto,
-    on_overflow: Annotated[
-        Overflow,
-        typer.Option(help="A full context ends the text, or its newest half is kept."),
-    ] = Overflow.stop,
-    lookup: Annotated[
-        bool,
-        typer.Option(help="Guess repeated passages and check several tokens at once: same text."),
-    ] = True,
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print the text when it is complete.")
-    ] = False,
-    interactive: Annotated[
-        bool,
-        typer.Option("--interactive", help="Continue each line that is typed (a base model)."),
-    ] = False,
+    greedy: options.Greedy = False,
+    max_tokens: options.MaxTokens = 128,
+    stop: options.Stop = None,
+    ignore_eos: options.IgnoreEos = False,
+    on_overflow: options.OnOverflow = options.Overflow.stop,
+    kv_type: options.KvTypeOption = KvType.fp16,
+    activations: options.ActivationsOption = Activations.auto,
+    max_memory: options.MaxMemory = None,
+    lookup: options.Lookup = True,
     threads: Threads = None,
+    no_stream: options.NoStream = False,
     offline: Offline = False,  # as every verb takes it: nothing here uses the network
     format: FormatOption = Format.human,
     verbose: Verbose = False,
@@ -110,7 +74,7 @@ def generate(
     from rbe_cli.text.options import GenerationOptions
 
     out = Output(format, quiet, verbose)
-    options = GenerationOptions(
+    choices = GenerationOptions(
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -118,7 +82,7 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
         repetition_window=repetition_window,
-        stop=tuple(stop or ()),
+        stop=tuple(unescape(text) for text in stop or ()),
         seed=secrets.randbits(32) if seed is None else seed,
         greedy=greedy,
         on_overflow=on_overflow.value,
@@ -141,13 +105,13 @@ def generate(
             if max_memory is not None:
                 longest = max((len(own.tokens) for own in prompts), default=config.n_positions)
                 reserved = cache_bytes(config, rows, kv_type.value, longest + max_tokens)
-                limit = MemoryLimit(parse_size("--max-memory", max_memory), reserved)
+                limit = MemoryLimit(max_memory, reserved)
             model = load_model(container, kernels, progress, limit)
             session = Session(model, rows, kv_type.value, activations.value, progress)
     if session.coded_layers:
         out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
     ends = () if ignore_eos else config.eos_token_ids
-    writer = _Writer(session, tokenizer, options, out, not no_stream, ends)
+    writer = _Writer(session, tokenizer, choices, out, not no_stream, ends)
     if interactive:
         _converse(writer, tokenizer, out, batch)
     else:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rbe_cli.container.reader import Container
     from rbe_cli.text.tokenizer import Tokenizer
 
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -27,7 +29,7 @@ class Prompt:
 
 
 def load_tokenizer(container: "Container") -> "Tokenizer | None":
-    """The file's tokenizer; None if it has none."""
+    """Return the file's tokenizer; None if it has none."""
     from rbe_cli.text.tokenizer import Tokenizer
 
     stored = container.tokenizer_json()
@@ -40,14 +42,18 @@ def read_prompts(
     tokens: Path | None,
     tokenizer: "Tokenizer | None",
     vocab_size: int,
+    whole: bool = False,
 ) -> list[Prompt]:
-    """The one text or the sequences of a token file.
+    """Return the one text, or the sequences of a token file.
+
+    A byte-order mark is not part of a text. The last newline of a file or of stdin ends its last
+    line and is not part of the text either, unless the text is wanted `whole`.
 
     Raises:
         UsageError: none or several inputs were given, the text is empty, or text was given
             to a model without a tokenizer.
+        NotFoundError, BadFileError: a file cannot be read, or is not UTF-8.
     """
-    from rbe_cli.text.files import read_text_file
     from rbe_cli.text.token_files import read_token_file
 
     if sum(given is not None for given in (text, file, tokens)) != 1:
@@ -56,42 +62,41 @@ def read_prompts(
         return [Prompt(None, sequence) for sequence in read_token_file(tokens, vocab_size)]
     if tokenizer is None:
         raise UsageError("the model has no tokenizer: give token ids with --tokens FILE")
-    if file is not None:
-        text = read_text_file(file)
-    elif text == "-":
-        text = "".join(stdin_lines())
-    assert text is not None
+    if text is None or text == "-":
+        text = _read_text(file or Path("-"))
+        text = text if whole else text.removesuffix("\n")
+    text = text.removeprefix("\ufeff")
     ids = tokenizer.encode(text)
     if ids.size == 0:
         raise UsageError("the text is empty")
     return [Prompt(text, ids)]
 
 
+def _read_text(file: Path) -> str:
+    from rbe_cli.text.files import read_text_file
+
+    return "".join(stdin_lines()) if file == Path("-") else read_text_file(file)
+
+
 def stdin_lines() -> Iterator[str]:
-    """Lines of stdin as they come: UTF-8 whatever the locale, line ends as newlines.
+    """Yield the lines of stdin as they come: UTF-8 whatever the locale, line ends as newlines.
 
     Raises:
         UsageError: stdin is closed.
         BadFileError: it is not UTF-8, or cannot be read.
     """
+    from rbe_cli.text.files import ENCODING, not_text
+
     if sys.stdin is None:
         raise UsageError("stdin is closed")
     try:
-        yield from TextIOWrapper(sys.stdin.buffer, encoding="utf-8")
+        yield from TextIOWrapper(sys.stdin.buffer, encoding=ENCODING)
     except UnicodeDecodeError as error:
-        raise BadFileError("stdin is not UTF-8 text") from error
+        raise not_text("stdin", error) from error
     except OSError as error:
         raise BadFileError(f"stdin cannot be read: {error.strerror}") from error
 
 
-def parse_size(option: str, text: str) -> int:
-    """Bytes of `123456`, `50MB` or `1.5 GiB`.
-
-    Raises:
-        UsageError: it has another form, naming the option.
-    """
-    parts = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kKMGT]?)(i?)B?", text.strip())
-    if not parts:
-        raise UsageError(f"{option} {text!r} is not a size such as 50MB or 1.5GiB")
-    power = " KMGT".index(parts[2].upper() or " ")
-    return int(float(parts[1]) * (1024 if parts[3] else 1000) ** power)
+def unescape(text: str) -> str:
+    r"""Return the text with `\n`, `\t`, `\r` and `\\` replaced by what they stand for."""
+    return re.sub(r"\\([ntr\\])", lambda found: _ESCAPES[found[1]], text)

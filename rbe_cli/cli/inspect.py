@@ -13,15 +13,34 @@ if TYPE_CHECKING:
 
     from rbe_cli.container.reader import Container
 
+EXAMPLES = """\
+rbe inspect gpt2.rbe
+rbe inspect gpt2.rbe --tensors
+rbe inspect gpt2.rbe --verify --format json"""
+_SHOWN = "What is shown"  # a heading of the help
+
 
 def inspect(
     file: RbeFile,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    tensors: Annotated[
+        bool,
+        typer.Option("--tensors", rich_help_panel=_SHOWN, help="List every tensor."),
+    ] = False,
     plot: Annotated[
-        bool, typer.Option("--plot", help="Draw the bits a weight of every tensor.")
+        bool,
+        typer.Option(
+            "--plot",
+            rich_help_panel=_SHOWN,
+            help="Draw the bits a weight of every tensor as a bar chart.",
+        ),
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every checksum and decode every tensor.")
+        bool,
+        typer.Option(
+            "--verify",
+            rich_help_panel=_SHOWN,
+            help="Check every checksum and decode every tensor.",
+        ),
     ] = False,
     threads: Threads = None,  # as every verb takes it; so is --offline
     offline: Offline = False,

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from rbe_cli.cli.inputs import load_tokenizer, read_prompts
+from rbe_cli.cli.numbers import whole
 from rbe_cli.cli.options import (
+    SPEED,
+    WRITING,
     Force,
     FormatOption,
     Offline,
@@ -51,6 +54,12 @@ class RunResult:
     profile: list[dict[str, Any]] = field(default_factory=list)
 
 
+EXAMPLES = """\
+rbe run gpt2.rbe "The capital of France is"
+rbe run gpt2.rbe -f book.txt --perplexity --stride 512
+rbe run gpt2.rbe "Some text" --reference gpt2 --format json
+rbe run gpt2.rbe "Some text" --logits logits.npy"""
+_MEASURED = "Measurements"  # a heading of the help
 NPY_START, NPZ_START = b"\x93NUMPY", b"PK"  # what such files begin with
 
 
@@ -64,33 +73,92 @@ class Engine(StrEnum):
 def run(
     file: RbeFile,
     text: Annotated[
-        str | None, typer.Argument(metavar="[TEXT]", help="The input; - for stdin.")
+        str | None,
+        typer.Argument(
+            metavar="[TEXT]",
+            show_default=False,
+            help="The input; - reads it from stdin. A text that begins with - goes after a -- of "
+            "its own.",
+        ),
     ] = None,
     text_file: TextFile = None,
     tokens: TokenFile = None,
-    logits: Annotated[Path | None, typer.Option(help="Write the logits to this .npy file.")] = None,
-    hidden: Annotated[
-        Path | None, typer.Option(help="Write each block's output to this .npz file.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(min=0, help="Show the k likeliest next tokens.")] = 10,
+    top_k: Annotated[
+        int,
+        typer.Option(
+            parser=whole(0),
+            metavar="K",
+            rich_help_panel=_MEASURED,
+            help="Show the K likeliest next tokens.",
+        ),
+    ] = 10,
     perplexity: Annotated[
-        bool, typer.Option("--perplexity", help="Perplexity over the whole input.")
+        bool,
+        typer.Option(
+            "--perplexity",
+            rich_help_panel=_MEASURED,
+            help="Measure the perplexity over the whole input, however long it is. The last "
+            "line's end is then part of the text.",
+        ),
     ] = False,
     context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens a window; default: the model's context.")
+        int | None,
+        typer.Option(
+            parser=whole(2),
+            metavar="N",
+            rich_help_panel=_MEASURED,
+            help="With --perplexity, cut the input into windows of N tokens. The default is the "
+            "model's context.",
+        ),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens from window to window; default: context.")
+        int | None,
+        typer.Option(
+            parser=whole(1),
+            metavar="N",
+            rich_help_panel=_MEASURED,
+            help="With --perplexity, begin a window every N tokens. The default is the length of "
+            "a window.",
+        ),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="Compare with this float32 checkpoint."),
+        typer.Option(
+            metavar="SOURCE",
+            rich_help_panel=_MEASURED,
+            help="Compare with this float32 checkpoint: KL divergence, perplexity, and the error "
+            "of each layer's output.",
+        ),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Time and memory of each layer's parts.")
+        bool,
+        typer.Option(
+            "--profile",
+            rich_help_panel=_MEASURED,
+            help="Measure the time and the memory of each layer's parts.",
+        ),
     ] = False,
+    logits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.npy", rich_help_panel=WRITING, help="Write the logits to this file."
+        ),
+    ] = None,
+    hidden: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.npz",
+            rich_help_panel=WRITING,
+            help="Write the output of each block to this file.",
+        ),
+    ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Numba kernels, or their plain numpy twins.")
+        Engine,
+        typer.Option(
+            metavar="fast|reference",
+            rich_help_panel=SPEED,
+            help="Compute with compiled kernels (fast) or with plain numpy (reference).",
+        ),
     ] = Engine.fast,
     force: Force = False,
     threads: Threads = None,
@@ -121,7 +189,8 @@ def run(
             check_kind(path, start)
     with Container.open(file) as container, out.progress() as progress:
         tokenizer = load_tokenizer(container)
-        prompts = read_prompts(text, text_file, tokens, tokenizer, container.config.vocab_size)
+        vocab_size = container.config.vocab_size
+        prompts = read_prompts(text, text_file, tokens, tokenizer, vocab_size, whole=perplexity)
         sequences = [prompt.tokens for prompt in prompts]
         # A text's windows go to one thread each; a single pass shares its threads.
         kernels = load_kernels(engine.value, 1 if perplexity else threads)

@@ -206,7 +206,7 @@ def load_config(path: Path) -> Settings:
         UsageError: a key is unknown or a value out of range.
     """
     try:
-        settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Settings)
+        settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Settings)
     except FileNotFoundError as error:
         raise NotFoundError(f"the config file {path} does not exist") from error
     except msgspec.ValidationError as error:

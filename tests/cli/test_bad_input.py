@@ -295,7 +295,7 @@ def test_stdin_that_cannot_be_read(
     verb: str,
 ) -> None:
     type_in(b"caf\xe9")
-    assert refused(3, verb, rbe_file, "-") == "stdin is not UTF-8 text"
+    assert refused(3, verb, rbe_file, "-") == "stdin is not UTF-8 text: unexpected end of data"
     monkeypatch.setattr("sys.stdin", None)
     assert refused(2, verb, rbe_file, "-") == "stdin is closed"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rbe_cli.cli import generate as generate_module
+from rbe_cli.cli.inputs import unescape
 from rbe_cli.text.tokenizer import Tokenizer
 
 Rbe = Callable[..., Any]
@@ -173,6 +174,58 @@ def test_a_prompt_from_a_file_or_stdin(
         assert (record["prompt"], record["tokens"]) == (PROMPT, expected["tokens"])
 
 
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        (b"The\n", "The"),
+        (b"The\r\n", "The"),
+        (b"The\n\n", "The\n"),
+        (b"\nThe ", "\nThe "),
+        (b"\xef\xbb\xbfThe\n", "The"),
+        (b"The\xef\xbb\xbf", "The\ufeff"),
+    ],
+)
+def test_a_mark_and_the_last_line_s_end_are_not_the_prompt(
+    generate: Generate,
+    tmp_path: Path,
+    type_in: Callable[[bytes], None],
+    content: bytes,
+    prompt: str,
+) -> None:
+    (tmp_path / "prompt.txt").write_bytes(content)
+    for source in (["-f", tmp_path / "prompt.txt"], ["-"], ["-f", "-"]):
+        type_in(content)
+        assert generate(*source, "--max-tokens", 1)["prompt"] == prompt
+
+
+def test_a_typed_prompt_stays_as_it_is_but_for_a_mark(generate: Generate) -> None:
+    assert generate("\ufeffThe\n", "--max-tokens", 1)["prompt"] == "The\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (r"\n", "\n"),
+        (r"\n\n", "\n\n"),
+        (r"a\tb\r", "a\tb\r"),
+        (r"\\n", r"\n"),
+        (r"\\\n", "\\\n"),
+        ("\\d\\", "\\d\\"),
+        ("\n", "\n"),
+    ],
+)
+def test_stop_strings_are_written_with_escapes(typed: str, meant: str) -> None:
+    assert unescape(typed) == meant
+
+
+def test_it_stops_at_a_newline_as_people_type_it(generate: Generate) -> None:
+    options = [PROMPT, "--temperature", 5, "--top-k", 0, "--seed"]
+    texts = (generate(*options, seed)["text"] for seed in range(200))
+    seed, free = next((seed, text) for seed, text in enumerate(texts) if "\n" in text)
+    stopped = generate(*options, seed, "--stop", r"\n")
+    assert (stopped["text"], stopped["finish_reason"]) == (free.partition("\n")[0], "stop")
+
+
 def test_a_prompt_of_tokens(generate: Generate, tokenizer_json: bytes, tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", Tokenizer(tokenizer_json, 300).encode(PROMPT))
     record = generate("--tokens", tmp_path / "ids.npy", "--seed", 1)
@@ -241,7 +294,7 @@ def test_a_conversation_is_utf_8(
     type_in(b"\xff\n")
     done = rbe("generate", rbe_file, "--interactive")
     assert (done.code, done.out) == (3, "")
-    assert done.err.endswith("rbe: stdin is not UTF-8 text\n")
+    assert done.err.endswith("rbe: stdin is not UTF-8 text: invalid start byte\n")
 
 
 # For scripts

@@ -61,7 +61,7 @@ def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["--shape", "99999x99999x99999"], "--shape 99999x99999x99999 needs about"),
         (["--op", "softmax"], "--op"),
         (["--variant", "slow"], "--variant"),
-        (["--max-memory", "much"], "--max-memory 'much'"),
+        (["--max-memory", "much"], "'--max-memory': 'much' is not a size"),
         (["--backend", "cuda"], "--backend"),
         (["--repeat", "0"], "--repeat"),
         (["--prompt-tokens", "5"], "--prompt-tokens belongs to --model"),

@@ -14,6 +14,20 @@ def test_text_is_read_with_newlines(tmp_path: Path) -> None:
     assert read_text_file(path) == "naïve\n中文\n"
 
 
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffa\ufeffb".encode())
+    assert read_text_file(path) == "a\ufeffb"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffwords".encode(encoding))
+    with pytest.raises(BadFileError, match=r"text\.txt is UTF-16 text: save it as UTF-8"):
+        read_text_file(path)
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"missing\.txt cannot be read: No such file"):
         read_text_file(tmp_path / "missing.txt")

@@ -1,0 +1,60 @@
+"""Help texts: options under plain headings, and examples at the end.
+
+The headings come from `rich_help_panel` of each option. Rich itself does not draw them, because
+importing it would double the time that `rbe --help` takes.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+_COMMON = "Common options"  # of options without a heading of their own
+
+
+class Verb(TyperCommand):
+    """A command whose options are grouped and whose epilog holds examples, one a line."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_groups(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(self.epilog, formatter)
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs, whose help has the same form."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)
+        _write_groups(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(self.epilog, formatter)
+
+
+def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
+    """Arguments first, then each heading's options; the common ones come last."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    common: list[tuple[str, str]] = []
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx)
+        if record is None:  # the parameter is hidden
+            continue
+        if parameter.param_type_name == "argument":
+            groups.setdefault("Arguments", []).append(record)
+        elif heading := getattr(parameter, "rich_help_panel", None):
+            groups.setdefault(heading, []).append(record)
+        else:
+            common.append(record)
+    for heading, records in {**groups, _COMMON: common}.items():
+        with formatter.section(heading):
+            formatter.write_dl(records, col_max=24)
+
+
+def _write_examples(lines: str | None, formatter: Any) -> None:
+    """The lines as they are: a command that is wrapped can no longer be copied."""
+    if lines:
+        with formatter.section("Examples"):
+            for line in lines.splitlines():
+                formatter.write(f"  {line}\n" if line else "\n")

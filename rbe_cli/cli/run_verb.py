@@ -291,6 +291,7 @@ def _forward(
         with new_file(hidden, force=force) as target:
             np.savez(target, allow_pickle=False, **result.hidden)
     loss = result.loss
+    context = tokens[-32:].tolist()  # enough to tell whether a space precedes the next token
     return RunResult(
         tokens=tokens.size,
         loss=loss,
@@ -298,7 +299,7 @@ def _forward(
         top=[
             {
                 "token": token,
-                "text": tokenizer.decode([token]) if tokenizer else None,
+                "text": tokenizer.decode_after(context, [token]) if tokenizer else None,
                 "probability": probability,
             }
             for token, probability in result.likeliest(top_k)

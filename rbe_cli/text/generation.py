@@ -111,7 +111,7 @@ def generate(
             prompt.tolist(),
             options.max_tokens,
             row_generator(options.seed, index),
-            TextStream(tokenizer, options.stop),
+            TextStream(tokenizer, options.stop, prompt.tolist()),
         )
         for index, prompt in enumerate(prompts)
     ]

@@ -7,10 +7,15 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Tokens in, releasable text out; without a tokenizer the text is empty."""
+    """Tokens in, releasable text out; without a tokenizer the text is empty.
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
-        self._tokens = tokenizer.stream() if tokenizer else None
+    The text is that which the tokens add to `context`, the ids of the prompt.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, stops: Sequence[str], context: Sequence[int]
+    ) -> None:
+        self._tokens = tokenizer.stream(context) if tokenizer else None
         self._matcher = StopMatcher(stops)
 
     @property

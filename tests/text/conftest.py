@@ -72,12 +72,12 @@ class ScriptedSession(HashSession):
         return logits
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_session() -> Callable[..., HashSession]:
     return HashSession
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_script() -> Callable[..., ScriptedSession]:
     return ScriptedSession
 

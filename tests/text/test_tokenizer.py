@@ -115,3 +115,41 @@ def test_a_word_level_tokenizer_without_the_word_is_a_bad_file() -> None:
 def test_lone_surrogates_are_a_usage_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="not valid Unicode"):
         tokenizer.encode("a\udcff")
+
+
+SLOW_PATTERN = {"Regex": "(a|aa)+$"}  # so slow on many a's that the library gives up and panics
+
+
+def with_part(tokenizer_json: bytes, name: str, part: dict[str, object]) -> Tokenizer:
+    return Tokenizer(json.dumps(json.loads(tokenizer_json) | {name: part}).encode(), 300)
+
+
+def test_a_panic_of_the_library_while_it_encodes_is_a_bad_file(
+    tokenizer_json: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    part = {"type": "Split", "pattern": SLOW_PATTERN, "behavior": "Isolated", "invert": False}
+    tokenizer = with_part(tokenizer_json, "pre_tokenizer", part)
+    with pytest.raises(BadFileError, match=r"cannot encode the text: .*retry-limit"):
+        tokenizer.encode("a" * 60 + "b")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_panic_while_it_decodes_is_a_bad_file(
+    tokenizer_json: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slow = {"type": "Replace", "pattern": SLOW_PATTERN, "content": "x"}
+    parts = {"type": "Sequence", "decoders": [{"type": "Fuse"}, slow]}
+    tokenizer = with_part(tokenizer_json, "decoder", parts)
+    tokens = [tokenizer.backend.token_to_id(character) for character in "a" * 60 + "b"]
+    with pytest.raises(BadFileError, match=r"cannot decode its tokens: .*retry-limit"):
+        tokenizer.decode(tokens)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_panic_while_it_is_read_is_a_bad_file(
+    tokenizer_json: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    part: dict[str, object] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(BadFileError, match=r"the tokenizer cannot be read: .*charsmap"):
+        with_part(tokenizer_json, "normalizer", part)
+    assert capfd.readouterr().err == ""

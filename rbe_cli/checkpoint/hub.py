@@ -48,13 +48,13 @@ def fetch(repo: str, revision: str | None, *, offline: bool, progress: Progress 
         OfflineError: files are missing in the cache, and cannot be downloaded.
     """
     name = repo if revision is None else f"{repo}@{revision}"
-    with _hub_errors(name):
+    with hub_errors(name):
         cached = _find_in_cache(repo, revision)
         if cached is not None and (offline or has_tokenizer(cached)):
             return cached
         if offline:
             raise OfflineError(f"{name} is no local path, not in the cache, and offline")
-        folder = _snapshot(repo, revision, tqdm_class=_reporting_bar(name, progress))
+        folder = _snapshot(repo, revision, tqdm_class=reporting_bar(name, progress))
         if folder is None:
             raise NotFoundError(f"{name} has neither model.safetensors nor pytorch_model.bin")
         return folder
@@ -82,7 +82,7 @@ def _snapshot(repo: str, revision: str | None, **options: Any) -> Path | None:
 
 
 @contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
+def hub_errors(name: str) -> Iterator[None]:
     """Turn the library's errors into ours, naming the model."""
     try:
         yield
@@ -104,7 +104,7 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise OfflineError(f"{name} could not be downloaded: {error!r}") from error
 
 
-def _reporting_bar(name: str, progress: Progress | None) -> type[tqdm]:
+def reporting_bar(name: str, progress: Progress | None) -> type[tqdm]:
     """A progress bar for the library that draws nothing, and reports the bytes on disk."""
 
     class ReportingBar(tqdm):

@@ -107,12 +107,12 @@ def bench(
         ),
     ] = None,
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE.rbe",
             rich_help_panel=_MODEL,
-            help="Time a compressed model. Layers are then timed only if one of their options is "
-            "given.",
+            help="Time a compressed model: a file, or one on the hub. Layers are then timed only "
+            "if one of their options is given.",
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -173,12 +173,13 @@ def bench(
         typer.Option(metavar="cpu", rich_help_panel=SPEED, help="Choose what the kernels run on."),
     ] = Backend.cpu,
     threads: Threads = None,
-    offline: Offline = False,  # as every verb takes it: nothing here uses the network
+    offline: Offline = False,
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
+    from rbe_cli.container.locate import find_rbe
     from rbe_cli.tasks import bench as task
     from rbe_cli.tasks import bench_cases, bench_layers, bench_shape
 
@@ -191,8 +192,9 @@ def bench(
     if variant and variant is not Variant.all:
         variants = [bench_cases.Variant(variant)]
     layers = bench_layers.LayerOptions(shapes, ops, variants, backward, max_memory, repeat)
-    timed = _model_options(model, prompt_tokens, max_tokens, depth, kv_type, activations)
     with out.progress() as progress:
+        path = None if model is None else find_rbe(model, offline=offline, progress=progress)
+        timed = _model_options(path, prompt_tokens, max_tokens, depth, kv_type, activations)
         result = task.bench(layers, timed, threads, progress)
     out.result(result.record(), lambda console: _show(console, result))
 

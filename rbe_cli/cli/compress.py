@@ -56,10 +56,10 @@ def compress(
     quiet: Quiet = False,
 ) -> None:
     """Compress a GPT-2 checkpoint into an .rbe file."""
-    from rbe_cli.checkpoint.source import open_checkpoint
     from rbe_cli.container.header import MAGIC
     from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.tasks import compress as task
+    from rbe_cli.tasks.opening import open_source
     from rbe_cli.tasks.plan import jobs_within, plan
     from rbe_cli.tasks.settings import parse_override
 
@@ -80,7 +80,7 @@ def compress(
         check_output(output, force=force)
         check_kind(output, MAGIC)
     with out.progress() as progress:
-        checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+        checkpoint = open_source(source, offline=offline, progress=progress)
     for note in checkpoint.notes:
         out.note(note)
     _check_matches(rules, checkpoint.tensors)

@@ -53,8 +53,8 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         show_default=False,
-        help="The checkpoint: demo (a small one that comes with rbe), a folder, a .safetensors or "
-        ".bin file, or a model on the Hugging Face Hub (org/name or org/name@revision).",
+        help="The checkpoint: demo (a small one that comes with rbe), a folder, a .safetensors, "
+        ".bin or .rbe file, or a model on the Hugging Face Hub (org/name or org/name@revision).",
     ),
 ]
 Destination = Annotated[

@@ -4,7 +4,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from rbe_cli.cli import generate_options as options
-from rbe_cli.cli.inputs import Prompt, load_tokenizer, read_prompts, stdin_lines, unescape
+from rbe_cli.cli.inputs import Prompt, load_tokenizer, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
     Activations,
     FormatOption,
@@ -60,13 +60,12 @@ def generate(
     lookup: options.Lookup = True,
     threads: Threads = None,
     no_stream: options.NoStream = False,
-    offline: Offline = False,  # as every verb takes it: nothing here uses the network
+    offline: Offline = False,
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Continue a prompt with a compressed model."""
-    from rbe_cli.container.reader import Container
     from rbe_cli.engine.paged_cache import cache_bytes
     from rbe_cli.engine.resident import MemoryLimit, load_model
     from rbe_cli.engine.session import Session
@@ -90,7 +89,7 @@ def generate(
     )
     if interactive and any(given is not None for given in (prompt, text_file, tokens)):
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
-    with Container.open(file) as container:
+    with open_rbe(file, offline, out) as container:
         tokenizer = load_tokenizer(container)
         if interactive and tokenizer is None:
             raise UsageError("--interactive needs a tokenizer, and the model has none")

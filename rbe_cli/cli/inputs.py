@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rbe_cli.cli.output import Output
 from rbe_cli.errors import BadFileError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,21 @@ class Prompt:
 
     text: str | None
     tokens: "NDArray[np.int64]"
+
+
+def open_rbe(name: str, offline: bool, out: Output) -> "Container":
+    """Open the `.rbe` file of this name, which may be on the hub (`container.locate`).
+
+    Raises:
+        NotFoundError: it does not exist, or cannot be downloaded.
+        BadFileError: it is damaged or something else.
+    """
+    from rbe_cli.container.locate import find_rbe
+    from rbe_cli.container.reader import Container
+
+    with out.progress() as progress:
+        path = find_rbe(name, offline=offline, progress=progress)
+    return Container.open(path)
 
 
 def load_tokenizer(container: "Container") -> "Tokenizer | None":

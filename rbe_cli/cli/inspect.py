@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rbe_cli.cli.inputs import open_rbe
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 
@@ -42,17 +43,15 @@ def inspect(
             help="Check every checksum and decode every tensor.",
         ),
     ] = False,
-    threads: Threads = None,  # as every verb takes it; so is --offline
+    threads: Threads = None,  # as every verb takes it
     offline: Offline = False,
     format: FormatOption = Format.human,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Show what is in an .rbe file, from its header alone."""
-    from rbe_cli.container.reader import Container
-
     out = Output(format, quiet, verbose)
-    with Container.open(file) as container:
+    with open_rbe(file, offline, out) as container:
         if verify:
             _verify(container, out)
         found = _describe(container, verified=verify)

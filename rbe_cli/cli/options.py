@@ -32,7 +32,12 @@ class Activations(StrEnum):
 
 
 RbeFile = Annotated[
-    Path, typer.Argument(metavar="FILE.rbe", help="The compressed model.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="FILE.rbe",
+        help="The compressed model: a file, or org/name[/FILE.rbe][@revision] on the hub.",
+        show_default=False,
+    ),
 ]
 TextFile = Annotated[
     Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from rbe_cli.cli.inputs import load_tokenizer, read_prompts
+from rbe_cli.cli.inputs import load_tokenizer, open_rbe, read_prompts
 from rbe_cli.cli.numbers import whole
 from rbe_cli.cli.options import (
     SPEED,
@@ -169,7 +169,6 @@ def run(
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
     from rbe_cli.container.publish import check_kind, check_output
-    from rbe_cli.container.reader import Container
     from rbe_cli.engine.resident import load_model
     from rbe_cli.engine.warm_up import warm_up
     from rbe_cli.kernels.table import load_kernels
@@ -187,7 +186,7 @@ def run(
         if path is not None:
             check_output(path, force=force)
             check_kind(path, start)
-    with Container.open(file) as container, out.progress() as progress:
+    with open_rbe(file, offline, out) as container, out.progress() as progress:
         tokenizer = load_tokenizer(container)
         vocab_size = container.config.vocab_size
         prompts = read_prompts(text, text_file, tokens, tokenizer, vocab_size, whole=perplexity)
@@ -217,10 +216,10 @@ def run(
 
 
 def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progress") -> "Gpt2":
-    from rbe_cli.checkpoint.source import open_checkpoint
     from rbe_cli.nn.gpt2 import Gpt2
+    from rbe_cli.tasks.opening import open_source
 
-    checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    checkpoint = open_source(source, offline=offline, progress=progress)
     config, ours = checkpoint.config, model.config
     if (config.vocab_size, config.n_layer, config.n_embd, config.n_positions) != (
         ours.vocab_size,

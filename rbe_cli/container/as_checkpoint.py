@@ -1,0 +1,45 @@
+"""A `.rbe` file as a checkpoint: its decoded weights take the place of an original."""
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint, LazyTensors
+from rbe_cli.checkpoint.files import xxh3_of_files
+from rbe_cli.container.decode import decode
+from rbe_cli.container.reader import Container
+
+
+def as_checkpoint(container: Container, source: str) -> Checkpoint:
+    """Return the model of a `.rbe` file as a checkpoint.
+
+    Args:
+        container: the open file; it has to stay open as long as tensors are read.
+        source: what the user asked for.
+
+    Returns:
+        The checkpoint. Each access to one of its tensors checks that section and decodes it;
+        it raises `ChecksumError` or `PayloadError` if the file is damaged.
+
+    Raises:
+        ChecksumError, PayloadError: the tokenizer is damaged.
+    """
+    return Checkpoint(
+        config=container.config,
+        tensors=LazyTensors(
+            {name: partial(_decoded, container, name) for name in container.tensors}
+        ),
+        tokenizer_json=container.tokenizer_json(),
+        source=source,
+        source_hash=xxh3_of_files([container.path]),
+        weight_bytes=container.file_bytes,
+        notes=(
+            f"{source} is compressed already: its weights are taken as the original, and quality "
+            "is relative to them",
+        ),
+    )
+
+
+def _decoded(container: Container, name: str) -> NDArray[np.float32]:
+    return decode(container.tensors[name])

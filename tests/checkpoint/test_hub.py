@@ -6,14 +6,13 @@ in a process of its own.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from deadlines import run_python
 from hub_server import Hub, commit_of, hub_environment, serve
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -58,8 +57,10 @@ def open_all(hub: Hub, tmp_path: Path) -> OpenAll:
     """Opens sources one after the other in a new process, all with the same cache."""
 
     def run(*sources: str, offline: bool = False, **environment: str) -> list[dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-c", OPEN_ALL, "offline" if offline else "online", *sources],
+        done = run_python(
+            OPEN_ALL,
+            "offline" if offline else "online",
+            *sources,
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -67,10 +68,6 @@ def open_all(hub: Hub, tmp_path: Path) -> OpenAll:
                 **environment,
             },
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

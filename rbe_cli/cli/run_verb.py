@@ -195,7 +195,7 @@ def run(
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
         model = load_model(container, kernels, progress)
         warm_up(model, progress)
-        original = _open_reference(reference, model, offline, progress) if reference else None
+        original = _open_reference(reference, model, offline, out, progress) if reference else None
         if perplexity:
             found = _evaluate(model, sequences, original, context, stride, threads, progress)
         else:
@@ -215,11 +215,15 @@ def run(
     out.result(found, lambda console: _show(console, found))
 
 
-def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progress") -> "Gpt2":
+def _open_reference(
+    source: str, model: "Gpt2", offline: bool, out: Output, progress: "Progress"
+) -> "Gpt2":
     from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.tasks.opening import open_source
 
     checkpoint = open_source(source, offline=offline, progress=progress)
+    for note in checkpoint.notes:
+        out.note(note)
     config, ours = checkpoint.config, model.config
     if (config.vocab_size, config.n_layer, config.n_embd, config.n_positions) != (
         ours.vocab_size,

@@ -81,8 +81,12 @@ class HubHandler(BaseHTTPRequestHandler):
         files = self._files(model, revision)
         if files is None:
             return
+        commit = revision if len(revision) == 40 else commit_of(revision)
+        if name not in files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            return
         content = files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
         asked = self.headers.get("Range")
         if asked is None:
             start, status = 0, 200

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Float32, LazyTensors
@@ -18,9 +19,10 @@ _INTEGER_TYPES = ("I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8
 
 @dataclass(frozen=True)
 class Assembled:
-    """A checkpoint's tensors, and what the user should know about them."""
+    """A checkpoint's tensors, the config that they show, and what the user should know of them."""
 
     tensors: LazyTensors
+    config: Gpt2Config
     notes: tuple[str, ...]
 
 
@@ -30,8 +32,9 @@ def assemble(
     """Find exactly the tensors of `tensor_shapes(config)` among those of all weight files.
 
     Mask buffers and other heads are left out (`find_gpt2`). A head that the config ties to the
-    embedding may be stored as well (or instead of it), and then must equal it. Linear layers may
-    all be stored `[out, in]`, as nanoGPT does. If no bias is stored at all, biases are zeros.
+    embedding may be stored as well, or instead of it; if both are there and differ, they are not
+    tied. Linear layers may all be stored `[out, in]`, as nanoGPT does. If no bias is stored at
+    all, biases are zeros.
 
     Args:
         stored: names and tensors as they are in the files.
@@ -40,12 +43,15 @@ def assemble(
 
     Raises:
         CheckpointError: naming a tensor that is missing, extra, stored twice, of another shape
-            or type than expected, or a tied head that differs from the embedding.
+            or type than expected.
     """
     found = find_gpt2(stored)
     tensors, notes = dict(found.tensors), [*found.notes]
-    if config.tie_word_embeddings and "lm_head.weight" in tensors:
-        _drop_tied_head(tensors)
+    if config.tie_word_embeddings and "lm_head.weight" in tensors and not _drop_tied_head(tensors):
+        config = msgspec.structs.replace(config, tie_word_embeddings=False)
+        notes.append(
+            "lm_head.weight differs from wte.weight, to which the config ties it: both kept"
+        )
     shapes = tensor_shapes(config)
     if _is_transposed(tensors, config):
         tensors = {
@@ -63,21 +69,23 @@ def assemble(
     )
     for name, shape in shapes.items():
         _check(name, tensors[name], shape)
-    return Assembled(LazyTensors({name: tensors[name].read for name in shapes}), tuple(notes))
+    readers = {name: tensors[name].read for name in shapes}
+    return Assembled(LazyTensors(readers), config, tuple(notes))
 
 
-def _drop_tied_head(tensors: dict[str, StoredTensor]) -> None:
-    head = tensors.pop("lm_head.weight")
+def _drop_tied_head(tensors: dict[str, StoredTensor]) -> bool:
+    """Take out a head that is the embedding; return whether it is."""
+    head = tensors["lm_head.weight"]
     embedding = tensors.setdefault("wte.weight", head)
-    if embedding is head:
-        return
     _check("lm_head.weight", head, embedding.shape)
     _check("wte.weight", embedding, head.shape)
     # Compared as bits: a NaN equals itself here, and is reported when the tensor is read.
-    if not np.array_equal(head.read().view(np.uint32), embedding.read().view(np.uint32)):
-        raise CheckpointError(
-            "tensor 'lm_head.weight' differs from 'wte.weight', but the config ties them"
-        )
+    is_same = embedding is head or np.array_equal(
+        head.read().view(np.uint32), embedding.read().view(np.uint32)
+    )
+    if is_same:
+        del tensors["lm_head.weight"]
+    return is_same
 
 
 def _is_transposed(tensors: dict[str, StoredTensor], config: Gpt2Config) -> bool:

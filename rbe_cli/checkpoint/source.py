@@ -67,7 +67,7 @@ def open_checkpoint(
         weights.tensors, config, has_bias=has_bias if isinstance(has_bias, bool) else None
     )
     return Checkpoint(
-        config=config,
+        config=assembled.config,
         tensors=assembled.tensors,
         tokenizer_json=read_tokenizer(folder),
         source=source,

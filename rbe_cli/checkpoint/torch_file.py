@@ -32,7 +32,7 @@ def read_torch_file(path: Path) -> Weights:
     Raises:
         NotFoundError: the file cannot be opened.
         CheckpointError: `torch.save` did not write it, it holds no state dict, a weight is
-            made of something else than tensors, or a tensor does not fit its storage.
+            something else than a tensor, or a tensor does not fit its storage.
     """
     if file_kind(path) is FileKind.torch_legacy:
         with errors_name(path):
@@ -46,15 +46,17 @@ def read_torch_file(path: Path) -> Weights:
 
 
 def _weights(value: Any, tensor: Callable[[View], StoredTensor]) -> Weights:
+    """List the tensors of a saved object's state dict; what is no tensor there is no weight."""
     found = find_state_dict(value)
     tensors = []
-    for name, view in found.state.items():
-        if isinstance(view, Inert):
-            raise CheckpointError(f"the pickle asks for {view.name[:80]!r}: refused")
-        if not isinstance(view, View) or not isinstance(name, str):
-            raise CheckpointError(f"{str(name)[:80]!r} is not a tensor")
-        view.check()
-        tensors.append((name, tensor(view)))
+    for name, item in found.state.items():
+        if isinstance(item, View) and isinstance(name, str):
+            item.check()
+            tensors.append((name, tensor(item)))
+        elif isinstance(item, Inert) and str(name).endswith((".weight", ".bias")):
+            raise CheckpointError(f"the pickle asks for {item.name[:80]!r}: refused")
+    if not tensors:
+        raise CheckpointError("its state dict holds no tensors")
     return Weights(tensors, found.own_config, found.notes)
 
 

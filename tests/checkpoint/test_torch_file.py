@@ -200,7 +200,7 @@ def test_float64_is_rounded_to_float32(tmp_path: Path) -> None:
 
 def test_types_without_a_storage_class_are_refused_only_as_weights(tmp_path: Path) -> None:
     unknown = tensor(kind="Float8_e4m3fnStorage")
-    path = write_archive(tmp_path / "bad.bin", {"w": unknown})
+    path = write_archive(tmp_path / "bad.bin", {"w.bias": unknown})
     with pytest.raises(CheckpointError, match="asks for 'torch Float8_e4m3fnStorage': refused"):
         listed(path)
     nested = {"model": {"wpe.weight": tensor()}, "optimizer": {"w": unknown}}
@@ -242,7 +242,13 @@ def test_a_tensor_with_attributes_calls_nothing_else(tmp_path: Path) -> None:
     function, type_name = b"cposix\nsystem\n", b"ctorch\nTensor\n"
     attack = call("torch._tensor", "_rebuild_from_type_v2", function, type_name, ("x",), b"N")
     with pytest.raises(CheckpointError, match=r"asks for 'torch\._tensor _rebuild_from"):
-        listed(write_archive(tmp_path / "bad.bin", {"w": attack}))
+        listed(write_archive(tmp_path / "bad.bin", {"w.weight": attack}))
+
+
+def test_what_is_no_tensor_is_no_weight(tmp_path: Path) -> None:
+    more = {"h.0._extra_state": b"N", "step": 3, "args": call("argparse", "Namespace")}
+    nested = {"optimizer": encode({"state": {}}), "wpe.weight": tensor()}
+    assert list(listed(write_archive(tmp_path / "x.bin", more | nested))) == ["wpe.weight"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, bad: bytes) -> None
 )
 def test_names_outside_the_list_are_refused(tmp_path: Path, name: str) -> None:
     module, attribute = name.split()
-    path = write_archive(tmp_path / "bad.bin", {"w": call(module, attribute, "x")})
+    path = write_archive(tmp_path / "bad.bin", {"w.weight": call(module, attribute, "x")})
     with pytest.raises(CheckpointError, match=f"bad.bin: the pickle asks for '{name}': refused"):
         listed(path)
 

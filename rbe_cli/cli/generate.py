@@ -23,6 +23,7 @@ from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rbe_cli.engine.session import Session
+    from rbe_cli.text.generation import GenerationStep
     from rbe_cli.text.options import GenerationOptions
     from rbe_cli.text.recording import GenerationResult, RecordedGeneration
     from rbe_cli.text.tokenizer import Tokenizer
@@ -59,6 +60,7 @@ def generate(
     max_memory: options.MaxMemory = None,
     lookup: options.Lookup = True,
     threads: Threads = None,
+    logprobs: options.Logprobs = None,
     no_stream: options.NoStream = False,
     offline: Offline = False,
     format: FormatOption = Format.human,
@@ -86,7 +88,10 @@ def generate(
         greedy=greedy,
         on_overflow=on_overflow.value,
         lookup=lookup,
+        logprobs=logprobs,
     )
+    if logprobs is not None and format not in (Format.json, Format.jsonl):
+        raise UsageError("--logprobs needs --format json or --format jsonl")
     if interactive and any(given is not None for given in (prompt, text_file, tokens)):
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
     with open_rbe(file, offline, out) as container:
@@ -151,7 +156,7 @@ class _Writer:
             return
         for step in generation:
             if self._out.format is Format.jsonl:
-                self._out.record(step)
+                self._out.record(_step_record(step))
         summaries = self._summaries(prompts, generation)
         if self._out.format is Format.jsonl:
             for summary in summaries:
@@ -200,9 +205,21 @@ class _Writer:
                 "decode_tokens_per_second": stats.decode_tokens_per_second,
                 "time_to_first_token_seconds": stats.time_to_first_token_seconds,
                 "peak_rss_bytes": peak_rss_bytes(),
+                **({} if self._options.logprobs is None else {"logprobs": row.logprobs}),
             }
             for prompt, row in zip(prompts, generation.results, strict=True)
         ]
+
+
+def _step_record(step: "GenerationStep") -> dict[str, Any]:
+    """The fields of a line of jsonl."""
+    record = {
+        "row": step.row,
+        "token": step.token,
+        "text": step.text,
+        "finish_reason": step.finish_reason,
+    }
+    return record if step.logprobs is None else record | {"logprobs": step.logprobs}
 
 
 def _converse(writer: _Writer, tokenizer: "Tokenizer | None", out: Output, batch: int) -> None:

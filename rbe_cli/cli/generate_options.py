@@ -171,6 +171,16 @@ Lookup = Annotated[
         "text is the same.",
     ),
 ]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole(0, 1000),
+        metavar="N",
+        rich_help_panel=_PRINTING,
+        help="In json and jsonl, add the log-probability of each new token and the N likeliest "
+        "tokens, N from 0 to 1000. They are the model's own, before all options of sampling.",
+    ),
+]
 NoStream = Annotated[
     bool,
     typer.Option(

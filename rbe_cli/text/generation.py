@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
+from rbe_cli.text.logprobs import ChosenLogprob, chosen_logprob
 from rbe_cli.text.lookup import PromptLookup
 from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.sampling import make_sampler, row_generator
@@ -58,12 +59,14 @@ class GenerationStep:
             character is incomplete or a stop string is undecided, so it may be empty.
         finish_reason: None while the row goes on; `eos`: an end-of-text token; `stop`: a stop
             string; `length`: `max_tokens`; `context`: no position is left.
+        logprobs: of the token and its alternatives; None if `options.logprobs` is.
     """
 
     row: int
     token: int
     text: str
     finish_reason: FinishReason | None
+    logprobs: ChosenLogprob | None = None
 
 
 @dataclass(eq=False)
@@ -115,7 +118,7 @@ def generate(
         )
         for index, prompt in enumerate(prompts)
     ]
-    return _steps(session, rows, options, frozenset(eos_token_ids))
+    return _steps(session, rows, options, tokenizer, frozenset(eos_token_ids))
 
 
 def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: GenerationOptions) -> None:
@@ -129,7 +132,11 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
 
 
 def _steps(
-    session: Session, rows: list[_Row], options: GenerationOptions, eos_token_ids: frozenset[int]
+    session: Session,
+    rows: list[_Row],
+    options: GenerationOptions,
+    tokenizer: Tokenizer | None,
+    eos_token_ids: frozenset[int],
 ) -> Iterator[GenerationStep]:
     next_token = make_sampler(options)
 
@@ -142,7 +149,10 @@ def _steps(
         if reason is not None and reason != "stop":
             text += row.text.finish()
         row.finished = reason is not None
-        return GenerationStep(row.index, token, text, reason)
+        scored = None
+        if options.logprobs is not None:
+            scored = chosen_logprob(logits, token, options.logprobs, tokenizer)
+        return GenerationStep(row.index, token, text, reason, scored)
 
     def finish_reason(row: _Row, token: int) -> FinishReason | None:
         if token in eos_token_ids:

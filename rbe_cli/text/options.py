@@ -6,6 +6,7 @@ from typing import Literal
 from rbe_cli.errors import UsageError
 
 Overflow = Literal["stop", "shift"]
+MAX_LOGPROBS = 1000  # likeliest tokens that are listed for each new one
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class GenerationOptions:
             the context is kept.
         lookup: guess greedy tokens from what came before, and check several at once; changes
             the time that one row takes, never its tokens.
+        logprobs: score each new token and so many of the likeliest; None scores nothing.
 
     Raises:
         UsageError: a value lies outside its range; the message names the flag.
@@ -44,6 +46,7 @@ class GenerationOptions:
     greedy: bool = False
     on_overflow: Overflow = "stop"
     lookup: bool = True
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         # Each range is written so that NaN lies outside it.
@@ -60,6 +63,10 @@ class GenerationOptions:
             (self.repetition_window >= 1, "--repetition-window must be at least 1"),
             (all(self.stop), "--stop must not be an empty string"),
             (0 <= self.seed < 1 << 64, "--seed must lie in [0, 2^64)"),
+            (
+                self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
+                f"--logprobs must lie in [0, {MAX_LOGPROBS}]",
+            ),
             (self.on_overflow in ("stop", "shift"), "--on-overflow must be stop or shift"),
         ]
         for holds, sentence in rules:

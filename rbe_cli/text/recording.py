@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.text.generation import FinishReason, GenerationStep, Session, generate
+from rbe_cli.text.logprobs import ChosenLogprob
 from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.tokenizer import Tokenizer
 
@@ -17,16 +18,20 @@ class GenerationResult:
     """What one row has generated so far; `finish_reason` is None while it goes on.
 
     `tokens` holds every token that was generated, an end-of-text token and those of a stop
-    string included; `text` holds neither.
+    string included; `text` holds neither. `logprobs` belong to the tokens one by one; they are
+    empty if none were asked for.
     """
 
     prompt_tokens: int
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: FinishReason | None = None
+    logprobs: list[ChosenLogprob] = field(default_factory=list)
 
     def add(self, step: GenerationStep) -> None:
         self.tokens.append(step.token)
+        if step.logprobs is not None:
+            self.logprobs.append(step.logprobs)
         self.text += step.text
         self.finish_reason = step.finish_reason
 

@@ -102,6 +102,17 @@ class Tokenizer:
         stream = self.stream(context)
         return "".join([stream.push(token) for token in tokens]) + stream.finish()
 
+    def token_text(self, token: int) -> str:
+        """Return the text of one token, as it reads after another token.
+
+        So a token that begins a word keeps its space, whatever the kind of tokenizer. Bytes
+        that are not a whole character give U+FFFD, and an id without a token gives nothing.
+
+        Raises:
+            BadFileError: the file's decoder fails.
+        """
+        return self.decode_after([token], [token])
+
 
 class TokenStream:
     """Text of tokens that come one at a time, in whole characters.

@@ -1,12 +1,14 @@
 """`rbe generate`: seeds, stop strings, batches, inputs, and the shapes its output takes."""
 
+import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from deadlines import run_python
 
 from rbe_cli.cli import generate as generate_module
 from rbe_cli.cli.inputs import unescape
@@ -326,6 +328,70 @@ def test_quiet_is_the_new_text_alone(rbe: Rbe, rbe_file: Path, generate: Generat
     assert (done.out, done.err) == (f"{generate(*options)['text']}\n", "")
 
 
+# Log-probabilities
+
+
+def test_log_probabilities_belong_to_the_tokens(
+    generate: Generate, rbe: Rbe, rbe_file: Path, tmp_path: Path, tokenizer_json: bytes
+) -> None:
+    options = ["--seed", 1, "--max-tokens", 9, "--logprobs", 3]
+    record = generate(PROMPT, *options)
+    assert list(record) == [*FIELDS, "logprobs"]
+    assert [own["token"] for own in record["logprobs"]] == record["tokens"]
+    tokenizer = Tokenizer(tokenizer_json, 300)
+    ids = [*tokenizer.encode(PROMPT).tolist(), *record["tokens"]]
+    (tmp_path / "ids.txt").write_text(" ".join(map(str, ids)))
+    scored = rbe("run", rbe_file, "--tokens", tmp_path / "ids.txt", "--logprobs", "-q",
+                 "--format", "json").json["logprobs"][-9:]  # fmt: skip
+    for own, other in zip(record["logprobs"], scored, strict=True):
+        assert list(own) == ["token", "text", "logprob", "top"]
+        assert own["logprob"] == pytest.approx(other["logprob"], abs=2e-3)  # the engine rounds
+        assert own["text"] == other["text"]
+        assert [list(entry) for entry in own["top"]] == [["token", "text", "logprob"]] * 3
+        assert (own["top"][0]["token"] == own["token"]) == (other["rank"] == 1)
+
+
+def test_sampling_options_leave_log_probabilities_alone(generate: Generate) -> None:
+    shared = [PROMPT, "--max-tokens", 1, "--logprobs", 1000]
+    plain = generate(*shared, "--seed", 1)["logprobs"][0]
+    odd = ["--temperature", 3, "--top-k", 2, "--repetition-penalty", 5, "--min-p", 0.01]
+    (changed,) = generate(*shared, "--seed", 1, *odd)["logprobs"]
+    assert changed["top"] == plain["top"]
+    assert len(plain["top"]) == 300  # the whole vocabulary
+    assert sum(math.exp(own["logprob"]) for own in plain["top"]) == pytest.approx(1, abs=1e-9)
+    (own,) = [entry for entry in plain["top"] if entry["token"] == plain["token"]]
+    assert own["logprob"] == plain["logprob"]
+
+
+def test_no_alternatives_are_the_token_alone(generate: Generate) -> None:
+    record = generate(PROMPT, "--max-tokens", 3, "--logprobs", 0)
+    assert [own["top"] for own in record["logprobs"]] == [[], [], []]
+    assert all(own["logprob"] < 0 for own in record["logprobs"])
+
+
+@pytest.mark.parametrize("more", [[], ["--batch", 2], ["--no-lookup"]])
+def test_jsonl_has_them_step_by_step(rbe: Rbe, rbe_file: Path, more: list[object]) -> None:
+    options = ["--greedy", "--max-tokens", 30, "--logprobs", 1, "--format", "jsonl", *more]
+    lines = rbe("generate", rbe_file, PROMPT, *options).lines
+    steps, summaries = [own for own in lines if "row" in own], [o for o in lines if "row" not in o]
+    for row, summary in enumerate(summaries):
+        own = [step["logprobs"] for step in steps if step["row"] == row]
+        assert own == summary["logprobs"]
+        assert [entry["token"] for entry in own] == summary["tokens"]
+        assert [entry["top"][0]["token"] for entry in own] == summary["tokens"]  # greedy
+        assert [entry["top"][0]["logprob"] for entry in own] == [e["logprob"] for e in own]
+
+
+def test_tokens_of_a_stop_string_have_them_too(generate: Generate) -> None:
+    whole = generate(PROMPT, "--seed", 5, "--max-tokens", 30)["text"]
+    record = generate(
+        PROMPT, "--seed", 5, "--max-tokens", 30, "--stop", whole[12:14], "--logprobs", 1
+    )
+    assert record["finish_reason"] == "stop"
+    assert [own["token"] for own in record["logprobs"]] == record["tokens"]
+    assert len("".join(own["text"] for own in record["logprobs"])) > len(record["text"])
+
+
 # Without a tokenizer
 
 
@@ -382,6 +448,9 @@ def test_without_a_tokenizer_there_are_no_stop_strings(
         (["--seed", "-1"], "--seed"),
         (["--seed", str(1 << 64)], "--seed"),
         (["--batch", "0"], "--batch"),
+        (["--logprobs", "3"], "--logprobs needs --format json or --format jsonl"),
+        (["--logprobs", "-1"], "--logprobs"),
+        (["--logprobs", "1001"], "is not between 0 and 1000"),
         (["--threads", "0"], "--threads"),
         (["--on-overflow", "crash"], "--on-overflow"),
         (["--interactive"], "--interactive reads its prompts from stdin"),
@@ -436,6 +505,6 @@ def test_files_of_fixed_rates_are_run_without_numba(
         f"code = run(['generate', {str(path)!r}, 'The', '--max-tokens', '3', '-q']); "
         "print(code, 'numba' in sys.modules, file=sys.stderr)"
     )
-    run_python(program, check=True)  # compiles
-    done = run_python(program)
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)  # compiles
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "0 False\n"

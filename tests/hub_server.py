@@ -6,13 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from deadlines import SECONDS
 
 
 def commit_of(revision: str) -> str:
@@ -81,12 +78,8 @@ class HubHandler(BaseHTTPRequestHandler):
         files = self._files(model, revision)
         if files is None:
             return
-        commit = revision if len(revision) == 40 else commit_of(revision)
-        if name not in files:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-            return
         content = files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
         asked = self.headers.get("Range")
         if asked is None:
             start, status = 0, 200
@@ -127,15 +120,13 @@ class HubHandler(BaseHTTPRequestHandler):
 def serve() -> Iterator[Hub]:
     """Run a hub without models until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
-    run = partial(server.serve_forever, poll_interval=0.01)
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
 
     def close() -> None:
         server.shutdown()
         server.server_close()
-        thread.join(SECONDS)
-        assert not thread.is_alive()
+        thread.join()
 
     HubHandler.hub = Hub(f"http://127.0.0.1:{server.server_port}", close)
     yield HubHandler.hub

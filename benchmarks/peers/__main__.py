@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, workers: Workers) -> None:
         source=checkpoint.source,
         predictions=original.predictions,
         context=max(window.tokens.size for window in windows),
-        perplexity=original.perplexity,
+        perplexity=original.loss.exp().value,
         calibration=text.description,
     )
     moments = input_moments(model, [window.tokens for window in windows])

@@ -110,15 +110,15 @@ def score(
 ) -> Point:
     """How far the candidate is from the original on the text."""
     found = evaluate(candidate.model, subject.windows, workers, subject.reference)
-    assert found.kl_divergence is not None
+    assert found.comparison is not None
     return Point(
         scheme,
         rate,
         candidate.matrix_bits,
         candidate.model_bits,
         _output_error(subject, candidate.model),
-        found.kl_divergence,
-        found.perplexity,
+        found.comparison.kl_divergence.value,
+        found.loss.exp().value,
     )
 
 

@@ -16,6 +16,11 @@ _MATRIX = re.compile(
 )
 
 
+def canonical_name(name: str) -> str:
+    """The name without the prefix that `GPT2LMHeadModel` adds."""
+    return name.removeprefix("transformer.")
+
+
 def is_mask_buffer(name: str) -> bool:
     """Whether a canonical name is one of the causal-mask buffers old files carry."""
     return _MASK_BUFFER.fullmatch(name) is not None

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbe_cli.cli import compress_options as options
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.cli.quality import quality_facts
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,7 +160,6 @@ def _check_matches(overrides: "list[Override]", names: Iterable[str]) -> None:
 
 
 def _summary(result: "CompressResult") -> object:
-    quality = result.quality
     return facts(
         [
             ("wrote", f"{result.output} ({size(result.file_bytes)})"),
@@ -166,12 +167,7 @@ def _summary(result: "CompressResult") -> object:
             ("parameters", f"{result.parameters:,}"),
             ("bits per weight", f"{result.bits_per_weight:.3f}"),
             ("ratio", f"{result.ratio:.2f}"),
-            ("KL divergence", f"{quality.kl_divergence:.5f} nats a token"),
-            (
-                "perplexity",
-                f"{quality.perplexity:.3f} (original {quality.reference_perplexity:.3f}, "
-                f"{quality.tokens} held-out tokens)",
-            ),
+            *quality_facts(asdict(result.quality), f"text {result.quality.text}"),
             *_tuning(result),
             ("time", f"{result.seconds:.1f} s"),
             ("peak memory", size(result.peak_rss_bytes)),

@@ -8,6 +8,7 @@ import typer
 from rbe_cli.cli.inputs import open_rbe
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.cli.quality import FIELDS, is_quality, quality_facts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +126,7 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
         ("source", f"{provenance['source']} ({provenance['source_hash']})"),
         ("calibrated on", provenance["calibration"]),
     ]
-    pairs += [(name, _short(value)) for name, value in provenance["extra"].items()]
+    pairs += _measured(provenance["extra"], provenance["calibration"])
     if found["verified"]:
         pairs.append(("verified", "every checksum is right, every tensor decodes"))
     console.print(facts(pairs))
@@ -145,6 +146,16 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
         console.print()
         bars = [(tensor["name"], _bar(tensor["bits_per_weight"])) for tensor in found["tensors"]]
         console.print(facts(bars))
+
+
+def _measured(extra: dict[str, Any], calibration: str) -> list[tuple[str, str]]:
+    """What the file was to reach, and the quality that was measured."""
+    if not is_quality(extra):
+        return [(name, _short(value)) for name, value in extra.items()]
+    goals = [(name, _short(value)) for name, value in extra.items() if name not in FIELDS]
+    # A file of an older version says only what it was calibrated on.
+    text = calibration if extra.get("text") is None else f"text {extra['text']}"
+    return goals + quality_facts(extra, text)
 
 
 def _bar(bits: float) -> str:

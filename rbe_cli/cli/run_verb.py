@@ -1,6 +1,6 @@
 """`rbe run`: one forward pass, or a whole text's perplexity."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -22,36 +22,25 @@ from rbe_cli.cli.options import (
     TokenFile,
     Verbose,
 )
-from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.cli.output import Format, Output
+from rbe_cli.cli.run_result import (
+    RunResult,
+    RunWindow,
+    comparison_fields,
+    loss_fields,
+    show,
+)
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from rich.console import Console
 
+    from rbe_cli.checkpoint.config import Gpt2Config
     from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.progress import Progress
+    from rbe_cli.tasks.forward import ForwardPass
     from rbe_cli.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The contract's fields; None or empty where not asked for.
-
-    Attributes:
-        tokens: of the input; with `--perplexity`, those that were predicted.
-        profile: nanoseconds of each layer's parts, and bytes it had allocated at most.
-    """
-
-    tokens: int
-    loss: float | None
-    perplexity: float | None
-    top: list[dict[str, Any]] = field(default_factory=list)
-    reference_perplexity: float | None = None
-    kl_divergence: float | None = None
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    profile: list[dict[str, Any]] = field(default_factory=list)
 
 
 EXAMPLES = """\
@@ -61,6 +50,10 @@ rbe run gpt2.rbe "Some text" --reference gpt2 --format json
 rbe run gpt2.rbe "Some text" --logits logits.npy"""
 _MEASURED = "Measurements"  # a heading of the help
 NPY_START, NPZ_START = b"\x93NUMPY", b"PK"  # what such files begin with
+OF_ONE_PASS = (
+    *("tokens", "loss", "loss_error", "perplexity", "perplexity_error"),
+    *("top", "logprobs", "profile"),
+)
 
 
 class Engine(StrEnum):
@@ -92,6 +85,15 @@ def run(
             help="Show the K likeliest next tokens.",
         ),
     ] = 10,
+    logprobs: Annotated[
+        bool,
+        typer.Option(
+            "--logprobs",
+            rich_help_panel=_MEASURED,
+            help="Show the log-probability of each token of the input, and its rank among all "
+            "tokens.",
+        ),
+    ] = False,
     perplexity: Annotated[
         bool,
         typer.Option(
@@ -126,8 +128,8 @@ def run(
         typer.Option(
             metavar="SOURCE",
             rich_help_panel=_MEASURED,
-            help="Compare with this float32 checkpoint: KL divergence, perplexity, and the error "
-            "of each layer's output.",
+            help="Compare with this checkpoint, in float32, or with this .rbe file: KL divergence, "
+            "perplexity, and the error of each layer's output.",
         ),
     ] = None,
     profile: Annotated[
@@ -176,6 +178,8 @@ def run(
     out = Output(format, quiet, verbose)
     if perplexity and (logits or hidden):
         raise UsageError("--logits and --hidden belong to one forward pass, not to --perplexity")
+    if perplexity and logprobs:
+        raise UsageError("--logprobs belongs to one forward pass, not to --perplexity")
     if perplexity and profile:
         raise UsageError("--profile belongs to one forward pass, not to --perplexity")
     if not perplexity and (context or stride):
@@ -195,47 +199,54 @@ def run(
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
         model = load_model(container, kernels, progress)
         warm_up(model, progress)
-        original = _open_reference(reference, model, offline, out, progress) if reference else None
+        original = _open_reference(reference, model, offline, progress) if reference else None
         if perplexity:
-            found = _evaluate(model, sequences, original, context, stride, threads, progress)
+            found = _measure(model, sequences, original, context, stride, threads, progress)
         else:
             if len(sequences) != 1:
                 raise UsageError("one forward pass takes one sequence: use --perplexity for more")
-            found = _forward(model, sequences[0], tokenizer, top_k, logits, hidden, force)
+            found = _forward(model, sequences[0], tokenizer, top_k, logprobs, logits, hidden, force)
             if profile:
                 found = replace(found, profile=_profile(model, sequences[0]))
             if original is not None and sequences[0].size > 1:
-                compared = _evaluate(model, sequences, original, None, None, threads, progress)
-                found = replace(
-                    found,
-                    reference_perplexity=compared.reference_perplexity,
-                    kl_divergence=compared.kl_divergence,
-                    layers=compared.layers,
-                )
-    out.result(found, lambda console: _show(console, found))
+                whole = sequences[0].size
+                compared = _measure(model, sequences, original, whole, whole, threads, progress)
+                # Of the model's own numbers those of the single pass are kept: they belong to
+                # the logits that --logits writes.
+                own = {name: getattr(found, name) for name in OF_ONE_PASS}
+                found = replace(compared, **own)
+    out.result(found, lambda console: show(console, found))
 
 
-def _open_reference(
-    source: str, model: "Gpt2", offline: bool, out: Output, progress: "Progress"
-) -> "Gpt2":
+def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progress") -> "Gpt2":
+    """The model to compare with, of the same shape; a `.rbe` file stays compressed in memory."""
+    from rbe_cli.checkpoint.source import open_checkpoint
+    from rbe_cli.container.locate import find_rbe, names_rbe
+    from rbe_cli.container.reader import Container
+    from rbe_cli.engine.resident import load_model
     from rbe_cli.nn.gpt2 import Gpt2
-    from rbe_cli.tasks.opening import open_source
 
-    checkpoint = open_source(source, offline=offline, progress=progress)
-    for note in checkpoint.notes:
-        out.note(note)
-    config, ours = checkpoint.config, model.config
-    if (config.vocab_size, config.n_layer, config.n_embd, config.n_positions) != (
-        ours.vocab_size,
-        ours.n_layer,
-        ours.n_embd,
-        ours.n_positions,
-    ):
-        raise UsageError(f"--reference {source} has another shape than the compressed model")
-    return Gpt2.from_checkpoint(config, checkpoint.tensors, model.kernels)
+    if names_rbe(source):
+        path = find_rbe(source, offline=offline, progress=progress)
+        with Container.open(path) as container:
+            _check_shape(source, container.config, model.config)
+            return load_model(container, model.kernels, progress)
+    checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    _check_shape(source, checkpoint.config, model.config)
+    return Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, model.kernels)
 
 
-def _evaluate(
+def _check_shape(source: str, config: "Gpt2Config", ours: "Gpt2Config") -> None:
+    for key in ("vocab_size", "n_layer", "n_embd", "n_positions"):
+        theirs, own = getattr(config, key), getattr(ours, key)
+        if theirs != own:
+            raise UsageError(
+                f"--reference {source} has another shape than the compressed model: "
+                f"its {key} is {theirs}, not {own}"
+            )
+
+
+def _measure(
     model: "Gpt2",
     sequences: "list[NDArray[np.int64]]",
     reference: "Gpt2 | None",
@@ -244,7 +255,9 @@ def _evaluate(
     threads: int | None,
     progress: "Progress",
 ) -> RunResult:
+    """Loss over all windows of the input, and what the reference gives if there is one."""
     from rbe_cli.tasks.evaluate import evaluate, sliding_windows
+    from rbe_cli.tasks.means import unit_of
     from rbe_cli.tasks.workers import workers
 
     limit = model.config.n_positions
@@ -257,17 +270,12 @@ def _evaluate(
     if not windows:
         raise UsageError("perplexity needs at least two tokens")
     with workers(threads) as pool:
-        result = evaluate(model, windows, pool, reference, progress)
+        found = evaluate(model, windows, pool, reference, progress)
     return RunResult(
-        tokens=result.predictions,
-        loss=result.loss,
-        perplexity=result.perplexity,
-        reference_perplexity=result.reference_perplexity,
-        kl_divergence=result.kl_divergence,
-        layers=[
-            {"layer": layer, "relative_error": error}
-            for layer, error in enumerate(result.layer_errors)
-        ],
+        tokens=found.predictions,
+        window=RunWindow(length, stride or length, found.windows, unit_of(found.windows)),
+        **loss_fields(found.loss),
+        **(comparison_fields(found.comparison) if found.comparison else {}),
     )
 
 
@@ -276,14 +284,15 @@ def _forward(
     tokens: "NDArray[np.int64]",
     tokenizer: "Tokenizer | None",
     top_k: int,
+    logprobs: bool,
     logits: Path | None,
     hidden: Path | None,
     force: bool,
 ) -> RunResult:
+    """One pass over `[n]` tokens; its arrays go to the files that were named."""
     import numpy as np
 
     from rbe_cli.container.publish import new_file
-    from rbe_cli.tasks.evaluate import perplexity
     from rbe_cli.tasks.forward import forward
 
     result = forward(model, tokens, keep_hidden=hidden is not None)
@@ -293,21 +302,30 @@ def _forward(
     if hidden is not None:
         with new_file(hidden, force=force) as target:
             np.savez(target, allow_pickle=False, **result.hidden)
-    loss = result.loss
-    context = tokens[-32:].tolist()  # enough to tell whether a space precedes the next token
+    loss, length = result.loss, tokens.size
     return RunResult(
-        tokens=tokens.size,
-        loss=loss,
-        perplexity=None if loss is None else perplexity(loss),
+        tokens=length,
+        window=RunWindow(length, length, 1, "token") if loss else None,
         top=[
-            {
-                "token": token,
-                "text": tokenizer.decode_after(context, [token]) if tokenizer else None,
-                "probability": probability,
-            }
+            {"token": token, "text": _text(tokenizer, token), "probability": probability}
             for token, probability in result.likeliest(top_k)
         ],
+        logprobs=_logprobs(result, tokenizer) if logprobs else [],
+        **(loss_fields(loss) if loss else {}),
     )
+
+
+def _logprobs(result: "ForwardPass", tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:
+    """Each token of the input; of the first, which nothing predicts, no numbers."""
+    scored = [(None, None), *zip(result.logprobs().tolist(), result.ranks().tolist(), strict=True)]
+    return [
+        {"token": token, "text": _text(tokenizer, token), "logprob": logprob, "rank": rank}
+        for token, (logprob, rank) in zip(result.tokens.tolist(), scored, strict=True)
+    ]
+
+
+def _text(tokenizer: "Tokenizer | None", token: int) -> str | None:
+    return tokenizer.token_text(token) if tokenizer else None
 
 
 def _profile(model: "Gpt2", tokens: "NDArray[np.int64]") -> list[dict[str, Any]]:
@@ -322,31 +340,3 @@ def _write_npy(target: BinaryIO, array: "NDArray[np.float32]") -> None:
 
     npy.write_array_header_1_0(target, npy.header_data_from_array_1_0(array))
     target.write(array.tobytes())
-
-
-def _show(console: "Console", found: RunResult) -> None:
-    pairs = [("tokens", f"{found.tokens:,}")]
-    if found.loss is not None:
-        pairs.append(("loss", f"{found.loss:.4f} nats a token"))
-        pairs.append(("perplexity", f"{found.perplexity:.3f}"))
-    if found.kl_divergence is not None:
-        pairs.append(("original's perplexity", f"{found.reference_perplexity:.3f}"))
-        pairs.append(("KL divergence", f"{found.kl_divergence:.6f} nats a token"))
-    console.print(facts(pairs))
-    if found.top:
-        rows = [
-            (str(entry["token"]), repr(entry["text"] or ""), f"{entry['probability']:.4f}")
-            for entry in found.top
-        ]
-        console.print(table("", ("next token", "text", "probability"), rows))
-    if found.layers:
-        errors = [(str(e["layer"]), f"{e['relative_error']:.5f}") for e in found.layers]
-        console.print(table("", ("layer", "relative error"), errors))
-    if found.profile:
-        columns = ("layer", "ln 1", "attention", "ln 2", "feed-forward", "residual", "total")
-        console.print(table("", (*columns, "memory"), [_profile_row(own) for own in found.profile]))
-
-
-def _profile_row(own: dict[str, int]) -> tuple[str, ...]:
-    layer, *times, peak = own.values()
-    return str(layer), *(f"{1e-6 * time:.3f} ms" for time in times), size(peak)

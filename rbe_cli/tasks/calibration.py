@@ -28,6 +28,7 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int64]
 WINDOW = 256  # tokens at most of a calibration sequence
+SAMPLED = "sampled from the model"  # text that the model wrote itself
 _HELD_OUT = 8  # one sequence in so many is kept for measuring quality
 _ROWS = 36  # sequences written side by side at most
 MAX_BATCH_TOKENS = 2048
@@ -41,11 +42,13 @@ class Calibration:
         used: what the codec may look at.
         held_out: what quality is measured on.
         description: where they come from, for the file's provenance.
+        text: the same in short: a file's name, or `SAMPLED`.
     """
 
     used: list[Tokens]
     held_out: list[Tokens]
     description: str
+    text: str
 
 
 def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
@@ -90,7 +93,7 @@ def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Ca
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
     tokens = tokenizer.encode(read_text_file(path))
     length = min(WINDOW, checkpoint.config.n_positions)
-    return _split(windows(tokens, length), samples, seed, f"text {path.name}")
+    return _split(windows(tokens, length), samples, seed, "text", path.name)
 
 
 def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
@@ -98,7 +101,7 @@ def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int)
     length = min(WINDOW, checkpoint.config.n_positions)
     sequences = read_token_file(path, checkpoint.config.vocab_size)
     cut = [window for sequence in sequences for window in windows(sequence, length)]
-    return _split(cut, samples, seed, f"tokens {path.name}")
+    return _split(cut, samples, seed, "tokens", path.name)
 
 
 def from_model(
@@ -139,7 +142,7 @@ def from_model(
         sequences.extend(arrays["tokens"])
         progress(stage, len(sequences), total)
     return Calibration(
-        sequences[:samples], sequences[samples:], "text written by the checkpoint itself"
+        sequences[:samples], sequences[samples:], "text written by the checkpoint itself", SAMPLED
     )
 
 
@@ -155,12 +158,27 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
     return sequences
 
 
-def _split(sequences: Sequence[Tokens], samples: int, seed: int, description: str) -> Calibration:
+def _split(
+    sequences: Sequence[Tokens], samples: int, seed: int, kind: str, name: str
+) -> Calibration:
+    """Draw sequences at random and hold some of them out.
+
+    Args:
+        sequences: to draw from.
+        samples: sequences to calibrate on.
+        seed: of the drawing.
+        kind: what they are, `text` or `tokens`.
+        name: of the file that they come from.
+
+    Raises:
+        UsageError: fewer than two sequences have two tokens.
+    """
     usable = [sequence for sequence in sequences if len(sequence) >= 2]
     if len(usable) < 2:
-        raise UsageError(f"the calibration {description} is too short: two windows are needed")
+        raise UsageError(f"the calibration {kind} {name} is too short: two windows are needed")
     order = np.random.default_rng(seed).permutation(len(usable))
     count = min(len(usable), samples + max(1, samples // _HELD_OUT))
     held_out = max(1, count // (_HELD_OUT + 1))
     chosen = [usable[i] for i in order[:count]]
-    return Calibration(chosen[held_out:], chosen[:held_out], description)
+    name = name.encode(errors="backslashreplace").decode()  # a file's name may not be Unicode
+    return Calibration(chosen[held_out:], chosen[:held_out], f"{kind} {name}", name)

@@ -26,7 +26,6 @@ from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks import calibration
-from rbe_cli.tasks.calibration import Tokens
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import GOOD_ENOUGH
 from rbe_cli.tasks.heads import with_decorrelated_heads
@@ -163,7 +162,9 @@ def _compress(
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
     _compile(model, progress)
     text = _calibrate(checkpoint, model, options, workers, folder, progress)
-    file = OutputFile(checkpoint, settings.goals, options.preset, text.description, options.seed)
+    file = OutputFile(
+        checkpoint, settings.goals, options.preset, text.description, options.seed, text.text
+    )
     target = first_target(settings, file)
     rate = matrix_rate(checkpoint.config, settings, target)
     # More text than this makes no better metric, though it does a better tuning.
@@ -176,7 +177,7 @@ def _compress(
     )
 
     def quality(stored: Sequence[StoredTensor]) -> Quality:
-        return _measure(model, stored, text.held_out, workers, progress)
+        return _measure(model, stored, text, workers, progress)
 
     stored: Sequence[StoredTensor]
     if settings.target_kl is None:
@@ -328,18 +329,14 @@ def _reports(
 def _measure(
     model: Gpt2,
     stored: Sequence[StoredTensor],
-    held_out: Sequence[Tokens],
+    text: calibration.Calibration,
     workers: Workers,
     progress: Progress,
 ) -> Quality:
-    """Of the tensors as the engine would run them."""
+    """Of the tensors as the engine would run them, on the text that is held out."""
     weights = {tensor.name: resident(tensor) for tensor in stored}
     compressed = Gpt2(model.config, weights, model.kernels)
     warm_up(compressed, progress)
-    windows = [Window(sequence) for sequence in held_out]
+    windows = [Window(sequence) for sequence in text.held_out]
     found = evaluate(compressed, windows, workers, model, progress)
-    assert found.kl_divergence is not None
-    assert found.reference_perplexity is not None
-    return Quality(
-        found.kl_divergence, found.perplexity, found.reference_perplexity, found.predictions
-    )
+    return Quality.of(found, windows, text.text)

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.loss import log_softmax
 from rbe_cli.nn.profile import LayerProfile
+from rbe_cli.tasks.evaluate import logit_chunks
+from rbe_cli.tasks.means import Mean, mean_of
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,28 @@ class ForwardPass:
     logits: Float32
     hidden: dict[str, Float32]
 
+    def logprobs(self) -> Float64:
+        """Log-probabilities of the sequence's own tokens from the second on, `[n - 1]`."""
+        found = np.empty(self.tokens.size - 1)
+        for part in logit_chunks(found.size, 2 * self.logits.shape[-1]):
+            scored = log_softmax(self.logits[:-1][part].astype(np.float64))
+            found[part] = np.take_along_axis(scored, self.tokens[1:][part, None], -1)[:, 0]
+        return found
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Places of these tokens among all by probability, `[n - 1]`; 1 is the likeliest.
+
+        Tokens of the same probability share the best place.
+        """
+        own = np.take_along_axis(self.logits[:-1], self.tokens[1:, None], -1)  # [n - 1, 1]
+        return 1 + np.count_nonzero(self.logits[:-1] > own, axis=-1)
+
     @property
-    def loss(self) -> float | None:
+    def loss(self) -> Mean | None:
         """Mean cross-entropy of the sequence's own tokens, in nats; None for a single token."""
         if self.tokens.size < 2:
             return None
-        scored = log_softmax(self.logits[:-1])  # [n - 1, vocab]
-        return -float(np.take_along_axis(scored, self.tokens[1:, None], -1).mean(dtype=np.float64))
+        return mean_of(-self.logprobs(), np.array([self.tokens.size - 1]))
 
     def likeliest(self, count: int) -> list[tuple[int, float]]:
         """(token, probability) of the likeliest next tokens, likeliest first."""

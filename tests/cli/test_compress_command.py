@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
@@ -41,7 +39,12 @@ TENSOR_FIELDS = [
     "relative_error",
     "relative_output_error",
 ]
-QUALITY_FIELDS = ["kl_divergence", "perplexity", "reference_perplexity", "tokens"]
+QUALITY_FIELDS = [
+    *("kl_divergence", "perplexity", "reference_perplexity", "tokens"),
+    *("kl_divergence_error", "kl_divergence_p99", "kl_divergence_max"),
+    *("perplexity_error", "perplexity_ratio_error", "top_1_agreement"),
+    *("windows", "context", "text"),
+]
 QUICK = ["--calib-samples", "8"]
 
 
@@ -105,6 +108,12 @@ def test_the_record_s_quality_is_sane(compressed: dict[str, Any]) -> None:
     assert 1 < quality["reference_perplexity"] < 300
     assert quality["perplexity"] == pytest.approx(quality["reference_perplexity"], rel=0.1)
     assert quality["tokens"] == 16 * 63  # 16 of 144 sequences of 64 tokens are held out
+    assert (quality["windows"], quality["context"]) == (16, 64)
+    assert 0 < quality["kl_divergence_error"] < quality["kl_divergence"]
+    assert quality["kl_divergence"] < quality["kl_divergence_p99"] < quality["kl_divergence_max"]
+    assert 0.5 < quality["top_1_agreement"] <= 1
+    assert quality["perplexity_error"] > quality["perplexity_ratio_error"] > 0
+    assert quality["text"] == "sampled from the model"
 
 
 def test_jsonl_is_one_line(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
@@ -116,6 +125,8 @@ def test_people_see_a_summary(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> Non
     done = rbe("compress", checkpoint, tmp_path / "a.rbe", *QUICK)
     for text in (str(tmp_path / "a.rbe"), "bits per weight", "KL divergence", "perplexity"):
         assert text in done.out
+    assert re.search(r"perplexity +\d+\.\d+ ± .* \(original \d+\.\d+, ratio .* ± ", done.out)
+    assert "text sampled from the model (" in done.out
     assert not any(line.endswith(" ") for line in done.out.splitlines())
     assert "encoding ..." in done.err
 
@@ -231,6 +242,8 @@ def test_calibration_on_a_text(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> No
     done = rbe("compress", checkpoint, out, "--calib", text, "--format", "json")
     assert done.code == 0
     assert calibration(out) == "text words.txt"
+    assert done.json["quality"]["text"] == "words.txt"
+    assert "measured on           text words.txt (" in rbe("inspect", out).out
     assert "writing calibration text" not in done.err
 
 
@@ -317,44 +330,3 @@ def test_force_replaces_no_input(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> 
         assert done.code == 1
         assert "a file of another kind, which --force does not replace" in done.err
         assert (folder / name).read_bytes() == before
-
-
-# What is in the way of a checkpoint
-
-
-def test_what_is_left_out_is_said_once(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
-    """A classifier in a wrapper is compressed as the language model that is in it."""
-    folder = tmp_path / "classifier"
-    shutil.copytree(checkpoint, folder)
-    tensors = load_file(checkpoint / "model.safetensors")
-    wrapped = {f"module.transformer.{name}": tensor for name, tensor in tensors.items()}
-    wrapped["module.score\x1b[2J.weight"] = np.zeros((2, 32), np.float32)
-    save_file(wrapped, folder / "model.safetensors")
-    outputs = [tmp_path / "a.rbe", tmp_path / "b.rbe"]
-    plain, found = (
-        rbe("compress", source, output, *QUICK, "--format", "json")
-        for source, output in zip((checkpoint, folder), outputs, strict=True)
-    )
-    assert (plain.code, found.code) == (0, 0)
-    assert found.json["quality"] == plain.json["quality"]
-    notes = [line for line in found.err.splitlines() if "..." not in line]
-    assert notes == [
-        "the prefix 'module.' of the tensors' names is left out",
-        "not used: module.score\\x1b[2J.weight",
-    ]
-    quiet = rbe("compress", folder, tmp_path / "c.rbe", *QUICK, "-q")
-    assert quiet.err == ""
-
-
-def test_a_file_does_not_hold_the_folders_of_its_source(
-    rbe: Rbe, checkpoint: Path, tmp_path: Path
-) -> None:
-    folder, output = tmp_path / "secret place" / "gpt2-tiny", tmp_path / "a.rbe"
-    shutil.copytree(checkpoint, folder)
-    text = tmp_path / "secret place" / "text.txt"
-    text.write_text("It was the best of times, it was the worst of times. " * 40)
-    assert rbe("compress", folder, output, "--calib", text, *QUICK, "-q").code == 0
-    content = output.read_bytes()
-    assert b"gpt2-tiny" in content
-    for secret in (str(tmp_path), "secret place"):
-        assert secret.encode() not in content

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import xxhash
 
@@ -12,6 +13,7 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.cli.app import run
 from rbe_cli.container.reader import Container
+from rbe_cli.container.writer import write_container
 
 Rbe = Callable[..., Any]
 FIELDS = [
@@ -154,3 +156,61 @@ def test_what_a_file_says_cannot_command_the_terminal(
         done = rbe("inspect", out, "--format", style)
         assert "[2Jred" in done.out
         assert "\x1b" not in done.out
+
+
+# Quality
+
+
+def test_people_see_what_the_quality_was_measured_on(
+    rbe: Rbe, rbe_file: Path, compressed: dict[str, Any]
+) -> None:
+    out = rbe("inspect", rbe_file).out
+    quality = compressed["quality"]
+    assert f"{quality['kl_divergence']:.5f} ± {quality['kl_divergence_error']:.5f} nats" in out
+    assert f"text sampled from the model ({quality['tokens']} held-out tokens" in out
+    assert "target_bpw" in out
+
+
+def with_extra(rbe_file: Path, path: Path, extra: dict[str, Any]) -> Path:
+    """A copy of the file that says something else of its quality."""
+    with Container.open(rbe_file) as container:
+        provenance = msgspec.structs.replace(container.provenance, extra=extra)
+        write_container(
+            path,
+            config=container.config,
+            tensors=list(container.tensors.values()),
+            tokenizer_json=None,
+            provenance=provenance,
+        )
+    return path
+
+
+def test_files_of_older_versions_say_what_they_know(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path
+) -> None:
+    old = {"kl_divergence": 0.25, "perplexity": 12.5, "reference_perplexity": 12.0, "tokens": 99}
+    out = rbe("inspect", with_extra(rbe_file, tmp_path / "old.rbe", old)).out
+    assert "0.25000 nats a token\n" in out
+    assert "12.500 (original 12.000, ratio 1.0417)" in out
+    assert "text written by the checkpoint itself (99 held-out tokens)" in out
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"kl_divergence": 0.25},
+        {"kl_divergence": "much", "perplexity": None, "reference_perplexity": True, "tokens": 1},
+        {
+            **{"kl_divergence": 1, "perplexity": 1, "reference_perplexity": 0, "tokens": 1},
+            **{"kl_divergence_error": "small", "text": 7},
+        },
+        {"kl_divergence": 1, "perplexity": 1, "reference_perplexity": 0, "tokens": 1, "text": 7},
+    ],
+)
+def test_whatever_a_file_says_of_its_quality_is_shown(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    done = rbe("inspect", with_extra(rbe_file, tmp_path / "odd.rbe", extra))
+    assert (done.code, done.err) == (0, "")
+    assert ("KL divergence" in done.out) == (extra.get("text") == 7 and len(extra) == 5)

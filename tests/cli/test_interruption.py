@@ -1,4 +1,4 @@
-"""Signals and a full disk during compress: nothing is lost, and nothing is left behind."""
+"""Ctrl-C, a polite kill, and a full disk during compress: nothing is lost, nothing left behind."""
 
 import os
 import signal
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deadlines import run_python, started
 
 from rbe_cli.cli.run_verb import NPY_START, NPZ_START
 from rbe_cli.container.header import MAGIC
@@ -18,7 +17,7 @@ from rbe_cli.container.header import MAGIC
 Rbe = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
 PRECIOUS = MAGIC + b"precious"  # an older file, as far as --force looks
-SECONDS = 20  # until an interrupted command has ended, on a busy machine
+SECONDS = 5  # until an interrupted command has ended
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def wait_for_calibration(process: "subprocess.Popen[str]") -> None:
         assert line  # the command has not ended
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_compress(
     start: Start, checkpoint: Path, output: Path, kind: signal.Signals
 ) -> None:
@@ -55,27 +54,6 @@ def test_a_signal_during_compress(
     assert is_untouched(output)
 
 
-@pytest.mark.parametrize(
-    ("ignored", "other"),
-    [(signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGINT)],
-    ids=["background", "nohup"],
-)
-def test_a_signal_that_the_caller_ignores_stays_ignored(
-    start: Start, checkpoint: Path, output: Path, ignored: signal.Signals, other: signal.Signals
-) -> None:
-    before = f"trap '' {ignored.name.removeprefix('SIG')}"
-    command = ["compress", checkpoint, output, "--force", "--calib-samples", 1_000_000]
-    process = start(*command, before=before)
-    wait_for_calibration(process)
-    process.send_signal(ignored)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(other)
-    process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert is_untouched(output)
-
-
 def test_ctrl_c_does_not_wait_for_a_long_task(checkpoint: Path, output: Path) -> None:
     script = (
         "import time\n"
@@ -84,12 +62,20 @@ def test_ctrl_c_does_not_wait_for_a_long_task(checkpoint: Path, output: Path) ->
         "calibration._write = lambda *_: time.sleep(600)\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", script, "compress", checkpoint, output, "--force"]
-    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "compress", checkpoint, output, "--force"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
         wait_for_calibration(process)
         time.sleep(0.2)  # the task has begun
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert is_untouched(output)
 
@@ -104,7 +90,9 @@ def test_ctrl_c_while_the_program_starts(checkpoint: Path, output: Path) -> None
         "sys.meta_path.insert(0, Impatient())\n"
         "main()\n"
     )
-    done = run_python(script, "--help")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -140,7 +128,7 @@ def test_a_full_disk(start: Start, rbe_file: Path, checkpoint: Path, output: Pat
     blocks = rbe_file.stat().st_size // 2 // 512
     command = ["compress", checkpoint, output, "--force", "-q"]
     process = start(*command, before=f"ulimit -f {blocks}")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.startswith(f"rbe: cannot write {output}")
     assert err.endswith(": File too large\n")
@@ -155,7 +143,7 @@ def test_a_full_disk_under_arrays(
 ) -> None:
     output.write_bytes(old)
     process = start("run", rbe_file, "The", flag, output, "--force", before="ulimit -f 1")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.splitlines()[-1] == f"rbe: cannot write {output}: File too large"
     assert is_untouched(output, old)

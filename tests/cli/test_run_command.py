@@ -1,6 +1,7 @@
 """`rbe run`: one forward pass, perplexity, comparison with the original."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.cli.run_verb import NPY_START
 from rbe_cli.progress import Progress
+from rbe_cli.text.tokenizer import Tokenizer
 
 Rbe = Callable[..., Any]
 TEXT = "The quick brown fox jumps over the lazy dog. It was the best of times"
@@ -25,7 +27,20 @@ FIELDS = [
     "kl_divergence",
     "layers",
     "profile",
+    "loss_error",
+    "perplexity_error",
+    "reference_perplexity_error",
+    "perplexity_ratio",
+    "perplexity_ratio_error",
+    "kl_divergence_error",
+    "kl_divergence_p99",
+    "kl_divergence_max",
+    "top_1_agreement",
+    "top_1_agreement_error",
+    "window",
+    "logprobs",
 ]
+WINDOW_FIELDS = ["context", "stride", "windows", "unit"]
 
 
 @pytest.fixture
@@ -165,6 +180,59 @@ def test_a_model_that_is_surer_than_floats_can_tell(
     assert "perplexity  inf" in rbe("run", file, TEXT).out
 
 
+# Log-probabilities
+
+
+def test_each_token_has_its_log_probability(
+    forward: Forward, tmp_path: Path, tokenizer_json: bytes
+) -> None:
+    record = forward(TEXT, "--logprobs", "--logits", tmp_path / "logits.npy")
+    tokenizer = Tokenizer(tokenizer_json, 300)
+    ids = tokenizer.encode(TEXT).tolist()
+    logits = np.load(tmp_path / "logits.npy").astype(np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    first, *others = record["logprobs"]
+    assert [list(own) for own in record["logprobs"]] == [
+        ["token", "text", "logprob", "rank"]
+    ] * len(ids)
+    assert [own["token"] for own in record["logprobs"]] == ids
+    assert "".join(own["text"] for own in record["logprobs"]) == TEXT
+    assert (first["logprob"], first["rank"]) == (None, None)
+    for i, own in enumerate(others):
+        assert own["logprob"] == pytest.approx(log_p[i, ids[i + 1]], rel=1e-5)
+        assert own["rank"] == 1 + np.sum(log_p[i] > log_p[i, ids[i + 1]])
+    assert -np.mean([own["logprob"] for own in others]) == pytest.approx(record["loss"])
+
+
+def test_bytes_of_a_character_have_the_replacement_character(forward: Forward) -> None:
+    record = forward("é🙂", "--logprobs")
+    texts = [own["text"] for own in record["logprobs"]]
+    assert len(texts) == 6
+    assert set(texts) == {"\ufffd"}
+
+
+def test_one_token_has_no_log_probability(forward: Forward, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("5")
+    (only,) = forward("--tokens", tmp_path / "ids.txt", "--logprobs")["logprobs"]
+    assert (only["token"], only["logprob"], only["rank"]) == (5, None, None)
+
+
+def test_people_see_log_probabilities(rbe: Rbe, rbe_file: Path, forward: Forward) -> None:
+    done = rbe("run", rbe_file, TEXT, "--logprobs", "--top-k", 0)
+    assert "logprob" in done.out
+    for own in forward(TEXT, "--logprobs")["logprobs"][1:]:
+        assert f"{own['logprob']:.4f}" in done.out
+
+
+def test_without_a_tokenizer_log_probabilities_have_no_text(
+    rbe: Rbe, bare_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ids.txt").write_text("5 6")
+    done = rbe("run", bare_file, "--tokens", tmp_path / "ids.txt", "--logprobs", "--format", "json")
+    assert [own["text"] for own in done.json["logprobs"]] == [None, None]
+    assert done.json["logprobs"][1]["logprob"] < 0
+
+
 # The engines
 
 
@@ -223,6 +291,31 @@ def test_perplexity_over_several_sequences(forward: Forward, tmp_path: Path) -> 
     assert forward("--tokens", tmp_path / "ids.txt", "--perplexity")["tokens"] == 2 + 1 + 3
 
 
+def test_the_window_and_the_errors_are_told(forward: Forward, long_text: Path) -> None:
+    record = forward("-f", long_text, "--perplexity", "--context", 16, "--stride", 4)
+    assert list(record["window"]) == WINDOW_FIELDS
+    assert record["window"]["context"] == 16
+    assert record["window"]["stride"] == 4
+    assert record["window"]["windows"] == -(-(record["tokens"] - 15) // 4) + 1
+    assert record["window"]["unit"] == "window"
+    assert 0 < record["loss_error"] < record["loss"]
+    expected = record["loss_error"] * record["perplexity"]
+    assert record["perplexity_error"] == pytest.approx(expected)
+    few = forward(TEXT, "--perplexity")["window"]
+    assert few == {"context": 64, "stride": 64, "windows": 1, "unit": "token"}
+
+
+def test_people_see_the_window_and_the_errors(
+    rbe: Rbe, rbe_file: Path, long_text: Path, checkpoint: Path
+) -> None:
+    out = rbe("run", rbe_file, "-f", long_text, "--perplexity", "--reference", checkpoint).out
+    assert re.search(r"windows +\d+ of 64 tokens, every 64\n", out)
+    assert re.search(r"\nperplexity +\d+\.\d{3} ± \d", out)
+    assert re.search(r"KL divergence +0\.\d{6} ± 0\.\d{6} nats a token\n", out)
+    for text in ("99th percentile", "maximum", "same likeliest token", "the windows taken as"):
+        assert text in out
+
+
 # The original as reference
 
 
@@ -232,6 +325,33 @@ def test_the_original_as_reference(forward: Forward, long_text: Path, checkpoint
     assert record["reference_perplexity"] == pytest.approx(record["perplexity"], rel=0.1)
     assert [layer["layer"] for layer in record["layers"]] == [0, 1]
     assert all(0 < layer["relative_error"] < 0.5 for layer in record["layers"])
+    assert 0 < record["kl_divergence_error"] < record["kl_divergence"]
+    assert record["kl_divergence"] < record["kl_divergence_p99"] < record["kl_divergence_max"]
+    assert 0.5 < record["top_1_agreement"] <= 1
+    ratio = record["perplexity"] / record["reference_perplexity"]
+    assert record["perplexity_ratio"] == pytest.approx(ratio)
+    assert 0 < record["perplexity_ratio_error"] < record["reference_perplexity_error"]
+
+
+def test_another_rbe_file_as_reference(
+    forward: Forward, rbe: Rbe, checkpoint: Path, rbe_file: Path, long_text: Path, tmp_path: Path
+) -> None:
+    measure = ("-f", long_text, "--perplexity", "--reference")
+    same = forward(*measure, rbe_file)
+    assert (same["kl_divergence"], same["top_1_agreement"]) == (0, 1)
+    assert same["perplexity_ratio"] == 1
+    exact = tmp_path / "exact"  # no suffix: what it is decides
+    rbe("compress", checkpoint, exact, "--calib-samples", 8, "--override", ".*=codec=float32")
+    found, expected = forward(*measure, exact), forward(*measure, checkpoint)
+    assert found["kl_divergence"] == pytest.approx(expected["kl_divergence"], rel=1e-4)
+    assert found["reference_perplexity"] == pytest.approx(expected["reference_perplexity"])
+
+
+def test_a_damaged_reference_is_refused(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.rbe").write_bytes(rbe_file.read_bytes()[:-100])
+    done = rbe("run", rbe_file, TEXT, "--reference", tmp_path / "cut.rbe")
+    assert (done.code, done.out) == (3, "")
+    assert "cut.rbe" in done.err
 
 
 def test_a_forward_pass_can_have_a_reference(
@@ -240,7 +360,8 @@ def test_a_forward_pass_can_have_a_reference(
     record, alone = forward(TEXT, "--reference", checkpoint), forward(TEXT)
     assert record["kl_divergence"] > 0
     assert len(record["layers"]) == 2
-    for same in ("tokens", "loss", "perplexity", "top"):
+    assert record["window"] == alone["window"]
+    for same in ("tokens", "loss", "loss_error", "perplexity", "top", "logprobs"):
         assert record[same] == alone[same]
 
 
@@ -301,7 +422,9 @@ def test_quiet_prints_nothing(rbe: Rbe, rbe_file: Path) -> None:
         ([TEXT, "--perplexity", "--stride", "65"], "--stride 65 is longer than the context of 64"),
         ([TEXT, "--top-k", "-1"], "--top-k"),
         ([TEXT, "--engine", "cuda"], "--engine"),
+        ([TEXT, "--perplexity", "--logprobs"], "--logprobs belongs to one forward pass"),
         ([TEXT, "--reference", "demo"], "--reference demo has another shape"),
+        ([TEXT, "--reference", "demo"], "its vocab_size is 3072, not 300"),
         ([f"{TEXT} " * 3], "tokens are more than the model's context of 64"),
     ],
 )

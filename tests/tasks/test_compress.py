@@ -176,6 +176,13 @@ def test_reported_quality_is_that_on_text_the_codec_did_not_see(checkpoint, comp
     assert quality.perplexity == pytest.approx(np.exp(np.mean(loss)), rel=1e-4)
     assert quality.reference_perplexity == pytest.approx(np.exp(np.mean(reference_loss)), rel=1e-4)
     assert quality.tokens == len(text.held_out) * 63
+    every = np.concatenate(divergence)
+    assert quality.kl_divergence_p99 == pytest.approx(np.percentile(every, 99), rel=1e-3)
+    assert quality.kl_divergence_max == pytest.approx(every.max(), rel=1e-3)
+    assert quality.kl_divergence_error > 0
+    assert 0.5 < quality.top_1_agreement < 1
+    assert (quality.windows, quality.context) == (len(text.held_out), 64)
+    assert quality.text == "ids.npy"
     assert 0 < quality.kl_divergence < 0.2
 
 
@@ -198,17 +205,6 @@ def test_names_that_are_not_unicode_are_kept_readable(checkpoint, tokens_file, t
     with Container.open(path) as container:
         assert container.provenance.source == r"caf\udce9"
         assert container.provenance.calibration == r"tokens ids\udcff.npy"
-
-
-def test_a_file_does_not_tell_where_its_source_lay(checkpoint, tokens_file, tmp_path):
-    path = tmp_path / "a.rbe"
-    source = "/home/somebody/secret project/models/tiny"
-    run(dataclasses.replace(checkpoint, source=source), path, calib_tokens=tokens_file)
-    content = path.read_bytes()
-    for folder in (source.rpartition("/")[0], "somebody", str(tokens_file.parent), str(tmp_path)):
-        assert folder.encode() not in content
-    with Container.open(path) as container:
-        assert container.provenance.source == "tiny"
 
 
 def test_more_bits_lose_less(checkpoint, tmp_path, tokens_file):

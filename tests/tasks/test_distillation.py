@@ -39,7 +39,8 @@ def applied(tensors, tuned):
 
 def divergence(model, tensors, sequences, pool):
     student = Gpt2(model.config, tensors, model.kernels)
-    return evaluate(student, [Window(own) for own in sequences], pool, model).kl_divergence
+    found = evaluate(student, [Window(own) for own in sequences], pool, model)
+    return found.comparison.kl_divergence.value
 
 
 def train(model, compressed, sequences, steps, pool, folder, progress):

@@ -16,6 +16,7 @@ from rbe_cli.tasks.evaluate import (
     log_softmax,
     sliding_windows,
 )
+from rbe_cli.tasks.means import Mean
 from rbe_cli.tasks.workers import workers
 
 
@@ -53,7 +54,7 @@ def test_means_are_those_of_the_obvious_computation(
 ):
     config = checkpoint.config
     ours, theirs = float64(other_tensors), float64(checkpoint.tensors)
-    loss, reference_loss, divergence = [], [], []
+    loss, reference_loss, divergence, agrees = [], [], [], []
     errors, norms = np.zeros(config.n_layer), np.zeros(config.n_layer)
     for window in windows:
         counted = range(window.skipped, len(window.tokens) - 1)
@@ -64,6 +65,7 @@ def test_means_are_those_of_the_obvious_computation(
             loss.append(-np.log(q[i, target]))
             reference_loss.append(-np.log(p[i, target]))
             divergence.append(np.sum(p[i] * np.log(p[i] / q[i])))
+            agrees.append(float(p[i].argmax() == q[i].argmax()))
         pairs = zip(
             outputs_of_blocks(window.tokens, ours, config),
             outputs_of_blocks(window.tokens, theirs, config),
@@ -74,30 +76,68 @@ def test_means_are_those_of_the_obvious_computation(
             norms[layer] += np.sum(y**2)
 
     found = evaluate(other, windows, pool, model, progress)
-    assert found.predictions == len(loss)
-    assert found.loss == pytest.approx(np.mean(loss), rel=1e-5)
-    assert found.perplexity == pytest.approx(np.exp(np.mean(loss)), rel=1e-5)
-    assert found.reference_loss == pytest.approx(np.mean(reference_loss), rel=1e-5)
-    assert found.reference_perplexity == pytest.approx(np.exp(np.mean(reference_loss)), rel=1e-5)
-    assert found.kl_divergence == pytest.approx(np.mean(divergence), rel=1e-4)
-    assert found.kl_divergence > 0.001
-    assert found.layer_errors == pytest.approx(np.sqrt(errors / norms), rel=1e-4)
+    counts = [len(window.tokens) - 1 - window.skipped for window in windows]
+    assert (found.predictions, found.windows) == (len(loss), len(windows))
+    check_mean(found.loss, loss, counts)
+    compared = found.comparison
+    check_mean(compared.reference_loss, reference_loss, counts)
+    check_mean(compared.loss_increase, np.subtract(loss, reference_loss), counts)
+    check_mean(compared.kl_divergence, divergence, counts)
+    assert compared.kl_divergence.value > 0.001
+    assert compared.kl_divergence_p99 == pytest.approx(np.percentile(divergence, 99), rel=1e-4)
+    assert compared.kl_divergence_max == pytest.approx(max(divergence), rel=1e-4)
+    check_mean(compared.top_1_agreement, agrees, counts)
+    assert 0 < compared.top_1_agreement.value < 1
+    assert compared.layer_errors == pytest.approx(np.sqrt(errors / norms), rel=1e-4)
+
+
+def check_mean(found, values, counts):
+    """Against the formula of tasks/means.py, one window after the other."""
+    values, total = np.array(values), len(values)
+    assert found.value == pytest.approx(values.mean(), rel=1e-4, abs=1e-6)
+    squares, start = 0.0, 0
+    for count in counts:
+        own = values[start : start + count]
+        squares += (own.sum() - count * values.mean()) ** 2
+        start += count
+    units = len(counts)
+    assert start == total
+    expected = np.sqrt(units / (units - 1) * squares) / total
+    assert found.error == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_model_does_not_differ_from_itself(model, windows, pool):
     found = evaluate(model, windows, pool, model)
-    assert found.kl_divergence == 0
-    assert found.reference_loss == found.loss
-    assert found.layer_errors == [0, 0]
+    compared = found.comparison
+    assert compared.kl_divergence == Mean(0.0, 0.0)
+    assert (compared.kl_divergence_p99, compared.kl_divergence_max) == (0.0, 0.0)
+    assert compared.reference_loss == found.loss
+    assert compared.loss_increase == Mean(0.0, 0.0)
+    assert compared.top_1_agreement == Mean(1.0, 0.0)
+    assert compared.layer_errors == [0, 0]
 
 
 def test_without_a_reference_there_is_nothing_to_compare(model, windows, pool):
     found = evaluate(model, windows, pool)
     assert found.loss == evaluate(model, windows, pool, model).loss
-    assert found.reference_loss is None
-    assert found.reference_perplexity is None
-    assert found.kl_divergence is None
-    assert found.layer_errors == []
+    assert found.comparison is None
+
+
+def test_a_small_difference_is_not_lost_in_rounding(checkpoint, model, config, windows, pool):
+    """Of one bias, changed by so little that float32 log-probabilities would hide it."""
+    changed = dict(checkpoint.tensors)
+    changed["ln_f.bias"] = changed["ln_f.bias"] + np.float32(1e-5)
+    other = Gpt2.from_checkpoint(config, changed, model.kernels)
+    divergence = []
+    for window in windows:
+        p, q = (
+            softmax(gpt2(window.tokens, float64(tensors), config))[window.skipped : -1]
+            for tensors in (checkpoint.tensors, changed)
+        )
+        divergence += np.sum(p * np.log(p / q), axis=-1).tolist()
+    found = evaluate(other, windows, pool, model).comparison.kl_divergence
+    assert np.mean(divergence) < 1e-8
+    assert found.value == pytest.approx(np.mean(divergence), rel=0.02)
 
 
 def test_results_do_not_depend_on_the_threads(model, other, windows):

@@ -22,7 +22,10 @@ def test_logits_and_loss_are_the_reference_s(model, tokens, expected):
     found = forward(model, tokens, keep_hidden=False)
     assert relative_error(found.logits, expected) < 1e-5
     probabilities = softmax(expected)[np.arange(19), tokens[1:]]
-    assert found.loss == pytest.approx(-np.log(probabilities).mean(), rel=1e-5)
+    losses = -np.log(probabilities)
+    assert found.loss.value == pytest.approx(losses.mean(), rel=1e-5)
+    assert found.loss.error == pytest.approx(losses.std(ddof=1) / np.sqrt(19), rel=1e-5)
+    assert found.logprobs() == pytest.approx(np.log(probabilities), rel=1e-4)
     assert found.hidden == {}
 
 
@@ -41,6 +44,23 @@ def test_likeliest_tokens_come_first(model, tokens, expected):
     probabilities = softmax(expected)[-1]
     assert [token for token, _ in found] == np.argsort(-probabilities)[:5].tolist()
     assert [p for _, p in found] == pytest.approx(np.sort(probabilities)[:-6:-1], rel=1e-4)
+
+
+def test_ranks_count_the_likelier_tokens(model, tokens, expected):
+    found = forward(model, tokens, keep_hidden=False)
+    for i, rank in enumerate(found.ranks()):
+        assert rank == 1 + np.sum(expected[i] > expected[i, tokens[i + 1]])
+
+
+def test_equally_likely_tokens_share_a_rank():
+    logits = np.array([[0, 2, 1, 2, 1], [0, 2, 1, 2, 1], [0, 0, 0, 0, 0]], np.float32)
+    assert ForwardPass(np.array([0, 3, 4]), logits, {}).ranks().tolist() == [1, 3]
+
+
+def test_log_probabilities_survive_large_logits():
+    logits = np.array([[3e38, -3e38, 0], [-3e38, -3e38, -3e38], [0, 0, 0]], np.float32)
+    found = ForwardPass(np.array([0, 0, 2]), logits, {}).logprobs()
+    np.testing.assert_allclose(found, [0, -np.log(3)])
 
 
 def test_all_tokens_have_probability_one(model, tokens, config):

@@ -120,6 +120,20 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         config.validate()
         return config
 
+    def to_hugging_face(self, dtype: str) -> dict[str, Any]:
+        """Return a `config.json` with which the reference library computes the same.
+
+        Args:
+            dtype: of the weights beside it: `float32`, `float16` or `bfloat16`.
+        """
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "torch_dtype": dtype,
+            "n_ctx": self.n_positions,  # which files of 2019 name, and old programs read
+            **msgspec.to_builtins(self),
+        }
+
 
 def _drop_tokens_outside_the_vocabulary(known: dict[str, Any]) -> None:
     """Keep those of `bos_token_id` and `eos_token_id` that the model can give.

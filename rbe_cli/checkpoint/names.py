@@ -21,6 +21,11 @@ def canonical_name(name: str) -> str:
     return name.removeprefix("transformer.")
 
 
+def hugging_face_name(name: str) -> str:
+    """Return the name that `GPT2LMHeadModel` gives to a tensor of this canonical name."""
+    return name if name == "lm_head.weight" else f"transformer.{name}"
+
+
 def is_mask_buffer(name: str) -> bool:
     """Whether a canonical name is one of the causal-mask buffers old files carry."""
     return _MASK_BUFFER.fullmatch(name) is not None

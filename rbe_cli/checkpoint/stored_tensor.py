@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Float32
+from rbe_cli.errors import UsageError
 
 # Type as weights are stored -> the numpy type of its raw little-endian bits. numpy has no
 # bfloat16; its bits are the upper half of a float32's.
@@ -39,3 +40,25 @@ def to_float32(raw: NDArray[Any], dtype: str) -> Float32:
     if dtype == "bfloat16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.astype(np.float32, copy=False)
+
+
+def from_float32(tensor: Float32, dtype: str) -> NDArray[Any]:
+    """Return the values as an array of `RAW_TYPES[dtype]`, rounded to nearest, ties to even.
+
+    Args:
+        tensor: finite values of any shape.
+        dtype: `float32`, `float16` or `bfloat16`.
+
+    Raises:
+        UsageError: a value is too large for the type.
+    """
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(tensor).view(np.uint32)
+        raw = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    else:
+        with np.errstate(over="ignore"):
+            raw = tensor.astype(RAW_TYPES[dtype])
+    if not np.isfinite(to_float32(raw, dtype)).all():
+        largest = float(np.abs(tensor).max())
+        raise UsageError(f"{dtype} cannot hold its largest value, {largest:g}")
+    return raw

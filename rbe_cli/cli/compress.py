@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from rbe_cli.cli import compress_options as options
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
@@ -25,10 +27,12 @@ EXAMPLES = """\
 rbe compress demo demo.rbe
 rbe compress gpt2 gpt2.rbe --preset quality
 rbe compress ./my-gpt2 small.rbe --target-size 20MB --calib my-text.txt
-rbe compress gpt2 gpt2.rbe --target-bpw 3 --override "wte=codec=float16" --dry-run"""
+rbe compress gpt2 gpt2.rbe --target-bpw 3 --override "wte=codec=float16" --dry-run
+rbe compress --decompress gpt2.rbe ./gpt2-again --dtype float16"""
 
 
 def compress(
+    context: typer.Context,
     source: options.Source,
     output: options.Destination,
     preset: options.Preset = None,
@@ -48,6 +52,8 @@ def compress(
     dry_run: options.DryRun = False,
     force: options.Force = False,
     resume: options.Resume = False,
+    decompress: options.Decompress = False,
+    dtype: options.DtypeOption = None,
     jobs: options.Jobs = None,
     max_memory: options.MaxMemory = None,
     threads: Threads = None,
@@ -57,7 +63,8 @@ def compress(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compress a GPT-2 checkpoint into an .rbe file."""
+    """Compress a GPT-2 checkpoint into an .rbe file, or decompress such a file."""
+    from rbe_cli.cli.decompress import decompress as write_checkpoint
     from rbe_cli.container.header import MAGIC
     from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.tasks import compress as task
@@ -66,6 +73,19 @@ def compress(
     from rbe_cli.tasks.settings import parse_override
 
     out = Output(format, quiet, verbose)
+    if decompress:
+        write_checkpoint(
+            context,
+            source,
+            output,
+            dtype and dtype.value,
+            force=force,
+            offline=offline,
+            out=out,
+        )
+        return
+    if dtype:
+        raise UsageError("--dtype belongs to --decompress")
     if calib and calib_tokens:
         raise UsageError("--calib and --calib-tokens exclude each other")
     rules = [parse_override(text) for text in override or ()]

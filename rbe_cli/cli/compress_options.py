@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TARGET = "Target"
 _QUALITY = "Calibration and tuning"
+_BACK = "The way back"
 
 
 class Objective(StrEnum):
@@ -22,6 +23,14 @@ class Objective(StrEnum):
 
     kl = "kl"
     outputs = "outputs"
+
+
+class Dtype(StrEnum):
+    """How decompressed weights are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 def _show_presets(wanted: bool) -> None:
@@ -58,7 +67,32 @@ Source = Annotated[
     ),
 ]
 Destination = Annotated[
-    Path, typer.Argument(metavar="OUT.rbe", show_default=False, help="The file to write.")
+    Path,
+    typer.Argument(
+        metavar="OUT.rbe",
+        show_default=False,
+        help="The file to write; with --decompress, the folder.",
+    ),
+]
+Decompress = Annotated[
+    bool,
+    typer.Option(
+        "--decompress",
+        "-d",
+        rich_help_panel=_BACK,
+        help="Turn the .rbe file SOURCE into a folder OUT in Hugging Face layout, which the "
+        "transformers library loads.",
+    ),
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        metavar="float32|float16|bfloat16",
+        rich_help_panel=_BACK,
+        help="With --decompress: store the weights in this type. The default, float32, holds "
+        "them exactly; the others take half the space.",
+    ),
 ]
 Preset = Annotated[
     str | None,

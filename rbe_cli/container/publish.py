@@ -24,10 +24,7 @@ def check_output(path: Path, *, force: bool) -> None:
         OutputError: the folder cannot be written, or `path` exists and `force` is not set,
             or it is something else than a file (a folder, a link, a device).
     """
-    if not os.path.isdir(path.parent):
-        raise NotFoundError(f"cannot write {path}: folder {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: folder {path.parent} is not writable")
+    check_parent(path)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -37,7 +34,20 @@ def check_output(path: Path, *, force: bool) -> None:
     if not stat.S_ISREG(mode):
         raise OutputError(f"cannot write {path}: it exists and is not a regular file")
     if not force:
-        raise _exists(path)
+        raise exists_error(path)
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a place in a folder that does not exist or cannot be written.
+
+    Raises:
+        NotFoundError: the folder does not exist.
+        OutputError: it cannot be written.
+    """
+    if not os.path.isdir(path.parent):
+        raise NotFoundError(f"cannot write {path}: folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: folder {path.parent} is not writable")
 
 
 def check_kind(path: Path, start: bytes) -> None:
@@ -83,7 +93,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
             os.replace(temporary, path)
         else:
             _publish_new(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -95,14 +105,14 @@ def _publish_new(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)  # unlike a rename, never overwrites
     except FileExistsError as error:
-        raise _exists(path) from error
+        raise exists_error(path) from error
     except OSError:  # a file system without hard links
         if os.path.lexists(path):
-            raise _exists(path) from None
+            raise exists_error(path) from None
         os.replace(temporary, path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name survive a power cut, where the file system can promise that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -112,5 +122,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _exists(path: Path) -> OutputError:
+def exists_error(path: Path) -> OutputError:
+    """Return the error for an output that is there already."""
     return OutputError(f"{path} exists; use --force to replace it")

@@ -3,7 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+# One test process a CPU. Each begins with its own stretch of the tests, so that what they share is
+# set up once; a process that is done takes some of another's.
+PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
+
+.PHONY: demo test test-full lint format clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -12,7 +16,11 @@ demo: $(INSTALLED)
 	$(BIN)/rbe generate demo.rbe "It was a dark night, and the old man" --seed 7
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The property tests with ten times as many examples, which are new each time.
+test-full: $(INSTALLED)
+	$(PYTEST) --hypothesis-profile full
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -9,8 +9,12 @@ from rbe_cli.errors import INTERRUPTED
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # A polite kill ends like Ctrl-C, so that it leaves no temporary file either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A polite kill and a closed terminal end like Ctrl-C: no temporary file is left. What the
+    # caller ignores stays ignored (nohup ignores SIGHUP, a script's `&` SIGINT).
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         from rbe_cli.cli.app import run
 

@@ -1,15 +1,32 @@
-"""What all tests share."""
+"""What all tests share: deadlines, threads, and how many examples Hypothesis tries."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy  # noqa: F401 - the limit below holds for a BLAS that is loaded
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
-# Compilation and shared machines make single examples slow; slowness is no failure here.
-settings.register_profile("rbe", deadline=None)
-settings.load_profile("rbe")
+# Examples are not timed: compilation and shared machines make single ones slow. `quick` tries the
+# same examples in every run; `full` (make test-full) tries more of them, and others every time.
+settings.register_profile("quick", deadline=None, max_examples=30, derandomize=True)
+settings.register_profile("full", deadline=None, max_examples=300, derandomize=False)
+settings.load_profile("quick")
+
+# A shell ignores SIGINT for what a script starts with `&`, and processes inherit that. Tests of
+# Ctrl-C need the usual handler, here and in the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread() -> Iterator[None]:
+    """Hold numpy's BLAS to one thread, as the product does: sums then have the same bits."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from deadlines import SECONDS
 
 
 def commit_of(revision: str) -> str:
@@ -78,8 +81,12 @@ class HubHandler(BaseHTTPRequestHandler):
         files = self._files(model, revision)
         if files is None:
             return
+        commit = revision if len(revision) == 40 else commit_of(revision)
+        if name not in files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            return
         content = files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
         asked = self.headers.get("Range")
         if asked is None:
             start, status = 0, 200
@@ -120,13 +127,15 @@ class HubHandler(BaseHTTPRequestHandler):
 def serve() -> Iterator[Hub]:
     """Run a hub without models until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    run = partial(server.serve_forever, poll_interval=0.01)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
 
     def close() -> None:
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
 
     HubHandler.hub = Hub(f"http://127.0.0.1:{server.server_port}", close)
     yield HubHandler.hub

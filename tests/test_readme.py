@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from deadlines import SECONDS
 
 from rbe_cli.cli.app import run
 
@@ -31,6 +32,7 @@ def make_recipe(target: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
+        timeout=SECONDS,
     )
     return done.stdout.splitlines()
 

@@ -1,65 +1,112 @@
 """Puts the tensors of weight files under GPT-2's canonical names, each exactly once."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import partial
 
+import msgspec
 import numpy as np
 
-from rbe_cli.checkpoint.checkpoint import LazyTensors
+from rbe_cli.checkpoint.checkpoint import Float32, LazyTensors
 from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import canonical_name, is_mask_buffer, tensor_shapes
+from rbe_cli.checkpoint.names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.checkpoint.stored_names import find_gpt2
 from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor
 from rbe_cli.errors import CheckpointError
 
+_INTEGER_TYPES = ("I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8_E5M2")
 
-def assemble(stored: Iterable[tuple[str, StoredTensor]], config: Gpt2Config) -> LazyTensors:
-    """Exactly the tensors of `tensor_shapes(config)`, from those of all weight files.
 
-    Causal-mask buffers are dropped. A head that the config ties to the embedding may be stored
-    as well (or instead of it), and then must equal it.
+@dataclass(frozen=True)
+class Assembled:
+    """A checkpoint's tensors, the config that they show, and what the user should know of them."""
+
+    tensors: LazyTensors
+    config: Gpt2Config
+    notes: tuple[str, ...]
+
+
+def assemble(
+    stored: Iterable[tuple[str, StoredTensor]], config: Gpt2Config, *, has_bias: bool | None = None
+) -> Assembled:
+    """Find exactly the tensors of `tensor_shapes(config)` among those of all weight files.
+
+    Mask buffers and other heads are left out (`find_gpt2`). A head that the config ties to the
+    embedding may be stored as well, or instead of it; if both are there and differ, they are not
+    tied. Linear layers may all be stored `[out, in]`, as nanoGPT does. If no bias is stored at
+    all, biases are zeros.
+
+    Args:
+        stored: names and tensors as they are in the files.
+        config: of the model.
+        has_bias: whether the model was trained with biases; None if it is not known.
 
     Raises:
         CheckpointError: naming a tensor that is missing, extra, stored twice, of another shape
-            or type than expected, or a tied head that differs from the embedding.
+            or type than expected.
     """
-    tensors = _under_canonical_names(stored)
-    if config.tie_word_embeddings and "lm_head.weight" in tensors:
-        _drop_tied_head(tensors)
+    found = find_gpt2(stored)
+    tensors, notes = dict(found.tensors), [*found.notes]
+    if config.tie_word_embeddings and "lm_head.weight" in tensors and not _drop_tied_head(tensors):
+        config = msgspec.structs.replace(config, tie_word_embeddings=False)
+        notes.append(
+            "lm_head.weight differs from wte.weight, to which the config ties it: both kept"
+        )
     shapes = tensor_shapes(config)
+    if _is_transposed(tensors, config):
+        tensors = {
+            name: _transposed(tensor) if is_matrix(name) and not is_embedding(name) else tensor
+            for name, tensor in tensors.items()
+        }
+        notes.append("the linear layers are stored [out, in], and are transposed")
+    biases = [name for name in shapes if name.endswith(".bias")]
+    if has_bias is not True and "wpe.weight" in tensors and tensors.keys().isdisjoint(biases):
+        tensors |= {name: _zeros(shapes[name]) for name in biases}
+        notes.append("no biases are stored: they are zeros")
     _refuse("missing", [name for name in shapes if name not in tensors])
     _refuse(
         "not part of a GPT-2 with this config", [name for name in tensors if name not in shapes]
     )
     for name, shape in shapes.items():
         _check(name, tensors[name], shape)
-    return LazyTensors({name: tensors[name].read for name in shapes})
+    readers = {name: tensors[name].read for name in shapes}
+    return Assembled(LazyTensors(readers), config, tuple(notes))
 
 
-def _under_canonical_names(
-    stored: Iterable[tuple[str, StoredTensor]],
-) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
-    for stored_name, tensor in stored:
-        name = canonical_name(stored_name)
-        if is_mask_buffer(name):
-            continue
-        if name in tensors:
-            raise CheckpointError(f"tensor {name[:80]!r} is stored twice")
-        tensors[name] = tensor
-    return tensors
-
-
-def _drop_tied_head(tensors: dict[str, StoredTensor]) -> None:
-    head = tensors.pop("lm_head.weight")
+def _drop_tied_head(tensors: dict[str, StoredTensor]) -> bool:
+    """Take out a head that is the embedding; return whether it is."""
+    head = tensors["lm_head.weight"]
     embedding = tensors.setdefault("wte.weight", head)
-    if embedding is head:
-        return
     _check("lm_head.weight", head, embedding.shape)
     _check("wte.weight", embedding, head.shape)
     # Compared as bits: a NaN equals itself here, and is reported when the tensor is read.
-    if not np.array_equal(head.read().view(np.uint32), embedding.read().view(np.uint32)):
-        raise CheckpointError(
-            "tensor 'lm_head.weight' differs from 'wte.weight', but the config ties them"
-        )
+    is_same = embedding is head or np.array_equal(
+        head.read().view(np.uint32), embedding.read().view(np.uint32)
+    )
+    if is_same:
+        del tensors["lm_head.weight"]
+    return is_same
+
+
+def _is_transposed(tensors: dict[str, StoredTensor], config: Gpt2Config) -> bool:
+    """Whether linear layers are `[out, in]`; the one for queries, keys and values never is square.
+
+    All layers must agree: the shapes of the others are checked later.
+    """
+    first = tensors.get("h.0.attn.c_attn.weight")
+    return first is not None and first.shape == (3 * config.n_embd, config.n_embd)
+
+
+def _transposed(tensor: StoredTensor) -> StoredTensor:
+    return StoredTensor(tensor.shape[::-1], tensor.dtype, partial(_read_transposed, tensor))
+
+
+def _read_transposed(tensor: StoredTensor) -> Float32:
+    return tensor.read().T
+
+
+def _zeros(shape: tuple[int, ...]) -> StoredTensor:
+    return StoredTensor(shape, "float32", lambda: np.zeros(shape, np.float32))
 
 
 def _refuse(fault: str, names: Collection[str]) -> None:
@@ -70,6 +117,11 @@ def _refuse(fault: str, names: Collection[str]) -> None:
 
 
 def _check(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if tensor.dtype in _INTEGER_TYPES:
+        raise CheckpointError(
+            f"tensor {name!r} is {tensor.dtype}: the checkpoint is already quantised, and rbe "
+            "needs the original weights"
+        )
     if tensor.shape != shape:
         raise CheckpointError(
             f"tensor {name!r} has shape {list(tensor.shape)[:8]} instead of {list(shape)}"

@@ -4,14 +4,11 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from rbe_cli.checkpoint.config_dialects import to_gpt2_names
 from rbe_cli.checkpoint.end_of_text import end_of_text_ids
 from rbe_cli.errors import CheckpointError
 
 Activation = Literal["gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
-
-# Keys that would change the result if they had another value than this one. Among those left
-# out is `reorder_and_upcast_attn`, which only changes the order of rounding in half precision.
-_ONLY_SUPPORTED = {"model_type": "gpt2", "add_cross_attention": False, "is_encoder_decoder": False}
 
 
 class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +86,8 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ) -> "Gpt2Config":
         """Read Hugging Face's configuration, with GPT-2's defaults for absent keys.
 
+        The names of other dialects are understood too (`config_dialects.to_gpt2_names`).
+
         Special tokens outside the vocabulary are left out.
 
         Args:
@@ -99,17 +98,11 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             CheckpointError: a key is missing, has the wrong type, or asks for something
                 that would change the result and is not supported.
         """
-        for key, supported in _ONLY_SUPPORTED.items():
-            if raw.get(key) not in (None, supported):
-                raise CheckpointError(f"config: {key} = {raw[key]!r} is not supported")
-        activation = raw.get("activation_function", "gelu_new")
-        if activation == "swish":
-            activation = "silu"
+        raw = to_gpt2_names(raw)
+        activation = raw["activation_function"]
         if activation not in get_args(Activation):
             raise CheckpointError(f"config: activation_function = {activation!r} is not supported")
         known = {key: raw[key] for key in cls.__struct_fields__ if raw.get(key) is not None}
-        known["activation_function"] = activation
-        known.setdefault("n_positions", raw.get("n_ctx"))
         known.setdefault("n_inner", 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else 0)
         known["eos_token_id"] = end_of_text_ids(raw, generation_config)
         _drop_tokens_outside_the_vocabulary(known)

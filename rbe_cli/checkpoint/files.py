@@ -1,7 +1,8 @@
 """Opening and reading files, with the errors a user should see."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,15 @@ def open_file(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Put the file's path before the message of a `CheckpointError` that is raised inside."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -4,26 +4,31 @@ The library honours HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN; it resume
 whose connection breaks, and keeps the files that are complete if the program ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
+from rbe_cli.checkpoint.hub_cache import Snapshot, cached_snapshots, model_folder_name
+from rbe_cli.checkpoint.source_name import HubName
 from rbe_cli.checkpoint.tokenizer_files import TOKENIZER_FILES, has_tokenizer
-from rbe_cli.checkpoint.weight_files import weights_in_folder
+from rbe_cli.checkpoint.weight_files import missing_weights
 from rbe_cli.errors import NotFoundError, OfflineError, RbeError
 from rbe_cli.progress import Progress
 
 _SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+_OTHER = "the cache holds nothing whole of this revision; taken instead: commit"
 # The second kind is only downloaded from a repository that lacks the first.
 _WEIGHT_PATTERNS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
@@ -31,54 +36,79 @@ _WEIGHT_PATTERNS = (
 )
 
 
-def fetch(repo: str, revision: str | None, *, offline: bool, progress: Progress | None) -> Path:
-    """A folder with a repository's config, weights and tokenizer, in Hugging Face layout.
+def fetch(
+    model: HubName, *, offline: bool, progress: Progress | None
+) -> tuple[Path, tuple[str, ...]]:
+    """Return a folder with a model's config, weights and tokenizer, in Hugging Face layout.
 
     The cache comes first: the network is used only if a file is missing there.
 
     Args:
-        repo: `gpt2` or `org/name`.
-        revision: a branch, tag or commit; None for the main branch.
+        model: its name on the hub, and the revision.
         offline: never use the network.
         progress: called during a download with the model's name, the bytes done, and the bytes
             in total (which grow as files are begun); from other threads, but one at a time.
+
+    Returns:
+        The folder, and what the user should know about it, one sentence each.
 
     Raises:
         NotFoundError: there is no such repository or revision, or it has no weights.
         OfflineError: files are missing in the cache, and cannot be downloaded.
     """
-    name = repo if revision is None else f"{repo}@{revision}"
-    with hub_errors(name):
-        cached = _find_in_cache(repo, revision)
-        if cached is not None and (offline or has_tokenizer(cached)):
-            return cached
-        if offline:
-            raise OfflineError(f"{name} is no local path, not in the cache, and offline")
-        folder = _snapshot(repo, revision, tqdm_class=reporting_bar(name, progress))
-        if folder is None:
-            raise NotFoundError(f"{name} has neither model.safetensors nor pytorch_model.bin")
-        return folder
-
-
-def _find_in_cache(repo: str, revision: str | None) -> Path | None:
-    """The cached snapshot with weights, and perhaps a tokenizer; None if there is none."""
-    try:
-        return _snapshot(repo, revision, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _snapshot(repo: str, revision: str | None, **options: Any) -> Path | None:
-    """`snapshot_download` of what is needed; None if the repository has no weights."""
-    for patterns in _WEIGHT_PATTERNS:
-        wanted = [*_SMALL_FILES, *patterns]
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, **options))
+    with hub_errors(str(model)):
+        validate_repo_id(model.repo)
+    found = cached_snapshots(Path(HF_HUB_CACHE, model_folder_name(model.repo)), model.revision)
+    whole = [snapshot for snapshot in found if not snapshot.missing]
+    offline = offline or is_offline_mode()
+    if whole and whole[0].is_asked_for and (offline or has_tokenizer(whole[0].folder)):
+        return whole[0].folder, ()
+    if not offline:
         try:
-            weights_in_folder(folder)
-        except NotFoundError:
-            continue
-        return folder
-    return None
+            return _download(model, found, progress), ()
+        except NotFoundError as error:
+            if not whole:
+                raise _naming_missing(error, found) from error
+    elif not whole:
+        raise _not_cached(model, found)
+    notes = () if whole[0].is_asked_for else (f"{model}: {_OTHER} {whole[0].folder.name}",)
+    return whole[0].folder, notes
+
+
+def _download(model: HubName, found: Sequence[Snapshot], progress: Progress | None) -> Path:
+    """Complete the cache; weights are fetched only if the cache has none of them whole.
+
+    Raises:
+        NotFoundError: as `fetch`.
+    """
+    has_weights = any(own.is_asked_for and set(own.missing) <= {"config.json"} for own in found)
+    with hub_errors(str(model)):
+        for patterns in ((), *_WEIGHT_PATTERNS) if has_weights else _WEIGHT_PATTERNS:
+            folder = snapshot_download(
+                model.repo,
+                revision=model.revision,
+                allow_patterns=[*_SMALL_FILES, *patterns],
+                tqdm_class=reporting_bar(str(model), progress),
+            )
+            if not missing_weights(Path(folder)):
+                return Path(folder)
+    raise NotFoundError(f"{model} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _not_cached(model: HubName, found: Sequence[Snapshot]) -> OfflineError:
+    revision = f" --revision {model.revision}" if model.revision else ""
+    step = f"where there is a network, get it with: hf download {model.repo}{revision}"
+    if found:
+        missing = ", ".join(found[0].missing)
+        return OfflineError(f"{model} lacks {missing} in the cache, and offline; {step}")
+    return OfflineError(f"{model} is no local path, not in the cache, and offline; {step}")
+
+
+def _naming_missing(error: NotFoundError, found: Sequence[Snapshot]) -> NotFoundError:
+    """Return the error of a download, with what the cache lacks if it has a part."""
+    if not found or not isinstance(error, OfflineError):
+        return error
+    return OfflineError(f"{error} (the cache lacks {', '.join(found[0].missing)})")
 
 
 @contextmanager

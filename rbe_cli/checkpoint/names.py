@@ -16,11 +16,6 @@ _MATRIX = re.compile(
 )
 
 
-def canonical_name(name: str) -> str:
-    """The name without the prefix that `GPT2LMHeadModel` adds."""
-    return name.removeprefix("transformer.")
-
-
 def hugging_face_name(name: str) -> str:
     """Return the name that `GPT2LMHeadModel` gives to a tensor of this canonical name."""
     return name if name == "lm_head.weight" else f"transformer.{name}"

@@ -2,19 +2,23 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rbe_cli.checkpoint.assemble import assemble
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.config_dialects import dialect_notes
 from rbe_cli.checkpoint.end_of_text import end_of_text_notes
+from rbe_cli.checkpoint.file_kind import refuse_placeholder
 from rbe_cli.checkpoint.files import read_json_object, xxh3_of_files
+from rbe_cli.checkpoint.hub_cache import snapshot_in
+from rbe_cli.checkpoint.source_name import hub_name, is_local
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
-from rbe_cli.checkpoint.weight_files import list_tensors, weights_in_folder, weights_of_file
+from rbe_cli.checkpoint.weight_files import read_weights, weights_in_folder, weights_of_file
 from rbe_cli.errors import NotFoundError
 from rbe_cli.progress import Progress
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
-_FILE_SUFFIXES = (".safetensors", ".bin", ".json")
 
 
 def open_checkpoint(
@@ -27,10 +31,11 @@ def open_checkpoint(
 
     Args:
         source: `demo` (ships with the package; a local folder of that name is `./demo`); a
-            folder in Hugging Face layout; one `.safetensors` or `.bin` file or the
-            `.index.json` of a sharded one, with its config and tokenizer beside it; or a hub
-            id such as `gpt2` or `org/name@revision`. What exists, or is written like a path,
-            is never looked for on the hub.
+            folder in Hugging Face layout, or with one checkpoint of a training script; one
+            weight file (`.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt`) or the `.index.json` of
+            a sharded one, with its config and tokenizer beside it; a hub id such as `gpt2` or
+            `org/name@revision`, or a model's address there. What exists, or is written like a
+            path, is never looked for on the hub.
         offline: never use the network.
         progress: called with the model's name, bytes done and bytes in total during a download.
 
@@ -41,41 +46,65 @@ def open_checkpoint(
     Raises:
         NotFoundError: the path, a file in it, the hub's repository or its revision is missing.
         OfflineError: it would have to be downloaded, and that is not possible.
-        CheckpointError: a file is malformed, or its tensors are not those of the config.
+        CheckpointError: a file is malformed or something else than a checkpoint, or its tensors
+            are not those of the config.
     """
-    path = _locate(source, offline=offline, progress=progress)
-    weights = weights_in_folder(path) if path.is_dir() else weights_of_file(path)
+    path, hub_notes = _locate(source, offline=offline, progress=progress)
+    files = weights_in_folder(path) if path.is_dir() else weights_of_file(path)
     folder = path if path.is_dir() else path.parent
-    config, notes = _read_config(folder)
+    raw = _json_beside(folder / "config.json")
+    if raw is not None:
+        Gpt2Config.from_hugging_face(raw)  # another model is refused before its weights are read
+    weights = read_weights(files)
+    if raw is None:
+        raw = weights.own_config
+    if raw is None:
+        raise NotFoundError(f"{folder} has no config.json, which says the model's sizes")
+    generation = _json_beside(folder / "generation_config.json")
+    config = Gpt2Config.from_hugging_face(raw, generation)
+    has_bias = raw.get("bias")
+    assembled = assemble(
+        weights.tensors, config, has_bias=has_bias if isinstance(has_bias, bool) else None
+    )
     return Checkpoint(
-        config=config,
-        tensors=assemble(list_tensors(weights), config),
+        config=assembled.config,
+        tensors=assembled.tensors,
         tokenizer_json=read_tokenizer(folder),
         source=source,
-        source_hash=xxh3_of_files(weights),
-        weight_bytes=sum(file.stat().st_size for file in weights),
-        notes=tuple(notes),
+        source_hash=xxh3_of_files(files),
+        weight_bytes=sum(file.stat().st_size for file in files),
+        notes=(
+            *hub_notes,
+            *weights.notes,
+            *dialect_notes(raw),
+            *assembled.notes,
+            *end_of_text_notes(raw, generation, config.vocab_size),
+        ),
     )
 
 
-def _read_config(folder: Path) -> tuple[Gpt2Config, list[str]]:
-    """The folder's configuration, and notes on what of it is left out."""
-    raw, generation = read_json_object(folder / "config.json"), None
-    if (folder / "generation_config.json").is_file():
-        generation = read_json_object(folder / "generation_config.json")
-    config = Gpt2Config.from_hugging_face(raw, generation)
-    return config, end_of_text_notes(raw, generation, config.vocab_size)
+def _locate(
+    source: str, *, offline: bool, progress: Progress | None
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder or file on disk that holds the source, after a download if it must be.
 
-
-def _locate(source: str, *, offline: bool, progress: Progress | None) -> Path:
-    """The folder or file on disk that holds the source, after a download if it must be."""
+    With it comes what the user should know about it, one sentence each.
+    """
     if source == "demo":
-        return _DEMO_FOLDER
+        return _DEMO_FOLDER, ()
     if os.path.exists(source):
-        return Path(source)
-    if source.startswith((".", "/", "~")) or source.endswith(_FILE_SUFFIXES):
+        path = Path(source)
+        return snapshot_in(path) or path, ()
+    if is_local(source):
         raise NotFoundError(f"{source} does not exist")
     from rbe_cli.checkpoint import hub
 
-    repo, _, revision = source.partition("@")
-    return hub.fetch(repo, revision or None, offline=offline, progress=progress)
+    return hub.fetch(hub_name(source), offline=offline, progress=progress)
+
+
+def _json_beside(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a file that need not exist; None if it does not."""
+    if not path.is_file():
+        return None
+    refuse_placeholder(path)
+    return read_json_object(path)

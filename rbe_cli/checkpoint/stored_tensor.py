@@ -13,6 +13,7 @@ from rbe_cli.errors import UsageError
 # Type as weights are stored -> the numpy type of its raw little-endian bits. numpy has no
 # bfloat16; its bits are the upper half of a float32's.
 RAW_TYPES: dict[str, np.dtype[Any]] = {
+    "float64": np.dtype("<f8"),
     "float32": np.dtype("<f4"),
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),
@@ -25,7 +26,7 @@ class StoredTensor:
 
     Attributes:
         shape: its sizes, already checked against the bytes the file holds for it.
-        dtype: `float32`, `float16`, `bfloat16`, or the file's own word for another type.
+        dtype: `float64`, `float32`, `float16`, `bfloat16`, or the file's own word for another type.
         read: reads it as float32 `[*shape]`; to be called only if `dtype` is in `RAW_TYPES`.
             Raises `CheckpointError` if the file has changed since it was opened.
     """
@@ -36,10 +37,14 @@ class StoredTensor:
 
 
 def to_float32(raw: NDArray[Any], dtype: str) -> Float32:
-    """Values of an array of `RAW_TYPES[dtype]`, each of which float32 holds exactly."""
+    """Return the values of an array of `RAW_TYPES[dtype]` as float32.
+
+    Those of float64 are rounded, and become infinite if float32 cannot hold them.
+    """
     if dtype == "bfloat16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # infinite values are refused when a tensor is read
+        return raw.astype(np.float32, copy=False)
 
 
 def from_float32(tensor: Float32, dtype: str) -> NDArray[Any]:

@@ -1,12 +1,15 @@
 """Finds the files that hold a checkpoint's weights, and lists the tensors in them."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rbe_cli.checkpoint.file_kind import FileKind, file_kind, refuse_placeholder
 from rbe_cli.checkpoint.files import read_json_object
+from rbe_cli.checkpoint.other_folders import refuse_folder
 from rbe_cli.checkpoint.safetensors_file import list_safetensors
-from rbe_cli.checkpoint.stored_tensor import StoredTensor
-from rbe_cli.checkpoint.torch_pickle import list_torch_pickle
+from rbe_cli.checkpoint.torch_file import read_torch_file
+from rbe_cli.checkpoint.weights import Weights
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 INDEX_SUFFIX = ".index.json"
@@ -17,62 +20,163 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin" + INDEX_SUFFIX,
 )
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# What training leaves beside the weights.
+_TRAINING_STATE = re.compile(
+    r"training_args\.bin|(optimizer|scheduler|scaler|rng_state.*|random_states.*|.*optim_states)"
+    r"\.(bin|pt|pth|pkl)"
+)
+_MAX_SHARDS = 1000
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+
+
+_REFUSALS = {
+    FileKind.torch_tar: "is a tar archive, as PyTorch before 0.1.2 wrote: load it with torch.load "
+    "and save it again",
+    FileKind.pickle: "is a plain pickle: save the state dict with torch.save or safetensors",
+    FileKind.gguf: "is a GGUF file: give the checkpoint that it was made from",
+    FileKind.rbe: "is an .rbe file, where a checkpoint is needed",
+    FileKind.hdf5: "holds weights of TensorFlow (HDF5): save them as PyTorch weights first",
+}
 
 
 def weights_in_folder(folder: Path) -> list[Path]:
-    """The weight files of a folder in Hugging Face layout, shards in order of their names.
+    """Return the weight files of a folder, shards in order of their names.
+
+    Of Hugging Face's names, the first that is whole; else the only weight file there is.
 
     Raises:
-        NotFoundError: the folder has none, or a shard that its index names is missing.
-        CheckpointError: the index is malformed.
+        NotFoundError: the folder has none, or a shard is missing.
+        CheckpointError: an index is malformed, there are several checkpoints, or the folder
+            holds something that is no checkpoint.
     """
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return weights_of_file(folder / name)
-    raise NotFoundError(f"{folder} has none of {', '.join(WEIGHT_FILES)}")
+    sets = _usual_sets(folder)
+    for files in sets:
+        if all(file.is_file() for file in files):
+            return files
+    if sets:
+        _check_all_there(sets[0])
+    others = _weight_files(folder)
+    if not others:
+        refuse_folder(folder, WEIGHT_FILES)
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others[:5]) + (" ..." if len(others) > 5 else "")
+        raise CheckpointError(f"{folder} holds several checkpoints ({names}): name one of them")
+    return others
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Return the names of the usual weight files that a folder lacks; empty if it lacks none.
+
+    Raises:
+        CheckpointError: an index is malformed.
+    """
+    sets = _usual_sets(folder) or [[folder / WEIGHT_FILES[0]]]
+    return min(([file.name for file in files if not file.is_file()] for files in sets), key=len)
 
 
 def weights_of_file(path: Path) -> list[Path]:
-    """The weight file itself, or, of an index, its shards in order of their names.
+    """Return the weight file itself, or the shards of an index in order of their names.
 
     Raises:
-        NotFoundError: a shard that the index names is missing.
-        CheckpointError: it is neither `.safetensors` nor `.bin`, or the index is malformed.
+        NotFoundError: the file or a shard that the index names is missing.
+        CheckpointError: the index is malformed.
     """
-    if path.name.endswith(INDEX_SUFFIX):
-        return [
-            shard for name in _shard_names(path) for shard in weights_of_file(path.parent / name)
-        ]
-    if not _holds_weights(path):
-        raise CheckpointError(f"{path} is no checkpoint: neither .safetensors nor .bin")
-    if not path.is_file():
-        raise NotFoundError(f"{path} does not exist")
-    return [path]
+    files = _files_of(path)
+    _check_all_there(files)
+    return files
 
 
-def list_tensors(paths: Iterable[Path]) -> Iterator[tuple[str, StoredTensor]]:
-    """Name and tensor of everything in the weight files, under the names stored there.
+def read_weights(paths: Iterable[Path]) -> Weights:
+    """List the tensors of weight files, without reading them.
 
     Raises:
         NotFoundError: a file cannot be opened.
-        CheckpointError: a file is malformed.
+        CheckpointError: a file is malformed, or is no weight file.
     """
-    for path in paths:
-        list_file = list_safetensors if path.suffix == ".safetensors" else list_torch_pickle
-        yield from list_file(path).items()
+    found = [_read_weight_file(path) for path in paths]
+    return Weights(
+        tensors=[pair for weights in found for pair in weights.tensors],
+        own_config=next((weights.own_config for weights in found if weights.own_config), None),
+        notes=tuple(note for weights in found for note in weights.notes),
+    )
 
 
-def _holds_weights(path: Path) -> bool:
-    return path.suffix in (".safetensors", ".bin")
+def _read_weight_file(path: Path) -> Weights:
+    """List one file's tensors; what it holds decides how, and only then its name."""
+    refuse_placeholder(path)
+    kind = file_kind(path)
+    if refusal := _REFUSALS.get(kind):
+        raise CheckpointError(f"{path} {refusal}")
+    if kind is FileKind.safetensors or (kind is FileKind.unknown and path.suffix == ".safetensors"):
+        return Weights(list(list_safetensors(path).items()))
+    if kind is FileKind.unknown and path.suffix not in WEIGHT_SUFFIXES:
+        raise CheckpointError(f"{path} is no checkpoint: neither safetensors nor of torch.save")
+    return read_torch_file(path)
+
+
+def _usual_sets(folder: Path) -> list[list[Path]]:
+    """Return the sets of files of which each would be a checkpoint's weights, the best first.
+
+    They have Hugging Face's names; some of a set may be missing.
+
+    Raises:
+        CheckpointError: an index is malformed.
+    """
+    usual = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    sets = [_files_of(path) for path in usual] or [_shards_without_index(_weight_files(folder))]
+    return [files for files in sets if files]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that may be weights by their suffix, sorted."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in WEIGHT_SUFFIXES
+        and path.is_file()
+        and not path.name.startswith("adapter_")
+        and not _TRAINING_STATE.fullmatch(path.name)
+    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the file itself, or the shards that it is an index of."""
+    if path.name.endswith(INDEX_SUFFIX):
+        return [path.parent / name for name in _shard_names(path)]
+    return [path]
 
 
 def _shard_names(index: Path) -> list[str]:
-    """The file names in an index's `weight_map` (tensor name -> file name), each once, sorted."""
+    """Return the file names in an index's `weight_map` (tensor -> file), each once, sorted."""
+    refuse_placeholder(index)
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
     for name in weight_map.values():
         # A shard lies beside its index, and is not an index itself.
-        if not isinstance(name, str) or Path(name).name != name or not _holds_weights(Path(name)):
+        is_name = isinstance(name, str) and Path(name).name == name
+        if not is_name or Path(name).suffix not in WEIGHT_SUFFIXES:
             raise CheckpointError(f"{index}: {str(name)[:80]!r} is not the name of a shard")
     return sorted(set(weight_map.values()))
+
+
+def _shards_without_index(paths: Sequence[Path]) -> list[Path]:
+    """Return all shards of the model that files are shards of by their names; empty if of none."""
+    found = [_SHARD.fullmatch(path.name) for path in paths]
+    kinds = {(own["stem"], own["count"], own["suffix"]) if own else None for own in found}
+    if len(kinds) != 1 or None in kinds:
+        return []
+    [(stem, count, suffix)] = (kind for kind in kinds if kind)
+    numbers = range(1, min(int(count), _MAX_SHARDS) + 1)
+    return [paths[0].parent / f"{stem}-{number:05}-of-{count}{suffix}" for number in numbers]
+
+
+def _check_all_there(paths: Sequence[Path]) -> None:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        is_folder = missing[0].is_dir()
+        raise NotFoundError(
+            f"{missing[0]}{others} is {'a folder, not a file' if is_folder else 'missing'}"
+        )

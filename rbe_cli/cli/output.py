@@ -79,7 +79,7 @@ class Output:
     def note(self, text: str) -> None:
         """A line for people, on stderr."""
         if not self.quiet:
-            _report(text)
+            _report(_printable(text))
 
     def error(self, error: RbeError, cause: BaseException | None = None) -> int:
         """Report an error; returns its exit code."""

@@ -199,7 +199,7 @@ def run(
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
         model = load_model(container, kernels, progress)
         warm_up(model, progress)
-        original = _open_reference(reference, model, offline, progress) if reference else None
+        original = _open_reference(reference, model, offline, out, progress) if reference else None
         if perplexity:
             found = _measure(model, sequences, original, context, stride, threads, progress)
         else:
@@ -218,7 +218,9 @@ def run(
     out.result(found, lambda console: show(console, found))
 
 
-def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progress") -> "Gpt2":
+def _open_reference(
+    source: str, model: "Gpt2", offline: bool, out: Output, progress: "Progress"
+) -> "Gpt2":
     """The model to compare with, of the same shape; a `.rbe` file stays compressed in memory."""
     from rbe_cli.checkpoint.source import open_checkpoint
     from rbe_cli.container.locate import find_rbe, names_rbe
@@ -232,6 +234,8 @@ def _open_reference(source: str, model: "Gpt2", offline: bool, progress: "Progre
             _check_shape(source, container.config, model.config)
             return load_model(container, model.kernels, progress)
     checkpoint = open_checkpoint(source, offline=offline, progress=progress)
+    for note in checkpoint.notes:
+        out.note(note)
     _check_shape(source, checkpoint.config, model.config)
     return Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, model.kernels)
 

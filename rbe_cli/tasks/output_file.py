@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.source_name import public_name
 from rbe_cli.container.geometry import bits_per_weight
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.tensor import StoredTensor
@@ -136,7 +137,7 @@ class OutputFile:
 
     def _provenance(self, quality: Quality) -> Provenance:
         return Provenance(
-            source=_readable(self._checkpoint.source),
+            source=_readable(public_name(self._checkpoint.source)),
             source_hash=self._checkpoint.source_hash,
             tool_version=__version__,
             preset=self._preset,

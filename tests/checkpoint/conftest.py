@@ -1,16 +1,24 @@
-"""A tiny GPT-2, in memory and as a folder."""
+"""A tiny GPT-2, in memory, as a folder and on a hub of the tests' own."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from deadlines import run_python
+from hub_server import Hub, hub_environment, serve
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import tensor_shapes
+
+WriteFolder = Callable[[str], Path]
+OpenAll = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -56,3 +64,68 @@ def write_folder(
         return folder
 
     return write
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve() as hub:
+        yield hub
+
+
+OPEN_ALL = """
+import json, sys
+from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.errors import RbeError
+
+for source in sys.argv[2:]:
+    steps = []
+    try:
+        checkpoint = open_checkpoint(
+            source, offline=sys.argv[1] == "offline", progress=lambda *step: steps.append(step)
+        )
+    except RbeError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    else:
+        answer = {
+            "ln_f.bias": checkpoint.tensors["ln_f.bias"].tolist(),
+            "source_hash": checkpoint.source_hash,
+            "tokenizer": checkpoint.tokenizer_json is not None,
+            "notes": checkpoint.notes,
+            "steps": steps,
+        }
+    print(json.dumps(answer))
+"""
+
+
+@pytest.fixture
+def open_all(hub: Hub, tmp_path: Path) -> OpenAll:
+    """Opens sources one after the other in a new process, all with the same cache.
+
+    `huggingface_hub` reads its environment when it is imported, hence the process.
+    """
+
+    def run(*sources: str, offline: bool = False, **environment: str) -> list[dict[str, Any]]:
+        done = run_python(
+            OPEN_ALL,
+            "offline" if offline else "online",
+            *sources,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                **hub_environment(hub, tmp_path / "cache"),
+                **environment,
+            },
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@pytest.fixture
+def files(write_folder: WriteFolder) -> dict[str, bytes]:
+    """A model's files; its weights are its largest."""
+    files = {path.name: path.read_bytes() for path in write_folder("local").iterdir()}
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    return {**files, "tokenizer.json": tokenizer.to_str().encode()}

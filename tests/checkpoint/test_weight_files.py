@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from rbe_cli.checkpoint.weight_files import WEIGHT_FILES, weights_in_folder, weights_of_file
+from rbe_cli.checkpoint.weight_files import (
+    WEIGHT_FILES,
+    read_weights,
+    weights_in_folder,
+    weights_of_file,
+)
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 
@@ -51,7 +56,7 @@ def test_shards_lie_beside_their_index(tmp_path: Path, name: Any) -> None:
         weights_of_file(index)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": [1]}'])
+@pytest.mark.parametrize("content", ["[", "[]", "{}", '{"weight_map": {}}', '{"weight_map": [1]}'])
 def test_a_malformed_index_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.index.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"x\.index\.json"):
@@ -59,11 +64,12 @@ def test_a_malformed_index_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_a_folder_without_weights_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(NotFoundError, match=r"model\.safetensors"):
         weights_in_folder(tmp_path)
 
 
 def test_other_files_are_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(CheckpointError, match=r"notes\.txt"):
-        weights_of_file(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(CheckpointError, match=r"notes\.txt is no checkpoint"):
+        read_weights([tmp_path / "notes.txt"])

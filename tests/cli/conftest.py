@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import started
 from safetensors.numpy import save_file
 from small_models import random_tensors, small_config
 from small_tokenizer import train_tokenizer
@@ -79,20 +80,15 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     `before` is a shell's command that prepares the process, such as `ulimit -f 1`.
     """
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
 
-    def popen(*arguments: object, before: str = ":", **options: Any) -> subprocess.Popen[str]:
-        shell = ["sh", "-c", f'{before}; exec "$@"', "sh"]
-        command = [sys.executable, "-W", "error", "-m", "rbe_cli", *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(shell + command, **pipes | options)
-        started.append(process)
-        return process
+        def popen(*arguments: object, before: str = ":", **options: Any) -> subprocess.Popen[str]:
+            shell = ["sh", "-c", f'{before}; exec "$@"', "sh"]
+            command = [sys.executable, "-W", "error", "-m", "rbe_cli", *arguments]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            return stack.enter_context(started(shell + command, **pipes | options))
 
-    yield popen
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield popen
 
 
 @pytest.fixture(scope="session")

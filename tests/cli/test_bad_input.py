@@ -133,7 +133,8 @@ def test_a_model_that_is_not_one(
         ("./nothing", 4, "./nothing does not exist"),
         ("nothing.safetensors", 4, "nothing.safetensors does not exist"),
         ("org/name", 4, "org/name is no local path, not in the cache, and offline"),
-        (".", 4, ". has none of model.safetensors"),
+        (".", 3, "notes.safetensors is not a safetensors file"),
+        ("hollow", 4, "hollow is an empty folder"),
         ("notes.txt", 3, "notes.txt is no checkpoint"),
         ("notes.safetensors", 3, "notes.safetensors"),
     ],
@@ -150,6 +151,7 @@ def test_a_source_that_is_no_checkpoint(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     shutil.copy(checkpoint / "config.json", tmp_path)
+    (tmp_path / "hollow").mkdir()
     (tmp_path / "notes.txt").write_text("not weights")
     (tmp_path / "notes.safetensors").write_text("not weights")
     assert sentence in refused(code, "compress", source, "out.rbe", "--offline")

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
@@ -330,3 +332,44 @@ def test_force_replaces_no_input(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> 
         assert done.code == 1
         assert "a file of another kind, which --force does not replace" in done.err
         assert (folder / name).read_bytes() == before
+
+
+# What is in the way of a checkpoint
+
+
+def test_what_is_left_out_is_said_once(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    """A classifier in a wrapper is compressed as the language model that is in it."""
+    folder = tmp_path / "classifier"
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(checkpoint / "model.safetensors")
+    wrapped = {f"module.transformer.{name}": tensor for name, tensor in tensors.items()}
+    wrapped["module.score\x1b[2J.weight"] = np.zeros((2, 32), np.float32)
+    save_file(wrapped, folder / "model.safetensors")
+    outputs = [tmp_path / "a.rbe", tmp_path / "b.rbe"]
+    plain, found = (
+        rbe("compress", source, output, *QUICK, "--format", "json")
+        for source, output in zip((checkpoint, folder), outputs, strict=True)
+    )
+    assert (plain.code, found.code) == (0, 0)
+    assert found.json["quality"] == plain.json["quality"]
+    notes = [line for line in found.err.splitlines() if "..." not in line]
+    assert notes == [
+        "the prefix 'module.' of the tensors' names is left out",
+        "not used: module.score\\x1b[2J.weight",
+    ]
+    quiet = rbe("compress", folder, tmp_path / "c.rbe", *QUICK, "-q")
+    assert quiet.err == ""
+
+
+def test_a_file_does_not_hold_the_folders_of_its_source(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "secret place" / "gpt2-tiny", tmp_path / "a.rbe"
+    shutil.copytree(checkpoint, folder)
+    text = tmp_path / "secret place" / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 40)
+    assert rbe("compress", folder, output, "--calib", text, *QUICK, "-q").code == 0
+    content = output.read_bytes()
+    assert b"gpt2-tiny" in content
+    for secret in (str(tmp_path), "secret place"):
+        assert secret.encode() not in content

@@ -1,14 +1,13 @@
 """`rbe generate`: seeds, stop strings, batches, inputs, and the shapes its output takes."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from deadlines import run_python
 
 from rbe_cli.cli import generate as generate_module
 from rbe_cli.cli.inputs import unescape
@@ -505,6 +504,6 @@ def test_files_of_fixed_rates_are_run_without_numba(
         f"code = run(['generate', {str(path)!r}, 'The', '--max-tokens', '3', '-q']); "
         "print(code, 'numba' in sys.modules, file=sys.stderr)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)  # compiles
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run_python(program, check=True)  # compiles
+    done = run_python(program)
     assert done.stderr == "0 False\n"

@@ -6,13 +6,12 @@ imported, so each test's commands run in a process of its own.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deadlines import run_python
 from hub_server import Hub, commit_of, hub_environment, serve
 from small_files import write_dense
 from small_models import small_config
@@ -43,8 +42,9 @@ def run_all(hub: Hub, tmp_path: Path) -> RunAll:
 
     def run(*lines: str, **environment: str) -> list[dict[str, Any]]:
         arguments = json.dumps([line.split() for line in lines])
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_ALL, arguments],
+        done = run_python(
+            RUN_ALL,
+            arguments,
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(Path.home()),
@@ -53,10 +53,6 @@ def run_all(hub: Hub, tmp_path: Path) -> RunAll:
                 **environment,
             },
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,11 +1,13 @@
 """What is imported for the answers that have to come at once."""
 
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from deadlines import run_python
 
+Start = Callable[..., "subprocess.Popen[str]"]
 VERBS = ["compress", "inspect", "run", "generate", "bench"]
 HEAVY = {"numba", "llvmlite", "tokenizers", "huggingface_hub", "safetensors", "zstandard"}
 SCRIPT = """
@@ -19,9 +21,7 @@ sys.exit(code)
 
 def imported(*arguments: str) -> set[str]:
     """Packages that a command line, which has to succeed, imports."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True
-    )
+    done = run_python(SCRIPT, *arguments, check=True)
     assert done.stdout
     return {name.partition(".")[0] for name in done.stderr.split()}
 
@@ -40,10 +40,8 @@ def test_inspect_imports_nothing_heavy(rbe_file: Path, style: list[str]) -> None
     assert packages.isdisjoint(HEAVY | {"numpy", "psutil"})
 
 
-def test_help_names_every_verb() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "rbe_cli", "--help"], capture_output=True, text=True, check=True
-    )
+def test_help_names_every_verb(start: Start) -> None:
+    out, err = start("--help").communicate()
     for verb in VERBS:
-        assert f"\n  {verb} " in done.stdout
-    assert done.stderr == ""
+        assert f"\n  {verb} " in out
+    assert err == ""

@@ -1,8 +1,8 @@
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from deadlines import run_python
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -254,12 +254,6 @@ except IndexError:
 def test_forged_blocks_reach_no_foreign_memory(tmp_path):
     """Compiled code checks no index unless told so; this runs a decoder that does."""
     environment = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
-    process = subprocess.run(
-        [sys.executable, "-c", FORGE],
-        env={"PYTHONPATH": ":".join(sys.path), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = run_python(FORGE, env={"PYTHONPATH": ":".join(sys.path), **environment})
     assert process.stderr == ""
     assert process.stdout == "1000\n"

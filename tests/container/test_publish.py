@@ -2,11 +2,10 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from deadlines import run_python
 
 from rbe_cli.container.publish import check_output, new_file
 from rbe_cli.errors import NotFoundError, OutputError
@@ -149,9 +148,7 @@ except OutputError as error:
 def test_write_that_fails_half_way_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.rbe"
     path.write_bytes(b"old")
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=True
-    )
+    done = run_python(FULL_DISK, path, check=True)
     assert done.stdout == f"cannot write {path}: File too large\n"
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.rbe"]

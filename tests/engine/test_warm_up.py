@@ -1,10 +1,10 @@
 import os
-import subprocess
 import sys
 
 import numba
 import numpy as np
 import pytest
+from deadlines import run_python
 from small_models import random_tensors, small_config
 
 from rbe_cli.engine.warm_up import compile_steps, warm_up
@@ -37,12 +37,8 @@ print(before == len(native._loaded), before, "numba" in sys.modules)
 
 
 def test_nothing_is_left_to_compile():
-    result = subprocess.run(
-        [sys.executable, "-c", EVERYTHING_A_MODEL_RUNS],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = run_python(EVERYTHING_A_MODEL_RUNS, env=environment)
     assert result.stdout == "True 10 False\n", result.stderr
 
 

@@ -1,10 +1,9 @@
-import subprocess
-import sys
 from dataclasses import fields
 from typing import get_args
 
 import numpy as np
 import pytest
+from deadlines import run_python
 
 from rbe_cli.checkpoint.config import Activation
 from rbe_cli.errors import UsageError
@@ -45,5 +44,5 @@ def test_reference_never_imports_numba():
         "import sys; from rbe_cli.kernels.table import load_kernels; load_kernels('reference');"
         "import rbe_cli.nn.gpt2; print('numba' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = run_python(code)
     assert result.stdout == "False\n", result.stderr

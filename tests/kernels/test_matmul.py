@@ -4,10 +4,11 @@ The twin's sums are exact, in int64; so are the kernels', so they may differ onl
 roundings of float32 that follow.
 """
 
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
+from deadlines import run_together
 from hypothesis import given
 from hypothesis import strategies as st
 from random_panels import FORMS, random_matrix
@@ -153,9 +154,5 @@ def test_two_python_threads_at_once():
             np.array_equal(multiply(team, inputs[i], matrix, bias), expected[i]) for _ in range(10)
         )
 
-    workers = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    run_together([partial(work, i) for i in range(2)])
     assert equal == [True, True]

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
+from deadlines import run_python, started
 
 from rbe_cli.engine.plan import FORWARD_PROGRAMS
 from rbe_cli.kernels import native
@@ -30,12 +31,8 @@ COMPILED, FOUND = "[(0, 2), (1, 2), (2, 2)] False\n", "[] False\n"
 
 def run(folder, **environment):
     """What a new process prints that loads the team's programs."""
-    result = subprocess.run(
-        [sys.executable, "-c", LOAD],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"RBE_CACHE_DIR": str(folder)} | environment,
-    )
+    own = {"RBE_CACHE_DIR": str(folder)}
+    result = run_python(LOAD, env=os.environ | own | environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -108,12 +105,10 @@ except KeyboardInterrupt:
 
 
 def test_an_interruption_does_not_wait_for_the_compiler(tmp_path):
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", INTERRUPTED],
-        stdout=subprocess.PIPE,
-        text=True,
+        stdout=PIPE,
         env=os.environ | {"RBE_CACHE_DIR": str(tmp_path)},
-        start_new_session=True,
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"

@@ -2,13 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
+from functools import partial
+from subprocess import PIPE
 
 import numpy as np
 import pytest
+from deadlines import SECONDS, run_together, started
 from random_panels import random_matrix
 
 from rbe_cli.errors import UsageError
@@ -72,11 +73,7 @@ def test_python_threads_take_turns(product):
         found = [call(get_team(threads)) for _ in range(50)]
         wrong.extend(threads for out in found if not np.array_equal(out, expected))
 
-    workers = [threading.Thread(target=work, args=(1 + i % 2,)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    run_together([partial(work, 1 + i % 2) for i in range(4)])
     assert wrong == []
 
 
@@ -88,6 +85,8 @@ def test_a_forked_child_starts_its_own_threads(product):
     call(get_team(2))
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)  # ends the child if it hangs
         os._exit(0 if np.array_equal(call(get_team(2)), expected) else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -121,7 +120,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("wait", [0.0, 0.0123, 0.05])
 def test_an_interruption_leaves_the_team_in_order(wait):
     code = INTERRUPTED.format(path=sys.path)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+    with started([sys.executable, "-c", code], stdout=PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         time.sleep(wait)
@@ -141,10 +140,6 @@ def test_python_threads_may_attend_at_once(fast_2):
         for _ in range(20):
             fast_2.attention(qkv, keys, values, rows, starts, 1.0, out)
 
-    threads = [threading.Thread(target=work, args=(out,)) for out in outs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together([partial(work, out) for out in outs])
     for out in outs:
         np.testing.assert_allclose(out, 1, rtol=1e-6)

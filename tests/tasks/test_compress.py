@@ -207,6 +207,17 @@ def test_names_that_are_not_unicode_are_kept_readable(checkpoint, tokens_file, t
         assert container.provenance.calibration == r"tokens ids\udcff.npy"
 
 
+def test_a_file_does_not_tell_where_its_source_lay(checkpoint, tokens_file, tmp_path):
+    path = tmp_path / "a.rbe"
+    source = "/home/somebody/secret project/models/tiny"
+    run(dataclasses.replace(checkpoint, source=source), path, calib_tokens=tokens_file)
+    content = path.read_bytes()
+    for folder in (source.rpartition("/")[0], "somebody", str(tokens_file.parent), str(tmp_path)):
+        assert folder.encode() not in content
+    with Container.open(path) as container:
+        assert container.provenance.source == "tiny"
+
+
 def test_more_bits_lose_less(checkpoint, tmp_path, tokens_file):
     def divergence(target):
         options = {"calib_tokens": tokens_file, "force": True}

@@ -1,4 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -12,7 +11,7 @@ from rbe_cli.errors import CheckpointError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 from rbe_cli.tasks.moments import Moments, collect
-from rbe_cli.tasks.workers import Workers, workers
+from rbe_cli.tasks.workers import workers
 
 
 @pytest.fixture(scope="module")
@@ -234,12 +233,12 @@ def test_the_model_is_left_as_it_was(model, checkpoint, sequences, collected):
 
 def test_what_was_measured_before_is_not_measured_again(model, sequences, collected, folder):
     """Stopped after any part, the rest comes out the same."""
-    pool = ThreadPoolExecutor(1)
-    first = collect(model, sequences, 0, Workers(pool, 1), folder, no_progress)
-    expected = dict(islice(first, 2))
-    first.close()
-    assert list(expected) == ["h.1", "h.0"]
-    rest = dict(collect(model, sequences, 0, Workers(pool, 1), folder, no_progress))
+    with workers(1) as pool:
+        first = collect(model, sequences, 0, pool, folder, no_progress)
+        expected = dict(islice(first, 2))
+        first.close()
+        assert list(expected) == ["h.1", "h.0"]
+        rest = dict(collect(model, sequences, 0, pool, folder, no_progress))
     assert list(rest) == ["h.0", "embeddings"]  # it was not done with the first of these
     whole = arrays_of(collected(model, sequences))
     for part in (*expected.values(), *rest.values()):

@@ -1,11 +1,12 @@
 import os
-import subprocess
 import sys
+from subprocess import PIPE
 
 import msgspec
 import numpy as np
 import psutil
 import pytest
+from deadlines import started
 
 from rbe_cli.errors import OutputError, UsageError
 from rbe_cli.tasks.work_folder import WorkFolder
@@ -123,15 +124,12 @@ def test_a_folder_serves_one_process_at_a_time(path):
     WorkFolder.open(path, JOB, resume=False).save("step", {})
     marker = msgspec.json.decode((path / "job.json").read_bytes())
     assert marker["process"][0] == os.getpid()
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
+    with started([sys.executable, "-c", "input()"], stdin=PIPE) as other:
         marker["process"] = other.pid, psutil.Process(other.pid).create_time()
         (path / "job.json").write_bytes(msgspec.json.encode(marker))
         for resume in (True, False):
             with pytest.raises(OutputError, match=f"process {other.pid} works in"):
                 WorkFolder.open(path, JOB, resume=resume)
-    finally:
-        other.communicate()
     assert WorkFolder.open(path, JOB, resume=True).load("step") == {}
 
 

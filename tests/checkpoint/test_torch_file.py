@@ -12,12 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES
-from rbe_cli.checkpoint.torch_pickle import list_torch_pickle
+from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor
+from rbe_cli.checkpoint.torch_file import read_torch_file
 from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
 
 # Written by a real torch.save, see make_torch_fixture.py.
 GOLDEN = Path(__file__).parent / "fixtures" / "torch_state_dict.bin"
+
+
+def listed(path: Path) -> dict[str, StoredTensor]:
+    return dict(read_torch_file(path).tensors)
 
 
 def encode(value: Any) -> bytes:
@@ -61,6 +65,20 @@ def tensor(
 FOUR = {"data/0": np.arange(4, dtype="<f4").tobytes()}
 
 
+def legacy_tensor(
+    shape: tuple[int, ...] = (4,),
+    stride: tuple[int, ...] = (1,),
+    offset: int = 0,
+    key: str = "7",
+    view: Any = b"N",
+) -> bytes:
+    """A tensor as `torch.save` pickled it before PyTorch 1.6."""
+    storage_type = b"ctorch\nFloatStorage\n"
+    storage = encode(("storage", storage_type, key, "cpu", 4, view)) + b"Q"
+    hooks = call("collections", "OrderedDict")
+    return call("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, stride, False, hooks)
+
+
 def write_archive(
     path: Path,
     state: Any,
@@ -77,7 +95,7 @@ def write_archive(
 def test_reads_what_torch_writes() -> None:
     expected = load_file(GOLDEN.with_suffix(".safetensors"))
 
-    stored = list_torch_pickle(GOLDEN)
+    stored = listed(GOLDEN)
 
     assert stored.keys() == expected.keys()
     weights = [name for name in stored if not name.endswith("attn.bias")]
@@ -89,6 +107,104 @@ def test_reads_what_torch_writes() -> None:
         assert stored[name].shape == read.shape
         np.testing.assert_array_equal(read, expected[name])
     assert stored["transformer.h.0.attn.bias"].dtype == "bool"
+
+
+def test_the_form_before_pytorch_1_6_holds_the_same() -> None:
+    legacy, newer = listed(GOLDEN.with_name("torch_legacy.bin")), listed(GOLDEN)
+    assert list(legacy) == list(newer)
+    for name, stored in newer.items():
+        assert (legacy[name].shape, legacy[name].dtype) == (stored.shape, stored.dtype)
+        if stored.dtype in RAW_TYPES:
+            np.testing.assert_array_equal(legacy[name].read(), stored.read())
+
+
+def write_legacy(
+    path: Path, state: Any, storages: Mapping[str, bytes], *, protocol: int = 2, **changes: Any
+) -> Path:
+    """Write what `torch.save` wrote before PyTorch 1.6; values of bytes are opcodes already."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+    header = {"magic": 0x1950A86A20F9469CFC6C, "version": 1001, "machine": machine} | changes
+    keys = header.pop("keys", sorted(storages))
+    pickles = [pickle.dumps(value, protocol=protocol) for value in header.values()]
+    pickles += [b"\x80\x02" + encode(state) + b".", pickle.dumps(keys, protocol=protocol)]
+    items = [(len(own) // 4).to_bytes(8, "little") + own for own in storages.values()]
+    path.write_bytes(b"".join([*pickles, *items]))
+    return path
+
+
+LEGACY_FOUR = {"7": FOUR["data/0"]}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_legacy_file_of_two_tensors_in_one_storage(tmp_path: Path, protocol: int) -> None:
+    state = {"a": legacy_tensor(key="7"), "b": legacy_tensor((2,), (2,), 1, key="7")}
+    stored = listed(write_legacy(tmp_path / "x.bin", state, LEGACY_FOUR, protocol=protocol))
+    assert stored["a"].read().tolist() == [0, 1, 2, 3]
+    assert stored["b"].read().tolist() == [1, 3]
+
+
+def test_a_legacy_file_of_python_2(tmp_path: Path) -> None:
+    """Python 2 pickled names as byte strings, and ordered dicts as lists of pairs."""
+    pair = b"](U\x01a" + legacy_tensor(key="7") + b"e"
+    state = b"ccollections\nOrderedDict\n](" + pair + b"e\x85R"
+    assert listed(write_legacy(tmp_path / "x.bin", state, LEGACY_FOUR))["a"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("state", "storages", "changes", "message"),
+    [
+        ({"a": 1}, LEGACY_FOUR, {"version": 1000}, "no header"),
+        ({"a": 1}, LEGACY_FOUR, {"machine": {"little_endian": False}}, "little-endian"),
+        ({"a": 1}, LEGACY_FOUR, {"machine": None}, "no header"),
+        ({"a": 1}, LEGACY_FOUR, {"keys": {"7": 1}}, "list of storages"),
+        ({"a": 1}, LEGACY_FOUR, {"keys": ["7"]}, "unknown type"),
+        ({"a": 1}, LEGACY_FOUR, {"keys": [["7"]]}, "unknown type"),
+        ("a", LEGACY_FOUR, {"keys": ["7", "7"]}, "one twice"),
+        ("a", LEGACY_FOUR, {"keys": []}, "a storage is missing"),
+        ("a", {"7": bytes(12)}, {}, "another size"),
+        ("a", {"7": bytes(20)}, {}, "another size"),
+    ],
+)
+def test_malformed_legacy_files_are_refused(
+    tmp_path: Path, state: Any, storages: Any, changes: dict[str, Any], message: str
+) -> None:
+    state = {"a": legacy_tensor(key="7")} if state == "a" else state
+    path = write_legacy(tmp_path / "bad.bin", state, storages, **changes)
+    with pytest.raises(CheckpointError, match=rf"bad\.bin: .*{message}"):
+        listed(path)
+
+
+def test_every_truncation_of_a_legacy_file_is_noticed(tmp_path: Path) -> None:
+    whole = GOLDEN.with_name("torch_legacy.bin").read_bytes()
+    path = tmp_path / "bad.bin"
+    for end in range(14, len(whole), 7):
+        path.write_bytes(whole[:end])
+        with pytest.raises(CheckpointError, match=r"bad\.bin"):
+            listed(path)
+
+
+def test_a_legacy_view_of_a_storage_is_refused(tmp_path: Path) -> None:
+    state = {"a": legacy_tensor(key="7", view=("0", 0, 2))}
+    with pytest.raises(CheckpointError, match=r"views of storages, as PyTorch before 0\.4"):
+        listed(write_legacy(tmp_path / "bad.bin", state, LEGACY_FOUR))
+
+
+def test_float64_is_rounded_to_float32(tmp_path: Path) -> None:
+    values = np.array([0.1, 1 / 3, 1e-320, 1e300])
+    members = {"data/0": values.astype("<f8").tobytes()}
+    path = write_archive(tmp_path / "x.bin", {"w": tensor(kind="DoubleStorage")}, members)
+    [stored] = listed(path).values()
+    assert stored.dtype == "float64"
+    assert stored.read().tolist() == [np.float32(0.1), np.float32(1 / 3), 0.0, np.inf]
+
+
+def test_types_without_a_storage_class_are_refused_only_as_weights(tmp_path: Path) -> None:
+    unknown = tensor(kind="Float8_e4m3fnStorage")
+    path = write_archive(tmp_path / "bad.bin", {"w.bias": unknown})
+    with pytest.raises(CheckpointError, match="asks for 'torch Float8_e4m3fnStorage': refused"):
+        listed(path)
+    nested = {"model": {"wpe.weight": tensor()}, "optimizer": {"w": unknown}}
+    assert list(listed(write_archive(tmp_path / "x.bin", nested))) == ["wpe.weight"]
 
 
 @pytest.mark.parametrize(
@@ -106,13 +222,33 @@ def test_views_into_a_storage(
     tmp_path: Path, shape: tuple[int, ...], stride: tuple[int, ...], offset: int, expected: Any
 ) -> None:
     path = write_archive(tmp_path / "x.bin", {"w": tensor(shape, stride, offset)})
-    np.testing.assert_array_equal(list_torch_pickle(path)["w"].read(), expected)
+    np.testing.assert_array_equal(listed(path)["w"].read(), expected)
 
 
 def test_a_parameter_is_its_tensor(tmp_path: Path) -> None:
     parameter = call("torch._utils", "_rebuild_parameter", tensor(), True, b"N")
-    path = write_archive(tmp_path / "x.bin", {"w": parameter})
-    assert list_torch_pickle(path)["w"].read().tolist() == [0, 1, 2, 3]
+    with_state = call("torch._utils", "_rebuild_parameter_with_state", tensor(), True, b"N", b"N")
+    function = b"ctorch._utils\n_rebuild_parameter\n"
+    subclass = call(
+        "torch._tensor",
+        *("_rebuild_from_type_v2", function, b"ctorch\nTensor\n", (tensor(), True), b"N"),
+    )
+    state = {"a": parameter, "b": with_state, "c": subclass}
+    for stored in listed(write_archive(tmp_path / "x.bin", state)).values():
+        assert stored.read().tolist() == [0, 1, 2, 3]
+
+
+def test_a_tensor_with_attributes_calls_nothing_else(tmp_path: Path) -> None:
+    function, type_name = b"cposix\nsystem\n", b"ctorch\nTensor\n"
+    attack = call("torch._tensor", "_rebuild_from_type_v2", function, type_name, ("x",), b"N")
+    with pytest.raises(CheckpointError, match=r"asks for 'torch\._tensor _rebuild_from"):
+        listed(write_archive(tmp_path / "bad.bin", {"w.weight": attack}))
+
+
+def test_what_is_no_tensor_is_no_weight(tmp_path: Path) -> None:
+    more = {"h.0._extra_state": b"N", "step": 3, "args": call("argparse", "Namespace")}
+    nested = {"optimizer": encode({"state": {}}), "wpe.weight": tensor()}
+    assert list(listed(write_archive(tmp_path / "x.bin", more | nested))) == ["wpe.weight"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +283,7 @@ def test_a_parameter_is_its_tensor(tmp_path: Path) -> None:
 def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, bad: bytes) -> None:
     path = write_archive(tmp_path / "bad.bin", {"w": bad})
     with pytest.raises(CheckpointError, match=r"bad\.bin"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 @pytest.mark.parametrize(
@@ -163,15 +299,15 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, bad: bytes) -> None
 )
 def test_names_outside_the_list_are_refused(tmp_path: Path, name: str) -> None:
     module, attribute = name.split()
-    path = write_archive(tmp_path / "bad.bin", {"w": call(module, attribute, "x")})
+    path = write_archive(tmp_path / "bad.bin", {"w.weight": call(module, attribute, "x")})
     with pytest.raises(CheckpointError, match=f"bad.bin: the pickle asks for '{name}': refused"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.bin", (tensor(),))
     with pytest.raises(CheckpointError, match="state dict"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_compressed_members_are_refused(tmp_path: Path) -> None:
@@ -180,7 +316,7 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.bin", {"w": wide}, bomb, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1 << 16
     with pytest.raises(CheckpointError, match=r"'data.pkl' is compressed"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_a_compressed_storage_is_refused(tmp_path: Path) -> None:
@@ -188,7 +324,7 @@ def test_a_compressed_storage_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data/0", FOUR["data/0"])
     with pytest.raises(CheckpointError, match="'data/0' is compressed"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_a_member_declared_larger_than_the_file_is_refused(tmp_path: Path) -> None:
@@ -198,26 +334,26 @@ def test_a_member_declared_larger_than_the_file_is_refused(tmp_path: Path) -> No
     content[entry + 20 : entry + 28] = (1 << 30).to_bytes(4, "little") * 2
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="exceeds the file"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_a_huge_pickle_is_refused(tmp_path: Path) -> None:
-    path = write_archive(tmp_path / "bad.bin", {"x" * (1 << 22): tensor()})
+    path = write_archive(tmp_path / "bad.bin", {"x" * (1 << 24): tensor()})
     with pytest.raises(CheckpointError, match=r"data\.pkl has more than"):
-        list_torch_pickle(path)
+        listed(path)
 
 
 def test_damaged_bytes_of_a_storage_are_noticed(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.bin", {"w": tensor()})
     path.write_bytes(path.read_bytes().replace(FOUR["data/0"], bytes(16)))
-    stored = list_torch_pickle(path)
+    stored = listed(path)
     with pytest.raises(CheckpointError, match=r"bad\.bin.*CRC-32"):
         stored["w"].read()
 
 
 def test_a_file_that_changes_after_it_was_opened_is_noticed(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.bin", {"w": tensor()})
-    stored = list_torch_pickle(path)
+    stored = listed(path)
     write_archive(path, {"w": tensor()}, {"data/0": bytes(8)})
     with pytest.raises(CheckpointError, match="changed"):
         stored["w"].read()
@@ -226,39 +362,39 @@ def test_a_file_that_changes_after_it_was_opened_is_noticed(tmp_path: Path) -> N
 def test_big_endian_files_are_refused(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.bin", {"w": tensor()}, {**FOUR, "byteorder": b"big"})
     with pytest.raises(CheckpointError, match="little-endian"):
-        list_torch_pickle(path)
-
-
-def test_the_format_before_pytorch_1_6_is_named(tmp_path: Path) -> None:
-    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-    (tmp_path / "old.bin").write_bytes(magic + bytes(100))
-    with pytest.raises(CheckpointError, match=r"PyTorch before 1\.6"):
-        list_torch_pickle(tmp_path / "old.bin")
+        listed(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip archive" * 10])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.bin").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"bad\.bin is not a file that torch\.save wrote"):
-        list_torch_pickle(tmp_path / "bad.bin")
+    with pytest.raises(CheckpointError, match=r"bad\.bin: it is not a file that torch\.save"):
+        listed(tmp_path / "bad.bin")
+
+
+def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "bad.pt", {"w": tensor()}, {**FOUR, "constants.pkl": b"x"})
+    with pytest.raises(CheckpointError, match=r"bad\.pt: it is a TorchScript program"):
+        listed(path)
 
 
 def test_an_archive_without_a_pickle_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.bin", "w") as archive:
         archive.writestr("model/weights", b"")
     with pytest.raises(CheckpointError, match=r"data\.pkl"):
-        list_torch_pickle(tmp_path / "bad.bin")
+        listed(tmp_path / "bad.bin")
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
-        list_torch_pickle(tmp_path / "nowhere")
+        listed(tmp_path / "nowhere")
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
-    content = bytearray(GOLDEN.read_bytes())
+    golden = data.draw(st.sampled_from([GOLDEN, GOLDEN.with_name("torch_legacy.bin")]))
+    content = bytearray(golden.read_bytes())
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
         content[position] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(0, len(content)) | st.just(len(content))) :]
@@ -266,6 +402,6 @@ def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
         path = Path(folder) / "x.bin"
         path.write_bytes(content)
         with suppress(BadFileError):
-            for stored in list_torch_pickle(path).values():
+            for stored in listed(path).values():
                 if stored.dtype in RAW_TYPES:
                     assert stored.read().shape == stored.shape

@@ -1,0 +1,22 @@
+"""What weight files hold, before it is known which of it belongs to a GPT-2."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rbe_cli.checkpoint.stored_tensor import StoredTensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint's weight files hold.
+
+    Attributes:
+        tensors: name and tensor of each, under the names stored there; a name may occur twice.
+        own_config: the configuration that a training script stored beside the weights, under
+            its own names; None if there is none.
+        notes: what the user should know about the files, one sentence each.
+    """
+
+    tensors: list[tuple[str, StoredTensor]]
+    own_config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()

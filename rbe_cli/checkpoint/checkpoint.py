@@ -46,6 +46,7 @@ class Checkpoint:
         source_hash: `xxh3:` + 16 hex digits over the weight files' bytes.
         weight_bytes: bytes of the weight files on disk.
         notes: what the user should know about the files, one sentence each.
+        tokenizer_missing: why there is no tokenizer, in words; None if there is one.
     """
 
     config: Gpt2Config
@@ -55,3 +56,4 @@ class Checkpoint:
     source_hash: str
     weight_bytes: int
     notes: tuple[str, ...] = ()
+    tokenizer_missing: str | None = None

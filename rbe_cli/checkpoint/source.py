@@ -62,6 +62,7 @@ def open_checkpoint(
         raise NotFoundError(f"{folder} has no config.json, which says the model's sizes")
     generation = _json_beside(folder / "generation_config.json")
     config = Gpt2Config.from_hugging_face(raw, generation)
+    tokenizer = read_tokenizer(folder, config.vocab_size)
     has_bias = raw.get("bias")
     assembled = assemble(
         weights.tensors, config, has_bias=has_bias if isinstance(has_bias, bool) else None
@@ -69,7 +70,8 @@ def open_checkpoint(
     return Checkpoint(
         config=assembled.config,
         tensors=assembled.tensors,
-        tokenizer_json=read_tokenizer(folder),
+        tokenizer_json=tokenizer.json,
+        tokenizer_missing=tokenizer.missing,
         source=source,
         source_hash=xxh3_of_files(files),
         weight_bytes=sum(file.stat().st_size for file in files),
@@ -79,6 +81,7 @@ def open_checkpoint(
             *dialect_notes(raw),
             *assembled.notes,
             *end_of_text_notes(raw, generation, config.vocab_size),
+            *tokenizer.notes,
         ),
     )
 

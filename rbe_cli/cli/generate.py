@@ -97,11 +97,18 @@ def generate(
     with open_rbe(file, offline, out) as container:
         tokenizer = load_tokenizer(container)
         if interactive and tokenizer is None:
-            raise UsageError("--interactive needs a tokenizer, and the model has none")
+            missing = container.tokenizer_facts.missing
+            raise UsageError(f"--interactive needs a tokenizer, and the model has none ({missing})")
         prompts = []
         if not interactive:
-            vocab_size = container.config.vocab_size
-            prompts = read_prompts(prompt, text_file, tokens, tokenizer, vocab_size)
+            prompts = read_prompts(
+                prompt,
+                text_file,
+                tokens,
+                tokenizer,
+                container.config.vocab_size,
+                missing=container.tokenizer_facts.missing,
+            )
         rows = batch * (1 if interactive else len(prompts))
         with out.progress() as progress:
             kernels, config = load_kernels("fast", threads), container.config

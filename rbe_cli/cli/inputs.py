@@ -59,11 +59,13 @@ def read_prompts(
     tokenizer: "Tokenizer | None",
     vocab_size: int,
     whole: bool = False,
+    missing: str | None = None,
 ) -> list[Prompt]:
     """Return the one text, or the sequences of a token file.
 
     A byte-order mark is not part of a text. The last newline of a file or of stdin ends its last
-    line and is not part of the text either, unless the text is wanted `whole`.
+    line and is not part of the text either, unless the text is wanted `whole`. `missing` says
+    why there is no tokenizer.
 
     Raises:
         UsageError: none or several inputs were given, the text is empty, or text was given
@@ -77,7 +79,8 @@ def read_prompts(
     if tokens is not None:
         return [Prompt(None, sequence) for sequence in read_token_file(tokens, vocab_size)]
     if tokenizer is None:
-        raise UsageError("the model has no tokenizer: give token ids with --tokens FILE")
+        why = f" ({missing})" if missing else ""
+        raise UsageError(f"the model has no tokenizer{why}: give token ids with --tokens FILE")
     if text is None or text == "-":
         text = _read_text(file or Path("-"))
         text = text if whole else text.removesuffix("\n")

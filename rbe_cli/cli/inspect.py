@@ -1,6 +1,7 @@
 """`rbe inspect`: what a `.rbe` file says of itself."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +83,7 @@ def _describe(container: "Container", verified: bool) -> dict[str, Any]:
         "format_version": container.format_version,
         "codec_versions": dict(container.codec_versions),
         "config": msgspec.to_builtins(container.config),
+        "tokenizer": asdict(container.tokenizer_facts),
         "parameters": parameter_count(container.config),
         "bits_per_weight": container.bits_per_weight,
         "file_bytes": container.file_bytes,
@@ -119,6 +121,7 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
             f"{config['n_layer']} layers, {config['n_embd']} wide, {config['n_head']} heads, "
             f"vocabulary {config['vocab_size']}, context {config['n_positions']}",
         ),
+        ("tokenizer", _tokenizer(**found["tokenizer"])),
         ("end of text", _ends(config["eos_token_id"])),
         ("parameters", f"{found['parameters']:,}"),
         ("bits per weight", f"{found['bits_per_weight']:.3f}"),
@@ -126,7 +129,12 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
         ("source", f"{provenance['source']} ({provenance['source_hash']})"),
         ("calibrated on", provenance["calibration"]),
     ]
-    pairs += _measured(provenance["extra"], provenance["calibration"])
+    extra = {
+        name: value
+        for name, value in provenance["extra"].items()
+        if not name.startswith("tokenizer_")  # shown above
+    }
+    pairs += _measured(extra, provenance["calibration"])
     if found["verified"]:
         pairs.append(("verified", "every checksum is right, every tensor decodes"))
     console.print(facts(pairs))
@@ -165,6 +173,12 @@ def _bar(bits: float) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _tokenizer(kind: str | None, tokens: int | None, missing: str | None) -> str:
+    if missing is not None:
+        return f"none, so token ids only ({missing})"
+    return f"{kind} of {tokens} tokens" if kind else "stored"
 
 
 def _ends(ids: int | Sequence[int] | None) -> str:

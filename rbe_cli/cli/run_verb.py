@@ -192,8 +192,15 @@ def run(
             check_kind(path, start)
     with open_rbe(file, offline, out) as container, out.progress() as progress:
         tokenizer = load_tokenizer(container)
-        vocab_size = container.config.vocab_size
-        prompts = read_prompts(text, text_file, tokens, tokenizer, vocab_size, whole=perplexity)
+        prompts = read_prompts(
+            text,
+            text_file,
+            tokens,
+            tokenizer,
+            container.config.vocab_size,
+            whole=perplexity,
+            missing=container.tokenizer_facts.missing,
+        )
         sequences = [prompt.tokens for prompt in prompts]
         # A text's windows go to one thread each; a single pass shares its threads.
         kernels = load_kernels(engine.value, 1 if perplexity else threads)

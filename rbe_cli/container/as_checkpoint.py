@@ -31,6 +31,7 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
             {name: partial(_decoded, container, name) for name in container.tensors}
         ),
         tokenizer_json=container.tokenizer_json(),
+        tokenizer_missing=container.tokenizer_facts.missing,
         source=source,
         source_hash=xxh3_of_files([container.path]),
         weight_bytes=container.file_bytes,

@@ -12,7 +12,7 @@ from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.container.geometry import TOKENIZER, Layout, PlacedSection, bits_per_weight
 from rbe_cli.container.header import FORMAT_VERSION, Provenance, checksum
 from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.container.tokenizer import unpack_tokenizer
+from rbe_cli.container.tokenizer import TokenizerFacts, unpack_tokenizer
 from rbe_cli.container.validate import check_padding, read_layout
 from rbe_cli.errors import BadFileError, ChecksumError, ContainerError, MagicError, NotFoundError
 
@@ -103,6 +103,12 @@ class Container:
         """8 x (bytes of the file without its tokenizer section) / parameters."""
         tokenizer = self.layout.sections.get(TOKENIZER)
         return bits_per_weight(self.config, self.file_bytes, tokenizer.size if tokenizer else 0)
+
+    @property
+    def tokenizer_facts(self) -> TokenizerFacts:
+        """What the header says about the tokenizer; nothing is decompressed."""
+        is_stored = TOKENIZER in self.layout.sections
+        return TokenizerFacts.of_provenance(self.provenance.extra, is_stored)
 
     def section(self, name: str) -> memoryview:
         """A section's bytes, its checksum checked the first time.

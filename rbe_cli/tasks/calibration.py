@@ -89,7 +89,10 @@ def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Ca
         UsageError: the checkpoint has no tokenizer, or the text is too short.
     """
     if checkpoint.tokenizer_json is None:
-        raise UsageError("--calib needs a tokenizer and the checkpoint has none: --calib-tokens")
+        raise UsageError(
+            f"--calib needs a tokenizer ({checkpoint.tokenizer_missing}): give token ids with "
+            "--calib-tokens"
+        )
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
     tokens = tokenizer.encode(read_text_file(path))
     length = min(WINDOW, checkpoint.config.n_positions)

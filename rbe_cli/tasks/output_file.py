@@ -10,7 +10,7 @@ from rbe_cli.checkpoint.source_name import public_name
 from rbe_cli.container.geometry import bits_per_weight
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.container.tokenizer import pack_tokenizer
+from rbe_cli.container.tokenizer import TokenizerFacts, pack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
 from rbe_cli.tasks.evaluate import Evaluation, Window
 
@@ -94,6 +94,7 @@ class OutputFile:
         self._seed = seed
         self._text = text
         tokenizer = checkpoint.tokenizer_json
+        self._tokenizer = TokenizerFacts.of_json(tokenizer, checkpoint.tokenizer_missing)
         self._tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
 
     def size(self, tensors: Iterable[StoredTensor], matrices: Mapping[str, int]) -> float:
@@ -143,7 +144,7 @@ class OutputFile:
             preset=self._preset,
             calibration=_readable(self._calibration),
             seed=self._seed,
-            extra=self._goals | asdict(quality),
+            extra=self._goals | asdict(quality) | self._tokenizer.extras,
         )
 
 

@@ -18,8 +18,8 @@ def write_gpt2_files(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\nĠ t\nh e\n", encoding="utf-8")
 
 
-def load(folder: Path) -> Tokenizer:
-    content = read_tokenizer(folder)
+def load(folder: Path, vocab_size: int = 300) -> Tokenizer:
+    content = read_tokenizer(folder, vocab_size).json
     assert content is not None
     return Tokenizer.from_str(content.decode())
 
@@ -35,18 +35,21 @@ def test_gpt2_files_become_a_tokenizer(tmp_path: Path) -> None:
     assert tokenizer.decode([257, 258]) == "he"
 
 
-def test_a_vocabulary_without_the_end_marker_gets_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("vocab_size", "tokens"), [(258, 258), (259, 259)])
+def test_the_end_marker_is_added_if_the_model_has_a_place_for_it(
+    tmp_path: Path, vocab_size: int, tokens: int
+) -> None:
     write_gpt2_files(tmp_path)
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     del vocabulary["<|endoftext|>"]
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    assert load(tmp_path).get_vocab_size() == 258
+    assert load(tmp_path, vocab_size).get_vocab_size() == tokens
 
 
 if GPT2_TOKENIZER.is_dir():
 
     def test_gpt2_itself() -> None:
-        tokenizer = load(GPT2_TOKENIZER)
+        tokenizer = load(GPT2_TOKENIZER, 50257)
         assert tokenizer.get_vocab_size() == 50257
         assert tokenizer.encode("Hello world").ids == [15496, 995]
         assert tokenizer.encode("don't  stop<|endoftext|>").ids == [9099, 470, 220, 2245, 50256]
@@ -54,25 +57,83 @@ if GPT2_TOKENIZER.is_dir():
 
 def test_tokenizer_json_comes_first_and_byte_for_byte(tmp_path: Path) -> None:
     write_gpt2_files(tmp_path)
-    content = read_tokenizer(tmp_path)
+    content = read_tokenizer(tmp_path, 300).json
     assert content is not None
     (tmp_path / "tokenizer.json").write_bytes(content + b"\n")
     (tmp_path / "vocab.json").write_text("damaged")
-    assert read_tokenizer(tmp_path) == content + b"\n"
+    assert read_tokenizer(tmp_path, 300).json == content + b"\n"
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_half_a_tokenizer_is_none(tmp_path: Path, name: str) -> None:
+def test_a_folder_without_a_tokenizer_is_no_news(tmp_path: Path) -> None:
+    found = read_tokenizer(tmp_path, 300)
+    assert (found.json, found.notes, found.missing) == (None, (), "the checkpoint has none")
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")]
+)
+def test_half_a_tokenizer_is_named(tmp_path: Path, name: str, other: str) -> None:
     write_gpt2_files(tmp_path)
     (tmp_path / name).unlink()
-    assert read_tokenizer(tmp_path) is None
+    found = read_tokenizer(tmp_path, 300)
+    assert found.json is None
+    assert found.missing == f"{other} is there without {name}"
+    assert found.notes == (
+        f"no tokenizer is stored, so the file will take token ids only: {found.missing}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("tekken.json", "{}", "tekken.json is not a tokenizer that rbe can read"),
+        ("qwen.tiktoken", "IQ== 0\n", "qwen.tiktoken is not a tokenizer that rbe can read"),
+        ("tokenizer.model", "IQ== 0\nIg== 1\n", "tokenizer.model is a tiktoken vocabulary"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    (tmp_path / name).write_text(content)
+    found = read_tokenizer(tmp_path, 300)
+    assert (found.json, found.missing) == (None, reason)
+    assert reason in found.notes[0]
+
+
+def test_a_class_that_needs_a_dictionary_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertJapaneseTokenizer"}')
+    missing = read_tokenizer(tmp_path, 300).missing
+    assert missing is not None
+    assert "vocab.txt belongs to a BertJapaneseTokenizer" in missing
+
+
+def test_a_class_with_unknown_rules_is_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizerFast"}')
+    (note,) = read_tokenizer(tmp_path, 300).notes
+    assert note == (
+        "rules that RobertaTokenizer may add to vocab.json are not known: its ids may differ"
+    )
+
+
+def test_ids_beyond_the_model_are_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (note,) = read_tokenizer(tmp_path, 258).notes
+    assert note.startswith("the tokenizer has ids up to 258, but the model's vocabulary has 258")
+    assert read_tokenizer(tmp_path, 259).notes == ()
+
+
+def test_ids_that_differ_from_the_files_are_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<x>": 270}')
+    (note,) = read_tokenizer(tmp_path, 300).notes
+    assert "<x> (id 259, not 270)" in note
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[1]", '{"model": {"type": "None"}}'])
 def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(CheckpointError, match="tokenizer"):
-        read_tokenizer(tmp_path)
+        read_tokenizer(tmp_path, 300)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +144,57 @@ def test_damaged_gpt2_files_are_refused(tmp_path: Path, name: str, content: str)
     write_gpt2_files(tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match="tokenizer"):
-        read_tokenizer(tmp_path)
+        read_tokenizer(tmp_path, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", "["),
+        ("tokenizer_config.json", '{"bos_token": 3}'),
+        ("tokenizer_config.json", '{"add_prefix_space": "yes"}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": []}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {"content": 1}}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}'),
+        ("special_tokens_map.json", "{"),
+        ("special_tokens_map.json", '{"additional_special_tokens": 5}'),
+        ("added_tokens.json", "[1]"),
+        ("added_tokens.json", '{"<x>": "y"}'),
+        ("added_tokens.json", '{"<x>": -1}'),
+        ("vocab.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+    ],
+)
+def test_damaged_files_beside_the_vocabulary_are_named(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        read_tokenizer(tmp_path, 300)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"\n\x03\n\x01", b"\x0a\xff\xff", b"abc", b"\0\0"])
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"])
+def test_a_damaged_sentence_piece_model_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}.* is not a SentencePiece model"):
+        read_tokenizer(tmp_path, 300)
+
+
+def test_a_vocabulary_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"vocab\.txt is not a tokenizer's vocabulary"):
+        read_tokenizer(tmp_path, 300)
+
+
+def test_a_panic_of_the_library_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_gpt2_files(tmp_path)
+    raw = json.loads(read_tokenizer(tmp_path, 300).json or b"")
+    raw["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+        read_tokenizer(tmp_path, 300)
+    assert capfd.readouterr().err == ""

@@ -409,7 +409,7 @@ def test_without_a_tokenizer_ids_are_written(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([PROMPT], "the model has no tokenizer: give token ids with --tokens FILE"),
+        ([PROMPT], "the model has no tokenizer (the checkpoint has none): give token ids"),
         (["--interactive"], "--interactive needs a tokenizer"),
     ],
 )

@@ -195,7 +195,8 @@ def test_provenance_tells_where_the_file_comes_from(checkpoint, compressed):
     assert (found.source, found.source_hash) == ("tiny", checkpoint.source_hash)
     assert (found.tool_version, found.preset, found.seed) == (__version__, "small", 7)
     assert found.calibration == "tokens ids.npy"
-    assert found.extra == {"target_bpw": 3.0} | dataclasses.asdict(result.quality)
+    tokenizer = {"tokenizer_kind": "BPE", "tokenizer_tokens": 300}
+    assert found.extra == {"target_bpw": 3.0} | dataclasses.asdict(result.quality) | tokenizer
 
 
 def test_names_that_are_not_unicode_are_kept_readable(checkpoint, tokens_file, tmp_path):

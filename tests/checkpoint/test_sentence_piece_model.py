@@ -1,0 +1,68 @@
+"""The parser of SentencePiece models: real models, and bytes that are none."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbe_cli.checkpoint.sentence_piece_model import Algorithm, PieceType, parse_sentence_piece
+from rbe_cli.errors import CheckpointError
+
+MODELS = Path(__file__).parent / "fixtures" / "sentence_piece"
+
+
+def model_bytes(name: str) -> bytes:
+    return (MODELS / f"{name}.model").read_bytes()
+
+
+def test_pieces_and_rules_are_read() -> None:
+    model = parse_sentence_piece(model_bytes("unigram_symbols"))
+    assert [piece.text for piece in model.pieces[:6]] == [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<sep>",
+        "<x>",
+        "the ca",
+    ]
+    assert [piece.type for piece in model.pieces[:6]] == [
+        PieceType.UNKNOWN,
+        *[PieceType.CONTROL] * 3,
+        *[PieceType.USER_DEFINED] * 2,
+    ]
+    assert model.pieces[8].score < 0
+    assert (model.unk_id, model.bos_id, model.eos_id) == (0, 1, 2)
+    assert model.algorithm is Algorithm.UNIGRAM
+    assert model.charsmap
+    assert (model.add_dummy_prefix, model.remove_extra_whitespaces) == (True, True)
+    assert not model.byte_fallback
+
+
+def test_rules_that_differ_from_the_defaults_are_read() -> None:
+    model = parse_sentence_piece(model_bytes("unigram_spaces_kept"))
+    assert (model.add_dummy_prefix, model.remove_extra_whitespaces) == (False, False)
+    model = parse_sentence_piece(model_bytes("bpe_bytes"))
+    assert (model.algorithm, model.byte_fallback) == (Algorithm.BPE, True)
+    assert sum(piece.type is PieceType.BYTE for piece in model.pieces) == 256
+    assert parse_sentence_piece(model_bytes("unigram_t5")).bos_id == -1
+
+
+@given(data=st.data())
+def test_damaged_bytes_are_read_or_refused(data: st.DataObject) -> None:
+    whole = model_bytes("char")
+    start = data.draw(st.integers(0, len(whole)))
+    damage = data.draw(st.binary(max_size=8))
+    content = whole[:start] + damage + whole[start + len(damage) :]
+    content = content[: data.draw(st.integers(0, len(content)))]
+    pieces: tuple[object, ...] = ("refused",)
+    with suppress(CheckpointError):
+        pieces = parse_sentence_piece(content).pieces
+    assert pieces
+
+
+@pytest.mark.parametrize("length", [1, 100, 1000])
+def test_a_model_that_ends_too_early_is_refused(length: int) -> None:
+    with pytest.raises(CheckpointError, match="not a SentencePiece model: it ends too early"):
+        parse_sentence_piece(model_bytes("char")[:-length])

@@ -10,6 +10,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint, Float32
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.names import hugging_face_name, tensor_shapes
 from rbe_cli.checkpoint.safetensors_writer import tensor_bytes, write_safetensors
+from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError
 from rbe_cli.progress import Progress
 
@@ -111,10 +112,8 @@ def _tokenizer_config(config: Gpt2Config, tokenizer_json: bytes) -> dict[str, An
         "model_max_length": config.n_positions,
         "clean_up_tokenization_spaces": False,
     }
-    try:
+    with library_errors(CheckpointError, "the tokenizer cannot be read"):
         added = Tokenizer.from_buffer(tokenizer_json).get_added_tokens_decoder()
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"the tokenizer cannot be read: {error}") from error
     first_end = next(iter(config.eos_token_ids), None)
     for key, token in (("bos_token", config.bos_token_id), ("eos_token", first_end)):
         if token is not None and token in added and added[token].special:

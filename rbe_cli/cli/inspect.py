@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbe_cli.cli.inputs import open_rbe
+from rbe_cli.cli.inspect_diff import show_difference
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, facts, size, table
 from rbe_cli.cli.quality import FIELDS, is_quality, quality_facts
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.container.reader import Container
+    from rbe_cli.tasks.difference import Difference
 
 EXAMPLES = """\
 rbe inspect gpt2.rbe
 rbe inspect gpt2.rbe --tensors
-rbe inspect gpt2.rbe --verify --format json"""
+rbe inspect gpt2.rbe --verify --format json
+rbe inspect gpt2.rbe --diff gpt2-small.rbe"""
 _SHOWN = "What is shown"  # a heading of the help
 
 
@@ -45,6 +48,15 @@ def inspect(
             help="Check every checksum and decode every tensor.",
         ),
     ] = False,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            "--diff",
+            metavar="OTHER.rbe",
+            rich_help_panel=_SHOWN,
+            help="Compare with this file: config, rates, and the relative error of each tensor.",
+        ),
+    ] = None,
     threads: Threads = None,  # as every verb takes it
     offline: Offline = False,
     format: FormatOption = Format.human,
@@ -57,7 +69,14 @@ def inspect(
         if verify:
             _verify(container, out)
         found = _describe(container, verified=verify)
-        out.result(found, lambda console: _show(console, found, tensors, plot))
+        compared = _compare(container, diff, offline, out) if diff is not None else None
+
+    def show(console: "Console") -> None:
+        _show(console, found, tensors, plot)
+        if compared is not None:
+            show_difference(console, compared)
+
+    out.result(found if compared is None else found | {"diff": compared}, show)
 
 
 def _verify(container: "Container", out: Output) -> None:
@@ -71,6 +90,13 @@ def _verify(container: "Container", out: Output) -> None:
         for index, name in enumerate(names):
             resident(container.tensors[name])
             progress("decoding", index + 1, len(names))
+
+
+def _compare(container: "Container", diff: str, offline: bool, out: Output) -> "Difference":
+    from rbe_cli.tasks.difference import difference
+
+    with open_rbe(diff, offline, out) as other, out.progress() as progress:
+        return difference(container, other, progress)
 
 
 def _describe(container: "Container", verified: bool) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def test_provenance_tells_what_was_compressed(
     assert provenance["preset"] == "balanced"
     assert provenance["calibration"] == "text written by the checkpoint itself"
     assert provenance["seed"] == 0
-    assert provenance["extra"] == {"target_bpw": 4.0} | compressed["quality"]
+    tokenizer = {"tokenizer_kind": "BPE", "tokenizer_tokens": 300}
+    assert provenance["extra"] == {"target_bpw": 4.0} | tokenizer | compressed["quality"]
 
 
 def test_only_verify_reads_the_sections(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
@@ -215,3 +216,54 @@ def test_whatever_a_file_says_of_its_quality_is_shown(
     done = rbe("inspect", with_extra(rbe_file, tmp_path / "odd.rbe", extra))
     assert (done.code, done.err) == (0, "")
     assert ("KL divergence" in done.out) == (extra.get("text") == 7 and len(extra) == 5)
+
+
+# Two files
+
+
+def test_two_files_are_compared(
+    rbe: Rbe, rbe_file: Path, bare_file: Path, record: dict[str, Any]
+) -> None:
+    done = rbe("inspect", rbe_file, "--diff", bare_file, "--format", "json", "-q")
+    assert (done.code, done.err) == (0, "")
+    assert list(done.json) == [*record, "diff"]
+    found = done.json["diff"]
+    assert list(found) == ["other", "config", "provenance", "sizes", "tensors", "attention"]
+    assert found["other"] == str(bare_file)
+    assert found["config"] == []  # the weights are the same, and so is the config
+    names = [tensor["name"] for tensor in record["tensors"]]
+    assert [tensor["name"] for tensor in found["tensors"]] == names
+    assert list(found["tensors"][0]) == [
+        *("name", "shape", "other_shape", "codec", "other_codec"),
+        *("bits_per_weight", "other_bits_per_weight", "relative_error"),
+    ]
+    assert all(0 <= tensor["relative_error"] < 2 for tensor in found["tensors"])
+    assert [own["layer"] for own in found["attention"]] == [0, 1]
+    assert all(0 < own["scores"] < 0.5 and 0 < own["values"] < 0.5 for own in found["attention"])
+
+
+def test_people_see_how_two_files_differ(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "demo.rbe"
+    options = ("--preset", "speed-8bit", "--calib-samples", 4, "-q")
+    assert rbe("compress", "demo", other, *options).code == 0
+    done = rbe("inspect", rbe_file, "--diff", other)
+    assert done.code == 0
+    for text in (
+        "n_layer                2 here, 5 there",
+        "wte.weight",
+        "300 x 32 here, 3072 x 192 there",
+        "only there",
+        "preset                 balanced here, speed-8bit there",
+    ):
+        assert " ".join(text.split()) in " ".join(done.out.split())
+    same = rbe("inspect", other, "--diff", other)
+    assert "config           the same" in same.out
+    assert "queries x keys" in same.out
+
+
+def test_what_cannot_be_compared_is_refused(rbe: Rbe, rbe_file: Path, tmp_path: Path) -> None:
+    done = rbe("inspect", rbe_file, "--diff", tmp_path / "no.rbe")
+    assert (done.code, done.out) == (4, "")
+    (tmp_path / "cut.rbe").write_bytes(rbe_file.read_bytes()[:-9])
+    done = rbe("inspect", rbe_file, "--diff", tmp_path / "cut.rbe", "--format", "json")
+    assert (done.code, done.out) == (3, "")

@@ -25,7 +25,7 @@ class Hub:
     """What the server offers, and what was asked of it.
 
     `breaks` gives for a file's name after how many bytes of each coming download the connection
-    breaks; once the list is used up, downloads succeed.
+    breaks; once the list is used up, downloads succeed. Nothing of the models in `gated` is sent.
     """
 
     endpoint: str
@@ -34,6 +34,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     breaks: dict[str, list[int]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
 
     def add(self, model: str, files: Mapping[str, bytes], revision: str = "main") -> None:
         """Offer files under a revision and under its commit."""
@@ -100,6 +101,9 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _files(self, model: str, revision: str) -> Mapping[str, bytes] | None:
         """The files of a revision; answers 404 and returns None if there is no such one."""
+        if model in self.hub.gated:
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"})
+            return None
         revisions = self.hub.models.get(model)
         if revisions is None:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})

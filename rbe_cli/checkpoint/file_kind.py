@@ -28,6 +28,14 @@ class FileKind(StrEnum):
     unknown = "something else"
 
 
+CHECKPOINT_KINDS = (
+    FileKind.safetensors,
+    FileKind.torch_zip,
+    FileKind.torch_legacy,
+    FileKind.torch_tar,
+    FileKind.gguf,
+)
+
 # The pickled number torch.serialization.MAGIC_NUMBER, in pickle protocol 2 (opcode 2 bytes, LONG1).
 _LEGACY_TORCH = re.compile(
     rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", re.DOTALL

@@ -8,12 +8,20 @@ from rbe_cli.checkpoint.file_kind import refuse_placeholder
 from rbe_cli.checkpoint.files import read_json_object
 from rbe_cli.errors import CheckpointError, NotFoundError
 
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 # File names of other frameworks, and how their weights become a checkpoint of this tool.
 _OTHER_FRAMEWORKS = (
-    ("tf_model*.h5", "TensorFlow", "from_pretrained(FOLDER, from_tf=True) of transformers 4"),
-    ("flax_model*.msgpack", "Flax", "from_pretrained(FOLDER, from_flax=True) of transformers 4"),
-    ("*.ckpt.index", "TensorFlow", "transformers-cli convert of transformers 4"),
+    (
+        "tf_model*.h5",
+        "TensorFlow",
+        "from_pretrained(FOLDER, from_tf=True)",
+    ),
+    (
+        "flax_model*.msgpack",
+        "Flax",
+        "from_pretrained(FOLDER, from_flax=True)",
+    ),
+    ("*.ckpt.index", "TensorFlow", "convert_gpt2_checkpoint_to_pytorch"),
     ("*.onnx", "ONNX", None),
     ("*.tflite", "TensorFlow Lite", None),
     ("*.mlmodel", "Core ML", None),
@@ -52,10 +60,10 @@ def refuse_folder(folder: Path, wanted: Sequence[str]) -> NoReturn:
     for pattern, framework, way in _OTHER_FRAMEWORKS:
         for path in sorted(folder.glob(pattern)):
             refuse_placeholder(path)
-            step = f": {way}, then save_pretrained" if way else ": get its PyTorch weights"
+            step = f"convert them with {way} of transformers 4" if way else "get those of PyTorch"
             raise CheckpointError(
                 f"{folder} holds {framework} weights only ({path.name}), which rbe does not "
-                f"read{step}"
+                f"read: {step}"
             )
     for suffix in (".gguf", ".rbe"):
         if files := [name for name in names if name.endswith(suffix)]:
@@ -74,9 +82,9 @@ def refuse_adapter(folder: Path) -> None:
     Raises:
         CheckpointError: it has one.
     """
-    if not (folder / _ADAPTER_CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         return
-    base = read_json_object(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = read_json_object(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     of = f" of {Path(base).name}" if isinstance(base, str) and base else ""
     raise CheckpointError(
         f"{folder} holds a PEFT adapter{of}, not a model: merge it first (merge_and_unload of "
@@ -86,7 +94,8 @@ def refuse_adapter(folder: Path) -> None:
 
 def _refuse_parent(folder: Path, names: Sequence[str]) -> None:
     """Point to the checkpoints in the folder's own folders, if there are any."""
-    if models := [name for name in names if name.startswith("models--")]:
+    inside = [path.name for path in folder.glob("hub/models--*")]
+    if models := [name for name in (*names, *inside) if name.startswith("models--")]:
         example = models[0].removeprefix("models--").replace("--", "/")
         raise CheckpointError(
             f"{folder} is a cache of the Hugging Face hub: give a model's name, such as {example}"

@@ -51,7 +51,9 @@ def list_safetensors(path: Path) -> dict[str, StoredTensor]:
         header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         data_start = _LENGTH_BYTES + header_bytes
         if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
-            raise CheckpointError(f"{path} is not a safetensors file: wrong header length")
+            raise CheckpointError(
+                f"{path} is not a safetensors file, or not a whole one: wrong header length"
+            )
         header = file.read(header_bytes)
     entries = sorted(_parse(path, header).items(), key=lambda item: item[1].data_offsets)
 
@@ -68,8 +70,10 @@ def list_safetensors(path: Path) -> dict[str, StoredTensor]:
         tensors[name] = StoredTensor(tuple(entry.shape), dtype, read)
         position = end
     if data_start + position != file_bytes:
+        is_short = ": its download is not whole" if data_start + position > file_bytes else ""
         raise CheckpointError(
             f"{path} holds {file_bytes - data_start} bytes of tensors instead of {position}"
+            + is_short
         )
     return tensors
 

@@ -111,7 +111,10 @@ def _read_weight_file(path: Path) -> Weights:
     if kind is FileKind.safetensors or (kind is FileKind.unknown and path.suffix == ".safetensors"):
         return Weights(list(list_safetensors(path).items()))
     if kind is FileKind.unknown and path.suffix not in WEIGHT_SUFFIXES:
-        raise CheckpointError(f"{path} is no checkpoint: neither safetensors nor of torch.save")
+        step = ": give its folder" if path.suffix == ".json" else ""
+        raise CheckpointError(
+            f"{path} is no checkpoint: neither safetensors nor of torch.save{step}"
+        )
     return read_torch_file(path)
 
 
@@ -176,7 +179,5 @@ def _check_all_there(paths: Sequence[Path]) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        is_folder = missing[0].is_dir()
-        raise NotFoundError(
-            f"{missing[0]}{others} is {'a folder, not a file' if is_folder else 'missing'}"
-        )
+        fault = "is no file" if missing[0].exists() else "is missing"
+        raise NotFoundError(f"{missing[0]}{others} {fault}")

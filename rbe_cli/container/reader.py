@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.checkpoint.file_kind import CHECKPOINT_KINDS, FileKind, file_kind
 from rbe_cli.container.geometry import TOKENIZER, Layout, PlacedSection, bits_per_weight
 from rbe_cli.container.header import FORMAT_VERSION, Provenance, checksum
 from rbe_cli.container.tensor import StoredTensor
@@ -76,7 +77,10 @@ class Container:
             ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
         """
         path = Path(path)
-        return cls(_map(path), path)
+        try:
+            return cls(_map(path), path)
+        except MagicError as error:
+            raise MagicError(f"{error}{_but_another(path)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -164,6 +168,17 @@ class Container:
             yield
         except ContainerError as error:
             raise type(error)(f"{self.path}: {error}") from error
+
+
+def _but_another(path: Path) -> str:
+    """Return the end of a sentence that says what a file or folder is instead; may be empty."""
+    step = ": rbe compress makes one of a checkpoint"
+    if path.is_dir():
+        return step
+    kind = file_kind(path) if path.is_file() else FileKind.unknown
+    if kind is FileKind.unknown or kind is FileKind.rbe:
+        return ""
+    return f", but {kind.value}{step if kind in CHECKPOINT_KINDS else ''}"
 
 
 def _map(path: Path) -> memoryview:

@@ -156,3 +156,27 @@ def test_what_is_not_cached_cannot_be_opened_offline(
         assert answer["error"] == "OfflineError"
         assert answer["message"].startswith("gpt2 is no local path, not in the cache, and")
     assert revision["message"].startswith("org/model@v2 is no local path")
+
+
+def test_what_is_no_gpt2_is_refused_before_its_weights_are_downloaded(
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes]
+) -> None:
+    weights = {"model.safetensors": files["model.safetensors"]}
+    hub.add("org/other", {**weights, "config.json": b'{"model_type": "llama"}'})
+    adapter = {"adapter_config.json": b'{"base_model_name_or_path": "gpt2"}'}
+    hub.add("org/adapter", {**adapter, "adapter_model.safetensors": b"x"})
+    hub.add("org/gguf", {"config.json": files["config.json"], "gpt2.Q4_K_M.gguf": b"GGUF"})
+    [other, adapter_only, gguf] = open_all("org/other", "org/adapter", "org/gguf")
+    assert "only GPT-2 is supported" in other["message"]
+    assert "holds a PEFT adapter of gpt2, not a model" in adapter_only["message"]
+    assert gguf["message"].endswith("nor pytorch_model.bin, but gpt2.Q4_K_M.gguf")
+    assert not any("/resolve/" in own and "safetensors" in own for own in hub.requests)
+
+
+def test_a_gated_model_is_named(hub: Hub, open_all: OpenAll, files: dict[str, bytes]) -> None:
+    hub.add("org/gated", files)
+    hub.gated.add("org/gated")
+    [gated] = open_all("org/gated")
+    assert gated["message"] == (
+        "org/gated is gated: accept its conditions on the hub, and set HF_TOKEN"
+    )

@@ -24,7 +24,7 @@ def write(folder: Path, *names: str, content: str = "x") -> Path:
         ),
         (["flax_model.msgpack"], r"Flax weights only.*from_flax=True", 3),
         (["model.ckpt.index", "model.ckpt.meta"], "TensorFlow weights only", 3),
-        (["model.onnx"], r"ONNX weights only.*get its PyTorch weights", 3),
+        (["model.onnx"], r"ONNX weights only.*get those of PyTorch", 3),
         (["a-Q4_K.gguf", "b.gguf"], r"holds \.gguf files: name one, such as a-Q4_K\.gguf", 3),
         (["a.rbe"], r"holds \.rbe files: name one, such as a\.rbe", 3),
         (["tokenizer.json", "config.json"], r"a tokenizer \(tokenizer\.json\) but no weights", 4),
@@ -37,6 +37,7 @@ def write(folder: Path, *names: str, content: str = "x") -> Path:
             3,
         ),
         (["models--gpt2/refs/main", "version.txt"], "cache of the Hugging Face hub.*as gpt2", 3),
+        (["hub/models--a--b/refs/main", "token"], "cache of the Hugging Face hub.*as a/b", 3),
         (["a.pt", "b.pt"], r"holds several checkpoints \(a\.pt, b\.pt\): name one", 3),
         (
             ["optimizer.pt", "training_args.bin", "scheduler.pt", "rng_state_0.pth"],

@@ -123,7 +123,8 @@ def test_a_model_that_is_not_one(
     assert "is a folder, not an .rbe file" in refused(3, *verb, tmp_path, *text)
     assert "ends after 0 bytes" in refused(3, *verb, tmp_path / "empty.rbe", *text)
     weights = checkpoint / "model.safetensors"
-    assert "this is not an .rbe file" in refused(3, *verb, weights, *text)
+    sentence = "this is not an .rbe file, but a safetensors file: rbe compress makes one"
+    assert sentence in refused(3, *verb, weights, *text)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_model_that_is_not_one(
         ("./nothing", 4, "./nothing does not exist"),
         ("nothing.safetensors", 4, "nothing.safetensors does not exist"),
         ("org/name", 4, "org/name is no local path, not in the cache, and offline"),
-        (".", 3, "notes.safetensors is not a safetensors file"),
+        (".", 3, "notes.safetensors is not a safetensors file, or not a whole one"),
         ("hollow", 4, "hollow is an empty folder"),
         ("notes.txt", 3, "notes.txt is no checkpoint"),
         ("notes.safetensors", 3, "notes.safetensors"),

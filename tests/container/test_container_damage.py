@@ -208,3 +208,24 @@ def test_any_header_is_refused_in_little_memory(valid: bytes, header: bytes) -> 
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", ", but a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>Not found</html>", ", but a web page"),
+        (b"GGUF\3\0\0\0" * 9, ", but a GGUF file: rbe compress makes one of a checkpoint"),
+        (b"some other file, longer than a preamble", ""),
+    ],
+)
+def test_another_file_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "x.rbe").write_bytes(content)
+    with pytest.raises(MagicError) as caught:
+        Container.open(tmp_path / "x.rbe")
+    assert str(caught.value).endswith(f"x.rbe: this is not an .rbe file{kind}")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(MagicError, match=r"a folder, not an \.rbe file: rbe compress makes one"):
+        Container.open(tmp_path)

@@ -4,7 +4,15 @@ import os
 import signal
 import sys
 
-from rbe_cli.errors import INTERRUPTED
+from rbe_cli.errors import INTERRUPTED, Terminated
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _ignore(unraisable: object) -> None:
+    """Say nothing of an error in a finaliser, such as one that found no memory."""
 
 
 def main() -> None:
@@ -14,7 +22,9 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _terminate)
+    if not {"-v", "--verbose"} & set(sys.argv):
+        sys.unraisablehook = _ignore
     try:
         from rbe_cli.cli.app import run
 

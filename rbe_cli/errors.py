@@ -14,14 +14,20 @@
     │       └── PayloadError             a section's bytes do not decode to its tensor
     ├── NotFoundError            4   a file, folder or model that does not exist
     │   └── OfflineError             it would have to be downloaded, and that is not possible
+    ├── ReaderGoneError        141   nobody reads stdout any more, as in `rbe ... | head -1`
     ├── QualityError             1   a compressed model is worse than was promised
     └── OutputError              1   the output exists, or cannot be written
 
-Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130.
+Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130. `ReaderGoneError`
+ends the command silently; its code is the one that a shell gives to a program ended by SIGPIPE.
 A message is one clear sentence that names the file, tensor or flag at fault.
 """
 
 INTERRUPTED = 130  # exit code
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), which a conversation does not survive."""
 
 
 class RbeError(Exception):
@@ -86,6 +92,12 @@ class NotFoundError(RbeError):
 
 class OfflineError(NotFoundError):
     """Something would have to be downloaded, and that is not possible."""
+
+
+class ReaderGoneError(RbeError):
+    """Nobody reads stdout any more."""
+
+    exit_code = 141
 
 
 class QualityError(RbeError):

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import typer
 
-from rbe_cli import __version__
 from rbe_cli.cli import bench, compress, generate, inspect, run_verb
+from rbe_cli.cli.faults import told
 from rbe_cli.cli.help import Verb, Verbs
+from rbe_cli.cli.options import Verbose
 from rbe_cli.cli.output import Output, requested_output
-from rbe_cli.errors import INTERRUPTED, RbeError, UsageError
+from rbe_cli.cli.version import version_text
+from rbe_cli.errors import INTERRUPTED, ReaderGoneError
 
 _EXAMPLES = """\
 rbe compress demo demo.rbe
@@ -31,19 +33,22 @@ app.command("generate", cls=Verb, epilog=generate.EXAMPLES)(generate.generate)
 app.command("bench", cls=Verb, epilog=bench.EXAMPLES)(bench.bench)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        Output().write(f"rbe {__version__}\n")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+        False,
+        "--version",
+        help="Show the version. With -v, also show what a bug report needs: the machine, the "
+        "libraries and the settings.",
     ),
+    verbose: Verbose = False,
 ) -> None:
-    pass
+    if version:
+        Output().write(version_text(detailed=verbose))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,16 +58,14 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments) or ["--help"], prog_name="rbe", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except RbeError as error:
-        return output.error(error)
-    except MemoryError:
-        return output.error(RbeError("there is not enough memory"))
-    except Exception as error:
-        # The command-line parser's own errors carry their sentence in this method.
-        sentence = getattr(error, "format_message", None)
-        if sentence is None:
-            return output.error(RbeError(f"unexpected {type(error).__name__}: {error}"), error)
-        return output.error(UsageError(sentence()))
+    except SystemExit as end:  # raised by the parser
+        if isinstance(end.__context__, BrokenPipeError):  # while it printed a help text
+            return ReaderGoneError.exit_code
+        return end.code if isinstance(end.code, int) else 0  # the shell's completion is done
+    except ReaderGoneError as error:
+        return error.exit_code
+    except BaseException as error:  # some errors of libraries written in Rust are no `Exception`
+        return output.error(told(error, arguments), error)
     if code == INTERRUPTED:  # which some versions of the parser return themselves
         output.interrupted(code)
     return int(code)

@@ -17,7 +17,7 @@ from rbe_cli.cli.options import (
     Threads,
     Verbose,
 )
-from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.cli.output import Format, Output, drawable, facts, size, table
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -295,4 +295,4 @@ def _seconds(seconds: float) -> str:
         return f"{seconds:.2f} s"
     if seconds >= 1e-3:
         return f"{1e3 * seconds:.2f} ms"
-    return f"{1e6 * seconds:.2f} µs"
+    return f"{1e6 * seconds:.2f} {drawable('µs', 'us')}"

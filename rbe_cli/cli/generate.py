@@ -3,6 +3,8 @@
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.inputs import Prompt, load_tokenizer, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
@@ -19,7 +21,7 @@ from rbe_cli.cli.options import (
     Verbose,
 )
 from rbe_cli.cli.output import Format, Output
-from rbe_cli.errors import UsageError
+from rbe_cli.errors import Terminated, UsageError
 
 if TYPE_CHECKING:
     from rbe_cli.engine.session import Session
@@ -37,6 +39,7 @@ echo "The answer is" | rbe generate gpt2.rbe - --greedy --format json"""
 
 
 def generate(
+    context: typer.Context,
     file: RbeFile,
     prompt: options.Prompt = None,
     text_file: TextFile = None,
@@ -75,6 +78,8 @@ def generate(
     from rbe_cli.text.options import GenerationOptions
 
     out = Output(format, quiet, verbose)
+    if greedy:
+        _refuse_sampling(context, temperature)
     choices = GenerationOptions(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -123,10 +128,28 @@ def generate(
         out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
     ends = () if ignore_eos else config.eos_token_ids
     writer = _Writer(session, tokenizer, choices, out, not no_stream, ends)
-    if interactive:
+    if interactive and tokenizer is not None:
         _converse(writer, tokenizer, out, batch)
     else:
         writer.write(prompts * batch)
+
+
+def _refuse_sampling(context: typer.Context, temperature: float) -> None:
+    """Refuse options beside `--greedy` that ask for a choice among several tokens.
+
+    A seed is accepted, since a script may give one to every command.
+
+    Raises:
+        UsageError: such an option was given.
+    """
+    for name in ("temperature", "top_k", "top_p", "min_p"):
+        source = context.get_parameter_source(name)
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and (name != "temperature" or temperature != 0):
+            raise UsageError(
+                f"--greedy and --{name.replace('_', '-')} exclude each other: greedy text always "
+                "takes the likeliest token"
+            )
 
 
 class _Writer:
@@ -229,14 +252,26 @@ def _step_record(step: "GenerationStep") -> dict[str, Any]:
     return record if step.logprobs is None else record | {"logprobs": step.logprobs}
 
 
-def _converse(writer: _Writer, tokenizer: "Tokenizer | None", out: Output, batch: int) -> None:
-    """Continue each line of stdin until it ends."""
-    assert tokenizer is not None
-    out.note("GPT-2 continues what you type. Ctrl-D ends.")
+def _converse(writer: _Writer, tokenizer: "Tokenizer", out: Output, batch: int) -> None:
+    """Continue each line of stdin until it ends.
+
+    What is wrong with a line is said, and the next line is waited for; so it is after a Ctrl-C
+    while a text is written. A Ctrl-C that comes while a line is waited for ends the conversation.
+    """
+    out.note("GPT-2 continues what you type. Ctrl-C ends a text, Ctrl-D the conversation.")
     for line in stdin_lines():
-        text = line.rstrip("\n")
-        if text:
+        text = line.removesuffix("\n")
+        if not text:
+            continue
+        try:
             writer.write([Prompt(text, tokenizer.encode(text))] * batch)
+        except UsageError as error:  # the line is too long, say
+            out.error(error)
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            if out.format is Format.human:
+                out.write("\n")
 
 
 def _timing(generation: "RecordedGeneration", seed: int) -> str:

@@ -9,7 +9,7 @@ import typer
 from rbe_cli.cli.inputs import open_rbe
 from rbe_cli.cli.inspect_diff import show_difference
 from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
-from rbe_cli.cli.output import Format, Output, facts, size, table
+from rbe_cli.cli.output import Format, Output, drawable, facts, size, table
 from rbe_cli.cli.quality import FIELDS, is_quality, quality_facts
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ def _measured(extra: dict[str, Any], calibration: str) -> list[tuple[str, str]]:
 
 
 def _bar(bits: float) -> str:
-    """A block for every half bit."""
-    return f"{'█' * round(2 * bits)} {bits:.2f}"
+    """Draw a block for every half bit."""
+    return f"{drawable('█', '#') * round(2 * bits)} {bits:.2f}"
 
 
 def _short(value: object) -> str:

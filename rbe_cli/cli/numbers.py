@@ -11,7 +11,7 @@ from collections.abc import Callable
 import typer
 
 MAX_SEED = 2**64 - 1
-MAX_COUNT = 10**9
+MAX_COUNT = 2**31 - 1
 MAX_THREADS = 4096
 _MAX_BYTES = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{0,30}\.?[0-9]{1,30}) *([kKMGT]?)(i?)B?")

@@ -6,20 +6,22 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rbe_cli.errors import OutputError, RbeError
+from rbe_cli.errors import OutputError, RbeError, ReaderGoneError, UsageError
 from rbe_cli.progress import no_progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
 
     from rbe_cli.progress import Progress
 
 _NOTES = 10  # lines at most of a stage's notes, where there are no bars
+_PROSE = 20  # characters of a table's cell that are not wrapped
+_RULES = 3  # characters between a table's columns
 _UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe stays in one piece
 
 
@@ -46,21 +48,26 @@ class Output:
     quiet: bool = False
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other")
+
     def write(self, text: str) -> None:
-        """Data as it is, at once.
+        """Write data to stdout at once.
 
         Raises:
             OutputError: stdout was closed, or its disk is full.
+            ReaderGoneError: nobody reads stdout any more.
         """
         if sys.stdout is None:
             raise OutputError("stdout is closed")
-        encoding = sys.stdout.encoding or "utf-8"
         try:
-            # What a terminal that is not UTF-8 lacks is written as an escape.
-            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.write(_encodable(text, sys.stdout))
             sys.stdout.flush()
         except OSError as error:
             _let_go(sys.stdout)
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGoneError("nobody reads stdout any more") from error
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
     def record(self, value: object) -> None:
@@ -77,14 +84,15 @@ class Output:
             show(_console(_Writer(self)))
 
     def note(self, text: str) -> None:
-        """A line for people, on stderr."""
+        """Write a line for people to stderr."""
         if not self.quiet:
             _report(_printable(text))
 
     def error(self, error: RbeError, cause: BaseException | None = None) -> int:
-        """Report an error; returns its exit code."""
-        if self.verbose:
-            _report("".join(traceback.format_exception(cause or error)).rstrip())
+        """Report an error; return its exit code."""
+        with suppress(MemoryError):  # of which the error may be that there is too little
+            if self.verbose:
+                _report("".join(traceback.format_exception(cause or error)).rstrip())
         if self.format in (Format.json, Format.jsonl):
             report = {"error": {"code": error.exit_code, "message": str(error)}}
             _report(json.dumps(report))
@@ -135,8 +143,10 @@ class _Writer:
 
 
 def requested_output(arguments: Sequence[str]) -> Output:
-    """The output that a command line asks for, also if the rest of it cannot be parsed."""
+    """Return the output that a command line asks for, also if the rest cannot be parsed."""
     chosen = Format.human
+    if "--" in arguments:
+        arguments = arguments[: list(arguments).index("--")]
     for flag, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, is_one_word, value = flag.partition("=")
         value = value if is_one_word else following
@@ -144,21 +154,76 @@ def requested_output(arguments: Sequence[str]) -> Output:
             chosen = Format(value)
     quiet = "-q" in arguments or "--quiet" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
-    return Output(chosen, quiet, verbose)
+    return Output(chosen, quiet and not verbose, verbose)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table for people; the first column is text, the others are aligned as numbers."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def drawable(text: str, plain: str) -> str:
+    """Return `text` if stdout's code page has its characters, and otherwise `plain`."""
+    try:
+        text.encode(_encoding(sys.stdout))
+    except UnicodeEncodeError:
+        return plain
+    return text
 
-    drawn = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        drawn.add_row(*(escape(_printable(cell)) for cell in row))
-    return drawn
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """Return a table for people: the first column is text, the others are aligned as numbers.
+
+    A column of whole sentences is text too. Where the terminal is too narrow for the table, each
+    row becomes a block of names and values.
+    """
+    return Table(title, columns, rows)
+
+
+class Table:
+    """What `table` returns; rich draws it."""
+
+    def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self._title = title
+        self._columns = columns
+        self._rows = rows
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator[Any]:
+        rows = [[_shown(cell) for cell in row] for row in self._rows]
+        widths = [_narrowest(column) for column in zip(self._columns, *rows, strict=True)]
+        if sum(widths) + _RULES * len(widths) <= options.max_width:
+            yield self._grid(rows, widths)
+            return
+        for row in rows:
+            yield ""
+            yield facts(list(zip(self._columns, row, strict=True)))
+
+    def _grid(self, rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Any:
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table
+
+        rule = drawable(str(box.SIMPLE_HEAD), str(box.SIMPLE_HEAD).replace("─", "-"))
+        drawn = Table(
+            title=self._title or None,
+            box=box.Box(rule, ascii=True),  # ascii: rich does not choose another one
+            title_justify="left",
+            pad_edge=False,
+        )
+        for index, (column, width) in enumerate(zip(self._columns, widths, strict=True)):
+            is_prose = any(len(row[index]) > width for row in rows)
+            drawn.add_column(
+                column,
+                justify="right" if index and not is_prose else "left",
+                min_width=width,
+                no_wrap=not is_prose,
+            )
+        for row in rows:
+            drawn.add_row(*map(escape, row))
+        return drawn
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """Return the characters that a column needs: its longest cell, or word of a long cell."""
+    from rich.cells import cell_len
+
+    longest_word = max((cell_len(word) for cell in column for word in cell.split()), default=0)
+    return max(longest_word, min(max(map(cell_len, column)), _PROSE))
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> Any:
@@ -167,8 +232,10 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Any:
     from rich.table import Table
 
     drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(no_wrap=True)
+    drawn.add_column(overflow="fold")
     for name, value in pairs:
-        drawn.add_row(f"[bold]{escape(_printable(name))}[/bold]", escape(_printable(value)))
+        drawn.add_row(f"[bold]{escape(_shown(name))}[/bold]", escape(_shown(value)))
     return drawn
 
 
@@ -187,6 +254,11 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def _shown(text: str) -> str:
+    """Return a table's text as it will stand there, so that its width is known."""
+    return _encodable(_printable(text), sys.stdout)
+
+
 def _plain(value: object) -> object:
     """Dataclasses as dicts; numbers that JSON lacks as null."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -200,6 +272,16 @@ def _plain(value: object) -> object:
     return value
 
 
+def _encoding(stream: TextIO | None) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    """Return the text with escapes for the characters that the stream's code page lacks."""
+    encoding = _encoding(stream)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
@@ -209,7 +291,7 @@ def _report(text: str) -> None:
     if sys.stderr is None:  # where `print` would turn to stdout
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(_encodable(text, sys.stderr), file=sys.stderr, flush=True)
     except OSError:
         _let_go(sys.stderr)
 

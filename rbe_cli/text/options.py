@@ -5,6 +5,7 @@ from typing import Literal
 
 from rbe_cli.errors import UsageError
 
+MAX_COUNT = 2**31 - 1  # of tokens
 Overflow = Literal["stop", "shift"]
 MAX_LOGPROBS = 1000  # likeliest tokens that are listed for each new one
 
@@ -51,16 +52,19 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         # Each range is written so that NaN lies outside it.
         rules = [
-            (self.max_tokens >= 1, "--max-tokens must be at least 1"),
+            (1 <= self.max_tokens <= MAX_COUNT, f"--max-tokens must lie in [1, {MAX_COUNT}]"),
             (0 <= self.temperature <= 100, "--temperature must lie in [0, 100]"),
-            (self.top_k >= 0, "--top-k must be 0 (keep all) or more"),
+            (0 <= self.top_k <= MAX_COUNT, f"--top-k must lie in [0, {MAX_COUNT}]"),
             (0 < self.top_p <= 1, "--top-p must lie in (0, 1]"),
             (0 <= self.min_p <= 1, "--min-p must lie in [0, 1]"),
             (
                 0.01 <= self.repetition_penalty <= 100,
                 "--repetition-penalty must lie in [0.01, 100]",
             ),
-            (self.repetition_window >= 1, "--repetition-window must be at least 1"),
+            (
+                1 <= self.repetition_window <= MAX_COUNT,
+                f"--repetition-window must lie in [1, {MAX_COUNT}]",
+            ),
             (all(self.stop), "--stop must not be an empty string"),
             (0 <= self.seed < 1 << 64, "--seed must lie in [0, 2^64)"),
             (

@@ -1,13 +1,17 @@
 """How results are printed, whatever they are."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rbe_cli.cli.output import Format, Output, facts, requested_output, size, table
+from rbe_cli.errors import UsageError
 
 
 @dataclass
@@ -81,4 +85,46 @@ def test_the_last_format_that_is_asked_for_holds() -> None:
     assert requested_output(["--format=json", "--format", "xml"]).format == "json"
     assert requested_output(["run", "--format"]).format == "human"
     assert requested_output([]) == Output()
-    assert requested_output(["-q", "--verbose"]) == Output(quiet=True, verbose=True)
+    assert requested_output(["-q"]) == Output(quiet=True)
+    assert requested_output(["-q", "--verbose"]) == Output(verbose=True)
+    assert requested_output(["run", "--", "-v", "--format=json"]) == Output()
+
+
+def test_quiet_and_verbose_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="--quiet and --verbose exclude each other"):
+        Output(quiet=True, verbose=True)
+
+
+ROWS = [["h.0.attn.c_attn.weight", "300 x 32", "a sentence of more than twenty characters"]]
+
+
+def drawn(width: int) -> str:
+    console = Console(width=width, file=StringIO(), highlight=False)
+    console.print(table("", ["tensor", "shape", "what it is"], ROWS))
+    return re.sub(" +\n", "\n", console.file.getvalue())
+
+
+def test_a_table_that_fits_has_a_line_a_row() -> None:
+    _, header, rule, row, _ = drawn(100).splitlines()
+    assert header.split() == ["tensor", "shape", "what", "it", "is"]
+    assert set(rule.strip()) == {"─"}
+    assert row == f" {'   '.join(ROWS[0])}"
+
+
+def test_sentences_in_a_table_are_wrapped_at_words() -> None:
+    text = drawn(65)
+    assert "───" in text
+    assert "a sentence of more" in text
+    assert "characters" in text
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 55])
+def test_a_table_that_does_not_fit_is_a_block_a_row(width: int) -> None:
+    text = drawn(width)
+    assert "───" not in text
+    assert "…" not in text
+    assert text.startswith("\ntensor")
+    assert "shape       300 x 32"[: width - 2] in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "".join(ROWS[0][0]) in re.sub(r"\n +", "", text)

@@ -3,17 +3,19 @@
 import json
 import os
 import pty
+import re
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+def finish(process: "subprocess.Popen[str]") -> tuple[int, Any, str]:
     out, err = process.communicate()
     return process.returncode, out, err
 
@@ -25,9 +27,22 @@ def test_a_reader_that_goes_away(start: Start, rbe_file: Path) -> None:
     assert process.stdout.read(1) == "{"
     process.stdout.close()
     assert process.stderr is not None
-    error = json.loads(process.stderr.read())
-    assert process.wait() == 1
-    assert error == {"error": {"code": 1, "message": "stdout cannot be written: Broken pipe"}}
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version", "-v"], ["generate", "--help"], ["inspect"]], ids=str
+)
+def test_a_reader_that_is_gone_from_the_start(
+    start: Start, rbe_file: Path, arguments: list[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    files = [rbe_file] if arguments == ["inspect"] else []
+    process = start(*arguments, *files, stdout=writing)
+    os.close(writing)
+    assert finish(process) == (141, None, "")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +109,27 @@ def test_a_terminal_that_is_not_utf_8(start: Start, rbe_file: Path) -> None:
     assert (code, out[:5], err) == (0, "n\\xe9", "")
     code, out, err = finish(start(*command, "--format", "json", env=environment))
     assert (code, json.loads(out)["prompt"]) == (0, "né")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_tables_on_a_code_page_without_box_drawing(
+    start: Start, rbe_file: Path, encoding: str
+) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    code, out, err = finish(start("inspect", rbe_file, "--tensors", "--plot", env=environment))
+    assert (code, err) == (0, "")
+    assert re.search("^ ---+$", out, re.MULTILINE)
+    assert "####" in out
+    assert "\\u" not in out
+
+
+def test_tables_on_a_code_page_with_box_drawing(start: Start, rbe_file: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "cp437"}
+    command = ["inspect", rbe_file, "--tensors", "--plot"]
+    code, out, _ = finish(start(*command, env=environment, encoding="cp437"))
+    assert code == 0
+    assert "───" in out
+    assert "████" in out
 
 
 def test_names_that_are_not_unicode(start: Start, checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Turns whatever went wrong into the one error that a user is told of."""
+
+import errno
+import traceback
+from collections.abc import Iterator, Sequence
+
+from rbe_cli.errors import NotFoundError, RbeError, UsageError
+
+_DASH = "a text that begins with - goes after a -- of its own: rbe {verb} FILE.rbe -- '-text'"
+_TEXT_VERBS = ("run", "generate")
+_PAGING_FILE_TOO_SMALL = 1455  # Windows' number for a lack of memory
+
+
+def told(error: BaseException, arguments: Sequence[str]) -> RbeError:
+    """Return the error to report for any exception of a command line.
+
+    Args:
+        error: what was raised.
+        arguments: the command line, for the hint at texts that begin with a dash.
+    """
+    if any(map(_is_memory, _causes(error))):
+        traceback.clear_frames(error.__traceback__)  # lets go of what fills the memory
+        return RbeError("there is not enough memory")
+    if isinstance(error, RbeError):
+        if isinstance(error, NotFoundError) and _glued_file(arguments):
+            return type(error)(f"{error}; {_dash_hint(arguments)}")
+        return error
+    # The command-line parser's own errors carry their sentence in this method.
+    sentence = getattr(error, "format_message", None)
+    if sentence is not None:
+        return UsageError(sentence() + _option_hint(error, arguments))
+    name = type(error).__name__
+    return RbeError(
+        f"this is a bug in rbe ({name}: {error}). Please report it, with the command, the output "
+        "of 'rbe --version -v', and what the same command prints with -v"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether the error says that memory, or room for one more thread, is lacking."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    if isinstance(error, ImportError | OSError):
+        number, windows = getattr(error, "errno", None), getattr(error, "winerror", None)
+        does_not_load = "failed to map segment" in str(error)  # a library's code
+        return number == errno.ENOMEM or windows == _PAGING_FILE_TOO_SMALL or does_not_load
+    return False
+
+
+def _glued_file(arguments: Sequence[str]) -> bool:
+    """Whether a text such as `-foo` may have been read as `-f oo`."""
+    return bool(_dash_hint(arguments)) and any(
+        word.startswith("-f") and len(word) > 2 for word in _options(arguments)
+    )
+
+
+def _option_hint(error: BaseException, arguments: Sequence[str]) -> str:
+    """Return a hint if an unknown option, similar to none that exists, may be a text."""
+    is_unknown = hasattr(error, "option_name") and not getattr(error, "possibilities", True)
+    hint = _dash_hint(arguments) if is_unknown else ""
+    return f"; {hint}" if hint else ""
+
+
+def _dash_hint(arguments: Sequence[str]) -> str:
+    verb = next((word for word in arguments if word in _TEXT_VERBS), None)
+    return _DASH.format(verb=verb) if verb else ""
+
+
+def _options(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments before a `--`."""
+    for word in arguments:
+        if word == "--":
+            return
+        yield word

@@ -1,0 +1,121 @@
+"""What a user is told of an exception: lack of memory, hints, and bugs."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rbe_cli.cli.faults import told
+from rbe_cli.errors import BadFileError, NotFoundError, RbeError
+
+Rbe = Callable[..., Any]
+Start = Callable[..., "subprocess.Popen[str]"]
+NO_MEMORY = "there is not enough memory"
+HUGE = 1 << 50  # numbers of eight bytes
+
+
+def huge_array() -> None:
+    np.empty(HUGE)
+
+
+def huge_mapping() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def one_thread_too_many() -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def library_that_does_not_fit() -> None:
+    raise ImportError("libx.so: failed to map segment from shared object")
+
+
+def plain_lack() -> None:
+    raise MemoryError
+
+
+LACKS = [huge_array, huge_mapping, one_thread_too_many, library_that_does_not_fit, plain_lack]
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_too_little_memory_is_said_in_those_words(lack: Callable[[], None]) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        lack()
+    found = told(caught.value, [])
+    assert (str(found), found.exit_code) == (NO_MEMORY, 1)
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_also_where_it_was_taken_for_a_bad_file(lack: Callable[[], None]) -> None:
+    wrapped = BadFileError("x.rbe cannot be read")
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        lack()
+    wrapped.__cause__ = caught.value
+    assert str(told(wrapped, [])) == NO_MEMORY
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    for error in (OSError(errno.ENOSPC, "full"), RuntimeError("no"), ImportError("no module")):
+        assert "this is a bug in rbe" in str(told(error, []))
+
+
+def test_our_own_errors_stay_as_they_are() -> None:
+    error = RbeError("a sentence")
+    assert told(error, ["generate", "x.rbe"]) is error
+
+
+def test_too_little_memory_on_the_whole_way(
+    rbe: Rbe, rbe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbe_cli.container.reader.Container.open", lambda path: plain_lack())
+    done = rbe("inspect", rbe_file)
+    assert (done.code, done.out, done.err) == (1, "", f"rbe: {NO_MEMORY}\n")
+
+
+@pytest.mark.parametrize("verb", ["run", "generate"])
+@pytest.mark.parametrize("text", ["-foo", "--words and words", "-1", "- a list", "-xyz"])
+def test_a_text_that_begins_with_a_dash(rbe: Rbe, rbe_file: Path, verb: str, text: str) -> None:
+    done = rbe(verb, rbe_file, text)
+    assert done.code in (2, 4)
+    assert f"goes after a -- of its own: rbe {verb} FILE.rbe -- '-text'\n" in done.err
+    assert rbe(verb, rbe_file, "-q", "--", text).code == 0
+
+
+def test_the_hint_at_dashes_is_for_texts_alone(rbe: Rbe, rbe_file: Path) -> None:
+    for arguments in (
+        ["inspect", rbe_file, "-1"],
+        ["generate", rbe_file, "x", "--temprature", 1],
+        ["generate", rbe_file, "-f", "none.txt"],
+        ["generate", "none.rbe", "x"],
+    ):
+        done = rbe(*arguments)
+        assert done.code in (2, 4)
+        assert "of its own" not in done.err
+
+
+def test_a_file_that_is_not_found_keeps_its_code() -> None:
+    found = told(NotFoundError("oo cannot be read"), ["run", "x.rbe", "-foo"])
+    assert found.exit_code == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v has no effect elsewhere")
+@pytest.mark.parametrize("megabytes", [200, 300, 400, 500])
+@pytest.mark.parametrize("verb", [["inspect"], ["generate", "The", "--max-tokens", 2]], ids=str)
+def test_a_limited_address_space(
+    start: Start, rbe_file: Path, verb: list[object], megabytes: int
+) -> None:
+    name, *others = verb
+    limit = f"ulimit -v {megabytes * 1024}"
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each takes some address space
+    options = ["-q", "--threads", 1]
+    process = start(name, rbe_file, *others, *options, before=limit, env=environment)
+    _, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    assert "bug in rbe" not in err
+    assert process.returncode == 0 or NO_MEMORY in err

@@ -116,7 +116,9 @@ def test_tables_on_a_code_page_without_box_drawing(
     start: Start, rbe_file: Path, encoding: str
 ) -> None:
     environment = os.environ | {"PYTHONIOENCODING": encoding}
-    code, out, err = finish(start("inspect", rbe_file, "--tensors", "--plot", env=environment))
+    code, out, err = finish(
+        start("inspect", rbe_file, "--tensors", "--plot", env=environment, encoding=encoding)
+    )
     assert (code, err) == (0, "")
     assert re.search("^ ---+$", out, re.MULTILINE)
     assert "####" in out

@@ -94,7 +94,8 @@ def read_settings(folder: Path, own_tokens: Iterable[Mapping[str, Any]] = ()) ->
         named |= more_named
         if "extra_special_tokens" in raw_map or not extra:
             extra += more_extra
-        special = {token.content for token in named.values() if token}
+        usual = [named.get(role) for role in STANDARD_ROLES]
+        special = {token.content for token in usual if token is not None}
         if "additional_special_tokens" not in raw_map:  # which transformers reads too late
             special |= {token.content for token in extra}
         added = _added_tokens(_read(folder, "added_tokens.json"), special)

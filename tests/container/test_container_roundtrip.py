@@ -42,6 +42,30 @@ def test_everything_comes_back(
         assert {tensor.name: tensor for tensor in tensors} == dict(container.tensors)
 
 
+@pytest.mark.parametrize(("ends", "stored"), [(None, None), (3, 3), ((3, 5), [3, 5])])
+def test_end_tokens_are_stored_as_in_hugging_face(
+    tmp_path: Path,
+    config: Gpt2Config,
+    tensors: list[StoredTensor],
+    provenance: Provenance,
+    ends: int | tuple[int, ...] | None,
+    stored: object,
+) -> None:
+    """None, a number as in the first files, or a list."""
+    config = msgspec.structs.replace(config, eos_token_id=ends)
+    path = tmp_path / "ends.rbe"
+    write_container(
+        path, config=config, tensors=tensors, tokenizer_json=None, provenance=provenance
+    )
+    with Container.open(path) as container:
+        assert container.config == config
+        assert container.config.eos_token_ids == ({None: (), 3: (3,)}.get(ends, ends))
+    data = path.read_bytes()
+    (header_bytes,) = struct.unpack_from("<I", data, 12)
+    raw_config = msgspec.msgpack.decode(data[24 : 24 + header_bytes])[0]
+    assert raw_config["eos_token_id"] == stored
+
+
 def test_layout_is_that_of_the_specification(
     rbe_file: Path, config: Gpt2Config, tensors: list[StoredTensor]
 ) -> None:

@@ -1,0 +1,97 @@
+"""Files beside a vocabulary: whatever JSON they hold, they are read or refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer_settings import SETTINGS_FILES, read_settings
+from rbe_cli.errors import CheckpointError
+
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special", "content", "id", "__type")
+KEYS = (
+    *("bos_token", "eos_token", "unk_token", "cls_token", "image_token", "tokenizer_class"),
+    *("add_bos_token", "add_prefix_space", "do_lower_case", "strip_accents", "legacy"),
+    *("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "extra_ids"),
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 300)
+    | st.floats()
+    | st.sampled_from(["", "a", "<x>", "[CLS]", "T5Tokenizer", "BertTokenizer", "7", "x:y", "$A"])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*FLAGS, "1", "260", "<x>"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+FILES = st.dictionaries(
+    st.sampled_from(SETTINGS_FILES), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4)
+)
+VOCABULARIES: dict[str, dict[str, str | bytes]] = {
+    "gpt2": {"vocab.json": '{"a": 0, "b": 1, "ab": 2}', "merges.txt": "a b\n"},
+    "bert": {"vocab.txt": "[UNK]\n[CLS]\na\nb\n"},
+    "sentence piece": {
+        "spiece.model": (
+            Path(__file__).parent / "fixtures" / "sentence_piece" / "char.model"
+        ).read_bytes()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", VOCABULARIES)
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(files=FILES)
+def test_any_settings_are_read_or_refused(
+    kind: str, tmp_path: Path, files: dict[str, object]
+) -> None:
+    for name in SETTINGS_FILES:
+        (tmp_path / name).unlink(missing_ok=True)
+    for name, content in VOCABULARIES[kind].items():
+        data = content.encode() if isinstance(content, str) else content
+        (tmp_path / name).write_bytes(data)
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    try:
+        found = read_tokenizer(tmp_path, 300)
+    except CheckpointError as error:
+        refused = str(error)
+    else:
+        refused = ""
+        assert (found.json is None) == (found.missing is not None)
+    assert not refused or any(name in refused for name in (*files, *VOCABULARIES[kind]))
+
+
+def test_roles_extras_and_flags(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "GPT2TokenizerFast",
+                "bos_token": {"__type": "AddedToken", "content": "<s>", "lstrip": True},
+                "eos_token": None,
+                "video_token": "<v>",
+                "extra_special_tokens": {"sound_token": "<a>"},
+            }
+        )
+    )
+    (tmp_path / "added_tokens.json").write_text('{"<s>": 7, "<v>": 8}')
+    found = read_settings(tmp_path)
+    assert found.class_name == "GPT2Tokenizer"
+    assert found.content("bos_token", None) == "<s>"
+    assert found.content("eos_token", "default") is None
+    assert found.content("pad_token", "default") == "default"
+    assert [found.content(role, None) for role in ("video_token", "sound_token")] == ["<v>", "<a>"]
+    # Only the usual roles make an added token special already here, as in transformers.
+    assert [(n, t.content, t.special) for n, t in found.added.items()] == [
+        (7, "<s>", True),
+        (8, "<v>", False),
+    ]

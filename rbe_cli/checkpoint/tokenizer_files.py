@@ -1,6 +1,7 @@
 """Finds a checkpoint's tokenizer, and turns it into one `tokenizer.json`."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ from rbe_cli.checkpoint.tokenizer_settings import (
     TokenizerSettings,
     UnsupportedTokenizerError,
     read_settings,
+)
+from rbe_cli.checkpoint.tokenizer_vocabulary import (
+    read_merges,
+    read_vocabulary,
+    read_vocabulary_lines,
 )
 from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError
@@ -84,13 +90,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
         return _without(_leftovers(folder))
     if files == ("tokenizer.json",):
         return _from_tokenizer_json(folder / "tokenizer.json", vocab_size)
-    path = folder / files[0]
     for name in (*files, *SETTINGS_FILES):
         if (folder / name).is_file():
             refuse_placeholder(folder / name)
     settings = read_settings(folder)
     try:
-        with library_errors(CheckpointError, f"{path} is not a tokenizer's vocabulary"):
+        names = " and ".join(str(folder / name) for name in files)
+        with library_errors(CheckpointError, f"{names} cannot be read as a tokenizer"):
             tokenizer = _build(folder, files, settings, vocab_size)
     except UnsupportedTokenizerError as error:
         return _without(f"{files[0]} {error}")
@@ -134,14 +140,14 @@ def _build(
         raise UnsupportedTokenizerError(
             f"belongs to a {settings.class_name}, which splits words by a dictionary"
         )
-    paths = [str(folder / name) for name in files]
-    if len(paths) == 2:
-        tokenizer = byte_level(models.BPE.from_file(*paths), settings, vocab_size)
+    path = folder / files[0]
+    if files == ("vocab.json", "merges.txt"):
+        merges = read_merges(folder / "merges.txt")
+        tokenizer = byte_level(models.BPE(read_vocabulary(path), merges), settings, vocab_size)
         add_ends(tokenizer, settings, GPT2_TOKENS)
         return tokenizer
     if files == ("vocab.txt",):
-        return word_piece(models.WordPiece.read_file(*paths), settings, vocab_size)
-    path = Path(*paths)
+        return word_piece(read_vocabulary_lines(path), settings, vocab_size)
     with open_file(path) as file:
         data = file.read()
     if _TIKTOKEN_LINE.match(data):
@@ -173,7 +179,7 @@ def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:
 
     refuse_placeholder(path)
     with open_file(path) as file:
-        content = file.read()
+        content = file.read().removeprefix(BOM_UTF8)
     with library_errors(CheckpointError, f"{path} cannot be read as a tokenizer"):
         stored = Tokenizer.from_buffer(content)
     raw = read_json_object(path)
@@ -214,11 +220,15 @@ def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int)
             "added tokens have other ids than the files say, as in the transformers library: "
             f"{', '.join(moved[:5])}"
         )
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    ids = set(tokenizer.get_vocab().values())
+    highest = max(ids, default=-1)
     if highest >= vocab_size:
         yield (
             f"the tokenizer has ids up to {highest}, but the model's vocabulary has {vocab_size} "
             "tokens: text that needs the others will be refused"
         )
+    unnamed = vocab_size - sum(token < vocab_size for token in ids)
+    if unnamed:
+        yield f"{unnamed} of the model's {vocab_size} ids have no token, and so no text"
     if settings.flag("split_special_tokens", False):
         yield "split_special_tokens in tokenizer_config.json is not supported: it has no effect"

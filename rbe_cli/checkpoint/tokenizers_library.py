@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 
 from rbe_cli.errors import RbeError
 
-_LOCK = Lock()
+_LOCK = RLock()
 _LONGEST_REASON = 300  # characters; the library may quote a whole file
 # These come from outside the library and pass through.
 _NOT_THE_LIBRARYS = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, RbeError)

@@ -109,7 +109,7 @@ def test_a_class_that_needs_a_dictionary_is_named(tmp_path: Path) -> None:
 def test_a_class_with_unknown_rules_is_noted(tmp_path: Path) -> None:
     write_gpt2_files(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizerFast"}')
-    (note,) = read_tokenizer(tmp_path, 300).notes
+    (note,) = read_tokenizer(tmp_path, 259).notes
     assert note == (
         "rules that RobertaTokenizer may add to vocab.json are not known: its ids may differ"
     )
@@ -122,10 +122,27 @@ def test_ids_beyond_the_model_are_noted(tmp_path: Path) -> None:
     assert read_tokenizer(tmp_path, 259).notes == ()
 
 
+def test_ids_without_a_token_are_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (note,) = read_tokenizer(tmp_path, 300).notes
+    assert note == "41 of the model's 300 ids have no token, and so no text"
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    plain = load(tmp_path).to_str()
+    for name in ("vocab.json", "merges.txt"):
+        content = (tmp_path / name).read_bytes().replace(b"\n", b"\r\n")
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    assert load(tmp_path).to_str() == plain
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + plain.encode())
+    assert load(tmp_path).to_str() == plain
+
+
 def test_ids_that_differ_from_the_files_are_noted(tmp_path: Path) -> None:
     write_gpt2_files(tmp_path)
     (tmp_path / "added_tokens.json").write_text('{"<x>": 270}')
-    (note,) = read_tokenizer(tmp_path, 300).notes
+    (note,) = read_tokenizer(tmp_path, 260).notes
     assert "<x> (id 259, not 270)" in note
 
 
@@ -138,12 +155,19 @@ def test_a_damaged_tokenizer_json_is_refused(tmp_path: Path, content: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("vocab.json", "["), ("vocab.json", '["a"]'), ("merges.txt", "a\n"), ("merges.txt", "q Ż\n")],
+    [
+        ("vocab.json", "["),
+        ("vocab.json", '["a"]'),
+        ("merges.txt", "a\n"),
+        ("merges.txt", "q Ż\n"),
+        ("merges.txt", "a b c\n"),
+        ("vocab.json", '{"a": "b"}'),
+    ],
 )
 def test_damaged_gpt2_files_are_refused(tmp_path: Path, name: str, content: str) -> None:
     write_gpt2_files(tmp_path)
     (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(CheckpointError, match="tokenizer"):
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         read_tokenizer(tmp_path, 300)
 
 
@@ -184,7 +208,7 @@ def test_a_damaged_sentence_piece_model_is_named(tmp_path: Path, name: str, cont
 
 def test_a_vocabulary_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt is not a tokenizer's vocabulary"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt is not UTF-8 text"):
         read_tokenizer(tmp_path, 300)
 
 

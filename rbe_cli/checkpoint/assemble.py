@@ -33,8 +33,8 @@ def assemble(
 
     Mask buffers and other heads are left out (`find_gpt2`). A head that the config ties to the
     embedding may be stored as well, or instead of it; if both are there and differ, they are not
-    tied. Linear layers may all be stored `[out, in]`, as nanoGPT does. If no bias is stored at
-    all, biases are zeros.
+    tied. Linear layers may all be stored `[out, in]`, as nanoGPT does. Biases are
+    zeros if none is stored at all, or those that are not stored if the model has none.
 
     Args:
         stored: names and tensors as they are in the files.
@@ -59,10 +59,12 @@ def assemble(
             for name, tensor in tensors.items()
         }
         notes.append("the linear layers are stored [out, in], and are transposed")
+    missing = [name for name in shapes if name not in tensors]
     biases = [name for name in shapes if name.endswith(".bias")]
-    if has_bias is not True and "wpe.weight" in tensors and tensors.keys().isdisjoint(biases):
-        tensors |= {name: _zeros(shapes[name]) for name in biases}
-        notes.append("no biases are stored: they are zeros")
+    if missing and ((missing == biases and has_bias is None) or has_bias is False):
+        zeros = [name for name in missing if name in biases]
+        tensors |= {name: _zeros(shapes[name]) for name in zeros}
+        notes.append(f"{'no' if zeros == biases else 'not all'} biases are stored: zeros are used")
     _refuse("missing", [name for name in shapes if name not in tensors])
     _refuse(
         "not part of a GPT-2 with this config", [name for name in tensors if name not in shapes]

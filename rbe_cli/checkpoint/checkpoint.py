@@ -44,7 +44,7 @@ class Checkpoint:
         tokenizer_json: a `tokenizer.json` for the `tokenizers` library; None if there is none.
         source: what the user asked for (`demo`, a path, `org/name@revision`).
         source_hash: `xxh3:` + 16 hex digits over the weight files' bytes.
-        weight_bytes: bytes of the weight files on disk.
+        weight_bytes: bytes of the weights on disk; without an optimizer's state beside them.
         notes: what the user should know about the files, one sentence each.
         tokenizer_missing: why there is no tokenizer, in words; None if there is one.
     """

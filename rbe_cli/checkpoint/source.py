@@ -74,7 +74,7 @@ def open_checkpoint(
         tokenizer_missing=tokenizer.missing,
         source=source,
         source_hash=xxh3_of_files(files),
-        weight_bytes=sum(file.stat().st_size for file in files),
+        weight_bytes=weights.nbytes,
         notes=(
             *hub_notes,
             *weights.notes,

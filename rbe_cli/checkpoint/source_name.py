@@ -67,7 +67,6 @@ def public_name(source: str) -> str:
     """
     if source == "demo" or not is_local(source):
         return source if "://" not in source else str(hub_name(source))
-    # Backslashes separate folders where the path was written on Windows.
     path = os.path.abspath(source)
     if models := _CACHED_MODEL.findall(path):
         return models[-1].replace("--", "/")

@@ -5,6 +5,7 @@ Training scripts put the model into other modules, whose names become prefixes (
 every GPT-2 has shows the prefix; names outside of it are no part of the language model.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ from rbe_cli.checkpoint.stored_tensor import StoredTensor
 from rbe_cli.errors import CheckpointError
 
 _TRANSFORMER = "transformer."
+# Wrappers of single layers, whose names may stand anywhere: torch.compile, FSDP, checkpointing.
+_INNER_WRAPPERS = re.compile(
+    r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 _ANCHORS = ("wpe.weight", "wte.weight", "ln_f.weight")
 _STACK = ("wte", "wpe", "h", "ln_f", "lm_head")
 # Heads of Hugging Face's GPT-2 classes, of trl and of common scripts, as first part of a name.
@@ -63,9 +68,12 @@ def find_gpt2(stored: Iterable[tuple[str, StoredTensor]]) -> FoundTensors:
     outer = _outer(prefix)
     head = _head_name(prefix, outer, names)
     tensors: dict[str, StoredTensor] = {}
-    unused = []
+    unused, inner = [], set[str]()
     for stored_name, tensor in pairs:
         name = "lm_head.weight" if stored_name == head else _canonical(stored_name, prefix, outer)
+        if name is not None:
+            inner |= set(_INNER_WRAPPERS.findall(name))
+            name = _INNER_WRAPPERS.sub("", name)
         if name is None:
             unused.append(stored_name)
         elif name in tensors:
@@ -74,6 +82,7 @@ def find_gpt2(stored: Iterable[tuple[str, StoredTensor]]) -> FoundTensors:
             tensors[name] = tensor
     wrapper = prefix.removesuffix(_TRANSFORMER)
     notes = [f"the prefix {wrapper!r} of the tensors' names is left out"] if wrapper else []
+    notes += [f"{part!r} inside the tensors' names is left out" for part in sorted(inner)]
     if unused:
         notes.append(f"not used: {_listed(unused)}")
     return FoundTensors(tensors, tuple(notes))

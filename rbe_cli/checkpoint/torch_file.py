@@ -23,7 +23,7 @@ from rbe_cli.checkpoint.training_checkpoint import find_state_dict
 from rbe_cli.checkpoint.weights import Weights
 from rbe_cli.errors import CheckpointError
 
-_MAX_PICKLE_BYTES = 1 << 24
+_MAX_PICKLE_BYTES = 1 << 23
 
 
 def read_torch_file(path: Path) -> Weights:
@@ -37,15 +37,15 @@ def read_torch_file(path: Path) -> Weights:
     if file_kind(path) is FileKind.torch_legacy:
         with errors_name(path):
             saved = read_legacy(path, _MAX_PICKLE_BYTES)
-            return _weights(saved.value, partial(_legacy_tensor, path, saved.offsets))
+            return _weights(path, saved.value, partial(_legacy_tensor, path, saved.offsets))
     with open_torch_archive(path) as archive:
         if archive.size("data.pkl") > _MAX_PICKLE_BYTES:
             raise CheckpointError(f"data.pkl has more than {_MAX_PICKLE_BYTES} bytes")
         value, _ = load_object(archive.read("data.pkl"))
-        return _weights(value, partial(_zip_tensor, path, archive))
+        return _weights(path, value, partial(_zip_tensor, path, archive))
 
 
-def _weights(value: Any, tensor: Callable[[View], StoredTensor]) -> Weights:
+def _weights(path: Path, value: Any, tensor: Callable[[View], StoredTensor]) -> Weights:
     """List the tensors of a saved object's state dict; what is no tensor there is no weight."""
     found = find_state_dict(value)
     tensors = []
@@ -57,7 +57,11 @@ def _weights(value: Any, tensor: Callable[[View], StoredTensor]) -> Weights:
             raise CheckpointError(f"the pickle asks for {item.name[:80]!r}: refused")
     if not tensors:
         raise CheckpointError("its state dict holds no tensors")
-    return Weights(tensors, found.own_config, found.notes)
+    nbytes = path.stat().st_size
+    if found.state is not value:
+        views = (item for item in found.state.values() if isinstance(item, View))
+        nbytes = sum({view.storage.key: view.storage.nbytes for view in views}.values())
+    return Weights(tensors, nbytes, found.own_config, found.notes)
 
 
 def _zip_tensor(path: Path, archive: TorchArchive, view: View) -> StoredTensor:

@@ -97,6 +97,7 @@ def read_weights(paths: Iterable[Path]) -> Weights:
     found = [_read_weight_file(path) for path in paths]
     return Weights(
         tensors=[pair for weights in found for pair in weights.tensors],
+        nbytes=sum(weights.nbytes for weights in found),
         own_config=next((weights.own_config for weights in found if weights.own_config), None),
         notes=tuple(note for weights in found for note in weights.notes),
     )
@@ -109,7 +110,7 @@ def _read_weight_file(path: Path) -> Weights:
     if refusal := _REFUSALS.get(kind):
         raise CheckpointError(f"{path} {refusal}")
     if kind is FileKind.safetensors or (kind is FileKind.unknown and path.suffix == ".safetensors"):
-        return Weights(list(list_safetensors(path).items()))
+        return Weights(list(list_safetensors(path).items()), path.stat().st_size)
     if kind is FileKind.unknown and path.suffix not in WEIGHT_SUFFIXES:
         step = ": give its folder" if path.suffix == ".json" else ""
         raise CheckpointError(

@@ -12,11 +12,13 @@ class Weights:
 
     Attributes:
         tensors: name and tensor of each, under the names stored there; a name may occur twice.
+        nbytes: bytes of the files; of a training checkpoint, those of its model's tensors.
         own_config: the configuration that a training script stored beside the weights, under
             its own names; None if there is none.
         notes: what the user should know about the files, one sentence each.
     """
 
     tensors: list[tuple[str, StoredTensor]]
+    nbytes: int
     own_config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()

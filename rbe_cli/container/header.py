@@ -30,7 +30,8 @@ class Provenance(_Record, frozen=True):
     """Where a file comes from; nothing in it changes what the model computes.
 
     Attributes:
-        source: what was compressed (`demo`, a path, `org/name@revision`).
+        source: what was compressed: `demo`, `org/name@revision`, or the last part of a path, so
+            that the file tells nothing of the folders on the machine where it was written.
         source_hash: `Checkpoint.source_hash`.
         tool_version: version of the `rbe` that wrote the file.
         preset: name of the preset; None if there was none.

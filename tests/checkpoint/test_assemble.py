@@ -77,6 +77,15 @@ def test_a_prefix_is_left_out_with_a_note(
     )
 
 
+def test_wrappers_of_single_layers_are_left_out_with_a_note(
+    raw_config: dict[str, Any], tensors: Arrays
+) -> None:
+    named = {f"model.{n.replace('h.0.', 'h.0._orig_mod.')}": own for n, own in tensors.items()}
+    found = with_notes(raw_config, named)
+    assert_same(found.tensors, tensors)
+    assert found.notes[1] == "'_orig_mod' inside the tensors' names is left out"
+
+
 OTHER_HEADS = [
     "v_head.summary.weight",
     "score.weight",
@@ -162,9 +171,22 @@ def test_linear_layers_stored_the_other_way_round(
 def test_a_model_without_any_bias_has_zeros(raw_config: dict[str, Any], tensors: Arrays) -> None:
     without = {name: own for name, own in tensors.items() if not name.endswith("bias")}
     found = with_notes(raw_config, without)
-    assert found.notes == ("no biases are stored: they are zeros",)
+    assert found.notes == ("no biases are stored: zeros are used",)
     zeros = {name: np.zeros_like(own) for name, own in tensors.items() if name.endswith("bias")}
     assert_same(found.tensors, tensors | zeros)
+
+
+def test_a_model_with_biases_in_its_layer_norms_only(
+    raw_config: dict[str, Any], tensors: Arrays
+) -> None:
+    linear = {name for name in tensors if ".c_" in name and name.endswith("bias")}
+    config = Gpt2Config.from_hugging_face(raw_config)
+    pairs = [(name, stored(own)) for name, own in tensors.items() if name not in linear]
+    with pytest.raises(CheckpointError, match="is missing"):
+        assemble(pairs, config)
+    found = assemble(pairs, config, has_bias=False)
+    assert_same(found.tensors, tensors | {name: np.zeros_like(tensors[name]) for name in linear})
+    assert found.notes == ("not all biases are stored: zeros are used",)
 
 
 def test_biases_that_the_config_asks_for_must_be_there(

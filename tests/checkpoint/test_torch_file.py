@@ -338,7 +338,7 @@ def test_a_member_declared_larger_than_the_file_is_refused(tmp_path: Path) -> No
 
 
 def test_a_huge_pickle_is_refused(tmp_path: Path) -> None:
-    path = write_archive(tmp_path / "bad.bin", {"x" * (1 << 24): tensor()})
+    path = write_archive(tmp_path / "bad.bin", {"x" * (1 << 23): tensor()})
     with pytest.raises(CheckpointError, match=r"data\.pkl has more than"):
         listed(path)
 

@@ -37,6 +37,12 @@ def test_a_checkpoint_of_nanogpt_needs_no_config(tmp_path: Path, as_folder: bool
     logits = gpt2(TOKENS, checkpoint.tensors, checkpoint.config)
     np.testing.assert_allclose(logits, np.load(FIXTURES / "nanogpt.npy"), atol=2e-6)
     assert len(checkpoint.notes) == 4
+    # The optimizer's state, which is twice as large, does not count.
+    biases = sum(tensor.nbytes for name, tensor in checkpoint.tensors.items() if "bias" in name)
+    masks = checkpoint.config.n_layer * checkpoint.config.n_positions**2 * 4
+    assert checkpoint.weight_bytes == (
+        sum(tensor.nbytes for tensor in checkpoint.tensors.values()) - biases + masks
+    )
     assert not any(tensor.any() for name, tensor in checkpoint.tensors.items() if "bias" in name)
 
 

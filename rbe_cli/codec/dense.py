@@ -22,6 +22,13 @@ def choose(tensor: NDArray[np.float32]) -> DenseCodec:
     return "float16" if error <= _TOLERANCE * np.linalg.norm(tensor) else "float32"
 
 
+def exact(tensor: NDArray[np.float32]) -> DenseCodec:
+    """The smaller of the two that holds every value of a tensor exactly."""
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(np.float16).astype(np.float32)
+    return "float16" if np.array_equal(rounded, tensor) else "float32"
+
+
 def encode(tensor: NDArray[np.float32], codec: DenseCodec) -> bytes:
     """The tensor's little-endian bytes in C order."""
     return np.ascontiguousarray(tensor, dtype=_DTYPES[codec]).tobytes()

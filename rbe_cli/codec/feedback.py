@@ -27,9 +27,11 @@ from rbe_cli.codec.trellis import (
 from rbe_cli.jit import jit
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 RATE_WEIGHT = 0.25  # lambda: squared steps that a bit is worth to the Viterbi search
 _ROWS = 64  # rows quantised between two matrix products
 _NONE = np.zeros((0, 0), np.float32)
+_LEAST_DAMPING = 1e-9  # of the mean diagonal: what is tried first where none was asked for
 
 
 @dataclass(frozen=True)
@@ -39,37 +41,41 @@ class InputFactor:
     Attributes:
         order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
         lower: float32 `[K, K]`, L in that order; `[0, 0]` where H is the identity.
-        diagonal: float32 `[K]`, D in that order.
+        diagonal: float64 `[K]`, D in that order.
         damping: what was added to H's diagonal.
     """
 
     order: NDArray[np.int64]
     lower: Float32
-    diagonal: Float32
+    diagonal: Float64
     damping: float
 
     @classmethod
     def identity(cls, rows: int) -> "InputFactor":
         """Of inputs that are uncorrelated and of variance 1."""
-        return cls(np.arange(rows), _NONE, np.ones(rows, np.float32), 0.0)
+        return cls(np.arange(rows), _NONE, np.ones(rows), 0.0)
 
     @classmethod
-    def from_moment(cls, moment: Float32, damping: float) -> "InputFactor":
-        """Factor H + damping mean(diag H) I; `moment` is symmetric, float32 `[K, K]`."""
+    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "InputFactor":
+        """Factor H + damping mean(diag H) I, with more damping if that is singular.
+
+        Args:
+            moment: H, symmetric, `[K, K]`; all of it may be zero.
+            damping: at least 0.
+        """
         order = np.argsort(np.diag(moment), kind="stable")
-        damped, added = _damped(moment[np.ix_(order, order)], damping)
-        cholesky = np.linalg.cholesky(damped)
+        cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping)
         root = np.diag(cholesky)
         lower = (cholesky / root).astype(np.float32)
-        return cls(order, lower, (root**2).astype(np.float32), added)
+        return cls(order, lower, root**2, added)
 
     def output_power(self, change: Float32) -> float:
         """tr(C^T H C), the mean squared output, summed over outputs, of inputs times C `[K, N]`."""
         ordered = change[self.order]
         transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
-        rows = np.einsum("kn,kn->k", transformed, transformed)
-        power = float(rows.astype(np.float64) @ self.diagonal)
-        return power - self.damping * float(np.einsum("kn,kn->", change, change))
+        rows = np.einsum("kn,kn->k", transformed, transformed, dtype=np.float64)
+        power = float(rows @ self.diagonal)
+        return power - self.damping * float(np.einsum("kn,kn->", change, change, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -80,28 +86,33 @@ class OutputFactor:
         mixing: float32 `[B, B]`, M transposed: row j holds what column j's error adds to the
             later columns' targets; `[0, 0]` where G is diagonal. Columns of a segment are not
             mixed: they are written together.
-        diagonal: float32 `[B]`, C.
+        diagonal: float64 `[B]`, C.
     """
 
     mixing: Float32
-    diagonal: Float32
+    diagonal: Float64
 
     @classmethod
     def identity(cls, columns: int) -> "OutputFactor":
         """Of outputs that all matter alike."""
-        return cls(_NONE, np.ones(columns, np.float32))
+        return cls(_NONE, np.ones(columns))
 
     @classmethod
-    def from_importance(cls, importance: NDArray[np.float64]) -> "OutputFactor":
+    def from_importance(cls, importance: Float64) -> "OutputFactor":
         """Of a diagonal G, positive, `[B]`."""
-        return cls(_NONE, importance[trellis_order(len(importance))].astype(np.float32))
+        return cls(_NONE, importance[trellis_order(len(importance))])
 
     @classmethod
-    def from_moment(cls, moment: Float32, damping: float) -> "OutputFactor":
-        """Factor G + damping mean(diag G) I; `moment` is symmetric, float32 `[B, B]`."""
+    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "OutputFactor":
+        """Factor G + damping mean(diag G) I, with more damping if that is singular.
+
+        Args:
+            moment: G, symmetric, `[B, B]`; all of it may be zero.
+            damping: at least 0.
+        """
         # The first column to be written is eliminated last: G is factored back to front.
         order = trellis_order(len(moment))[::-1]
-        cholesky = np.linalg.cholesky(_damped(moment[np.ix_(order, order)], damping)[0])
+        cholesky, _ = damped_cholesky(moment[np.ix_(order, order)], damping)
         mixing = np.zeros_like(cholesky)
         diagonal = np.empty(len(order))
         for stop in range(len(order), 0, -SEGMENT):
@@ -110,15 +121,37 @@ class OutputFactor:
             diagonal[part] = np.sum(corner**2, axis=1)
             mixing[stop:, part] = np.linalg.solve(corner.T, cholesky[stop:, part].T).T
         front_to_back = np.ascontiguousarray(mixing[::-1, ::-1], np.float32)
-        return cls(front_to_back, diagonal[::-1].astype(np.float32))
+        return cls(front_to_back, diagonal[::-1].copy())
 
 
-def _damped(moment: Float32, damping: float) -> tuple[NDArray[np.float64], float]:
-    """The moment with `damping` times its mean diagonal added, in float64; and what was added."""
+def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
+    """The Cholesky factor of a moment plus `damping` times its mean diagonal, and what was added.
+
+    Rounding errors in a moment can make it indefinite by more than the damping, above all one
+    of few tokens or of channels of very different size. Exactly computed, no conditional
+    variance is below what was added; where one is below half of that, rounding errors decide
+    it, and the damping is raised until none is.
+
+    Args:
+        moment: symmetric, finite, `[n, n]`; for one of zeros, the mean is taken to be 1.
+        damping: at least 0.
+    """
     damped = moment.astype(np.float64)
-    added = damping * (float(np.mean(np.diag(damped))) or 1.0)
-    damped[np.diag_indices_from(damped)] += added
-    return damped, added
+    if not np.isfinite(damped).all():
+        raise ValueError("a moment is not finite")  # no damping would help
+    diagonal = np.diag(damped).copy()
+    mean = float(np.mean(diagonal)) or 1.0
+    while True:
+        added = damping * mean
+        np.fill_diagonal(damped, diagonal + added)
+        try:
+            cholesky = np.asarray(np.linalg.cholesky(damped), np.float64)
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            if np.diag(cholesky).min() ** 2 > 0.5 * added:
+                return cholesky, added
+        damping = max(4 * damping, _LEAST_DAMPING)
 
 
 @jit()

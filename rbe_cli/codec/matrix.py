@@ -179,7 +179,8 @@ def encode_block(
         options: of the trellis; its number of states goes into the `EncodedMatrix`.
     """
     ordered = weights[:, trellis_order(weights.shape[1])]
-    steps = scales.step_levels(outputs.diagonal, unit)
+    least, most = scales.step_level_bounds(ordered, step)
+    steps = np.clip(scales.step_levels(outputs.diagonal, unit), least, most)
     if options.max_integer < MAX_INTEGER:
         steps = np.maximum(steps, scales.least_step_levels(ordered, step, options.max_integer))
     integers = quantise(ordered, steps, step, inputs, outputs, options)

@@ -4,15 +4,18 @@ The probability model of the entropy coder is sigma_ij = r_i c_j, fitted to the 
 themselves. All scales are kept in eighths of an octave, which costs under .001 bit a weight.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 
 Levels = NDArray[np.int16]
 _SWEEPS = 4
 _SPREAD = 6 * LEVELS_PER_OCTAVE  # columns further from the mean are clipped to it
 _WIDE = 3.0  # deviations of a column that an alphabet should hold
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INTEGER_NOISE = 0.02  # variance that a row of zeros is taken to have
 
 
@@ -49,9 +52,9 @@ def integer_levels(integers: NDArray[np.int32]) -> tuple[Levels, Levels]:
     return fit(integers, _INTEGER_NOISE)
 
 
-def step_levels(diagonal: NDArray[np.float32], unit: float) -> Levels:
+def step_levels(diagonal: NDArray[np.float64], unit: float) -> Levels:
     """Log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
-    levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal.astype(np.float64) / unit)
+    levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal / unit)
     return np.rint(levels).astype(np.int16)
 
 
@@ -61,6 +64,21 @@ def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -
     with np.errstate(divide="ignore"):
         levels = LEVELS_PER_OCTAVE * np.log2(_WIDE * deviations / (largest * step))
     return np.ceil(np.clip(levels, np.iinfo(np.int16).min, None)).astype(np.int16)
+
+
+def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels, int]:
+    """Log-scales between which a column's step must lie, int16 `[B]` and a number.
+
+    At the least one, no weight `[K, B]` of the column takes more than half of the integers'
+    range: the other half is for what error feedback adds. At the largest one, the largest
+    integer times the step is within float32.
+    """
+    largest = np.abs(weights).max(axis=0, initial=0.0).astype(np.float64)  # [B]
+    with np.errstate(divide="ignore"):
+        least = np.ceil(LEVELS_PER_OCTAVE * np.log2(2 * largest / (MAX_INTEGER * step)))
+    most = math.floor(LEVELS_PER_OCTAVE * math.log2(_FLOAT32_MAX / (MAX_INTEGER * step)))
+    limits = np.iinfo(np.int16)
+    return np.clip(least, limits.min, limits.max).astype(np.int16), min(most, limits.max)
 
 
 def steps(step: float, levels: Levels, resolution: int = LEVELS_PER_OCTAVE) -> NDArray[np.float32]:

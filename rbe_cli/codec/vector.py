@@ -33,16 +33,18 @@ _INTEGERS = np.iinfo(np.int16)  # of n; an escape holds no more
 def choose(values: Float32, step: float) -> tuple[VectorCodec, bytes]:
     """The codec that takes the fewest bytes, and the bytes.
 
-    `scalar` and `coded` are considered if no value errs by more than half a step (and what
-    float32 rounds away), and what `dense.choose` says.
+    `float32` holds any values. The others are considered if no value errs by more than half a
+    step (and what float32 rounds away).
 
     Args:
         values: finite, `[n]`, not empty.
         step: what an error may be twice, positive and within float32.
     """
-    codec = dense.choose(values)
-    best: tuple[VectorCodec, bytes] = codec, dense.encode(values, codec)
+    best: tuple[VectorCodec, bytes] = "float32", dense.encode(values, "float32")
+    with np.errstate(over="ignore"):  # what float16 does not reach is not near enough
+        half = dense.encode(values, "float16")
     smaller: list[tuple[VectorCodec, bytes]] = [
+        ("float16", half),
         ("coded", encode_vector(values, step)),
         ("scalar", _SCALAR.pack((float(values.min()) + float(values.max())) / 2)),
     ]
@@ -102,7 +104,9 @@ def _cheapest_level(n: NDArray[np.int16]) -> int:
 
 
 def _decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Float32:
-    """Values of `scalar` or `coded`, which may be infinite."""
+    """Values of any codec but `float32`, which may be infinite."""
+    if codec == "float16":
+        return np.frombuffer(data, "<f2").reshape(shape).astype(np.float32)
     if codec == "scalar":
         if len(data) != _SCALAR.size:
             raise PayloadError(f"{len(data)} bytes are not one scalar")

@@ -25,3 +25,9 @@ class Norm(NamedTuple):
     gamma: Floating
     beta: Floating
     eps: float
+
+
+def sum_of_squares(values: Floating) -> float:
+    """Summed in float64, in which the squares of any float32 are finite."""
+    flat = values.reshape(-1)
+    return float(np.einsum("n,n->", flat, flat, dtype=np.float64))

@@ -51,6 +51,15 @@ class Calibration:
     text: str
 
 
+def describe(text: Path | None, tokens: Path | None) -> tuple[str, str]:
+    """`description` and `text` of the `Calibration` on a text, a token file, or neither."""
+    path = text or tokens
+    if path is None:
+        return "text written by the checkpoint itself", SAMPLED
+    name = path.name.encode(errors="backslashreplace").decode()  # it may not be Unicode
+    return f"{'text' if text else 'tokens'} {name}", name
+
+
 def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
     """Sequences to calibrate on: a quarter of the tokens costs some 10 % more KL divergence.
 
@@ -96,7 +105,7 @@ def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Ca
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
     tokens = tokenizer.encode(read_text_file(path))
     length = min(WINDOW, checkpoint.config.n_positions)
-    return _split(windows(tokens, length), samples, seed, "text", path.name)
+    return _split(windows(tokens, length), samples, seed, *describe(path, None))
 
 
 def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
@@ -104,7 +113,7 @@ def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int)
     length = min(WINDOW, checkpoint.config.n_positions)
     sequences = read_token_file(path, checkpoint.config.vocab_size)
     cut = [window for sequence in sequences for window in windows(sequence, length)]
-    return _split(cut, samples, seed, "tokens", path.name)
+    return _split(cut, samples, seed, *describe(None, path))
 
 
 def from_model(
@@ -144,9 +153,7 @@ def from_model(
             folder.save(name, arrays)
         sequences.extend(arrays["tokens"])
         progress(stage, len(sequences), total)
-    return Calibration(
-        sequences[:samples], sequences[samples:], "text written by the checkpoint itself", SAMPLED
-    )
+    return Calibration(sequences[:samples], sequences[samples:], *describe(None, None))
 
 
 def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
@@ -162,7 +169,7 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
 
 
 def _split(
-    sequences: Sequence[Tokens], samples: int, seed: int, kind: str, name: str
+    sequences: Sequence[Tokens], samples: int, seed: int, description: str, text: str
 ) -> Calibration:
     """Draw sequences at random and hold some of them out.
 
@@ -170,18 +177,16 @@ def _split(
         sequences: to draw from.
         samples: sequences to calibrate on.
         seed: of the drawing.
-        kind: what they are, `text` or `tokens`.
-        name: of the file that they come from.
+        description, text: see `Calibration`.
 
     Raises:
         UsageError: fewer than two sequences have two tokens.
     """
     usable = [sequence for sequence in sequences if len(sequence) >= 2]
     if len(usable) < 2:
-        raise UsageError(f"the calibration {kind} {name} is too short: two windows are needed")
+        raise UsageError(f"the calibration {description} is too short: two windows are needed")
     order = np.random.default_rng(seed).permutation(len(usable))
     count = min(len(usable), samples + max(1, samples // _HELD_OUT))
     held_out = max(1, count // (_HELD_OUT + 1))
     chosen = [usable[i] for i in order[:count]]
-    name = name.encode(errors="backslashreplace").decode()  # a file's name may not be Unicode
-    return Calibration(chosen[held_out:], chosen[:held_out], f"{kind} {name}", name)
+    return Calibration(chosen[held_out:], chosen[:held_out], description, text)

@@ -1,5 +1,6 @@
 """Compress: checkpoint -> calibration -> costs -> steps -> blocks -> `.rbe` file."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,22 +27,21 @@ from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.tasks import calibration
+from rbe_cli.tasks.aim import KL_A_BIT, Aim, exactly, find_aim
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.fitting import GOOD_ENOUGH
 from rbe_cli.tasks.heads import with_decorrelated_heads
 from rbe_cli.tasks.memory import peak_rss_bytes
 from rbe_cli.tasks.metric import Metric, measure
 from rbe_cli.tasks.output_file import OutputFile, Quality
-from rbe_cli.tasks.settings import MAX_BPW, MIN_BPW, Settings
-from rbe_cli.tasks.storing import Storing, matrix_rate
+from rbe_cli.tasks.settings import MAX_BITS, MIN_BPW, Settings
+from rbe_cli.tasks.storing import Storing
 from rbe_cli.tasks.tensor_report import TensorReport, report
 from rbe_cli.tasks.tuning import Tuning, TuningReport
 from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
-_KL_A_BIT = 4.4  # by what a bit a weight divides the KL divergence
-_KL_AT_FOUR_BITS = 0.004  # of a middling model
 _KL_ATTEMPTS = 6
 _KL_MARGIN = 0.9  # of a target of KL: a file that comes so near is small enough
 
@@ -158,50 +158,27 @@ def _compress(
 ) -> CompressResult:
     started = time.perf_counter()
     settings = options.settings
-    tensors = with_decorrelated_heads(checkpoint, settings)
-    model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
-    _compile(model, progress)
-    text = _calibrate(checkpoint, model, options, workers, folder, progress)
-    file = OutputFile(
-        checkpoint, settings.goals, options.preset, text.description, options.seed, text.text
-    )
-    target = first_target(settings, file)
-    rate = matrix_rate(checkpoint.config, settings, target)
-    # More text than this makes no better metric, though it does a better tuning.
-    few = options.calib_samples or calibration.default_samples(checkpoint.config)
-    metric = measure(
-        model, tensors, text.used[:few], settings, rate, options.seed, workers, folder, progress
-    )
-    storing = Storing(
-        checkpoint.config, tensors, settings, metric, file.size, workers, folder, progress
-    )
-
-    def quality(stored: Sequence[StoredTensor]) -> Quality:
-        return _measure(model, stored, text, workers, progress)
-
-    stored: Sequence[StoredTensor]
-    if settings.target_kl is None:
-        stored = storing.store(target)
-        reached = quality(stored)
-    else:
-        stored, reached = _store_at_kl(settings.target_kl, target, storing, quality)
-    if settings.target_size is not None:
-        _check_size(settings.target_size, file, stored)
-    tuning = None
-    if options.tune is not None:
-        tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
-        largest = _largest(settings, file, stored)
-        stored, reached, tuning = tune(
-            stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
-        )
+    description, text = calibration.describe(options.calib, options.calib_tokens)
+    file = OutputFile(checkpoint, settings.goals, options.preset, description, options.seed, text)
+    aim = find_aim(checkpoint, settings, file)
+    made = _make(checkpoint, options, aim, file, workers, folder, progress)
+    if settings.target_kl is not None and made.quality.kl_divergence > settings.target_kl:
+        # No lossy file comes so near. Exact tensors do, unless a rule keeps some from being so.
+        exact = msgspec.structs.replace(exactly(checkpoint, settings), target_kl=None)
+        aim = dataclasses.replace(aim, settings=exact)
+        made = _make(checkpoint, options, aim, file, workers, folder, progress)
+        if made.quality.kl_divergence > settings.target_kl:
+            raise UsageError(
+                f"a KL divergence of {settings.target_kl} cannot be reached with these rules: "
+                f"the nearest is {made.quality.kl_divergence:.2e}"
+            )
     promised = settings.max_kl_divergence
-    if promised is not None and reached.kl_divergence > promised and not options.force:
+    if promised is not None and made.quality.kl_divergence > promised and not options.force:
         raise QualityError(
-            f"the KL divergence of {reached.kl_divergence:.5f} nats a token is above the "
+            f"the KL divergence of {made.quality.kl_divergence:.5f} nats a token is above the "
             f"{promised} that {options.preset or 'the config'} promises; --force accepts it"
         )
-    reports = list(_reports(stored, tensors, metric, model.head.name, workers))
-    file_bytes = file.write(output, stored, reached, force=options.force)
+    file_bytes = file.write(output, made.stored, made.quality, force=options.force)
     return CompressResult(
         source=checkpoint.source,
         output=str(output),
@@ -213,10 +190,67 @@ def _compress(
         ratio=checkpoint.weight_bytes / file_bytes,
         seconds=time.perf_counter() - started,
         peak_rss_bytes=peak_rss_bytes(),
-        tensors=reports,
-        quality=reached,
-        tuning=tuning,
+        tensors=made.reports,
+        quality=made.quality,
+        tuning=made.tuning,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The tensors of a file, and what is known of them."""
+
+    stored: Sequence[StoredTensor]
+    quality: Quality
+    tuning: TuningReport | None
+    reports: list[TensorReport]
+
+
+def _make(
+    checkpoint: Checkpoint,
+    options: CompressOptions,
+    aim: Aim,
+    file: OutputFile,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> _Made:
+    """Calibrate, measure and encode, and evaluate what that gives."""
+    settings = aim.settings
+    tensors = with_decorrelated_heads(checkpoint, settings)
+    model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
+    _compile(model, progress)
+    text = _calibrate(checkpoint, model, options, workers, folder, progress)
+    # More text than this makes no better metric, though it does a better tuning.
+    few = options.calib_samples or calibration.default_samples(checkpoint.config)
+    metric = measure(
+        model, tensors, text.used[:few], settings, aim.matrix_bits, options.seed,
+        workers, folder, progress,
+    )  # fmt: skip
+    storing = Storing(
+        checkpoint.config, tensors, settings, metric, file.size, workers, folder, progress
+    )
+
+    def quality(stored: Sequence[StoredTensor]) -> Quality:
+        return _measure(model, stored, text, workers, progress)
+
+    stored: Sequence[StoredTensor]
+    if settings.target_kl is None:
+        stored = storing.store(aim.bits_per_weight, aim.most)
+        reached = quality(stored)
+    else:
+        stored, reached = _store_at_kl(settings.target_kl, aim.bits_per_weight, storing, quality)
+    if file.size(stored, {}) > aim.most:
+        raise UsageError(f"{settings.target_size} bytes cannot be reached: the nearest is larger")
+    tuning = None
+    if options.tune is not None:
+        tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
+        largest = min(aim.most, (1 + GOOD_ENOUGH) * max(aim.bits_per_weight, file.size(stored, {})))
+        stored, reached, tuning = tune(
+            stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
+        )
+    reports = list(_reports(stored, tensors, metric, model.head.name, workers))
+    return _Made(stored, reached, tuning, reports)
 
 
 def _compile(model: Gpt2, progress: Progress) -> None:
@@ -249,49 +283,18 @@ def _calibrate(
     return calibration.from_model(model, samples, seed, workers, folder, progress)
 
 
-def first_target(settings: Settings, file: OutputFile) -> float:
-    """Bits a weight to aim at: exact for a size, a guess for a KL divergence."""
-    if settings.target_size is not None:
-        # Sizes are met within half a per cent, and this one is not to be exceeded.
-        bits = (1 - GOOD_ENOUGH) * file.bits_per_weight(settings.target_size)
-        if bits < MIN_BPW:
-            raise UsageError(
-                f"{settings.target_size} bytes are less than {MIN_BPW} bit a weight: too few"
-            )
-        return bits
-    if settings.target_kl is not None:
-        bits = 4 + math.log(_KL_AT_FOUR_BITS / settings.target_kl, _KL_A_BIT)
-        return min(max(bits, 1.5), 8.0)
-    return settings.target_bpw or settings.default_bits or MIN_BPW
-
-
-def _largest(settings: Settings, file: OutputFile, stored: Sequence[StoredTensor]) -> float:
-    """Bits a weight that a tuned file may have."""
-    if settings.target_size is not None:
-        return file.bits_per_weight(settings.target_size)
-    return (1 + GOOD_ENOUGH) * max(settings.target_bpw or 0.0, file.size(stored, {}))
-
-
-def _check_size(target: int, file: OutputFile, stored: Sequence[StoredTensor]) -> None:
-    if file.size(stored, {}) > file.bits_per_weight(target):
-        raise UsageError(f"{target} bytes cannot be reached: the nearest file is larger")
-
-
 def _store_at_kl(
     target: float,
     bits: float,
     storing: Storing,
     measure: Callable[[Sequence[StoredTensor]], Quality],
 ) -> tuple[list[StoredTensor], Quality]:
-    """The smallest file found whose KL divergence is at most the target.
+    """The smallest file found whose KL divergence is at most the target, or the nearest to it.
 
     The logarithm of KL falls with the bits in nearly a straight line, along which the search
     goes by secants.
-
-    Raises:
-        UsageError: none is small enough.
     """
-    slope, best, previous = -math.log(_KL_A_BIT), None, None
+    slope, best, previous = -math.log(KL_A_BIT), None, None
     for _ in range(_KL_ATTEMPTS):
         stored = storing.store(bits)
         quality = measure(stored)
@@ -303,13 +306,8 @@ def _store_at_kl(
         if previous is not None and bits != previous[0]:
             slope = min(max((excess - previous[1]) / (bits - previous[0]), -3.0), -0.5)
         previous = bits, excess
-        bits = min(max(bits + (0.5 * math.log(_KL_MARGIN) - excess) / slope, MIN_BPW), MAX_BPW)
-    if best is None:
-        raise UsageError(
-            f"a KL divergence of {target} cannot be reached: "
-            f"the nearest is {quality.kl_divergence:.2e}"
-        )
-    return best[1], best[2]
+        bits = min(max(bits + (0.5 * math.log(_KL_MARGIN) - excess) / slope, MIN_BPW), MAX_BITS)
+    return (stored, quality) if best is None else best[1:]
 
 
 def _reports(

@@ -1,5 +1,6 @@
 """Encodes matrices block by block on an executor, in an order that depends on nothing."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,13 @@ from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks, trellis_order
 from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
 from rbe_cli.codec.trellis import QuantiserOptions
+from rbe_cli.kernels.arrays import sum_of_squares
 from rbe_cli.tasks.work_folder import Arrays
 from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
 _SAMPLE_COLUMNS = 64
+_LEAST_STEP, _LARGEST_STEP = 1e-37, 1e33  # times any integer, normal numbers of float32
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,13 @@ class Cost:
     @cached_property
     def unit(self) -> float:
         """The columns' geometric mean of C."""
-        logs = [np.log(factor.diagonal.astype(np.float64)) for factor in self.outputs]
+        logs = [np.log(factor.diagonal) for factor in self.outputs]
         return float(np.exp(np.mean(np.concatenate(logs))))
 
     @cached_property
     def unit_step(self) -> float:
         """The step of a column of C = `unit` at which a weight's error costs a set amount."""
-        return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal, dtype=np.float64)))
+        return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal)))
 
     def columns(self, chosen: NDArray[np.int64]) -> OutputFactor:
         """C of some columns, by themselves."""
@@ -101,6 +104,11 @@ class Source:
         return self.weights.size
 
 
+def deviation(weights: Float32) -> float:
+    """The root mean square of weights, summed in float64; 1 where all are zero."""
+    return math.sqrt(sum_of_squares(weights) / weights.size) or 1.0
+
+
 def encode_all(
     sources: Mapping[str, Source], steps: Mapping[str, float], workers: Workers
 ) -> Iterator[tuple[str, EncodedMatrix]]:
@@ -114,7 +122,7 @@ def encode_all(
 
     def blocks() -> Iterator[tuple[object, ...]]:
         for name, source in sources.items():
-            cost, step = source.load_cost(), float(np.float32(steps[name]))
+            cost, step = source.load_cost(), _rounded(steps[name])
             ranges = column_blocks(source.weights.shape[1])
             for columns, outputs in zip(ranges, cost.outputs, strict=True):
                 weights = np.ascontiguousarray(source.weights[:, columns])
@@ -124,7 +132,7 @@ def encode_all(
     for name, source in sources.items():
         rows, columns = source.weights.shape
         own = tuple(islice(encoded, len(column_blocks(columns))))
-        step = float(np.float32(steps[name]))
+        step = _rounded(steps[name])
         yield name, EncodedMatrix((rows, columns), step, own, source.options.states)
 
 
@@ -138,10 +146,15 @@ def sampled_bits(
             cost, columns = source.load_cost(), source.weights.shape[1]
             chosen = np.linspace(0, columns - 1, min(columns, _SAMPLE_COLUMNS)).astype(np.int64)
             weights = np.ascontiguousarray(source.weights[:, chosen])
-            step = float(np.float32(steps[name]))
+            step = _rounded(steps[name])
             yield weights, step, cost.inputs, cost.columns(chosen), cost.unit, source.options
 
     return dict(zip(sources, workers.starmap(_sample_bits, samples()), strict=True))
+
+
+def _rounded(step: float) -> float:
+    """The step as a file holds it."""
+    return float(np.float32(min(max(step, _LEAST_STEP), _LARGEST_STEP)))
 
 
 def _sample_bits(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.arrays import Floating
+from rbe_cli.kernels.arrays import Floating, sum_of_squares
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.loss import kl_divergence, log_softmax
 from rbe_cli.progress import Progress, no_progress
@@ -164,8 +164,8 @@ def _score(model: Gpt2, reference: Gpt2 | None, tokens: Tokens, skipped: int) ->
         reference_losses,
         divergences,
         agreements,
-        errors=np.array([np.sum((x - y) ** 2, dtype=np.float64) for x, y in pairs]),
-        norms=np.array([np.sum(y**2, dtype=np.float64) for _, y in pairs]),
+        errors=np.array([sum_of_squares(x - y) for x, y in pairs]),
+        norms=np.array([sum_of_squares(y) for _, y in pairs]),
     )
 
 

@@ -9,7 +9,7 @@ from rbe_cli.codec.allocation import solve_scale
 from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import Progress
-from rbe_cli.tasks.encoding import Source, encode_all, sampled_bits
+from rbe_cli.tasks.encoding import Source, deviation, encode_all, sampled_bits
 from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import Workers
 
@@ -60,8 +60,11 @@ def fit(
     workers: Workers,
     folder: WorkFolder,
     progress: Progress,
+    most: float = math.inf,
 ) -> dict[str, EncodedMatrix]:
     """Encode every source so that the file has the target's size, if any rate is free.
+
+    The file is smaller if the finest steps that integers allow make it so.
 
     Args:
         sources: the matrices.
@@ -71,21 +74,23 @@ def fit(
         workers: encode blocks.
         folder: keeps encoded matrices.
         progress: told after each matrix.
+        most: bits a weight that a file of the target's size must not exceed.
 
     Raises:
         UsageError: no steps give the target.
     """
     if not sources:
         return {}
-    forecast = Forecast(sources, workers)
+    forecast, goal = Forecast(sources, workers), target
+    is_free = len(own) < len(sources)
     tried: list[tuple[Steps, dict[str, int]]] = []
+    least, best, result = (True, math.inf), {}, math.inf
 
     def solve() -> Steps:
         if tried:
             forecast.learn(*tried[-1])
-        return _solve(sources, own, target, size, forecast)
+        return _solve(sources, own, goal, size, forecast)
 
-    nearest, best, result = math.inf, {}, math.inf
     for attempt in range(_ATTEMPTS):
         step_name = f"bits-{target:.6f}-attempt-{attempt}"
         steps = _saved_steps(folder, step_name, solve)
@@ -93,16 +98,28 @@ def fit(
         sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
         reached = size(sizes)
         misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]
-        if len(own) < len(sources):
+        if is_free:
             misses.append(abs(reached / target - 1))
-        if sum(misses) < nearest:  # the sum, as zeros never come near a rate of their own
-            nearest, best, result = sum(misses), encoded, reached
-        if max(misses) <= GOOD_ENOUGH:
-            return best
+        is_too_large = is_free and reached > most
+        if max(misses) <= GOOD_ENOUGH and not is_too_large:
+            return encoded
+        if is_too_large:
+            goal -= _SEARCH_TOLERANCE * target
         tried.append((steps, sizes))
-    if len(own) < len(sources) and abs(result - target) > SIZE_TOLERANCE * target:
+        # The sum of misses, as zeros never come near a rate of their own.
+        if (rank := (is_too_large, sum(misses))) < least:
+            least, best, result = rank, encoded, reached
+    missed = is_free and abs(result - target) > SIZE_TOLERANCE * target
+    free = {name: step for name, step in tried[-1][0].items() if name not in own}
+    if missed and (result > target or not _is_finest(free, forecast)):
         raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {result:.3f}")
     return best
+
+
+def _is_finest(steps: Steps, forecast: Forecast) -> bool:
+    """Whether finer steps would hardly make matrices larger: their integers' range is used up."""
+    finer = forecast.bytes({name: step / 4 for name, step in steps.items()})
+    return sum(finer.values()) < 1.01 * sum(forecast.bytes(steps).values())
 
 
 def _saved_steps(folder: WorkFolder, name: str, solve: Callable[[], Steps]) -> Steps:
@@ -178,8 +195,6 @@ def rate_factor(sources: Iterable[Source], bits: float) -> float:
     """
     octaves, weights = 0.0, 0
     for source in sources:
-        size = source.size
-        deviation = float(np.linalg.norm(source.weights)) / math.sqrt(size)
-        octaves += size * math.log2((deviation or 1.0) / source.unit_step)
-        weights += size
+        octaves += source.size * math.log2(deviation(source.weights) / source.unit_step)
+        weights += source.size
     return 2.0 ** (octaves / max(weights, 1) + 1.05 - bits)

@@ -11,6 +11,7 @@ no more than one layer's moments are in memory; between the layers, activations 
 work folder.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -38,6 +39,10 @@ from rbe_cli.text.sampling import sample_rows
 
 Float32 = NDArray[np.float32]
 _STAGE = "measuring layers"
+_SMALLEST, _LARGEST = 1e-12, 1e12  # between which the squares of a batch are within float32
+# How much every logit's squared error, mean over the vocabulary, counts beside the predictions'
+# divergence. Where predictions are certain, it alone says what logits must not do.
+_LOGIT_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def collect(
     sums = _Sums.from_arrays(folder.require("head"))
     for gradient in folder.require("gradient-0").values():
         rows = gradient.reshape(-1, gradient.shape[-1])  # [tokens, d]
-        sums.add("input", "wpe.weight", rows.T @ rows)
+        sums.add("input", "wpe.weight", products(rows))
     yield "embeddings", _of_embeddings(model, sums.means(tokens))
     for layer in range(layers + 1):
         folder.discard(f"state-{layer}")
@@ -152,10 +157,9 @@ class _Sums:
 
     def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
         """Take in what a backward pass shows (`GradientObserver`)."""
-        self.add("input", layer.name, x.T @ x)
+        self.add("input", layer.name, products(x))
         for block, columns in enumerate(column_blocks(grad.shape[1])):
-            part = grad[:, columns]
-            self.add("output", layer.name, part.T @ part, block)
+            self.add("output", layer.name, products(grad[:, columns]), block)
         self._add_bias(layer.name, grad)
 
     def layer_norm(
@@ -168,7 +172,7 @@ class _Sums:
     ) -> None:
         """Of a LayerNorm."""
         normalised = ((x - statistics[:, :1]) * statistics[:, 1:]).astype(x.dtype)
-        squares = np.sum((normalised * grad) ** 2, axis=0, dtype=np.float64)
+        squares = _column_squares(normalised * grad)
         self.add("square", layer.name, squares)
         self._add_bias(layer.name, grad)
 
@@ -176,16 +180,18 @@ class _Sums:
         """Of an embedding, nothing: it is taken from the head."""
 
     def _add_bias(self, name: str, grad: Floating) -> None:
-        squares = np.sum(grad**2, axis=0, dtype=np.float64)
+        squares = _column_squares(grad)
         self.add("square", f"{name.removesuffix('weight')}bias", squares)
 
     def add(self, kind: str, name: str, product: Any, block: int = 0) -> None:
         """Add what is an `input`, `output` or `square` of `Moments`."""
         key = kind, name, block
-        if key in self._products:
+        if key not in self._products:
+            self._products[key] = product
+        elif self._products[key].dtype == product.dtype:
             self._products[key] += product
         else:
-            self._products[key] = product
+            self._products[key] = self._products[key] + product
 
     def merge(self, other: "_Sums") -> None:
         """Take in what another has summed."""
@@ -225,6 +231,26 @@ class _Sums:
         return sums
 
 
+def products(x: Floating, y: Floating | None = None) -> Floating:
+    """The sum of x y^T over rows `[K]` and `[N]`; float64 where float32 might not hold it.
+
+    Args:
+        x: `[rows, K]`.
+        y: `[rows, N]`; None for x itself.
+    """
+    y = x if y is None else y
+    for rows in (x, y):
+        largest = float(np.abs(rows).max(initial=0.0))
+        if largest and not _SMALLEST < largest < _LARGEST:
+            return x.astype(np.float64).T @ y.astype(np.float64)
+    return x.T @ y
+
+
+def _column_squares(rows: Floating) -> Float64:
+    """The sum of squares of each column, `[n]`, in float64."""
+    return np.einsum("tn,tn->n", rows, rows, dtype=np.float64)
+
+
 def _forward(block: TransformerBlock, x: Float32) -> Float32:
     """A batch through a block, `[batch, seq, d]`."""
     return block(x)
@@ -241,11 +267,16 @@ def _head(
         final = ln_f(states[part])
         logits = head(final)
         gradient = np.exp(log_softmax(logits))  # so far the probabilities
-        sums.add("input", head.name, final.T @ final)
-        variance = gradient.sum(axis=0, dtype=np.float64)
-        variance -= np.einsum("tv,tv->v", gradient, gradient)
+        sums.add("input", head.name, products(final))
+        variance = np.einsum("tv,tv->v", gradient, 1 - gradient, dtype=np.float64)
+        variance += len(gradient) * _LOGIT_WEIGHT / gradient.shape[1]
         sums.add("output", head.name, variance)
-        gradient[np.arange(len(gradient)), sample_rows(logits, rng)] -= 1
+        positions = np.arange(len(gradient))
+        gradient[positions, sample_rows(logits, rng)] -= 1
+        # A random difference of two logits: its moment is that of all logits but their mean.
+        pair = rng.integers(0, gradient.shape[1], (2, len(gradient)))
+        gradient[positions, pair[0]] += math.sqrt(_LOGIT_WEIGHT / 2)
+        gradient[positions, pair[1]] -= math.sqrt(_LOGIT_WEIGHT / 2)
         out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums)
     return out.reshape(x.shape), sums
 

@@ -101,13 +101,16 @@ class OutputFile:
         """Bits a weight of the file with these tensors, and matrices of so many bytes to come."""
         parts = [(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
         parts += [(name, "ectcq", count) for name, count in matrices.items()]
-        file_bytes = container_bytes(
+        return self.bits_per_weight(self.bytes(parts))
+
+    def bytes(self, parts: Iterable[tuple[str, str, int]]) -> int:
+        """Bytes of the file with tensors of these names, codecs and bytes."""
+        return container_bytes(
             config=self._checkpoint.config,
             tensors=parts,
             tokenizer_bytes=self._tokenizer_bytes,
             provenance=self._provenance(self._usual_quality()),
         )
-        return self.bits_per_weight(file_bytes)
 
     def bits_per_weight(self, file_bytes: int) -> float:
         """Of a file of so many bytes, its tokenizer not counted."""

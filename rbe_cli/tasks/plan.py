@@ -8,19 +8,17 @@ import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.checkpoint.names import parameter_count, tensor_shapes
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import encode_block
-from rbe_cli.container.geometry import DENSE_ITEM_BYTES
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.cpus import default_threads
-from rbe_cli.tasks.calibration import MAX_BATCH_TOKENS
-from rbe_cli.tasks.compress import first_target
+from rbe_cli.tasks.aim import find_aim, planned_parts
+from rbe_cli.tasks.calibration import MAX_BATCH_TOKENS, describe
 from rbe_cli.tasks.evaluate import CHUNK_LOGITS
 from rbe_cli.tasks.output_file import OutputFile
 from rbe_cli.tasks.settings import Settings
-from rbe_cli.tasks.storing import are_vectors_coded, matrix_rate, vector_bits
 
 _SAMPLE = 256  # rows and columns of the block that is timed
 _INTERPRETER_BYTES = 300_000_000  # Python with Numba and its code
@@ -63,26 +61,19 @@ def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) ->
     """Forecast sizes, memory and time of a run with so many tasks at once."""
     jobs = jobs or default_threads()
     config, shapes = checkpoint.config, tensor_shapes(checkpoint.config)
-    target = first_target(settings, OutputFile(checkpoint, {}, None, "", 0))
-    rate = matrix_rate(config, settings, target)
-    planned = []
-    for name, shape in shapes.items():
-        codec: str = settings.codec(name)
-        bits = settings.bits(name) or rate
-        if codec in DENSE_ITEM_BYTES:
-            bits = 8 * DENSE_ITEM_BYTES[codec]
-        elif not is_matrix(name):
-            codec = "coded" if are_vectors_coded(config, settings) else "float16"
-            bits = vector_bits(config, settings, target)
-        planned.append(PlannedTensor(name, shape, codec, int(bits * prod(shape) / 8)))
-    file_bytes = sum(tensor.bytes for tensor in planned)
+    description, text = describe(None, None)
+    file = OutputFile(checkpoint, settings.goals, None, description, 0, text)
+    aim = find_aim(checkpoint, settings, file)
+    parts = planned_parts(config, aim.settings, aim.matrix_bits)
+    planned = [PlannedTensor(name, shapes[name], codec, size) for name, codec, size in parts]
+    file_bytes = file.bytes(parts)
     encoded = sum(prod(tensor.shape) for tensor in planned if tensor.codec == "ectcq")
     parameters = parameter_count(config)
     return Plan(
         checkpoint.source,
         parameters,
         checkpoint.weight_bytes,
-        8 * file_bytes / parameters,
+        file.bits_per_weight(file_bytes),
         file_bytes,
         memory_bytes(config, jobs),
         _PASSES * encoded / _weights_per_second(checkpoint) / jobs,

@@ -22,7 +22,8 @@ from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.weight import dense
 from rbe_cli.progress import Progress
 from rbe_cli.tasks.calibration import Tokens, batches
-from rbe_cli.tasks.metric import INPUT_DAMPING
+from rbe_cli.tasks.metric import input_factor
+from rbe_cli.tasks.moments import products
 from rbe_cli.tasks.workers import Workers
 
 RIDGE = 0.15  # of the inputs' mean power: .05 and .02 lose more on other text
@@ -119,10 +120,8 @@ def reconstruct(
                 name = f"{own.name.removesuffix('weight')}bias"
                 moments = _moments(linear, streams, workers)
                 weights = np.asarray(dense(linear.weight), np.float64) + moments.correction()
-                damping = INPUT_DAMPING * 2.0 ** -bits[own.name]
-                factor = InputFactor.from_moment(
-                    (moments.inputs / moments.tokens).astype(np.float32), damping
-                )
+                inputs = moments.inputs / moments.tokens
+                factor = input_factor(inputs, bits[own.name], moments.tokens)
                 own.weight = encode(own.name, weights.astype(np.float32), factor)
                 own.bias[:] = biases[name] = _bias(own, linear, moments)
             streams = list(workers.map(_leave, repeat(own), repeat(number % 2 == 1), streams))
@@ -143,8 +142,8 @@ def _batch_moments(linear: Linear, stream: _Stream) -> _Moments:
     """Of the error that the original matrix leaves on the compressed model's input."""
     x, error = stream.x, stream.target - linear(stream.x)
     sums = (part.sum(axis=0, dtype=np.float64) for part in (x, error))
-    products = ((x.T @ part).astype(np.float64) for part in (x, error))
-    return _Moments(len(x), *products, *sums)
+    with_both = (products(x, part).astype(np.float64) for part in (x, error))
+    return _Moments(len(x), *with_both, *sums)
 
 
 def _bias(own: Linear, original: Linear, moments: _Moments) -> Floating:

@@ -3,6 +3,7 @@
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,8 @@ from rbe_cli.codec.trellis import QuantiserOptions
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 
 DEFAULT_PRESET = "balanced"
-MIN_BPW, MAX_BPW = 1.0, 12.0
+MIN_BPW = 1.0
+MAX_BITS = 12.0  # a weight of a matrix: what lossy coding is of use for (tasks/aim.py)
 Codec = Literal["ectcq", "fixed", "classic", "float16", "float32"]
 Objective = Literal["kl", "outputs"]
 _OVERRIDE = re.compile(
@@ -40,6 +42,11 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits: float | None = None
     block: int | None = None
 
+    @classmethod
+    def of_names(cls, names: Iterable[str], codec: Codec) -> "Override":
+        """A rule for exactly these tensors."""
+        return cls(f"^(?:{'|'.join(map(re.escape, names))})$", codec)
+
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a preset gives on an English GPT-2 of 6 million parameters (docs/MEASUREMENTS.md).
@@ -61,7 +68,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a preset or config file: one of the three targets, or `bits`.
 
     Attributes:
-        target_bpw: bits a weight of the whole file without its tokenizer.
+        target_bpw: bits a weight of the whole file without its tokenizer; beyond `MAX_BITS` a
+            limit, within which tensors are stored exactly (tasks/aim.py).
         description: one line for people.
         override: rules; the last that matches a tensor holds.
         max_kl_divergence: nats a token on held-out text that the file must not exceed.
@@ -117,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rule = self._rule(name)
         return (rule and rule.bits) or self.default_bits
 
+    def is_free(self, name: str) -> bool:
+        """Whether a tensor's codec and rate are left to the target."""
+        return self.codec(name) == "ectcq" and self.bits(name) is None
+
     def quantiser(self, name: str) -> QuantiserOptions:
         """That a matrix is encoded with; the alphabet of embeddings is not limited."""
         if is_embedding(name):
@@ -147,11 +159,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, value in above_zero.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{where}: {name} = {value} is not above 0")
-        rates = [("target_bpw", self.target_bpw), ("bits", self.default_bits)]
-        rates += [("bits", rule.bits) for rule in self.override]
-        for name, rate in rates:
-            if rate is not None and not MIN_BPW <= rate <= MAX_BPW:
-                raise UsageError(f"{where}: {name} = {rate} is not between {MIN_BPW} and {MAX_BPW}")
+        if self.target_bpw is not None and not MIN_BPW <= self.target_bpw < math.inf:
+            raise UsageError(f"{where}: target_bpw = {self.target_bpw} is not {MIN_BPW} or more")
+        for bits in (self.default_bits, *(rule.bits for rule in self.override)):
+            if bits is not None and not MIN_BPW <= bits <= MAX_BITS:
+                raise UsageError(f"{where}: bits = {bits} is not between {MIN_BPW} and {MAX_BITS}")
         for rule in self.override:
             try:
                 re.compile(rule.match)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.checkpoint.names import is_matrix
 from rbe_cli.codec import dense
 from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.fixed import FixedMatrix
@@ -23,52 +23,14 @@ from rbe_cli.progress import Progress
 from rbe_cli.tasks.encoding import Cost, Source, encode_all
 from rbe_cli.tasks.fitting import fit, rate_factor
 from rbe_cli.tasks.metric import Metric, as_matrix
+from rbe_cli.tasks.rates import are_vectors_coded, matrix_rate
 from rbe_cli.tasks.settings import Settings
 from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
-_VECTOR_SURPLUS = 4.0  # bits a value of a vector, above those of the matrices
 _SURPLUS = 0.016  # of a step, at 0 bits: what reconstructed matrices would be larger by
 Size = Callable[[Sequence[StoredTensor], Mapping[str, int]], float]
-
-
-def matrix_rate(config: Gpt2Config, settings: Settings, bits_per_weight: float) -> float:
-    """About the bits a weight that a target leaves for the matrices without a rate of their own.
-
-    Raises:
-        UsageError: it leaves none.
-    """
-    left, free = bits_per_weight * parameter_count(config), 0
-    for name, shape in tensor_shapes(config).items():
-        codec, bits, count = settings.codec(name), settings.bits(name), math.prod(shape)
-        if codec in DENSE_ITEM_BYTES:
-            left -= 8 * DENSE_ITEM_BYTES[codec] * count
-        elif not is_matrix(name):
-            left -= vector_bits(config, settings, bits_per_weight) * count
-        elif bits is not None:
-            left -= bits * count
-        else:
-            free += count
-    if free and left <= 0:
-        raise UsageError(
-            f"{bits_per_weight:.4g} bits a weight cannot be reached with these rules: "
-            "what they keep is larger"
-        )
-    return max(left / max(free, 1), 1.0)
-
-
-def vector_bits(config: Gpt2Config, settings: Settings, bits_per_weight: float) -> float:
-    """About the bits a value of a bias or LayerNorm parameter that is not to stay as it is."""
-    coded = are_vectors_coded(config, settings)
-    return min(bits_per_weight + _VECTOR_SURPLUS, 16.0) if coded else 16.0
-
-
-def are_vectors_coded(config: Gpt2Config, settings: Settings) -> bool:
-    """Whether some matrix's errors are counted in nats, as those of vectors are."""
-    matrices = [name for name in tensor_shapes(config) if is_matrix(name)]
-    coded = any(settings.codec(name) == "ectcq" for name in matrices)
-    return coded and settings.objective == "kl"
 
 
 class Storing:
@@ -103,11 +65,12 @@ class Storing:
         self._progress = progress
         self._factor: float | None = None  # of the last file's unit steps
 
-    def store(self, bits_per_weight: float) -> list[StoredTensor]:
+    def store(self, bits_per_weight: float, most: float = math.inf) -> list[StoredTensor]:
         """All tensors, in the checkpoint's order.
 
         Args:
             bits_per_weight: of the file, which holds if any matrix's rate is free.
+            most: bits a weight of the file that must not be exceeded.
 
         Raises:
             UsageError: the size cannot be reached.
@@ -128,7 +91,7 @@ class Storing:
         own = {name: bits for name in sources if (bits := self._settings.bits(name)) is not None}
         size = partial(self._size, stored)
         encoded = fit(
-            sources, own, bits_per_weight, size, self._workers, self._folder, self._progress
+            sources, own, bits_per_weight, size, self._workers, self._folder, self._progress, most
         )
         stored += [
             StoredTensor(name, self._tensors[name].shape, "ectcq", matrix.to_bytes())
@@ -155,7 +118,8 @@ class Storing:
         if is_kept or self._factor is None or not is_coded:
             return self._dense(name, values)
         mean = float(np.mean(self._metric.squares[name]))
-        step = self._factor / math.sqrt(mean) / 2 if mean > 0 else math.inf
+        # Where nothing depends on the vector, nothing says what errors would cost: hardly any.
+        step = self._factor / math.sqrt(mean) / 2 if mean > 0 else 0.0
         step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
         codec, data = choose(values, step)
         return StoredTensor(name, values.shape, codec, data)

@@ -1,5 +1,6 @@
 """What became of each tensor of a checkpoint in a file."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec.feedback import InputFactor
 from rbe_cli.container.decode import decode
 from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.kernels.arrays import sum_of_squares
 from rbe_cli.tasks.metric import as_matrix
 
 Float32 = NDArray[np.float32]
@@ -34,7 +36,7 @@ def report(stored: StoredTensor, tensor: Float32, inputs: InputFactor | None) ->
         inputs: of the layer that the matrix belongs to; None if there is no such layer.
     """
     change = tensor - decode(stored)
-    norm = float(np.linalg.norm(tensor))
+    norm = math.sqrt(sum_of_squares(tensor))
     output_error = None
     if inputs is not None:
         error = inputs.output_power(as_matrix(stored.name, change))
@@ -45,6 +47,6 @@ def report(stored: StoredTensor, tensor: Float32, inputs: InputFactor | None) ->
         stored.shape,
         stored.codec,
         8 * len(stored.data) / tensor.size,
-        float(np.linalg.norm(change)) / max(norm, 1e-30),
+        math.sqrt(sum_of_squares(change)) / max(norm, 1e-30),
         output_error,
     )

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from rbe_cli.codec import scales
 from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
-from rbe_cli.codec.feedback import RATE_WEIGHT, InputFactor, OutputFactor, quantise
+from rbe_cli.codec.feedback import (
+    RATE_WEIGHT,
+    InputFactor,
+    OutputFactor,
+    damped_cholesky,
+    quantise,
+)
 from rbe_cli.codec.geometry import SEGMENT, trellis_order
 from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.codec.trellis import (
@@ -93,7 +99,7 @@ def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damp
     order, segment = trellis_order(columns), np.arange(columns) // SEGMENT
     mixed = segment[:, None] < segment
     np.testing.assert_array_equal(factor.mixing[~mixed], 0)
-    assert factor.mixing.dtype == factor.diagonal.dtype == np.float32
+    assert (factor.mixing.dtype, factor.diagonal.dtype) == (np.float32, np.float64)
 
     unit = np.eye(columns) + factor.mixing  # M, unit upper triangular: it changes later columns
     expected = damped(moment, damping)[np.ix_(order, order)]
@@ -124,7 +130,85 @@ def test_a_diagonal_moment_is_an_importance(columns, seed):
     plain = OutputFactor.from_importance(importance)
     assert plain.mixing.size == 0
     np.testing.assert_allclose(factor.diagonal, plain.diagonal, rtol=1e-5)
-    np.testing.assert_array_equal(plain.diagonal, np.float32(importance)[trellis_order(columns)])
+    np.testing.assert_array_equal(plain.diagonal, importance[trellis_order(columns)])
+
+
+# Moments that no trained model has, or few
+
+
+DEGENERATE = st.sampled_from(["zeros", "rank one", "equal", "dead", "indefinite", "spread"])
+SCALES = st.sampled_from([1e-30, 1e-12, 1.0, 1e12, 1e30])
+
+
+def degenerate(kind, size, seed):
+    """A moment `[size, size]`, float64, that rounding or too few tokens have made singular."""
+    rng = np.random.default_rng(seed)
+    moment = correlated(size, seed).astype(np.float64)
+    if kind == "zeros":
+        moment[:] = 0
+    elif kind == "rank one":
+        row = rng.normal(size=size)
+        moment = np.outer(row, row)
+    elif kind == "equal":  # all channels are one
+        moment = np.ones((size, size))
+    elif kind == "dead":
+        dead = rng.random(size) < 0.5
+        moment[dead], moment[:, dead] = 0, 0
+    elif kind == "indefinite":
+        noise = 1e-3 * rng.normal(size=(size, size))
+        moment = np.outer(np.ones(size), np.ones(size)) + noise + noise.T
+    else:  # a few channels are far larger than all others
+        scale = np.exp2(rng.integers(-30, 30, size).astype(np.float64))
+        moment *= np.outer(scale, scale)
+    return moment
+
+
+@settings(max_examples=150)
+@given(
+    kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES,
+    damping=st.sampled_from([0.0, 1e-12, 1e-3, 0.6]),
+)  # fmt: skip
+def test_every_moment_can_be_factored(kind, size, seed, scale, damping):
+    moment = degenerate(kind, size, seed) * scale
+    mean = np.diag(moment).mean() or 1.0
+    cholesky, added = damped_cholesky(moment, damping)
+    assert added >= damping * mean
+    assert np.isfinite(cholesky).all()
+    assert np.diag(cholesky).min() ** 2 > 0.5 * added
+    difference = cholesky @ cholesky.T - moment - added * np.eye(size)
+    assert np.abs(difference).max() <= 1e-9 * (mean + added) * size
+
+
+@settings(max_examples=100)
+@given(kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES)
+def test_factors_of_any_moment_are_finite_and_positive(kind, size, seed, scale):
+    moment = degenerate(kind, size, seed) * scale
+    inputs, outputs = InputFactor.from_moment(moment, 1e-3), OutputFactor.from_moment(moment, 1e-3)
+    for factor in (inputs.lower, inputs.diagonal, outputs.mixing, outputs.diagonal):
+        assert np.isfinite(factor).all()
+    assert (inputs.diagonal > 0).all()
+    assert (outputs.diagonal > 0).all()
+
+
+@settings(max_examples=60)
+@given(
+    kinds=st.tuples(DEGENERATE, DEGENERATE), rows=st.integers(1, 70),
+    columns=st.integers(1, 70), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_errors_that_are_fed_back_are_never_clipped(kinds, rows, columns, seed):
+    """At 12 bits a weight, with the least damping that the tool uses."""
+    inputs = InputFactor.from_moment(degenerate(kinds[0], rows, seed), 0.2 / 2**8)
+    outputs = OutputFactor.from_moment(degenerate(kinds[1], columns, seed), 0.6 / 2**8)
+    weights = random_weights(rows, columns, seed)
+    levels = np.zeros(columns, np.int16)
+    integers = quantise(weights, levels, 2.0**-11, inputs, outputs)
+    assert np.abs(integers).max() < MAX_INTEGER // 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_moment_that_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match="not finite"):
+        damped_cholesky(np.full((3, 3), value), 0.1)
 
 
 # Feedback

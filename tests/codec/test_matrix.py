@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from rbe_cli.codec import rans, reference, scales
-from rbe_cli.codec.entropy_model import MAX_INTEGER
+from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import MAX_COLUMNS, column_blocks
 from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock, encode_block
@@ -150,16 +150,25 @@ def test_the_step_is_that_of_columns_of_unit_importance():
     ids=["zero", "tiny", "huge", "lowest", "outliers", "rows", "columns", "zero column"],
 )
 def test_extreme_weights_survive(weights):
-    """What is out of the integers' range is clipped; everything else stays near its weight."""
+    """A column's step is raised until half of the integers' range holds its largest weight."""
     weights = weights.astype(np.float32)
     matrix = encode(weights, 0.5)
     read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
     np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
-    limit = 0.5 * 32760
-    within = np.abs(weights) < limit
-    assert np.abs(read.decode() - weights)[within].max(initial=0.0) <= 2
-    assert (np.abs(read.decode()[~within]) >= limit).all()
-    assert (np.sign(read.decode()) == np.sign(weights))[~within].all()
+    raised = 2 * np.abs(weights.astype(np.float64)).max(axis=0) / MAX_INTEGER
+    allowed = 4 * np.maximum(0.5, 2 ** (1 / LEVELS_PER_OCTAVE) * raised)
+    assert (np.abs(read.decode() - weights.astype(np.float64)) <= allowed).all()
+
+
+@pytest.mark.parametrize("step", [1e-37, 1e-20, 1e33])
+def test_any_step_gives_finite_weights(step):
+    weights = gaussian((40, 9))
+    importance = np.logspace(-60, 60, 9)
+    outputs = OutputFactor.from_importance(importance)
+    block = encode_block(weights, step, InputFactor.identity(40), outputs)
+    read = EncodedMatrix((40, 9), step, (block,)).decode()
+    assert np.isfinite(read).all()
+    assert np.abs(read).max() <= 2 * np.abs(weights).max()
 
 
 def test_blocks_decode_independently():

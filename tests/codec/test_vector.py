@@ -85,22 +85,21 @@ def test_outliers_cost_little():
 @given(values=VALUES, step=STEPS)
 def test_the_choice_is_the_smallest_that_is_near_enough(values, step):
     codec, data = choose(values, step)
-    decoded = decode_vector(data, values.shape, codec)
-    dense_codec = dense.choose(values)
-    assert len(data) <= len(dense.encode(values, dense_codec))
-    error = np.abs(decoded.astype(np.float64) - values)
     allowed = 0.5 * np.float32(step) + 2.0**-23 * np.abs(values.astype(np.float64))
-    if codec in ("coded", "scalar"):
-        assert (error <= allowed).all()
-    else:
-        assert codec == dense_codec
+
+    def is_near(codec, data):
+        found = outcome(decode_vector, data, values.shape, codec)
+        return found is not None and (np.abs(found - values.astype(np.float64)) <= allowed).all()
+
+    assert is_near(codec, data)
+    with np.errstate(over="ignore"):
+        half = dense.encode(values, "float16")
+    others = ("coded", encode_vector(values, step)), ("float16", half)
+    for other, longer in (*others, ("float32", dense.encode(values, "float32"))):
+        if is_near(other, longer):
+            assert len(data) <= len(longer)
     if np.ptp(values.astype(np.float64)) == 0:
         assert len(data) <= 4
-    if codec != "scalar":
-        coded = encode_vector(values, step)
-        found = outcome(decode_vector, coded, values.shape, "coded")
-        if found is not None and (np.abs(found - values.astype(np.float64)) <= allowed).all():
-            assert len(data) <= len(coded)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_the_choice_is_the_smallest_that_is_near_enough(values, step):
         (1 + 4e-4 * np.sin(np.arange(50)), 1e-3, "scalar"),  # as good as constant
         (np.full(1, 0.1), 1e-3, "float16"),
         (gaussian(300), 0.05, "coded"),
-        (gaussian(300), 1e-5, "float16"),  # 17 bits a value and more
+        (gaussian(300), 1e-5, "float32"),  # out of the range of `coded`, too fine for float16
         (gaussian(5), 0.05, "float16"),  # 14 bytes are too many
         (70000 * gaussian(300), 1000.0, "coded"),
         (70000 * gaussian(300), 0.01, "float32"),
@@ -123,9 +122,8 @@ def test_what_is_chosen(values, step, codec):
     values = values.astype(np.float32)
     found, data = choose(values, step)
     assert found == codec
-    assert largest_error(decode_vector(data, values.shape, codec), values) <= step / 2 or (
-        codec == "float16"
-    )
+    spacing = np.spacing(np.abs(values).max())
+    assert largest_error(decode_vector(data, values.shape, codec), values) <= step / 2 + spacing
 
 
 @pytest.mark.parametrize("codec", ["float16", "float32"])

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from compressing import relative
 from sources import source_of
 
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
@@ -124,12 +125,26 @@ def test_zeros_cannot_have_bits_and_do_not_keep_the_others_from_theirs(mixed_sou
     assert reached(encoded) == pytest.approx(4, rel=0.01)
 
 
-@pytest.mark.parametrize("target", [1.0, 12.0])
-def test_a_target_out_of_reach_is_refused(sources, fitted, target):
-    """Rates of their own leave the one free matrix too much or too little."""
-    message = rf"{target} bits a weight cannot be reached: the nearest is [0-9.]+$"
-    with pytest.raises(UsageError, match=message):
-        fitted(sources, {"a": 4.0, "c": 4.0}, target)
+def test_a_target_that_leaves_too_little_is_refused(sources, fitted):
+    """Rates of their own are above it."""
+    with pytest.raises(UsageError, match=r"1.0 bits a weight cannot be reached: the nearest is"):
+        fitted(sources, {"a": 4.0, "c": 4.0}, 1.0)
+
+
+def test_a_target_that_is_more_than_integers_take_gives_the_finest_steps(sources, fitted):
+    encoded = fitted(sources, {"a": 4.0, "c": 4.0}, 14.0)
+    assert reached(encoded) < 6
+    assert 13 < bits(encoded["b"]) < 17
+    weights = sources["b"].weights
+    assert relative(weights - encoded["b"].decode(), weights) < 1e-4
+
+
+def test_a_size_that_must_not_be_exceeded_is_not(mixed_sources, fitted, pool, new_folder):
+    """Even where the nearest file is larger."""
+    nearest = reached(fitted(mixed_sources, {}, 4.0))
+    most = nearest - 1e-4
+    arguments = mixed_sources, {}, 4.0, size, pool, new_folder(), no_progress, most
+    assert 0.99 * most < reached(fit(*arguments)) <= most
 
 
 @pytest.mark.parametrize("which", ["sources", "mixed_sources"])

@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +13,23 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 from rbe_cli.tasks.calibration import from_model
 from rbe_cli.tasks.encoding import Cost
-from rbe_cli.tasks.metric import make_cost, measure
+from rbe_cli.tasks.metric import input_factor, make_cost, measure
 from rbe_cli.tasks.moments import collect
 from rbe_cli.tasks.settings import Override, Settings
 from rbe_cli.tasks.workers import workers
 
-FINE = 60.0  # bits a weight at which damping plays no role
+MANY = 10**9  # tokens: few enough of them would ask for more damping
+FINEST = 2.0**-8  # of the damping at 0 bits: what is left of it at high rates
 
 
 def random_moment(rng, size):
     rows = rng.normal(size=(4 * size, size))
     return (rows.T @ rows / len(rows)).astype(np.float32)
+
+
+def damped(moment, damping):
+    """The moment with `damping` times its mean diagonal added."""
+    return moment + damping * np.diag(moment).mean() * np.eye(len(moment))
 
 
 def blocks_of(columns):
@@ -75,16 +82,16 @@ def importance(cost):
 
 def test_linear_layers_pay_for_their_inputs_and_gradients(weights, moments):
     inputs, outputs = moments
-    cost = make_cost(weights, inputs, outputs, "kl", FINE)
-    assert relative_error(input_moment(cost), inputs) < 1e-5
+    cost = make_cost(weights, inputs, outputs, "kl", 60.0, MANY)
+    assert relative_error(input_moment(cost), damped(inputs, 0.2 * FINEST)) < 1e-5
     for factor, moment in zip(cost.outputs, outputs, strict=True):
-        undamped = OutputFactor.from_moment(moment, 0.0)
-        np.testing.assert_allclose(factor.diagonal, undamped.diagonal, rtol=1e-5)
-        np.testing.assert_allclose(factor.mixing, undamped.mixing, atol=1e-5)
+        expected = OutputFactor.from_moment(moment, 0.6 * FINEST)
+        np.testing.assert_allclose(factor.diagonal, expected.diagonal, rtol=1e-5)
+        np.testing.assert_allclose(factor.mixing, expected.mixing, atol=1e-5)
 
 
 def test_tokens_pay_by_their_importance_and_rare_ones_are_not_free(weights, moments, tokens):
-    cost = make_cost(weights, moments[0], tokens, "kl", FINE)
+    cost = make_cost(weights, moments[0], tokens, "kl", 60.0, MANY)
     assert all(factor.mixing.size == 0 for factor in cost.outputs)
     known = np.concatenate(tokens)
     added = importance(cost) - known
@@ -95,13 +102,13 @@ def test_tokens_pay_by_their_importance_and_rare_ones_are_not_free(weights, mome
 def test_the_objective_of_outputs_counts_errors_over_the_output_s_power(weights, moments, tokens):
     inputs, outputs = moments
     for scale in (1e-3, 1.0, 1e3):
-        cost = make_cost(scale * weights, inputs, outputs, "outputs", FINE)
+        cost = make_cost(scale * weights, inputs, outputs, "outputs", 60.0, MANY)
         assert all(factor.mixing.size == 0 for factor in cost.outputs)
         power = np.sum(scale**2 * weights * (inputs @ weights))
         np.testing.assert_allclose(importance(cost), 1 / power, rtol=0.05)
-        assert relative_error(input_moment(cost), inputs) < 1e-5
+        assert relative_error(input_moment(cost), damped(inputs, 0.2 * FINEST)) < 1e-5
     known = np.concatenate(tokens)
-    cost = make_cost(weights, inputs, tokens, "outputs", FINE)
+    cost = make_cost(weights, inputs, tokens, "outputs", 60.0, MANY)
     power = np.sum(weights * (inputs @ weights) * known)
     np.testing.assert_allclose(importance(cost), known / power, atol=0.05 * known.mean() / power)
 
@@ -113,7 +120,7 @@ def test_damping_halves_with_each_bit(weights, moments):
 
     def added(bits):
         """What is added to the diagonals of (H, G), of their means."""
-        cost = make_cost(weights, inputs, outputs, "kl", bits)
+        cost = make_cost(weights, inputs, outputs, "kl", bits, MANY)
         to_outputs = importance(cost) - before
         to_inputs = cost.inputs.damping / np.diag(inputs).mean()
         return np.array([to_inputs, to_outputs.mean() / before.mean()])
@@ -121,6 +128,22 @@ def test_damping_halves_with_each_bit(weights, moments):
     for more, less in pairwise(added(bits) for bits in (1.0, 2.0, 3.0, 4.0)):
         assert (more < 1).all()
         np.testing.assert_allclose(less, more / 2, rtol=1e-3)
+    np.testing.assert_array_equal(added(8.0), added(12.0))  # the least there is
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 4000, 10**7])
+def test_moments_of_few_tokens_are_damped_more(tokens):
+    """By the share of the oracle-approximating shrinkage, equation 23 of Chen et al. (2010)."""
+    rng, size = np.random.default_rng(0), 30
+    rows = rng.normal(size=(tokens if tokens < 5000 else 5000, size)) * np.arange(1, size + 1)
+    moment = rows.T @ rows / len(rows)
+    square, trace = np.trace(moment @ moment), np.trace(moment)
+    share = (1 - 2 / size) * square + trace**2
+    share /= (tokens + 1 - 2 / size) * (square - trace**2 / size)
+    expected = min(share / (1 - share), 1e3) if share < 1 else 1e3
+    factor = input_factor(moment, 8.0, tokens)
+    found = factor.damping / np.diag(moment).mean()
+    assert found == pytest.approx(max(expected, 0.2 * FINEST), rel=1e-6)
 
 
 def test_moments_of_zeros_can_be_used(weights, moments, tokens):
@@ -129,7 +152,7 @@ def test_moments_of_zeros_can_be_used(weights, moments, tokens):
     for objective in ("kl", "outputs"):
         for outputs in (moments[1], tokens):
             none = [np.zeros_like(part) for part in outputs]
-            cost = make_cost(weights, zeros, none, objective, 4.0)
+            cost = make_cost(weights, zeros, none, objective, 4.0, MANY)
             assert (cost.inputs.diagonal > 0).all()
             assert (importance(cost) > 0).all()
             assert 0 < cost.unit_step < np.inf
@@ -137,13 +160,22 @@ def test_moments_of_zeros_can_be_used(weights, moments, tokens):
 
 def test_costs_survive_the_work_folder(weights, moments, tokens, folder):
     for outputs in (moments[1], tokens):
-        cost = make_cost(weights, moments[0], outputs, "kl", 3.0)
+        cost = make_cost(weights, moments[0], outputs, "kl", 3.0, MANY)
         folder.save("cost", cost.to_arrays())
         again = Cost.from_arrays(folder.require("cost"))
         assert again.unit_step == cost.unit_step
         assert again.inputs.damping == cost.inputs.damping
         for name, array in cost.to_arrays().items():
             np.testing.assert_array_equal(again.to_arrays()[name], array)
+
+
+def test_a_block_that_nothing_depends_on_costs_what_the_others_do(weights, moments):
+    """Its columns share the step of the matrix."""
+    inputs, outputs = moments
+    dead = [outputs[0], np.zeros_like(outputs[1])]
+    cost = make_cost(weights, inputs, dead, "kl", 4.0, MANY)
+    mean = np.mean(np.concatenate([np.diag(part) for part in dead]))
+    np.testing.assert_allclose(cost.outputs[1].diagonal, mean, rtol=1e-6)
 
 
 # All of a model
@@ -179,6 +211,25 @@ def test_what_was_measured_before_is_read(checkpoint, kernels, pool, folder, mon
     again = measured_of(checkpoint, kernels, Settings(4.0), pool, folder)
     assert again.unit_steps == first.unit_steps
     np.testing.assert_equal(again.squares, first.squares)
+
+
+def test_a_matrix_that_nothing_depends_on_has_the_rate_of_the_others(
+    checkpoint, kernels, pool, folder
+):
+    """Of two layers, the second adds nothing to the residual stream."""
+    names = ("h.1.attn.c_proj.weight", "h.1.mlp.c_proj.weight")
+    zeros = {name: np.zeros_like(checkpoint.tensors[name]) for name in names}
+    changed = dataclasses.replace(checkpoint, tensors=dict(checkpoint.tensors) | zeros)
+    steps = measured_of(changed, kernels, Settings(4.0), pool, folder).unit_steps
+    dead = ["h.1.attn.c_attn.weight", "h.1.mlp.c_fc.weight"]
+    octaves = {
+        name: np.log2(np.sqrt(np.mean(checkpoint.tensors[name].astype(np.float64) ** 2)) / step)
+        for name, step in steps.items()
+        if name not in zeros
+    }
+    live = {name: octave for name, octave in octaves.items() if name not in dead}
+    for name in dead:
+        assert min(live.values()) < octaves[name] < max(live.values())
 
 
 # What it is all for

@@ -26,12 +26,11 @@ def test_a_plan_comes_near_the_compression(checkpoint, pool, tmp_path, settings)
     planned = plan(checkpoint, settings)
     options = CompressOptions(settings, calib_samples=16)
     done = compress(checkpoint, tmp_path / "a.rbe", options, pool)
-    tokenizer_bytes = done.file_bytes - done.bits_per_weight * done.parameters / 8
     assert planned.source == done.source
     assert planned.parameters == done.parameters
     assert planned.original_bytes == done.original_bytes
     assert planned.bits_per_weight == pytest.approx(done.bits_per_weight, rel=0.015)
-    assert planned.file_bytes == pytest.approx(done.file_bytes - tokenizer_bytes, rel=0.015)
+    assert planned.file_bytes == pytest.approx(done.file_bytes, rel=0.015)
     assert planned.memory_bytes > 4 * planned.parameters
     assert [(t.name, t.shape, t.codec) for t in planned.tensors] == [
         (t.name, t.shape, t.codec) for t in done.tensors
@@ -48,8 +47,8 @@ def test_a_plan_comes_near_the_compression(checkpoint, pool, tmp_path, settings)
 
 def test_sizes_add_up(checkpoint):
     planned = plan(checkpoint, Settings(4.0))
-    assert planned.file_bytes == sum(tensor.bytes for tensor in planned.tensors)
-    assert planned.bits_per_weight == 8 * planned.file_bytes / planned.parameters
+    assert planned.file_bytes > sum(tensor.bytes for tensor in planned.tensors)
+    assert planned.bits_per_weight == pytest.approx(4.0, rel=0.01)
     rates = {
         round(tensor.bytes / math.prod(tensor.shape), 3)
         for tensor in planned.tensors

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from rbe_cli.errors import BadFileError, NotFoundError, RbeError, UsageError
 from rbe_cli.tasks.settings import (
     DEFAULT_PRESET,
-    MAX_BPW,
+    MAX_BITS,
     MIN_BPW,
     Override,
     Settings,
@@ -88,8 +90,8 @@ def test_a_config_file_says_all_that_settings_can(tmp_path):
         ("", "target_bpw"),
         ("target_bpw = 'four'", "target_bpw"),
         ("target_bpw = 4.0\nsize = 3", "size"),
-        ("target_bpw = 0.5", "target_bpw = 0.5 is not between 1.0 and 12.0"),
-        ("target_bpw = 13", "target_bpw = 13.0"),
+        ("target_bpw = 0.5", "target_bpw = 0.5 is not 1.0 or more"),
+        ("bits = 13", "bits = 13.0 is not between 1.0 and 12.0"),
         ("target_bpw = nan", "target_bpw = nan"),
         ("target_bpw = inf", "target_bpw = inf"),
         (f"target_bpw = 1{400 * '0'}", "target_bpw"),
@@ -218,11 +220,38 @@ def test_the_last_rule_that_matches_holds():
 @given(st.floats())
 def test_a_target_is_within_bounds_or_refused(target):
     settings = Settings(target)
-    if MIN_BPW <= target <= MAX_BPW:
+    if MIN_BPW <= target < math.inf:
         settings.check("here")
     else:
         with pytest.raises(UsageError, match="here: target_bpw"):
             settings.check("here")
+
+
+@given(st.floats())
+def test_bits_of_a_matrix_are_within_bounds_or_refused(bits):
+    for settings in (
+        Settings(default_bits=bits),
+        Settings(4.0, override=(Override("", bits=bits),)),
+    ):
+        if MIN_BPW <= bits <= MAX_BITS:
+            settings.check("here")
+        else:
+            with pytest.raises(UsageError, match=r"here: bits = .* is not between"):
+                settings.check("here")
+
+
+def test_a_rule_can_name_tensors():
+    rule = Override.of_names(["h.1.attn.c_attn.weight", "wte.weight"], "float16")
+    settings = Settings(4.0, override=(Override("mlp", bits=3.0), rule))
+    names = {
+        "wte.weight": ("float16", False),
+        "h.1.attn.c_attn.weight": ("float16", False),
+        "h.1.attn.c_attn.weights": ("ectcq", True),
+        "h.11.attn.c_attn.weight": ("ectcq", True),
+        "hx1.attn.c_attn.weight": ("ectcq", True),
+        "h.1.mlp.c_fc.weight": ("ectcq", False),
+    }
+    assert {name: (settings.codec(name), settings.is_free(name)) for name in names} == names
 
 
 # The classic scheme

@@ -1,12 +1,14 @@
 """Sizes in bytes, divergences and rates that a file may be asked to have."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from compressing import by_name, run
+from compressing import by_name, decode, run
 
 from rbe_cli.checkpoint.names import is_matrix
 from rbe_cli.errors import UsageError
-from rbe_cli.tasks.settings import Settings
+from rbe_cli.tasks.settings import Override, Settings
 
 
 @pytest.mark.parametrize("size", [20_000, 31_234, 60_000])
@@ -29,10 +31,84 @@ def test_a_divergence_is_met_by_a_file_that_is_hardly_larger_than_need_be(
     assert 0.8 * target <= result.quality.kl_divergence <= target
 
 
-def test_a_divergence_out_of_reach_is_refused(checkpoint, tmp_path):
-    rough = Settings(target_kl=1e-9)
-    with pytest.raises(UsageError, match="1e-09 cannot be reached: the nearest is"):
-        run(checkpoint, tmp_path / "a.rbe", rough)
+def test_a_divergence_that_lossy_coding_cannot_reach_is_met_by_exact_tensors(checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "a.rbe", Settings(target_kl=1e-12))
+    assert abs(result.quality.kl_divergence) <= 1e-12
+    assert_exact(result, checkpoint, tmp_path / "a.rbe")
+
+
+def test_a_divergence_that_rules_keep_out_of_reach_is_refused(checkpoint, tmp_path):
+    rough = Settings(target_kl=1e-6, override=(Override("wte", bits=2.0),))
+    with pytest.raises(UsageError, match="1e-06 cannot be reached with these rules: the nearest"):
+        run(checkpoint, tmp_path / "a.rbe", rough, calib_samples=4)
+
+
+# More room than lossy coding can use
+
+
+def assert_exact(result, checkpoint, path):
+    """Every tensor of the file is the checkpoint's, bit for bit."""
+    decoded = decode(path)
+    for name, tensor in checkpoint.tensors.items():
+        np.testing.assert_array_equal(decoded[name].view(np.int32), tensor.view(np.int32))
+    assert {tensor.relative_error for tensor in result.tensors} == {0.0}
+
+
+@pytest.mark.parametrize("goal", [{"target_size": 10**6}, {"target_bpw": 40.0}], ids=str)
+def test_a_target_that_holds_every_tensor_gives_an_exact_file(checkpoint, tmp_path, goal):
+    result = run(checkpoint, tmp_path / "a.rbe", Settings(**goal), calib_samples=2)
+    assert result.quality.kl_divergence == 0
+    assert {tensor.codec for tensor in result.tensors} == {"float32"}
+    assert_exact(result, checkpoint, tmp_path / "a.rbe")
+    # A byte less, and it is not all exact; the file is no larger than that.
+    smaller = Settings(target_size=result.file_bytes - 1)
+    less = run(checkpoint, tmp_path / "b.rbe", smaller, calib_samples=2)
+    assert less.file_bytes < result.file_bytes
+    same = Settings(target_size=result.file_bytes)
+    again = run(checkpoint, tmp_path / "c.rbe", same, calib_samples=2)
+    assert again.file_bytes == result.file_bytes
+
+
+def test_values_that_float16_holds_are_kept_in_it(checkpoint, tmp_path):
+    tensors = {
+        name: tensor.astype(np.float16).astype(np.float32)
+        for name, tensor in checkpoint.tensors.items()
+    }
+    tensors["wpe.weight"] = checkpoint.tensors["wpe.weight"]
+    changed = dataclasses.replace(checkpoint, tensors=tensors)
+    result = run(changed, tmp_path / "a.rbe", Settings(target_size=10**6), calib_samples=2)
+    codecs = {tensor.name: tensor.codec for tensor in result.tensors}
+    assert codecs.pop("wpe.weight") == "float32"
+    assert set(codecs.values()) == {"float16"}
+    assert_exact(result, changed, tmp_path / "a.rbe")
+
+
+def test_beyond_twelve_bits_matrices_are_exact_one_by_one(checkpoint, tmp_path):
+    exact, sizes = [], []
+    for target in (12.5, 16.0, 24.0):
+        result = run(checkpoint, tmp_path / f"{target}.rbe", Settings(target), calib_samples=2)
+        matrices = [tensor for tensor in result.tensors if is_matrix(tensor.name)]
+        exact.append({tensor.name for tensor in matrices if tensor.codec == "float32"})
+        sizes.append(result.bits_per_weight)
+        assert result.bits_per_weight <= 1.002 * target
+        assert result.quality.kl_divergence < 1e-6
+        rest = [t.bits_per_weight for t in matrices if t.name not in exact[-1]]
+        assert max(rest) < 17
+    assert exact[0] < exact[1] < exact[2]
+    assert sizes == sorted(sizes)
+
+
+def test_what_a_rule_says_holds_for_any_target(checkpoint, tmp_path):
+    rules = Override("wpe", bits=5.0), Override("h.0.mlp", codec="float16")
+    settings = Settings(target_size=10**6, override=rules)
+    result = run(checkpoint, tmp_path / "a.rbe", settings, calib_samples=2)
+    tensors = by_name(result)
+    assert tensors["wpe.weight"].bits_per_weight == pytest.approx(5, rel=0.02)
+    assert tensors["h.0.mlp.c_fc.weight"].codec == "float16"
+    assert tensors["wte.weight"].codec == "float32"
+
+
+# Other settings
 
 
 def test_one_rate_for_all_matrices(checkpoint, tmp_path):

@@ -118,7 +118,8 @@ TargetBpw = Annotated[
     typer.Option(
         metavar="X",
         rich_help_panel=_TARGET,
-        help="Aim at this many bits a weight. The tokenizer in the file is not counted.",
+        help="Aim at this many bits a weight. The tokenizer in the file is not counted. Above 12, "
+        "tensors are stored exactly, one after another, as far as they fit.",
     ),
 ]
 TargetSize = Annotated[
@@ -127,7 +128,8 @@ TargetSize = Annotated[
         parser=byte_count,
         metavar="SIZE",
         rich_help_panel=_TARGET,
-        help="Aim at this file size, such as 50MB or 1.5GiB. The file is never larger.",
+        help="Write the best file that is not larger than this, such as 50MB or 1.5GiB. Where "
+        "every tensor fits exactly, it is smaller.",
     ),
 ]
 TargetKl = Annotated[

@@ -8,7 +8,7 @@ from small_models import random_tensors, small_config
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.tasks.settings import Settings
 
-NOISE = 1e-6  # nats a token: below it, KL is what rounding in float32 makes of it
+NOISE = 1e-8  # nats a token: below it, KL is what rounding in float32 makes of it
 RATES = (3.0, 7.0, 12.0)
 
 

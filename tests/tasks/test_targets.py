@@ -91,7 +91,7 @@ def test_beyond_twelve_bits_matrices_are_exact_one_by_one(checkpoint, tmp_path):
         exact.append({tensor.name for tensor in matrices if tensor.codec == "float32"})
         sizes.append(result.bits_per_weight)
         assert result.bits_per_weight <= 1.002 * target
-        assert result.quality.kl_divergence < 1e-6
+        assert result.quality.kl_divergence < 5e-6
         rest = [t.bits_per_weight for t in matrices if t.name not in exact[-1]]
         assert max(rest) < 17
     assert exact[0] < exact[1] < exact[2]

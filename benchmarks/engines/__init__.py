@@ -8,6 +8,6 @@ and left out. The same numbers come from every engine, each from a process of it
 engines take turns so that all meet the same drift of the machine.
 
 One file an engine: `llama`, `ort`, `ct2` open a model and run it, `ours` drives `rbe` by its
-command line; `gguf_file` and `onnx_file` write what the first two read. `worker` is the process
-that measures a peer, `prepare` the one that makes the checkpoint and the reference's logits.
+command line; `onnx_file` writes what the second reads. `worker` is the process that measures a
+peer, `prepare` the one that makes the checkpoint and the reference's logits.
 """

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_void_p
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -95,14 +96,18 @@ class LlamaCpp(Engine):
     settings = (WITH_FLASH, WITHOUT_FLASH)
 
     def build(self, source: str, variant: str, path: Path) -> None:
-        from benchmarks.engines.gguf_file import write_gguf
+        from rbe_cli.checkpoint.gguf_writer import write_gguf
+        from rbe_cli.checkpoint.source import open_checkpoint
+        from rbe_cli.progress import no_progress
 
+        # A tokenizer would only make loading longer.
+        checkpoint = replace(open_checkpoint(source), tokenizer_json=None)
         if variant == "F16":
-            write_gguf(source, path)
+            write_gguf(path, checkpoint, "float16", no_progress)
             return
         with TemporaryDirectory(dir=path.parent) as folder:
             float16 = Path(folder) / "F16.gguf"
-            write_gguf(source, float16)
+            write_gguf(float16, checkpoint, "float16", no_progress)
             quantise(float16, path, variant)
 
     def open(self, path: Path, variant: str, setting: str, threads: int) -> LlamaSession:

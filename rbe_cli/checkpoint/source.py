@@ -9,8 +9,9 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.config_dialects import dialect_notes
 from rbe_cli.checkpoint.end_of_text import end_of_text_notes
-from rbe_cli.checkpoint.file_kind import refuse_placeholder
+from rbe_cli.checkpoint.file_kind import FileKind, file_kind, refuse_placeholder
 from rbe_cli.checkpoint.files import read_json_object, xxh3_of_files
+from rbe_cli.checkpoint.gguf_checkpoint import open_gguf
 from rbe_cli.checkpoint.hub_cache import snapshot_in
 from rbe_cli.checkpoint.source_name import hub_name, is_local
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
@@ -33,9 +34,9 @@ def open_checkpoint(
         source: `demo` (ships with the package; a local folder of that name is `./demo`); a
             folder in Hugging Face layout, or with one checkpoint of a training script; one
             weight file (`.safetensors`, `.bin`, `.pt`, `.pth`, `.ckpt`) or the `.index.json` of
-            a sharded one, with its config and tokenizer beside it; a hub id such as `gpt2` or
-            `org/name@revision`, or a model's address there. What exists, or is written like a
-            path, is never looked for on the hub.
+            a sharded one, with its config and tokenizer beside it; a `.gguf` file; a hub id
+            such as `gpt2` or `org/name@revision`, or a model's address there. What exists, or
+            is written like a path, is never looked for on the hub.
         offline: never use the network.
         progress: called with the model's name, bytes done and bytes in total during a download.
 
@@ -50,6 +51,8 @@ def open_checkpoint(
             are not those of the config.
     """
     path, hub_notes = _locate(source, offline=offline, progress=progress)
+    if path.is_file() and file_kind(path) is FileKind.gguf:
+        return open_gguf(path, source)
     files = weights_in_folder(path) if path.is_dir() else weights_of_file(path)
     folder = path if path.is_dir() else path.parent
     raw = _json_beside(folder / "config.json")

@@ -34,7 +34,7 @@ _REFUSALS = {
     FileKind.torch_tar: "is a tar archive, as PyTorch before 0.1.2 wrote: load it with torch.load "
     "and save it again",
     FileKind.pickle: "is a plain pickle: save the state dict with torch.save or safetensors",
-    FileKind.gguf: "is a GGUF file: give the checkpoint that it was made from",
+    FileKind.gguf: "is a GGUF file with a name of another kind: give it by its own name, FILE.gguf",
     FileKind.rbe: "is an .rbe file, where a checkpoint is needed",
     FileKind.hdf5: "holds weights of TensorFlow (HDF5): save them as PyTorch weights first",
 }

@@ -63,7 +63,8 @@ Source = Annotated[
         metavar="SOURCE",
         show_default=False,
         help="The checkpoint: demo (a small one that comes with rbe), a folder, a .safetensors, "
-        ".bin or .rbe file, or a model on the Hugging Face Hub (org/name or org/name@revision).",
+        ".bin, .gguf or .rbe file, or a model on the Hugging Face Hub (org/name or "
+        "org/name@revision).",
     ),
 ]
 Destination = Annotated[
@@ -71,7 +72,7 @@ Destination = Annotated[
     typer.Argument(
         metavar="OUT.rbe",
         show_default=False,
-        help="The file to write; with --decompress, the folder.",
+        help="The file to write; with --decompress, the folder or GGUF file.",
     ),
 ]
 Decompress = Annotated[
@@ -81,7 +82,7 @@ Decompress = Annotated[
         "-d",
         rich_help_panel=_BACK,
         help="Turn the .rbe file SOURCE into a folder OUT in Hugging Face layout, which the "
-        "transformers library loads.",
+        "transformers library loads, or into a GGUF file if OUT ends with .gguf.",
     ),
 ]
 DtypeOption = Annotated[

@@ -1,4 +1,4 @@
-"""`rbe compress --decompress`: `.rbe` file in, Hugging Face folder out."""
+"""`rbe compress --decompress`: `.rbe` file in, Hugging Face folder or GGUF file out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ def decompress(
     offline: bool,
     out: Output,
 ) -> None:
-    """Write the model of a `.rbe` file to a folder.
+    """Write the model of a `.rbe` file to a folder or a GGUF file.
 
     Raises:
         UsageError: an option that says how to compress was given, or the type does not fit.
@@ -41,6 +41,8 @@ def decompress(
         result = task.decompress(
             checkpoint, output, dtype or task.DEFAULT_DTYPE, force=force, progress=progress
         )
+    for note in result.notes:
+        out.note(note)
     out.result(result, lambda console: console.print(_summary(result)))
 
 

@@ -1,4 +1,4 @@
-"""Decompress: a `.rbe` file back into a folder in Hugging Face layout."""
+"""Decompress: a `.rbe` file back into a folder in Hugging Face layout, or a GGUF file."""
 
 import time
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.folder_writer import is_written_here, write_folder
+from rbe_cli.checkpoint.gguf_writer import check_form, write_gguf
 from rbe_cli.checkpoint.names import parameter_count
+from rbe_cli.container.publish import check_kind, check_output, new_file
 from rbe_cli.container.publish_folder import check_folder, new_folder
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import Progress, no_progress
@@ -15,6 +17,7 @@ from rbe_cli.tasks.memory import peak_rss_bytes
 # Values as they were decoded. The reference library computes in the type that a folder has, so
 # that a smaller one would also make its logits less exact.
 DEFAULT_DTYPE = "float32"
+_GGUF = ".gguf"
 _FILE_SUFFIXES = (".rbe", ".safetensors", ".bin", ".json", ".onnx", ".pt")
 
 
@@ -23,8 +26,9 @@ class DecompressResult:
     """What was written, under the contract's names.
 
     Attributes:
-        format: `folder`.
+        format: `folder` or `gguf`.
         file_bytes: of all files together.
+        notes: what of the model was left out, one sentence each.
     """
 
     source: str
@@ -35,6 +39,7 @@ class DecompressResult:
     file_bytes: int
     seconds: float
     peak_rss_bytes: int
+    notes: list[str]
 
 
 def check_destination(output: Path, *, force: bool) -> None:
@@ -42,10 +47,17 @@ def check_destination(output: Path, *, force: bool) -> None:
 
     Raises:
         UsageError: the name is that of a file of another kind.
-        NotFoundError, OutputError: see `check_folder`.
+        NotFoundError, OutputError: see `check_output` and `check_folder`.
     """
+    if output.suffix == _GGUF:
+        check_output(output, force=force)
+        check_kind(output, b"GGUF")
+        return
     if output.suffix in _FILE_SUFFIXES:
-        raise UsageError(f"{output} is to be a folder, which does not end with {output.suffix}")
+        raise UsageError(
+            f"{output} is to be a folder, or a file that ends with {_GGUF}: not with "
+            f"{output.suffix}"
+        )
     check_folder(output, is_written_here, force=force)
 
 
@@ -61,28 +73,37 @@ def decompress(
 
     Args:
         checkpoint: the opened `.rbe` file. Its tensors are decoded and written one at a time.
-        output: the folder to write.
+        output: the folder to write, or a GGUF file if it ends with `.gguf`.
         dtype: of the weights: `float32`, `float16` or `bfloat16`.
         force: replace an older output. A folder that holds other files stays as it is.
         progress: is told how many tensors are written.
 
     Raises:
-        UsageError: a weight is too large for the type; names the tensor.
+        UsageError: a weight is too large for the type (names the tensor), or GGUF has no form
+            for the model or the type.
         ContainerError: the file is damaged.
         NotFoundError, OutputError: the output exists or cannot be written.
     """
     started = time.perf_counter()
     check_destination(output, force=force)
-    with new_folder(output, is_written_here, force=force) as folder:
-        write_folder(folder, checkpoint, dtype, progress)
-        file_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    notes: list[str] = []
+    if output.suffix == _GGUF:
+        check_form(checkpoint.config, dtype)
+        with new_file(output, force=force) as file:
+            notes = write_gguf(Path(file.name), checkpoint, dtype, progress)
+        file_bytes = output.stat().st_size
+    else:
+        with new_folder(output, is_written_here, force=force) as folder:
+            write_folder(folder, checkpoint, dtype, progress)
+            file_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return DecompressResult(
         source=checkpoint.source,
         output=str(output),
-        format="folder",
+        format="gguf" if output.suffix == _GGUF else "folder",
         dtype=dtype,
         parameters=parameter_count(checkpoint.config),
         file_bytes=file_bytes,
         seconds=time.perf_counter() - started,
         peak_rss_bytes=peak_rss_bytes(),
+        notes=notes,
     )

@@ -46,6 +46,27 @@ def test_what_comes_back_can_be_compressed_again(
     assert done.code == 0
 
 
+def test_a_gguf_file_is_written_and_read(rbe: Any, dense_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.gguf"
+    done = rbe("compress", "-d", dense_file, path, "--dtype", "float16", "--format", "json")
+    assert done.code == 0
+    assert done.json["format"] == "gguf"
+    assert done.json["file_bytes"] == path.stat().st_size
+    assert done.json["notes"] == []
+    assert rbe("compress", "-d", dense_file, path).code == 1
+    planned = rbe("compress", path, tmp_path / "x.rbe", "--dry-run", "--format", "json")
+    assert planned.code == 0
+    assert planned.json["original_bytes"] == path.stat().st_size
+    refused = rbe("compress", "-d", dense_file, tmp_path / "b.gguf", "--dtype", "bfloat16")
+    assert refused.code == 2
+    path.write_bytes(path.read_bytes()[:5000])
+    damaged = rbe("compress", path, tmp_path / "x.rbe", "--dry-run")
+    assert damaged.code == 3
+    (tmp_path / "other.gguf").write_text("notes")
+    assert rbe("compress", "-d", dense_file, tmp_path / "other.gguf", "--force").code == 1
+    assert (tmp_path / "other.gguf").read_text() == "notes"
+
+
 @pytest.mark.parametrize(
     "option",
     [("--preset", "tiny"), ("--target-bpw", "3"), ("--dry-run",), ("--seed", "0"), ("--resume",)],

@@ -1,5 +1,6 @@
 """What all tests share: deadlines, threads, and how many examples Hypothesis tries."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,19 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 def one_blas_thread() -> Iterator[None]:
     """Hold numpy's BLAS to one thread, as the product does: sums then have the same bits."""
     with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_compiled_thread() -> Iterator[None]:
+    """Let compiled programs run on one thread by default where several test processes run.
+
+    A program's threads wait for each other by spinning, which takes long if they share a CPU.
+    Tests of several threads ask for them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr("rbe_cli.kernels.team.default_threads", lambda: 1)
         yield
 
 

@@ -141,6 +141,16 @@ def test_quiet_format_and_quiet_flag_leave_nothing_to_read(
     assert (tmp_path / "a.rbe").exists()
 
 
+def test_tuning_tells_each_stage(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
+    command = ("compress", checkpoint, tmp_path / "a.rbe", *QUICK, "--tune", 2)
+    done = rbe(*command, "--format", "json")
+    assert done.code == 0
+    assert list(done.json["tuning"]) == ["steps", "untuned", "reconstructed", "tuned"]
+    assert done.json["tuning"]["steps"] == 2
+    assert "reconstructing ..." in done.err
+    assert "tuning, 2 of 2: KL divergence 0." in done.err
+
+
 # Targets and overrides
 
 
@@ -171,7 +181,7 @@ def test_a_preset_is_reached(rbe: Rbe, checkpoint: Path, tmp_path: Path, preset:
 def test_more_bits_lose_less(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> None:
     def divergence(target: float) -> float:
         out = tmp_path / f"{target}.rbe"
-        done = rbe("compress", checkpoint, out, "--target-bpw", target, "--format", "json")
+        done = rbe("compress", checkpoint, out, *QUICK, "--target-bpw", target, "--format", "json")
         return done.json["quality"]["kl_divergence"]
 
     assert divergence(2.0) > divergence(3.0) > divergence(5.0) > 0

@@ -1,13 +1,11 @@
 """`compress --tune`: nearer to the original, never further, at the same size."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 from compressing import run
 
-from rbe_cli.cli.app import run as rbe
 from rbe_cli.tasks import tuning
 from rbe_cli.tasks.compress import CompressOptions, _job
 from rbe_cli.tasks.settings import Override, Settings
@@ -87,14 +85,3 @@ def test_what_was_interrupted_goes_on(checkpoint, tmp_path, monkeypatch, stop):
 def test_another_number_of_steps_is_another_job(checkpoint, tmp_path):
     options = CompressOptions(Settings(2.0), tune=3)
     assert _job(checkpoint, options) != _job(checkpoint, dataclasses.replace(options, tune=4))
-
-
-def test_the_command_tells_each_stage(tmp_path, capsys):
-    arguments = ["compress", "demo", str(tmp_path / "a.rbe"), "--calib-samples", "8", "--tune", "2"]
-    assert rbe([*arguments, "--format", "json"]) == 0
-    captured = capsys.readouterr()
-    record = json.loads(captured.out)
-    assert list(record["tuning"]) == ["steps", "untuned", "reconstructed", "tuned"]
-    assert record["tuning"]["steps"] == 2
-    assert "reconstructing ..." in captured.err
-    assert "tuning, 2 of 2: KL divergence 0." in captured.err

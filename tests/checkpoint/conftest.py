@@ -127,5 +127,6 @@ def open_all(hub: Hub, tmp_path: Path) -> OpenAll:
 def files(write_folder: WriteFolder) -> dict[str, bytes]:
     """A model's files; its weights are its largest."""
     files = {path.name: path.read_bytes() for path in write_folder("local").iterdir()}
-    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    vocabulary = {token: number for number, token in enumerate("abcdef")}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
     return {**files, "tokenizer.json": tokenizer.to_str().encode()}

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy  # noqa: F401 - the limit below holds for a BLAS that is loaded
 import pytest
+from examples import QUICK
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
 # Examples are not timed: compilation and shared machines make single ones slow. `quick` tries the
 # same examples in every run; `full` (make test-full) tries more of them, and others every time.
-settings.register_profile("quick", deadline=None, max_examples=30, derandomize=True)
-settings.register_profile("full", deadline=None, max_examples=300, derandomize=False)
+settings.register_profile("quick", deadline=None, max_examples=QUICK, derandomize=True)
+settings.register_profile("full", deadline=None, max_examples=10 * QUICK)
 settings.load_profile("quick")
 
 # A shell ignores SIGINT for what a script starts with `&`, and processes inherit that. Tests of

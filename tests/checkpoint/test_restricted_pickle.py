@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.checkpoint.restricted_pickle import Inert, load_pickle
@@ -211,7 +212,7 @@ def test_a_tuple_that_doubles_itself_is_never_walked() -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_random_bytes_never_escape_the_error_tree(data: bytes) -> None:
     with suppress(CheckpointError):
         plain_types = NoneType | bool | int | float | str | bytes | bytearray

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -138,7 +139,7 @@ HEADER = {"a": entry([2, 2], 0, 16), "b": entry([4], 16, 24, "BF16")}
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_raw(Path(folder) / "x", HEADER, bytes(24))

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
@@ -47,9 +48,7 @@ VOCABULARIES: dict[str, dict[str, str | bytes]] = {
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
-@settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=FILES)
 def test_any_settings_are_read_or_refused(
     kind: str, tmp_path: Path, files: dict[str, object]

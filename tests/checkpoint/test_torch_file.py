@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -391,7 +392,7 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
     golden = data.draw(st.sampled_from([GOLDEN, GOLDEN.with_name("torch_legacy.bin")]))
     content = bytearray(golden.read_bytes())

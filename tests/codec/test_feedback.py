@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.codec import scales
@@ -91,7 +92,6 @@ def test_output_power_is_that_of_the_moment(rows, columns, seed):
     columns=st.integers(1, 4 * SEGMENT), rank=st.integers(1, 60), seed=st.integers(0, 99),
     damping=DAMPING,
 )  # fmt: skip
-@settings(max_examples=40)
 def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damping):
     """G = M C M^T, in the trellis's order, with C block diagonal in its segments."""
     moment = correlated(columns, seed, min(rank, columns))
@@ -163,7 +163,7 @@ def degenerate(kind, size, seed):
     return moment
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES,
     damping=st.sampled_from([0.0, 1e-12, 1e-3, 0.6]),
@@ -179,7 +179,7 @@ def test_every_moment_can_be_factored(kind, size, seed, scale, damping):
     assert np.abs(difference).max() <= 1e-9 * (mean + added) * size
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES)
 def test_factors_of_any_moment_are_finite_and_positive(kind, size, seed, scale):
     moment = degenerate(kind, size, seed) * scale
@@ -190,7 +190,6 @@ def test_factors_of_any_moment_are_finite_and_positive(kind, size, seed, scale):
     assert (outputs.diagonal > 0).all()
 
 
-@settings(max_examples=60)
 @given(
     kinds=st.tuples(DEGENERATE, DEGENERATE), rows=st.integers(1, 70),
     columns=st.integers(1, 70), seed=st.integers(0, 99),
@@ -267,7 +266,6 @@ def dyadic_factors(rows, width, rng):
     return inputs, OutputFactor(mixing.astype(np.float32), np.ones(width, np.float32))
 
 
-@settings(max_examples=40)
 @given(
     rows=st.integers(1, 150),
     columns=st.sampled_from([1, 5, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 9, 3 * SEGMENT]),
@@ -294,7 +292,6 @@ def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, 
     seed=st.integers(0, 99),
     equal=st.booleans(),
 )
-@settings(max_examples=30)
 def test_uncorrelated_inputs_feed_nothing_back(rows, columns, seed, equal):
     """Only the order of the rows differs, and rows are quantised each by itself."""
     rng, weights = np.random.default_rng(seed), random_weights(rows, columns, seed)

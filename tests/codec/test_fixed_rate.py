@@ -2,7 +2,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.codec.feedback import InputFactor, OutputFactor
@@ -91,7 +91,6 @@ def targets(weights, matrix, inputs, outputs):
     return by_both[natural], by_row[natural]
 
 
-@settings(max_examples=30)
 @given(
     bits=st.sampled_from(BITS),
     rows=st.sampled_from([1, 5, 64, 150]),

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from examples import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -250,7 +251,6 @@ def test_more_states_err_less_at_the_same_rate():
     assert (np.diff(losses) < -0.02).all()
 
 
-@settings(max_examples=25)
 @given(
     octaves=st.floats(-4, 4),
     correlation=st.floats(0, 0.99),
@@ -348,7 +348,7 @@ def test_garbage_is_refused(data, rows, columns):
     assert outcome(data, (rows, columns), decode) is None
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     matrix=st.sampled_from([SMALL, WIDE]),
     where=st.integers(0, 10**6),

@@ -3,7 +3,8 @@ import sys
 import numpy as np
 import pytest
 from deadlines import run_python
-from hypothesis import assume, example, given, settings
+from examples import examples
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -104,7 +105,6 @@ def outcome(decoder, *arguments):
         return None
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     shape=SHAPES,
     seed=st.integers(0, 999),
@@ -163,7 +163,7 @@ def test_near_certain_weights_take_no_space():
     assert_decodes_to(block, *parts)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     shape=SHAPES,
     seed=st.integers(0, 99),

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -110,7 +110,6 @@ def test_other_limits_are_refused(largest):
 # The search
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     target=arrays(np.float32, 3, elements=FLOATS | st.floats(-12, 12, width=32)),
     row_level=st.integers(MIN_LEVEL - 10, 30),
@@ -132,7 +131,6 @@ def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start
     assert cost(found.tolist(), weights, rate_weight) == pytest.approx(least)
 
 
-@settings(deadline=None)
 @given(
     target=arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32, allow_nan=False)),
     row_level=st.integers(-400, 400),
@@ -148,7 +146,6 @@ def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start, o
     assert found.min() >= -options.max_integer - 1
 
 
-@settings(deadline=None)
 @given(
     stretches=st.lists(arrays(np.float32, st.integers(1, 20), elements=FLOATS), min_size=2),
     rate_weight=st.floats(0, 1),

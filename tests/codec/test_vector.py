@@ -2,7 +2,8 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from examples import examples
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -81,7 +82,7 @@ def test_outliers_cost_little():
 # The choice
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(values=VALUES, step=STEPS)
 def test_the_choice_is_the_smallest_that_is_near_enough(values, step):
     codec, data = choose(values, step)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rbe_cli.container.reader import Container
@@ -118,7 +119,7 @@ def test_truncated_at_every_byte(valid: bytes) -> None:
             Container(memoryview(valid)[:length], Path("short.rbe"))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(data=st.data())
 def test_any_flipped_bit_is_found(valid: bytes, data: st.DataObject) -> None:
     bit = data.draw(st.integers(0, 8 * len(valid) - 1))
@@ -162,7 +163,7 @@ MUTATION = st.tuples(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(
     mutations=st.lists(MUTATION, min_size=1, max_size=4),
     within_header=st.booleans(),
@@ -194,7 +195,7 @@ def test_mutations_raise_container_errors_only(
     assert message.startswith("damaged.rbe: ") or not message
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(header=st.binary(max_size=200))
 @example(header=b"\x91" * 5000)
 @example(header=b"\x97\x81\xa1a" + b"\x91" * 5000)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.checkpoint.config import Gpt2Config
@@ -124,7 +124,6 @@ def test_without_tokenizer(
         assert container.bits_per_weight == 8 * container.file_bytes / parameter_count(config)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 300), min_size=11, max_size=11),
     vector_codec=st.sampled_from(["coded", "float16", "float32", "scalar"]),

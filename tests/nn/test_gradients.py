@@ -4,7 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference_gpt2 import gpt2
 from small_models import as_panels, random_tensors, relative_error, small_config
@@ -127,7 +127,6 @@ def test_in_float32(kernels, form, name):
     check(config, FORMS[form](random_tensors(config)), kernels, np.float32, 0)
 
 
-@settings(max_examples=20)
 @given(
     head_dim=st.integers(1, 9),
     n_head=st.integers(1, 4),

@@ -1,7 +1,7 @@
 """Stop strings against an obvious search of the whole text, however it is cut."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.text.stop import StopMatcher
@@ -22,7 +22,6 @@ def expected(stops: list[str], text: str) -> tuple[str, bool]:
     return text, False
 
 
-@settings(deadline=None)
 @given(
     stops=st.lists(st.text("ab🙂", min_size=1, max_size=4), max_size=3),
     pieces=st.lists(st.text("ab🙂", max_size=4), max_size=8),
@@ -31,7 +30,6 @@ def test_the_cut_into_pieces_does_not_matter(stops: list[str], pieces: list[str]
     assert released(stops, pieces) == expected(stops, "".join(pieces))
 
 
-@settings(deadline=None)
 @given(
     stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
     pieces=st.lists(st.text("ab", max_size=4), max_size=8),

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import unlike_tokenizers
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
@@ -35,7 +36,7 @@ def pieces_of(tokenizer: Tokenizer, context: list[int], tokens: list[int]) -> li
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(data=st.data())
 def test_pieces_add_up_to_what_the_tokens_add_to_the_text(kind: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[kind]
@@ -115,7 +116,6 @@ def test_wrong_bytes_do_not_wait_for_the_end() -> None:
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "word_piece"])
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_generated_text_is_the_whole_up_to_a_stop_string(
     kind: str, make_script: MakeSession, data: st.DataObject

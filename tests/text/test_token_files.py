@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from rbe_cli.errors import BadFileError, NotFoundError, RbeError, UsageError
@@ -103,9 +104,8 @@ def test_an_array_that_promises_more_than_the_file_holds(tmp_path: Path) -> None
         read_token_file(path, VOCAB_SIZE)
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
+@examples(
+    200,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # both files are rewritten
 )
 @given(position=st.integers(0, 147), byte=st.integers(0, 255))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.errors import BadFileError, UsageError
@@ -12,7 +12,6 @@ from rbe_cli.text.tokenizer import Tokenizer
 MULTIBYTE = "naïve 中文字 🙂👩‍🚀 ﷽ end"
 
 
-@settings(deadline=None, max_examples=60)
 @given(text=st.text())
 def test_any_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
@@ -28,7 +27,6 @@ def test_characters_split_over_tokens_stream_whole(tokenizer: Tokenizer) -> None
     assert stream.finish() == ""
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_pieces_add_up_to_the_decoded_tokens(tokenizer: Tokenizer, data: st.DataObject) -> None:
     """Also where the bytes are no UTF-8, or a character is cut short at the end."""

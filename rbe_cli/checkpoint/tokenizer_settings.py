@@ -26,6 +26,16 @@ STANDARD_ROLES = (
     "cls_token",
     "mask_token",
 )
+# Classes that are another one under their own name.
+_SAME_CLASS = {
+    "ConvBertTokenizer": "BertTokenizer",
+    "DistilBertTokenizer": "BertTokenizer",
+    "ElectraTokenizer": "BertTokenizer",
+    "LxmertTokenizer": "BertTokenizer",
+    "MobileBertTokenizer": "BertTokenizer",
+    "SqueezeBertTokenizer": "BertTokenizer",
+    "MT5Tokenizer": "T5Tokenizer",
+}
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -113,7 +123,10 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def _class_name(folder: Path, options: Mapping[str, Any]) -> str | None:
     """The class of the tokenizer, by its own configuration or the model's."""
     name = options.get("tokenizer_class") or _read(folder, "config.json").get("tokenizer_class")
-    return name.removesuffix("Fast") if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    name = name.removesuffix("Fast")
+    return _SAME_CLASS.get(name, name)
 
 
 def _special_tokens(

@@ -197,8 +197,9 @@ def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:
         stored.no_truncation()
         stored.no_padding()
         is_same = tokenizer.to_str() == stored.to_str()
-    notes = _notes(tokenizer, settings, vocab_size)
-    return FoundTokenizer(content if is_same else tokenizer.to_str().encode(), tuple(notes))
+    with errors_name(path):
+        notes = tuple(_notes(tokenizer, settings, vocab_size))
+    return FoundTokenizer(content if is_same else tokenizer.to_str().encode(), notes)
 
 
 def _is_gpt2(raw: dict[str, Any]) -> bool:
@@ -230,5 +231,15 @@ def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int)
     unnamed = vocab_size - sum(token < vocab_size for token in ids)
     if unnamed:
         yield f"{unnamed} of the model's {vocab_size} ids have no token, and so no text"
+    if around := _surroundings(tokenizer):
+        yield f"special tokens surround each text, and so each prompt: {' '.join(around)}"
     if settings.flag("split_special_tokens", False):
         yield "split_special_tokens in tokenizer_config.json is not supported: it has no effect"
+
+
+def _surroundings(tokenizer: "Tokenizer") -> list[str]:
+    """The special tokens that an empty text gets."""
+    with library_errors(CheckpointError, "the tokenizer cannot encode an empty text"):
+        ids = tokenizer.encode("").ids
+    added = tokenizer.get_added_tokens_decoder()
+    return [added[token].content for token in ids if token in added and added[token].special]

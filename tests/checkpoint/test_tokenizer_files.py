@@ -128,6 +128,33 @@ def test_ids_without_a_token_are_noted(tmp_path: Path) -> None:
     assert note == "41 of the model's 300 ids have no token, and so no text"
 
 
+def test_tokens_around_each_text_are_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+    (note,) = read_tokenizer(tmp_path, 259).notes
+    assert note == "special tokens surround each text, and so each prompt: <|endoftext|>"
+
+
+def test_a_template_with_an_unknown_token_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The library panics when it applies the template, not when it reads it."""
+    write_gpt2_files(tmp_path)
+    raw = json.loads(read_tokenizer(tmp_path, 259).json or b"")
+    unknown = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    raw["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [unknown, text],
+        "pair": [unknown, text],
+        "special_tokens": {},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json.* cannot encode an empty text"):
+        read_tokenizer(tmp_path, 259)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     write_gpt2_files(tmp_path)
     plain = load(tmp_path).to_str()

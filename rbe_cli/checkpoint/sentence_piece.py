@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
 _SPACE = "▁"  # stands for a space in pieces
-_LLAMA, _T5, _XLM_ROBERTA, _GPT_SW3 = (
+_ALBERT, _LLAMA, _T5, _XLM_ROBERTA, _GPT_SW3 = (
+    "AlbertTokenizer",
     "LlamaTokenizer",
     "T5Tokenizer",
     "XLMRobertaTokenizer",
     "GPTSw3Tokenizer",
 )
 # Classes whose rules are applied. The ids of any other class are the model's own.
-SENTENCE_PIECE_CLASSES = (_LLAMA, _T5, _XLM_ROBERTA, _GPT_SW3)
+SENTENCE_PIECE_CLASSES = (_ALBERT, _LLAMA, _T5, _XLM_ROBERTA, _GPT_SW3)
 _T5_EXTRA_IDS = 100
 _GPT_SW3_TOKENS = {
     "eos_token": "<|endoftext|>",
@@ -58,6 +59,8 @@ def sentence_piece(
         raise UnsupportedTokenizerError("is a SentencePiece model of whole words")
     if model.space_is_suffix:
         raise UnsupportedTokenizerError("is a SentencePiece model with spaces after words")
+    if settings.class_name == _ALBERT:
+        return _albert(model, settings, vocab_size)
     if settings.class_name == _T5:
         return _t5(model, settings, vocab_size)
     if settings.class_name == _XLM_ROBERTA:
@@ -109,6 +112,38 @@ def _plain(model: SentencePieceModel, settings: TokenizerSettings) -> "Tokenizer
     if cuts:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.decoder = decoders.Sequence(_joins(model.byte_fallback, model.add_dummy_prefix))
+    return tokenizer
+
+
+def _albert(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int) -> "Tokenizer":
+    """ALBERT's: small letters without accents, `[CLS]` before each text and `[SEP]` after it."""
+    from tokenizers import normalizers
+
+    defaults = {
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "unk_token": "<unk>",
+        "sep_token": "[SEP]",
+        "pad_token": "<pad>",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+    prefix = settings.flag("add_prefix_space", True)
+    tokenizer = _word_by_word(model, model.pieces, model.unk_id, prefix)
+    steps: list[normalizers.Normalizer] = [
+        normalizers.Replace("``", '"'),
+        normalizers.Replace("''", '"'),
+    ]
+    if not settings.flag("keep_accents", False):
+        steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    if settings.flag("do_lower_case", True):
+        steps.append(normalizers.Lowercase())
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    _add_tokens(tokenizer, model, settings, defaults, vocab_size)
+    first, last = (settings.content(name, defaults[name]) for name in ("cls_token", "sep_token"))
+    surround(tokenizer, first, last)
     return tokenizer
 
 

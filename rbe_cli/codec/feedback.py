@@ -15,16 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import scales
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.entropy_model import MAX_INTEGER
 from rbe_cli.codec.geometry import SEGMENT, trellis_order
-from rbe_cli.codec.trellis import (
-    DEFAULT_OPTIONS,
-    QuantiserOptions,
-    Search,
-    make_search,
-    quantise_segment,
-)
-from rbe_cli.jit import jit
+from rbe_cli.codec.trellis import DEFAULT_OPTIONS, QuantiserOptions, make_search
+from rbe_cli.runtime.libraries import QUANTISE_ROWS
+from rbe_cli.runtime.native import load
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -154,83 +149,6 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
         damping = max(4 * damping, _LEAST_DAMPING)
 
 
-@jit()
-def add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
-    """out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
-    whole = len(factors) // 8 * 8
-    sums = out[start:]
-    for j in range(0, whole, 8):
-        f0, f1, f2, f3 = factors[j], factors[j + 1], factors[j + 2], factors[j + 3]
-        f4, f5, f6, f7 = factors[j + 4], factors[j + 5], factors[j + 6], factors[j + 7]
-        # Slices of one row are known to be contiguous, which a slice of several is not.
-        r0, r1, r2, r3 = (
-            rows[j][start:],
-            rows[j + 1][start:],
-            rows[j + 2][start:],
-            rows[j + 3][start:],
-        )
-        r4, r5, r6, r7 = (
-            rows[j + 4][start:],
-            rows[j + 5][start:],
-            rows[j + 6][start:],
-            rows[j + 7][start:],
-        )
-        for k in range(sums.shape[0]):
-            low = f0 * r0[k] + f1 * r1[k] + f2 * r2[k] + f3 * r3[k]
-            high = f4 * r4[k] + f5 * r5[k] + f6 * r6[k] + f7 * r7[k]
-            sums[k] += low + high
-    for j in range(whole, len(factors)):
-        row = rows[j][start:]
-        for k in range(sums.shape[0]):
-            sums[k] += factors[j] * row[k]
-
-
-@jit()
-def _quantise_rows(
-    weights: Float32,
-    carried: Float32,
-    lower: Float32,
-    mixing: Float32,
-    column_levels: NDArray[np.int16],
-    search: Search,
-    errors: Float32,
-    out: NDArray[np.int32],
-) -> None:
-    """Quantise `[rows, B]` from the last row to the first, in units of the columns' steps.
-
-    `carried` holds the feedback of the rows outside, `lower` L among these rows. Columns are
-    decided as many at once as the search has room for. `errors` receives weights minus integers.
-    """
-    rows, width = weights.shape
-    segment = search.choices.shape[0]
-    feedback = np.empty(width, np.float32)  # of the rows below
-    target = np.empty(width, np.float32)  # with that of the columns before, too
-    inverse_scale = np.empty(width, np.float32)
-    for k in range(width):
-        inverse_scale[k] = 2.0 ** (-column_levels[k] / LEVELS_PER_OCTAVE)
-    for i in range(rows - 1, -1, -1):
-        feedback[:] = carried[i]
-        if lower.size > 0:
-            add_product(lower[i + 1 :, i].copy(), errors[i + 1 :], 0, feedback)
-        power = 0.0
-        for k in range(width):
-            target[k] = weights[i, k] + feedback[k]
-            power += np.float64(target[k] * inverse_scale[k]) ** 2
-        row_level = int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(max(power / width, 1e-12))))
-        state = 0
-        for first in range(0, width, segment):
-            last = min(first + segment, width)
-            state = quantise_segment(
-                target[first:last], row_level, column_levels[first:last],
-                search, out[i, first:last], state,
-            )  # fmt: skip
-            for k in range(first, last):
-                errors[i, k] = weights[i, k] - np.float32(out[i, k])
-                feedback[k] += errors[i, k]
-            if mixing.size > 0:
-                add_product(feedback[first:last], mixing[first:last], last, target)
-
-
 def quantise(
     weights: Float32,
     step_levels: NDArray[np.int16],
@@ -265,12 +183,14 @@ def quantise(
     errors = np.empty_like(scaled)
     integers = np.empty(weights.shape, np.int32)
     lower = inputs.lower
+    scratch, factors = np.empty((3, weights.shape[1]), np.float32), np.empty(_ROWS, np.float32)
+    (quantise_rows,) = load([QUANTISE_ROWS])
     for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
-        _quantise_rows(
-            scaled[part], carried[part], inner, mixing, levels, search,
-            errors[part], integers[part],
+        quantise_rows(
+            scaled[part], carried[part], inner, mixing, levels, *search,
+            scratch, factors, errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:
             carried[:start] += lower[part, :start].T @ errors[part]

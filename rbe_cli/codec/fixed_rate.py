@@ -14,23 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec import panels
-from rbe_cli.codec.feedback import InputFactor, OutputFactor, add_product
+from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.fixed import LAYOUTS, FixedMatrix, StepLevels, steps
-from rbe_cli.codec.geometry import SEGMENT, column_blocks, trellis_order
-from rbe_cli.jit import jit
+from rbe_cli.codec.geometry import column_blocks, trellis_order
+from rbe_cli.runtime.libraries import QUANTISE_FIXED_ROWS
+from rbe_cli.runtime.native import load
 
 Float32 = NDArray[np.float32]
 
-_STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_UNIT = 1e-30  # 2 ** -16 of it is still a normal number
-_CELLS = np.float32(16)  # to a unit: the middles between levels are multiples of 1/16
-_ONE = np.float32(1)
+CELLS = np.float32(16)  # to a unit: the middles between levels are multiples of 1/16
 _ROWS = 64  # rows quantised between two matrix products
 
 
 class Quantiser(NamedTuple):
-    """The level nearest to a value, by cells of 1/16; compiled code takes it whole.
+    """The level nearest to a value, by cells of 1/16.
 
     Attributes:
         levels: float32 `[2 * cells]`, that of each cell, the first of which begins at
@@ -96,12 +95,14 @@ def quantise(
     limit = math.floor(8 * math.log2(_FLOAT32_MAX / largest))
     codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)
     lower = inputs.lower
+    scratch, factors = np.empty((2, weights.shape[1]), np.float32), np.empty(_ROWS, np.float32)
+    (quantise_rows,) = load([QUANTISE_FIXED_ROWS])
     for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
-        _quantise_rows(
-            remains[part], carried[part], inner, mixing, edges, cost, quantiser(bits),
-            min(limit, 127), codes[part], row_levels[part],
+        quantise_rows(
+            remains[part], carried[part], inner, mixing, edges, cost, *quantiser(bits),
+            min(limit, 127), scratch, factors, codes[part], row_levels[part],
         )  # fmt: skip
         if lower.size and start:
             carried[:start] += lower[part, :start].T @ remains[part]
@@ -129,8 +130,8 @@ def quantiser(bits: int) -> Quantiser:
     layout = LAYOUTS[bits]
     first = 1 if bits == 8 else 0  # -128 has no opposite
     levels, codes = layout.levels[first:], np.arange(first, 2**bits)
-    cells = int(_CELLS * np.ceil(levels[-1] + 1))
-    inside = (np.arange(-cells, cells) + 0.5) / _CELLS
+    cells = int(CELLS * np.ceil(levels[-1] + 1))
+    inside = (np.arange(-cells, cells) + 0.5) / CELLS
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, inside)
     return Quantiser(levels[nearest], codes[nearest].astype(np.uint8), float(levels[-1]))
 
@@ -151,91 +152,3 @@ def _column_cost(outputs: Sequence[OutputFactor], column_steps: Float32) -> Floa
     diagonal = np.concatenate([factor.diagonal for factor in outputs])
     cost = diagonal * column_steps.astype(np.float64) ** 2
     return (cost / cost.mean()).astype(np.float32)
-
-
-@jit()
-def _quantise_rows(
-    remains: Float32,
-    carried: Float32,
-    lower: Float32,
-    mixing: Float32,
-    edges: NDArray[np.int64],
-    cost: Float32,
-    quantiser: Quantiser,
-    limit: int,
-    codes: NDArray[np.uint8],
-    row_levels: StepLevels,
-) -> None:
-    """Quantise `[rows, N]` from the last row to the first, in units of the columns' steps.
-
-    `remains` holds the weights and receives their errors, `carried` the feedback of the rows
-    outside, `lower` L among these rows; blocks of columns end at `edges`; `cost` is that of an
-    error by its column; no row has a step above that of level `limit`.
-    """
-    rows, columns = remains.shape
-    feedback = np.empty(columns, np.float32)  # of the rows below
-    target = np.empty(columns, np.float32)  # with that of the columns before, too
-    for i in range(rows - 1, -1, -1):
-        feedback[:] = carried[i]
-        if lower.size > 0:
-            add_product(lower[i + 1 :, i].copy(), remains[i + 1 :], 0, feedback)
-        for n in range(columns):
-            target[n] = remains[i, n] + feedback[n]
-        level = _best_level(target, cost, quantiser, limit)
-        row_levels[i] = level
-        step = _STEPS[level + 128]
-        for block in range(mixing.shape[0]):
-            start, stop = edges[block], edges[block + 1]
-            for first in range(start, stop, SEGMENT):
-                last = min(first + SEGMENT, stop)
-                for n in range(first, last):
-                    cell = _cell(target[n] / step, quantiser)
-                    codes[i, n] = quantiser.codes[cell]
-                    remains[i, n] -= step * quantiser.levels[cell]
-                    feedback[n] += remains[i, n]
-                if mixing.size > 0:
-                    add_product(
-                        feedback[first:last],
-                        mixing[block, first - start : last - start],
-                        last - start,
-                        target[start:stop],
-                    )
-
-
-@jit()
-def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
-    """Of a target over its steps; what no level reaches is clipped."""
-    cells = len(quantiser.levels) // 2
-    last = np.float32(cells - 1)
-    bounded = np.minimum(np.maximum(scaled * _CELLS, -last - _ONE), last)
-    return np.int64(np.floor(bounded)) + cells
-
-
-@jit()
-def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int) -> int:
-    """The best step, from the least one that clips nothing downwards.
-
-    Costs may differ so much that a few columns make the error, which then has several minima.
-    """
-    largest = 0.0
-    for n in range(target.shape[0]):
-        largest = max(largest, abs(target[n]))
-    ratio = min(max(largest / quantiser.largest, 1e-30), 1e30)
-    level = best = min(max(int(np.ceil(8 * np.log2(ratio))), -128), limit)
-    error = least = _weighted_error(target, cost, quantiser, level)
-    while level > -128 and error <= 2 * least:
-        level -= 1
-        error = _weighted_error(target, cost, quantiser, level)
-        if error < least:
-            best, least = level, error
-    return best
-
-
-@jit()
-def _weighted_error(target: Float32, cost: Float32, quantiser: Quantiser, level: int) -> float:
-    """Sum of squared errors at a row's step, each times its column's cost."""
-    step, total = _STEPS[level + 128], 0.0
-    for n in range(target.shape[0]):
-        error = target[n] - step * quantiser.levels[_cell(target[n] / step, quantiser)]
-        total += cost[n] * error * error
-    return total

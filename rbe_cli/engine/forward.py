@@ -10,7 +10,6 @@ import numpy as np
 
 from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
 from rbe_cli.engine.records import FORWARD, LAYER
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.cached_attention import append
 from rbe_cli.kernels.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
 from rbe_cli.kernels.normalise import layer_norm_row
@@ -29,13 +28,14 @@ from rbe_cli.kernels.simd import (
     store_float,
 )
 from rbe_cli.kernels.vector_math import activate
+from rbe_cli.runtime.jit import program_code
 
 _ZERO = np.float32(0)
 _FETCHED_BYTES = 4096
 _UNPACKED_TILE = 8 * VECTOR_BYTES
 
 
-@native_jit
+@program_code
 def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """Append tokens to the cache; logits of those that are wanted. One of `parts` threads."""
     job = record(FORWARD, job_address)
@@ -54,7 +54,7 @@ def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
         _head(arithmetic, job, part, parts)
 
 
-@native_jit
+@program_code
 def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, parts: int) -> None:
     """x += attention(ln_1(x))."""
     count = job.tokens
@@ -76,7 +76,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     barrier(job.flags, part, parts)
 
 
-@native_jit
+@program_code
 def _append(job: Any, number: int, token: int, head: int) -> None:
     """Keep a token's key and value of one head."""
     width = 4 * job.cache.head_dim
@@ -85,7 +85,7 @@ def _append(job: Any, number: int, token: int, head: int) -> None:
     append(job.cache, number, head, row, position, key, key + job.cache.heads * width)
 
 
-@native_jit
+@program_code
 def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> None:
     """One head of tokens `token` to `token + 3`, at once where they follow each other."""
     if job.tokens == 1:
@@ -112,7 +112,7 @@ def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> 
         token += together
 
 
-@native_jit
+@program_code
 def _feed_forward(
     arithmetic: Any, job: Any, layer: Any, following: Any, part: int, parts: int
 ) -> None:
@@ -132,7 +132,7 @@ def _feed_forward(
     barrier(job.flags, part, parts)
 
 
-@native_jit
+@program_code
 def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
     """Logits of the wanted tokens, whose states move to the front of `normed`."""
     stride = job.normed.stride
@@ -154,7 +154,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
     invoke(job.multiply, numbers)
 
 
-@native_jit
+@program_code
 def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
     """x = wte[id] + wpe[position] of this thread's share of the tokens."""
     scratch = job.scratch + part * job.scratch_bytes
@@ -166,7 +166,7 @@ def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
         _add_column(arithmetic, job.wpe, load_int(job.positions + 8 * token), out, scratch)
 
 
-@native_jit
+@program_code
 def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
     """out += a column of a matrix."""
     panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
@@ -200,7 +200,7 @@ def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: in
             store_float(out + 4 * row, load_float(out + 4 * row) + weight)
 
 
-@native_jit
+@program_code
 def _activations(job: Any, part: int) -> Any:
     """Address of the rounded activations: of one token, each thread has its own."""
     if job.tokens == 1:
@@ -208,7 +208,7 @@ def _activations(job: Any, part: int) -> Any:
     return job.activations
 
 
-@native_jit
+@program_code
 def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
     """normed = LayerNorm(x), and rounded for `matrix`."""
     first, last = _token_share(job, part, parts)
@@ -224,7 +224,7 @@ def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, par
         barrier(job.flags, part, parts)
 
 
-@native_jit
+@program_code
 def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts: int) -> None:
     """Round a buffer's tokens for `matrix`."""
     first, last = _token_share(job, part, parts)
@@ -236,7 +236,7 @@ def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts
         barrier(job.flags, part, parts)
 
 
-@native_jit
+@program_code
 def _token_share(job: Any, part: int, parts: int) -> Any:
     """First and last token that a thread prepares; one token is prepared by all."""
     if job.tokens == 1:
@@ -244,7 +244,7 @@ def _token_share(job: Any, part: int, parts: int) -> Any:
     return share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
 
 
-@native_jit
+@program_code
 def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
     if matrix.form != FLOATS:
         if job.is_prompt != 0 and matrix.coarse != 0:
@@ -253,7 +253,7 @@ def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
             quantise(arithmetic, x, matrix.row_steps, matrix.rows, out)
 
 
-@native_jit
+@program_code
 def _multiply(
     arithmetic: Any,
     job: Any,
@@ -281,7 +281,7 @@ def _multiply(
         invoke(job.multiply, numbers)
 
 
-@native_jit
+@program_code
 def _fetch(matrix: Any, part: int, parts: int) -> None:
     """Bring the beginning of a thread's next panels into the cache, ahead of the barrier."""
     if matrix.form == FLOATS:

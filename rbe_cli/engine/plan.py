@@ -14,7 +14,6 @@ from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.records import FORWARD, LAYER
 from rbe_cli.kernels.arrays import Float32, Int64
 from rbe_cli.kernels.coded import CodedMatrix
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.records import (
     ACTIVATIONS,
@@ -26,22 +25,17 @@ from rbe_cli.kernels.records import (
     attention_bytes,
     scratch_bytes,
 )
-from rbe_cli.kernels.team import TEAM_PROGRAMS, Team
+from rbe_cli.kernels.team import Team
 from rbe_cli.nn.block import TransformerBlock
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm import LayerNorm
 from rbe_cli.nn.linear import Linear
 from rbe_cli.nn.weight import Weight, dense
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime import libraries
+from rbe_cli.runtime.libraries import ATTEND, MULTIPLY, MULTIPLY_COARSE
+from rbe_cli.runtime.native import load
 
-FORWARD_PROGRAMS = (
-    *TEAM_PROGRAMS,
-    Entry("rbe_cli.kernels.products", "multiply_program", 12),
-    Entry("rbe_cli.kernels.products", "multiply_coarse_program", 12),
-    Entry("rbe_cli.kernels.cached_attention", "attend_program", 11),
-    Entry("rbe_cli.engine.forward", "forward", 3),
-)
-"""The forward pass, and what it calls: compiled apart, as together they take twice as long."""
 CHUNK_TOKENS = 256
 """Tokens that go through the layers at once: more would leave the cache."""
 _INPUTS = ("ids", "rows", "positions", "wanted_tokens")
@@ -70,8 +64,9 @@ class Plan:
         self.config = model.config
         self._team = team
         self._pacer = Pacer(team.threads)
-        _, _, multiply, multiply_coarse, attend, self._program = load(
-            FORWARD_PROGRAMS, team.instructions, progress
+        programs = MULTIPLY, MULTIPLY_COARSE, ATTEND, libraries.FORWARD
+        multiply, multiply_coarse, attend, self._program = load(
+            programs, team.instructions, progress
         )
         self._kept: list[NDArray[np.generic]] = []  # what addresses point to
         self._matrices: dict[int, tuple[Weight, NDArray[np.void]]] = {}

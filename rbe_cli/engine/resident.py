@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 
 import psutil
@@ -11,19 +10,20 @@ import psutil
 from rbe_cli.checkpoint.names import is_embedding, is_of_layer
 from rbe_cli.codec.classic import ClassicMatrix
 from rbe_cli.codec.fixed import FixedMatrix
+from rbe_cli.codec.matrix import EncodedMatrix
 from rbe_cli.codec.vector import decode_vector
 from rbe_cli.container.reader import Container
 from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.engine.warm_up import compile_steps
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.kernels.arena import Arena
 from rbe_cli.kernels.coded import CodedMatrix
-from rbe_cli.kernels.cpus import default_threads
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.table import Kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.weight import Weight
 from rbe_cli.progress import Progress
+from rbe_cli.runtime.cpus import default_threads
+from rbe_cli.runtime.native import prepare
 
 _WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the decoder, the heap
 
@@ -52,7 +52,7 @@ def load_model(
     Args:
         container: may be closed afterwards.
         kernels: what computes.
-        progress: hears of compilation, if the decoder needs any.
+        progress: is called while the decoder is compiled, if it has to be.
         limit: layers that do not fit stay entropy-coded, and are decoded each time they are
             used. None decodes all.
 
@@ -60,7 +60,8 @@ def load_model(
         ContainerError: a section's checksum or a tensor's bytes are wrong.
         UsageError: the embeddings and one decoded layer alone do not fit.
     """
-    _compile_decoder(container.tensors, progress)
+    if any(tensor.codec in ("ectcq", "coded") for tensor in container.tensors.values()):
+        prepare(("codec",), progress=progress)
     pool = ThreadPoolExecutor(kernels.threads or default_threads())
     try:
         if limit is None:
@@ -146,8 +147,6 @@ def _integers(tensor: StoredTensor) -> Weight:
 
 
 def _coded(tensor: StoredTensor, data: bytes | memoryview) -> CodedMatrix:
-    from rbe_cli.codec.matrix import EncodedMatrix  # needs Numba, which files of fixed rates do not
-
     return CodedMatrix(EncodedMatrix.from_bytes(data, tensor.matrix_shape))
 
 
@@ -176,14 +175,3 @@ def _give_back(tensors: Mapping[str, StoredTensor], weights: dict[str, Weight]) 
             weights[name] = coded
             saved += weight.nbytes - coded.nbytes
     return saved
-
-
-def _compile_decoder(tensors: Mapping[str, StoredTensor], progress: Progress) -> None:
-    """Decode the smallest tensor of each entropy-coded codec once, ahead of the threads."""
-    steps = []
-    for codec in ("ectcq", "coded"):
-        encoded = [tensor for tensor in tensors.values() if tensor.codec == codec]
-        if encoded:
-            steps.append(partial(resident, min(encoded, key=lambda tensor: len(tensor.data))))
-    if steps:  # else Numba need not be imported
-        compile_steps("compiling the decoder (first run only)", steps, progress)

@@ -4,11 +4,11 @@ import numpy as np
 
 from rbe_cli.checkpoint.config import Activation
 from rbe_cli.kernels.arrays import Float32
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.records import ACTIVATE, ACTIVATIONS, address, float_address
 from rbe_cli.kernels.team import Team
+from rbe_cli.runtime.libraries import ACTIVATE as ACTIVATE_PROGRAM
+from rbe_cli.runtime.native import load
 
-ACTIVATE_PROGRAM = Entry("rbe_cli.kernels.vector_math", "activate_program", 3)
 _LANES = 16
 _MIN_PARALLEL_ELEMENTS = 1 << 15  # below, waking a thread costs more than it saves
 

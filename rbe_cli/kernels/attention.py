@@ -4,11 +4,11 @@ import numpy as np
 
 from rbe_cli.kernels import reference
 from rbe_cli.kernels.arrays import Float32, Int64, Mask
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.records import ATTENTION, address, float_address, score_bytes
 from rbe_cli.kernels.team import Team
+from rbe_cli.runtime.libraries import ATTENTION as ATTENTION_PROGRAM
+from rbe_cli.runtime.native import load
 
-ATTENTION_PROGRAM = Entry("rbe_cli.kernels.causal_attention", "attention_program", 3)
 _MIN_PARALLEL_WORK = 1 << 18  # multiplications; below, waking a thread costs more than it saves
 
 

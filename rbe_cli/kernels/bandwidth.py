@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.records import FLAG_BYTES, READ, address
 from rbe_cli.kernels.team import Team
-
-_READ_PROGRAM = Entry("rbe_cli.kernels.programs", "read", 3)
+from rbe_cli.runtime.libraries import READ as READ_PROGRAM
+from rbe_cli.runtime.native import load
 
 
 class Reader:
@@ -21,7 +20,7 @@ class Reader:
         self._record = np.zeros(1, READ)
         self._record["address"], self._record["bytes"] = address(self._memory), size
         self._record["sums"] = address(self._sums)
-        (self._program,) = load([_READ_PROGRAM], team.instructions)
+        (self._program,) = load([READ_PROGRAM], team.instructions)
 
     def __call__(self) -> None:
         """Read all of it once."""

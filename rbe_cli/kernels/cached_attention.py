@@ -21,8 +21,7 @@ from llvmlite import ir
 from numba.core import types
 
 from rbe_cli.codec.panels import INT_8, LAYOUTS, TILE_ROWS, VECTOR_BYTES
-from rbe_cli.jit import native_jit
-from rbe_cli.kernels.dot import UNPACKED_OFFSET, Choice, add_tile, token_sums, token_total
+from rbe_cli.kernels.dot import UNPACKED_OFFSET, add_tile, token_sums, token_total
 from rbe_cli.kernels.products import panel_sum, quantise
 from rbe_cli.kernels.records import CACHE, GROUP_ROWS, PAGE_POSITIONS
 from rbe_cli.kernels.simd import (
@@ -31,7 +30,6 @@ from rbe_cli.kernels.simd import (
     FLOATS,
     I64,
     LANES,
-    call,
     floats,
     fused,
     kernel_intrinsic,
@@ -56,6 +54,9 @@ from rbe_cli.kernels.simd import (
     to_floats,
 )
 from rbe_cli.kernels.vector_math import exp
+from rbe_cli.runtime.arithmetic import Choice
+from rbe_cli.runtime.floating import from_half, multiply_add, to_half
+from rbe_cli.runtime.jit import program_code
 
 FLOAT32, FLOAT16 = Choice("fp32"), Choice("fp16")
 _FOUR, _ONE_QUERY = Choice(4), Choice(1)
@@ -78,7 +79,7 @@ def _load_cached(builder: ir.IRBuilder, kind: Any, address: ir.Value) -> ir.Valu
     """16 elements as float32."""
     element, _ = _element(kind)
     value = load(builder, address, ir.VectorType(element, LANES))
-    return value if element is F32 else builder.fpext(value, FLOATS)
+    return value if element is F32 else from_half(builder, value)
 
 
 @kernel_intrinsic
@@ -91,7 +92,7 @@ def _element_bytes(typing: Any, kind: Any) -> Any:
 def _store_element(typing: Any, kind: Any, address: Any, value: Any) -> Any:
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         element, _ = _element(kind)
-        own = values[2] if element is F32 else builder.fptrunc(values[2], element)
+        own = values[2] if element is F32 else to_half(builder, values[2])
         store(builder, values[1], own)
         return context.get_dummy_value()
 
@@ -131,7 +132,7 @@ def _add_scaled_rows(
                 own = builder.add(factors, builder.mul(stride, ir.Constant(I64, query)))
                 factor = splat(builder, load(builder, own, F32, 4 * chain))
                 i = _CHAINS * query + chain
-                current[i] = call(builder, "llvm.fmuladd.v16f32", FLOATS, factor, row, current[i])
+                current[i] = multiply_add(builder, factor, row, current[i])
         return context.make_tuple(builder, sums, current)
 
     address = types.int64
@@ -156,14 +157,14 @@ def _store_sums(typing: Any, queries: Any, sums: Any, out: Any, stride: Any) -> 
     return types.void(queries, sums, types.int64, types.int64), emit
 
 
-@native_jit
+@program_code
 def _page(cache: Any, row: int, position: int, layer: int, head: int) -> Any:
     """Address of a head's part of the page that holds a position."""
     pages = cache.pages + 8 * (row * cache.row_pages + position // PAGE_POSITIONS)
     return load_int(pages) + (layer * cache.heads + head) * cache.head_bytes
 
 
-@native_jit
+@program_code
 def append(
     cache: Any, layer: int, head: int, row: int, position: int, key: int, value: int
 ) -> None:
@@ -186,7 +187,7 @@ def append(
         _append_codes(values + place % 4, False, cache.head_dim, value, scales + 4 * PAGE_POSITIONS)
 
 
-@native_jit
+@program_code
 def _append_floats(kind: Any, cache: Any, page: int, place: int, key: int, value: int) -> None:
     size = _element_bytes(kind)
     keys = page + (place // _BLOCK * cache.width * _BLOCK + place % _BLOCK) * size
@@ -196,7 +197,7 @@ def _append_floats(kind: Any, cache: Any, page: int, place: int, key: int, value
         _store_element(kind, values + size * i, load_float(value + 4 * i))
 
 
-@native_jit
+@program_code
 def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) -> None:
     """One column (`down`) or one row of a matrix in panels of 8-bit integers."""
     largest = _ZERO
@@ -213,7 +214,7 @@ def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) 
     store_float(scale, largest / _127)
 
 
-@native_jit
+@program_code
 def attend(
     arithmetic: Any,
     cache: Any,
@@ -261,7 +262,7 @@ def attend(
         _attend_floats(FLOAT16, _ONE_QUERY, 1, cache, layer, head, row, position, out, scratch)
 
 
-@native_jit
+@program_code
 def _fetch(cache: Any, page: int, following: int, place: int) -> None:
     """While a block of keys is read: a quarter of the page's values, and of the next's keys."""
     quarter = cache.head_bytes // 8
@@ -270,7 +271,7 @@ def _fetch(cache: Any, page: int, following: int, place: int) -> None:
         prefetch(following + line)
 
 
-@native_jit
+@program_code
 def _softmax(weights: int, length: int, blocks: int) -> Any:
     """exp(score - largest) of `length` scores, zeros to the end of the blocks; returns the sum."""
     for position in range(length, blocks * _BLOCK):
@@ -292,13 +293,13 @@ def _softmax(weights: int, length: int, blocks: int) -> Any:
     return lane_sum(total)
 
 
-@native_jit
+@program_code
 def _copy_scaled(mixed: int, factor: float, out: int, length: int) -> None:
     for i in range(length):
         store_float(out + 4 * i, load_float(mixed + 4 * i) * factor)
 
 
-@native_jit
+@program_code
 def _attend_floats(
     kind: Any,
     queries: Any,
@@ -350,7 +351,7 @@ def _attend_floats(
         )  # fmt: skip
 
 
-@native_jit
+@program_code
 def _attend_codes(
     arithmetic: Any,
     cache: Any,
@@ -396,7 +397,7 @@ def _attend_codes(
     _copy_scaled(mixed, np.float32(1) / total, out, cache.head_dim)
 
 
-@native_jit
+@program_code
 def _mix_codes(
     arithmetic: Any,
     cache: Any,
@@ -426,7 +427,7 @@ def _mix_codes(
     return total
 
 
-@native_jit
+@program_code
 def attend_program(
     arithmetic: Any, cache: int, scale: int, layer: int, head: int, row: int, position: int,
     count: int, query: int, stride: int, out: int, scratch: int,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.products import share
 from rbe_cli.kernels.records import ATTENTION
 from rbe_cli.kernels.simd import (
@@ -25,11 +24,12 @@ from rbe_cli.kernels.simd import (
     store_floats,
 )
 from rbe_cli.kernels.vector_math import exp
+from rbe_cli.runtime.jit import program_code
 
 _ZERO, _LEAST = np.float32(0), np.float32(-np.inf)
 
 
-@native_jit
+@program_code
 def attention_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """A part's share of all heads of all sequences."""
     job = record(ATTENTION, job_address)
@@ -49,7 +49,7 @@ def attention_program(arithmetic: Any, part: int, parts: int, job_address: int) 
             out += job.out_stride
 
 
-@native_jit
+@program_code
 def _append(job: Any, item: int, head: int, place: int, start: int) -> None:
     """Copy a sequence's new keys and values of one head to the cache."""
     width = 4 * job.head_dim
@@ -62,7 +62,7 @@ def _append(job: Any, item: int, head: int, place: int, start: int) -> None:
         source += job.qkv_stride
 
 
-@native_jit
+@program_code
 def _attend(
     job: Any, query: int, keys: int, values: int, length: int, scores: int, out: int
 ) -> None:
@@ -84,7 +84,7 @@ def _attend(
     _mix(scores, values, length, job.head_dim, np.float32(1) / lane_sum(total), out)
 
 
-@native_jit
+@program_code
 def _dot(a: int, b: int, length: int) -> Any:
     whole = length // 16 * 16
     total = splat_float(_ZERO)
@@ -96,7 +96,7 @@ def _dot(a: int, b: int, length: int) -> Any:
     return found
 
 
-@native_jit
+@program_code
 def _mix(scores: int, values: int, length: int, head_dim: int, scale: Any, out: int) -> None:
     """out = scale times the sum of values `[length, head_dim]`, each times its score."""
     width = 4 * head_dim

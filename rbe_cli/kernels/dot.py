@@ -18,11 +18,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.imputils import lower_constant
-from numba.extending import models, register_model, typeof_impl
 
 from rbe_cli.codec.panels import BENT_4, EVEN_2, LAYOUTS, PLANES, VECTOR_BYTES, Layout
-from rbe_cli.kernels.instruction_sets import InstructionSet
 from rbe_cli.kernels.simd import (
     F32,
     FLOATS,
@@ -39,53 +36,14 @@ from rbe_cli.kernels.simd import (
     splat,
     store,
 )
+from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
+from rbe_cli.runtime.floating import multiply_add
+from rbe_cli.runtime.instruction_sets import InstructionSet
 
 _BYTES = ir.VectorType(I8, 64)
 _QUADS = 8  # of a tile
 UNPACKED_OFFSET = 128
 _AHEAD_BYTES = 8192  # of what is prefetched: 1 / 10 microsecond at 80 GB/s
-
-
-class Choice:
-    """A value that compiled code is specialised for: its type tells which it is."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-class _ChoiceType(types.Type):
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        super().__init__(name=f"Choice({getattr(value, 'name', value)})")
-
-
-@typeof_impl.register(Choice)
-def _type_of(choice: Choice, _: Any) -> _ChoiceType:
-    return _ChoiceType(choice.value)
-
-
-@register_model(_ChoiceType)
-class _ChoiceModel(models.OpaqueModel):
-    pass
-
-
-@lower_constant(_ChoiceType)
-def _lower_choice(context: Any, *_: Any) -> ir.Value:
-    return context.get_dummy_value()
-
-
-def choice_type(value: Any) -> types.Type:
-    """Numba's type of `Choice(value)`, for signatures."""
-    return _ChoiceType(value)
-
-
-class Arithmetic:
-    """An instruction set, and whether activations are coarse."""
-
-    def __init__(self, instructions: InstructionSet, coarse: bool = False) -> None:
-        self.instructions = instructions
-        self.halves = 1 if coarse else 2
-        self.name = instructions.name + (" coarse" if coarse else "")
 
 
 def _constant(value: int, kind: ir.VectorType = INTS) -> ir.Constant:
@@ -446,7 +404,7 @@ def add_block(
                 product = builder.sitofp(_total(builder, own, part), FLOATS)
                 address = builder.add(totals, ir.Constant(I64, VECTOR_BYTES * place))
                 before = load(builder, address, FLOATS)
-                after = call(builder, "llvm.fmuladd.v16f32", FLOATS, product, scale, before)
+                after = multiply_add(builder, product, scale, before)
                 store(builder, address, after)
         return context.get_dummy_value()
 

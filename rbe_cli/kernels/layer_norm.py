@@ -5,12 +5,12 @@ from typing import Literal
 import numpy as np
 
 from rbe_cli.kernels.arrays import Float32, Float64, Floating
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.records import LAYER_NORM, LAYER_NORM_BACKWARD, address, float_address
 from rbe_cli.kernels.team import Team
+from rbe_cli.runtime.libraries import LAYER_NORM as LAYER_NORM_PROGRAM
+from rbe_cli.runtime.libraries import LAYER_NORM_BACKWARD as LAYER_NORM_BACKWARD_PROGRAM
+from rbe_cli.runtime.native import load
 
-FORWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_program", 3)
-BACKWARD = Entry("rbe_cli.kernels.normalise", "layer_norm_backward_program", 3)
 Passes = Literal["fused", "standard"]
 _BLOCK_ROWS = 64  # that are summed for gamma and beta by one thread, whatever their number
 _LEAST_STREAM = 4_000_000  # bytes of a result that whoever reads it would not find in the cache
@@ -39,7 +39,7 @@ def layer_norm(
         passes: `fused`, all of a row at once, or `standard`: a pass over all rows for the means,
             another for the variances, a third for the result. Both give the same bits.
     """
-    (program,) = load([FORWARD], team.instructions)
+    (program,) = load([LAYER_NORM_PROGRAM], team.instructions)
     if statistics is None:
         statistics = np.empty((len(x), 2))
     job = np.zeros(1, LAYER_NORM)
@@ -70,7 +70,7 @@ def layer_norm_backward(
     Returns:
         The gradients with respect to gamma and beta, `[d]`.
     """
-    (program,) = load([BACKWARD], team.instructions)
+    (program,) = load([LAYER_NORM_BACKWARD_PROGRAM], team.instructions)
     tokens, length = x.shape
     blocks = -(-tokens // _BLOCK_ROWS)
     sums = np.empty((blocks, 2, length), np.float32)

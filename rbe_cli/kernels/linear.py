@@ -7,16 +7,16 @@ product, and a thread activates the columns that it has just computed.
 from typing import Any
 
 from rbe_cli.codec.panels import PANEL_COLUMNS, VECTOR_BYTES
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.normalise import layer_norm_row
 from rbe_cli.kernels.products import Operands, multiply, quantise, share
 from rbe_cli.kernels.programs import barrier
 from rbe_cli.kernels.records import MATMUL
 from rbe_cli.kernels.simd import record
 from rbe_cli.kernels.vector_math import activate
+from rbe_cli.runtime.jit import program_code
 
 
-@native_jit
+@program_code
 def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """activation(LayerNorm(x) W + bias): all parts round x, then each computes its own panels."""
     job = record(MATMUL, job_address)

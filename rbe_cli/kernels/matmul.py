@@ -5,7 +5,6 @@ import numpy as np
 from rbe_cli.checkpoint.config import Activation
 from rbe_cli.codec.panels import PANEL_COLUMNS, TILE_ROWS
 from rbe_cli.kernels.arrays import Float32, Norm
-from rbe_cli.kernels.native import Entry, load
 from rbe_cli.kernels.panel import PanelMatrix
 from rbe_cli.kernels.records import (
     ACTIVATIONS,
@@ -16,8 +15,9 @@ from rbe_cli.kernels.records import (
     scratch_bytes,
 )
 from rbe_cli.kernels.team import Team
+from rbe_cli.runtime.libraries import LINEAR
+from rbe_cli.runtime.native import load
 
-LINEAR = Entry("rbe_cli.kernels.linear", "linear_program", 3)
 _MOST_TOKENS = 256  # at once, so that their sums stay in the cache
 _MIN_PARALLEL_WORK = 1 << 18  # multiplications; below, waking a thread costs more than it saves
 

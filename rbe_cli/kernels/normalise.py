@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.products import share
 from rbe_cli.kernels.programs import barrier
 from rbe_cli.kernels.records import LAYER_NORM, LAYER_NORM_BACKWARD, STATISTICS_BYTES
@@ -35,22 +34,23 @@ from rbe_cli.kernels.simd import (
     stream_floats,
     widen,
 )
+from rbe_cli.runtime.jit import program_code
 
 _ZERO, _ZERO_DOUBLE, _ONE = np.float32(0), np.float64(0), np.float64(1)
 
 
-@native_jit
+@program_code
 def _load_vector(is_half: bool, x: int, i: int) -> Any:
     """Elements i to i + 15 of a row of float16 or float32."""
     return load_halfs(x + 2 * i) if is_half else load_floats(x + 4 * i)
 
 
-@native_jit
+@program_code
 def _load(is_half: bool, x: int, i: int) -> Any:
     return load_half(x + 2 * i) if is_half else load_float(x + 4 * i)
 
 
-@native_jit
+@program_code
 def _four(is_half: bool, x: int, i: int, shift: Any) -> Any:
     """Elements i to i + 63 less a shift, in four vectors."""
     return (
@@ -59,7 +59,7 @@ def _four(is_half: bool, x: int, i: int, shift: Any) -> Any:
     )  # fmt: skip
 
 
-@native_jit
+@program_code
 def row_mean(is_half: bool, x: int, length: int) -> Any:
     """About the mean of a row `[length]` at an address, float32."""
     first = _load(is_half, x, 0)
@@ -75,7 +75,7 @@ def row_mean(is_half: bool, x: int, length: int) -> Any:
     return np.float32(np.float64(first) + rest / length)
 
 
-@native_jit
+@program_code
 def row_statistics(is_half: bool, x: int, length: int, near: Any, eps: float) -> Any:
     """(mean, 1 / sqrt(variance + eps)), float64, from a float32 near the mean."""
     shift = splat_float(near)
@@ -95,7 +95,7 @@ def row_statistics(is_half: bool, x: int, length: int, near: Any, eps: float) ->
     return np.float64(near) + rest, _ONE / np.sqrt(variance + eps)
 
 
-@native_jit
+@program_code
 def normalise_row(
     is_half: bool,
     x: int,
@@ -130,14 +130,14 @@ def normalise_row(
             store_float(out + 4 * i, value)
 
 
-@native_jit
+@program_code
 def layer_norm_row(x: int, length: int, gamma: int, beta: int, eps: float, out: int) -> None:
     """All of it, of a row of float32."""
     mean, rstd = row_statistics(False, x, length, row_mean(False, x, length), eps)
     normalise_row(False, x, length, mean, rstd, gamma, beta, out, False)
 
 
-@native_jit
+@program_code
 def layer_norm_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """A part's share of the rows: `fused`, row by row, or in three passes over all of them."""
     job = record(LAYER_NORM, job_address)
@@ -173,7 +173,7 @@ def layer_norm_program(arithmetic: Any, part: int, parts: int, job_address: int)
     fence()
 
 
-@native_jit
+@program_code
 def layer_norm_backward_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """A part's share of the blocks of rows, each block with its sums for gamma and beta."""
     job = record(LAYER_NORM_BACKWARD, job_address)
@@ -186,7 +186,7 @@ def layer_norm_backward_program(arithmetic: Any, part: int, parts: int, job_addr
             _backward_rows(job, token, last, sums)
 
 
-@native_jit
+@program_code
 def _backward_rows(job: Any, token: int, end: int, sums: int) -> None:
     """Rows `token` to `token + 3`, as far as there are any: so sums are loaded once for four."""
     a, b, c, d = (
@@ -219,7 +219,7 @@ def _backward_rows(job: Any, token: int, end: int, sums: int) -> None:
     _close_row(job, token + 3, end, d, lane_sum(totals[3]), lane_sum(alongs[3]), sums)
 
 
-@native_jit
+@program_code
 def _open_row(job: Any, token: int, end: int) -> Any:
     """(address of x, of grad, mean in two floats, rstd, 1); past the end the last row times 0."""
     weight = np.float32(1) if token < end else _ZERO
@@ -231,7 +231,7 @@ def _open_row(job: Any, token: int, end: int) -> Any:
     return job.x + place, job.grad + place, high, np.float32(mean - high), scale, weight
 
 
-@native_jit
+@program_code
 def _elements(row: Any, i: int) -> Any:
     """16 elements of grad and x^, `i` bytes after the row's beginning."""
     x, grad, high, low, scale, weight = row
@@ -239,7 +239,7 @@ def _elements(row: Any, i: int) -> Any:
     return load_floats(grad + i) * splat_float(weight), centred * splat_float(scale)
 
 
-@native_jit
+@program_code
 def _close_row(job: Any, token: int, end: int, row: Any, total: Any, along: Any, sums: int) -> None:
     """The elements past the last 16, then out = rstd (g - mean(g) - x^ mean(g x^)).
 

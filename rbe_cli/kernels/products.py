@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rbe_cli.codec.panels import TILE_ROWS, VECTOR_BYTES
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.dot import (
-    Choice,
     add_block,
     add_quad,
     add_tile,
@@ -54,6 +52,8 @@ from rbe_cli.kernels.simd import (
     to_floats,
     to_ints,
 )
+from rbe_cli.runtime.arithmetic import Choice
+from rbe_cli.runtime.jit import program_code
 
 _SIX, _TWO, _ONE = Choice(6), Choice(2), Choice(1)  # tokens of a block
 _GROUP_TILES = GROUP_ROWS // TILE_ROWS
@@ -87,13 +87,13 @@ class Operands(NamedTuple):
     scratch: int
 
 
-@native_jit
+@program_code
 def share(count: int, part: int, parts: int) -> Any:
     """The first of `part`'s share of `count` things."""
     return count * part // parts
 
 
-@native_jit
+@program_code
 def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
     """Round one token's activations; `x` and `steps` are read to a multiple of 32 rows.
 
@@ -132,7 +132,7 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
         store_int32(out + 8 * group + 4, group_sum)
 
 
-@native_jit
+@program_code
 def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> Any:
     """One token times one panel of tiles of one layout, 16 outputs without their steps."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
@@ -150,7 +150,7 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
     return total
 
 
-@native_jit
+@program_code
 def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -> Any:
     """The same of tiles whose layouts lie at an address."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
@@ -170,7 +170,7 @@ def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -
     return total
 
 
-@native_jit
+@program_code
 def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
     """The sum with the panel's tiles of multiples of 256."""
     first = load_int(matrix.high_starts + 8 * panel)
@@ -191,7 +191,7 @@ def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> A
     return fused(high, splat_float(_HIGH), total)
 
 
-@native_jit
+@program_code
 def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> None:
     """16 outputs = total * steps + bias, or added to what they hold."""
     column = panel * VECTOR_BYTES
@@ -203,7 +203,7 @@ def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> N
     store_floats(out, result)
 
 
-@native_jit
+@program_code
 def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     x = operands.activations
     for panel in range(first, last):
@@ -217,7 +217,7 @@ def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: in
         _finish(matrix, panel, total, operands, 0)
 
 
-@native_jit
+@program_code
 def _block(
     arithmetic: Any, tokens: Any, quads: int, scratch: int, header: int, words: int, stride: int,
     totals: int,
@@ -230,7 +230,7 @@ def _block(
     add_block(arithmetic, tokens, sums, header, stride, totals)
 
 
-@native_jit
+@program_code
 def _blocks(
     arithmetic: Any, operands: Any, quads: int, header: int, words: int, totals: int
 ) -> None:
@@ -251,7 +251,7 @@ def _blocks(
             token += 1
 
 
-@native_jit
+@program_code
 def _unpack_group(
     arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
 ) -> int:
@@ -263,7 +263,7 @@ def _unpack_group(
     return values
 
 
-@native_jit
+@program_code
 def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: int) -> None:
     """All tokens times two panels: sums `[tokens, 2, 16]` after the unpacked group."""
     tiles, scratch = matrix.tiles, operands.scratch
@@ -284,7 +284,7 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
         _blocks(arithmetic, operands, 8 * (stop - start), header, words, totals)
 
 
-@native_jit
+@program_code
 def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     totals = operands.scratch + 2 * _UNPACKED
     for panel in range(first, last, 2):
@@ -299,7 +299,7 @@ def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) 
                 _finish(matrix, panel + own, total, operands, token)
 
 
-@native_jit
+@program_code
 def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
     """Panels of float32, in float32."""
     for panel in range(first, last):
@@ -313,7 +313,7 @@ def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
             _finish(matrix, panel, total, operands, token)
 
 
-@native_jit
+@program_code
 def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     """Panels `first` to `last` of a matrix (records.MATRIX) times `operands`."""
     if matrix.form == FLOATS:
@@ -324,7 +324,7 @@ def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int)
         _tokens(arithmetic, matrix, operands, first, last)
 
 
-@native_jit
+@program_code
 def multiply_program(
     arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
@@ -336,7 +336,7 @@ def multiply_program(
     multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
 
 
-@native_jit
+@program_code
 def multiply_coarse_program(
     arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,

@@ -7,7 +7,6 @@ number of parts, and the record's address.
 
 from typing import Any
 
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.products import share
 from rbe_cli.kernels.records import FLAG_BYTES, READ, TEAM
 from rbe_cli.kernels.simd import (
@@ -22,11 +21,12 @@ from rbe_cli.kernels.simd import (
     store_int32,
     store_release,
 )
+from rbe_cli.runtime.jit import program_code
 
 _PARTS_BITS = 16  # of a job's number, for its threads
 
 
-@native_jit
+@program_code
 def barrier(flags: int, part: int, parts: int) -> None:
     """Wait until all parts are here; `flags` are zero when a job begins."""
     if parts == 1:
@@ -39,7 +39,7 @@ def barrier(flags: int, part: int, parts: int) -> None:
             pause()
 
 
-@native_jit
+@program_code
 def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
     """A thread of the team: run job after job, and return after a long wait for one."""
     team = record(TEAM, team_address)
@@ -60,7 +60,7 @@ def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
             waited = 0
 
 
-@native_jit
+@program_code
 def lead(arithmetic: Any, team_address: int, parts: int) -> None:
     """Run the team's job with `parts` threads, of which this one is the first."""
     team = record(TEAM, team_address)
@@ -74,7 +74,7 @@ def lead(arithmetic: Any, team_address: int, parts: int) -> None:
             pause()
 
 
-@native_jit
+@program_code
 def read(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """Read memory once, each part its share of the lines, as fast as loads alone can."""
     job = record(READ, job_address)

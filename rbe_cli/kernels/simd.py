@@ -8,11 +8,15 @@ or not, and nothing checks them.
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from rbe_cli.runtime.floating import from_half, multiply_add, to_half
 
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -197,17 +201,15 @@ load_int = _function(types.int64, (_address,), lambda b, a: load(b, a, I64))
 load_int32 = _function(types.int32, (_address,), lambda b, a: load(b, a, I32))
 load_byte = _function(types.int64, (_address,), lambda b, a: b.zext(load(b, a, I8), I64))
 load_double = _function(types.float64, (_address,), lambda b, a: load(b, a, F64))
-load_halfs = _function(floats, (_address,), lambda b, a: b.fpext(load(b, a, HALFS), FLOATS))
-load_half = _function(types.float32, (_address,), lambda b, a: b.fpext(load(b, a, F16), F32))
+load_halfs = _function(floats, (_address,), lambda b, a: from_half(b, load(b, a, HALFS)))
+load_half = _function(types.float32, (_address,), lambda b, a: from_half(b, load(b, a, F16)))
 store_float = _function(types.void, (_address, types.float32), _store)
 stream_floats = _function(types.void, (_address, floats), _stream)  # to a multiple of 16 bytes
 fence = _function(types.void, (), _fence)  # what streams is in memory before what follows
 store_double = _function(types.void, (_address, types.float64), _store)
-store_halfs = _function(
-    types.void, (_address, floats), lambda b, a, v: store(b, a, b.fptrunc(v, HALFS))
-)
+store_halfs = _function(types.void, (_address, floats), lambda b, a, v: store(b, a, to_half(b, v)))
 store_half = _function(
-    types.void, (_address, types.float32), lambda b, a, v: store(b, a, b.fptrunc(v, F16))
+    types.void, (_address, types.float32), lambda b, a, v: store(b, a, to_half(b, v))
 )
 store_byte = _function(types.void, (_address, types.int32), _store_truncated)
 store_int32 = _function(types.void, (_address, types.int32), _store)
@@ -223,7 +225,7 @@ larger = _function(floats, (floats, floats), _select_larger)  # b where either i
 smaller = _function(floats, (floats, floats), _select_smaller)
 where_positive = _function(floats, (floats, floats, floats), _select_by_sign)  # x > 0 ? a : b
 with_sign = _function(floats, (floats, floats), _llvm("llvm.copysign.v16f32", FLOATS))
-fused = _function(floats, (floats, floats, floats), _llvm("llvm.fmuladd.v16f32", FLOATS))  # a b + c
+fused = _function(floats, (floats, floats, floats), multiply_add)  # a b + c, rounded once
 splat_double = _function(doubles, (types.float64,), splat)
 widen = _function(doubles, (floats,), _instruction("fpext", DOUBLES))
 lane_sum_doubles = _function(types.float64, (doubles,), _reduce_sum)
@@ -289,8 +291,8 @@ def invoke(typing: Any, program: Any, numbers: Any) -> Any:
     return types.void(types.int64, taken), emit
 
 
-def _overload_operators() -> None:
-    """`+`, `-`, `*`, `/` of vectors, and `<<`, `>>`, `&`, `|` of ints (shifts fill with signs)."""
+def _define_operators() -> None:
+    """Define `+ - * /` of vectors, and `<< >> & |` of ints (shifts fill with signs)."""
     by_operator = {
         operator.add: ("fadd", "add"),
         operator.sub: ("fsub", "sub"),
@@ -301,25 +303,26 @@ def _overload_operators() -> None:
         operator.and_: (None, "and_"),
         operator.or_: (None, "or_"),
     }
-    for symbol, names in by_operator.items():
-        functions = {
-            kind: _function(kind, (kind, kind), _instruction(name))
-            for kind, name in zip((floats, doubles, ints), (names[0], *names), strict=True)
-            if name is not None
-        }
-        _overload(symbol, functions)
+    for symbol, (of_floats, of_ints) in by_operator.items():
+        named = {floats: of_floats, doubles: of_floats, ints: of_ints}
+        _define(symbol, {kind: name for kind, name in named.items() if name is not None})
 
 
-def _overload(symbol: Callable[..., Any], functions: dict[VectorType, Any]) -> None:
-    def choose(a: Any, b: Any) -> Any:
-        function: Any = functions.get(a) if a == b else None
+def _define(symbol: Callable[..., Any], instructions: dict[VectorType, str]) -> None:
+    """Define an operator of two vectors of one type, by the name of an instruction for each."""
 
-        def apply(a: Any, b: Any) -> Any:
-            return function(a, b)
+    @infer_global(symbol)
+    class _Typing(ConcreteTemplate):
+        cases: ClassVar = [kind(kind, kind) for kind in instructions]
 
-        return None if function is None else apply
+    for kind, name in instructions.items():
+        lower_builtin(symbol, kind, kind)(partial(_emit_operator, name))
 
-    overload(symbol)(choose)
+
+def _emit_operator(
+    name: str, context: Any, builder: ir.IRBuilder, signature: Any, values: Any
+) -> ir.Value:
+    return getattr(builder, name)(*values)
 
 
-_overload_operators()
+_define_operators()

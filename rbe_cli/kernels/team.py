@@ -11,13 +11,12 @@ import threading
 import numpy as np
 
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.cpus import affine_cpus, default_threads
-from rbe_cli.kernels.instruction_sets import InstructionSet, available
-from rbe_cli.kernels.native import Entry, Native, load
 from rbe_cli.kernels.records import FLAG_BYTES, TEAM, address
+from rbe_cli.runtime.cpus import affine_cpus, default_threads
+from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.libraries import LEAD, WORK
+from rbe_cli.runtime.native import Native, load
 
-_MODULE = "rbe_cli.kernels.programs"
-TEAM_PROGRAMS = Entry(_MODULE, "work", 3), Entry(_MODULE, "lead", 2)
 _PATIENCE = 20_000  # pauses of about 50 nanoseconds
 _turn = threading.Lock()  # one job at a time in the process
 
@@ -59,7 +58,7 @@ class Team:
             self._record["program"], self._record["record"] = program.address, record
             self._has_job = True
             try:
-                _, lead = load(TEAM_PROGRAMS, self.instructions)
+                (lead,) = load([LEAD], self.instructions)
                 self._wake(threads - 1)
                 lead(self._address, threads)
             finally:
@@ -79,7 +78,7 @@ class Team:
 
     def _serve(self, part: int, awake: threading.Event) -> None:
         """A thread's life: spin for jobs, then sleep until the next is announced."""
-        work, _ = load(TEAM_PROGRAMS, self.instructions)
+        (work,) = load([WORK], self.instructions)
         while True:
             work(part, self._address, _PATIENCE)
             awake.clear()

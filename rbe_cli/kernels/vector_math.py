@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.jit import native_jit
 from rbe_cli.kernels.products import share
 from rbe_cli.kernels.records import ACTIVATE
 from rbe_cli.kernels.simd import (
@@ -28,6 +27,7 @@ from rbe_cli.kernels.simd import (
     where_positive,
     with_sign,
 )
+from rbe_cli.runtime.jit import program_code
 
 # Cephes' expf (Moshier 1992): x = n ln 2 + r with |r| <= ln(2) / 2; relative error 1e-7.
 _LOG2_E = np.float32(1.44269504088896341)
@@ -51,7 +51,7 @@ _A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.
 _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
 
 
-@native_jit
+@program_code
 def exp(x: Any) -> Any:
     """e^x; 1e-38 for all x below -87.3, infinity above 88.37; not a number stays that."""
     bounded = smaller(splat_float(_HIGHEST), larger(splat_float(_LOWEST), x))
@@ -66,13 +66,13 @@ def exp(x: Any) -> Any:
     return fused(p, r * r, r + splat_float(_ONE)) * power
 
 
-@native_jit
+@program_code
 def _times_sigmoid(x: Any, negative: Any) -> Any:
     """x sigmoid(-negative)."""
     return x / (splat_float(_ONE) + exp(negative))
 
 
-@native_jit
+@program_code
 def _upper_tail(z: Any) -> Any:
     """1 - Phi(z) of the normal distribution, z >= 0."""
     t = splat_float(_ONE) / fused(splat_float(_P), z, splat_float(_ONE))
@@ -83,14 +83,14 @@ def _upper_tail(z: Any) -> Any:
     return splat_float(_HALF) * p * exp(splat_float(-_HALF) * z * z)
 
 
-@native_jit
+@program_code
 def _gelu(x: Any) -> Any:
     """0.5 x (1 + erf(x / sqrt(2)))."""
     z = absolute(x)
     return larger(x, splat_float(_ZERO)) - z * _upper_tail(z)
 
 
-@native_jit
+@program_code
 def activate(number: int, address: int, length: int) -> None:
     """Apply an activation function in place to float32 `[length]`, a multiple of 16."""
     for i in range(0, 4 * length, 64):
@@ -109,20 +109,20 @@ def activate(number: int, address: int, length: int) -> None:
         store_floats(address + i, y)
 
 
-@native_jit
+@program_code
 def _bounded(x: Any, end: Any) -> Any:
     """x from -end to end; not a number stays that."""
     return smaller(splat_float(end), larger(splat_float(-end), x))
 
 
-@native_jit
+@program_code
 def _times_sigmoid_slope(x: Any, negative: Any, slope: Any) -> Any:
     """Derivative of x sigmoid(-negative), whose derivative `slope` is that of `negative`."""
     gate = splat_float(_ONE) / (splat_float(_ONE) + exp(negative))
     return gate - x * slope * gate * (splat_float(_ONE) - gate)
 
 
-@native_jit
+@program_code
 def _silu_slope(x: Any) -> Any:
     """Derivative of x sigmoid(x), which no finite x makes infinite."""
     one = splat_float(_ONE)
@@ -130,7 +130,7 @@ def _silu_slope(x: Any) -> Any:
     return gate * fused(x, one - gate, one)
 
 
-@native_jit
+@program_code
 def _gelu_slope(x: Any) -> Any:
     """Phi(x) + x phi(x), of the normal distribution and its density."""
     half = splat_float(_HALF)
@@ -138,7 +138,7 @@ def _gelu_slope(x: Any) -> Any:
     return fused(x * splat_float(_DENSITY_AT_0), exp(splat_float(-_HALF) * x * x), below)
 
 
-@native_jit
+@program_code
 def activate_backward(number: int, x: int, grad: int, length: int) -> None:
     """grad *= the derivative at x, both float32 `[length]`, a multiple of 16."""
     for i in range(0, 4 * length, 64):
@@ -161,7 +161,7 @@ def activate_backward(number: int, x: int, grad: int, length: int) -> None:
         store_floats(grad + i, y)
 
 
-@native_jit
+@program_code
 def activate_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
     """A part's share of an activation function, or of its gradient, in place."""
     job = record(ACTIVATE, job_address)

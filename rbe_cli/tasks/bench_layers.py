@@ -129,7 +129,7 @@ def _warm_cases(
     tensors = random_tensors(config, rng)
     x = rng.standard_normal((shape.batch, shape.seq, shape.dim), np.float32)
     if set(options.variants) != {Variant.reference}:
-        warm_up(Gpt2(config, tensors, fast), progress, backward=options.backward)
+        warm_up(Gpt2(config, tensors, fast), progress)
     found = {}
     for variant in options.variants:
         kernels = load_kernels("reference") if variant is Variant.reference else fast

@@ -16,16 +16,15 @@ from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.files import open_file
 from rbe_cli.checkpoint.names import parameter_count
-from rbe_cli.codec.feedback import InputFactor, OutputFactor
-from rbe_cli.codec.matrix import EncodedMatrix, encode_block
 from rbe_cli.container.publish import check_output
 from rbe_cli.container.tensor import StoredTensor
 from rbe_cli.engine.resident import resident
-from rbe_cli.engine.warm_up import compile_steps, warm_up
+from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import CheckpointError, QualityError, UsageError
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.native import prepare
 from rbe_cli.tasks import calibration
 from rbe_cli.tasks.aim import KL_A_BIT, Aim, exactly, find_aim
 from rbe_cli.tasks.evaluate import Window, evaluate
@@ -219,7 +218,8 @@ def _make(
     settings = aim.settings
     tensors = with_decorrelated_heads(checkpoint, settings)
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
-    _compile(model, progress)
+    warm_up(model, progress)
+    prepare(("codec",), progress=progress)
     text = _calibrate(checkpoint, model, options, workers, folder, progress)
     # More text than this makes no better metric, though it does a better tuning.
     few = options.calib_samples or calibration.default_samples(checkpoint.config)
@@ -251,18 +251,6 @@ def _make(
         )
     reports = list(_reports(stored, tensors, metric, model.head.name, workers))
     return _Made(stored, reached, tuning, reports)
-
-
-def _compile(model: Gpt2, progress: Progress) -> None:
-    """Run every kernel, the encoder and the decoder once, on next to nothing."""
-
-    def encode_one_weight() -> None:
-        inputs, outputs = InputFactor.identity(1), OutputFactor.identity(1)
-        block = encode_block(np.ones((1, 1), np.float32), 1.0, inputs, outputs)
-        EncodedMatrix((1, 1), 1.0, (block,)).decode()
-
-    warm_up(model, progress, backward=True)
-    compile_steps("compiling the encoder (first run only)", [encode_one_weight], progress)
 
 
 def _calibrate(

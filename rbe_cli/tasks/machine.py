@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from rbe_cli.kernels.cpus import affine_cpus
+from rbe_cli.runtime.cpus import affine_cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -13,7 +13,7 @@ from rbe_cli.codec.feedback import InputFactor, OutputFactor
 from rbe_cli.codec.geometry import column_blocks
 from rbe_cli.codec.matrix import encode_block
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.runtime.cpus import default_threads
 from rbe_cli.tasks.aim import find_aim, planned_parts
 from rbe_cli.tasks.calibration import MAX_BATCH_TOKENS, describe
 from rbe_cli.tasks.evaluate import CHUNK_LOGITS

@@ -14,7 +14,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from rbe_cli.errors import NotFoundError, UsageError
-from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.runtime.cpus import default_threads
 
 Result = TypeVar("Result")
 _CONNECT_SECONDS = 10

@@ -20,8 +20,9 @@ from rbe_cli.codec.trellis import (
     PARITY_CHECKS,
     QuantiserOptions,
     make_search,
-    quantise_segment,
 )
+from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
+from rbe_cli.runtime.native import load
 
 DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 
@@ -217,8 +218,9 @@ def quantised_stretch(target, row_level, column_levels, state, options):
     """(integers, end state)."""
     out = np.empty(len(target), np.int32)
     search = make_search(len(target), options, RATE_WEIGHT)
-    end = quantise_segment(target.astype("f4"), row_level, column_levels, search, out, state)
-    return out, end
+    (quantise_segment,) = load([QUANTISE_SEGMENT])
+    arguments = target.astype("f4"), row_level, column_levels, *search, out, state
+    return out, quantise_segment(*arguments)
 
 
 def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):

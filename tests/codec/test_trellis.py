@@ -11,7 +11,10 @@ from hypothesis.extra.numpy import arrays
 from rbe_cli.codec import reference, trellis
 from rbe_cli.codec.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
 from rbe_cli.codec.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
+from rbe_cli.codec.trellis_programs import next_state, symbol_of
 from rbe_cli.errors import UsageError
+from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
+from rbe_cli.runtime.native import load
 
 TABLES = entropy_tables()
 FLOATS = st.floats(-6, 6, width=32)
@@ -28,8 +31,8 @@ def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEF
     out = np.empty(columns, np.int32)
     search = trellis.make_search(columns, options, rate_weight)
     target, column_levels = np.asarray(target, np.float32), np.asarray(column_levels, np.int16)
-    end = trellis.quantise_segment(target, row_level, column_levels, search, out, start)
-    return out, end
+    (quantise_segment,) = load([QUANTISE_SEGMENT])
+    return out, quantise_segment(target, row_level, column_levels, *search, out, start)
 
 
 def path(qs, state=0, states=8):
@@ -44,7 +47,7 @@ def path(qs, state=0, states=8):
 @cache
 def bits(n, level):
     level = min(max(level, MIN_LEVEL), MAX_LEVEL) - MIN_LEVEL
-    return float(TABLES.bits[level, n & 1, trellis.symbol_of(n >> 1, TABLES.shift[level])])
+    return float(TABLES.bits[level, n & 1, symbol_of.py_func(n >> 1, TABLES.shift[level])])
 
 
 def cost(integers, weights, rate_weight):
@@ -64,7 +67,7 @@ def test_walk_is_that_of_the_reference(states):
     for (state, label), q in product(enumerate(labels), range(-4, 5)):
         assert label >> 1 == reference.state_offset(state, states)
         expected = reference.next_state(state, q, states)
-        assert trellis.next_state(state, label, q, states) == expected
+        assert next_state.py_func(state, label, q, states) == expected
 
 
 @pytest.mark.parametrize("states", PARITY_CHECKS)

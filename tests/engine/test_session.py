@@ -8,11 +8,11 @@ from small_models import as_panels, float64, random_tensors, relative_error, sma
 from rbe_cli.engine.plan import CHUNK_TOKENS
 from rbe_cli.engine.session import ReferenceSession, Session
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.instruction_sets import InstructionSet, available
 from rbe_cli.kernels.records import KV_TYPES
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.kernels.team import get_team
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.runtime.instruction_sets import InstructionSet, available
 
 TOLERANCE = {"fp32": 3e-4, "fp16": 2e-3, "int8": 5e-2}  # of the largest logit
 

@@ -1,13 +1,12 @@
 import os
 import sys
 
-import numba
 import numpy as np
 import pytest
 from deadlines import run_python
 from small_models import random_tensors, small_config
 
-from rbe_cli.engine.warm_up import compile_steps, warm_up
+from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
@@ -17,7 +16,7 @@ import numpy as np
 from small_models import as_panels, random_tensors, small_config
 from rbe_cli.engine.session import Session
 from rbe_cli.engine.warm_up import warm_up
-from rbe_cli.kernels import native
+from rbe_cli.runtime import native
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
@@ -26,35 +25,20 @@ panels = as_panels(random_tensors(config), 7)[0]
 model = Gpt2(config, panels, load_kernels("fast", 1))
 warm_up(model, lambda *progress: None)
 session = Session(model, 6)
-before = len(native._loaded)
+before = len(native._engines)
 for row in range(6):
     session.prefill(row, np.arange(1 + row))
 session.decode(range(6), np.arange(6))
 session.decode([3], np.arange(1))
 model.forward(np.ones((2, 9), np.int64), observe=lambda name, x: None)
-print(before == len(native._loaded), before, "numba" in sys.modules)
+print(before == len(native._engines), before, "numba" in sys.modules)
 """
 
 
 def test_nothing_is_left_to_compile():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     result = run_python(EVERYTHING_A_MODEL_RUNS, env=environment)
-    assert result.stdout == "True 10 False\n", result.stderr
-
-
-def test_only_steps_that_compile_are_reported():
-    @numba.njit
-    def inner(x):
-        return x + 1
-
-    @numba.njit
-    def outer(x):
-        return inner(x) * 2
-
-    seen = []
-    steps = [lambda: None, lambda: outer(1), lambda: None, lambda: outer(1.0), lambda: None]
-    compile_steps("compiling", steps, lambda *call: seen.append(call))
-    assert seen == [("compiling", 1, 5), ("compiling", 3, 5), ("compiling", 5, 5)]
+    assert result.stdout == "True 2 False\n", result.stderr
 
 
 def test_compiled_kernels_are_silent(model):
@@ -67,6 +51,6 @@ def test_compiled_kernels_are_silent(model):
 def test_reference_kernels_have_nothing_to_compile(monkeypatch):
     config = small_config()
     model = Gpt2.from_checkpoint(config, random_tensors(config), load_kernels("reference"))
-    monkeypatch.setattr("rbe_cli.engine.warm_up.load", pytest.fail)
-    warm_up(model, pytest.fail, backward=True)
+    monkeypatch.setattr("rbe_cli.engine.warm_up.prepare", pytest.fail)
+    warm_up(model, pytest.fail)
     assert np.isfinite(model.forward(np.ones((1, 2), np.int64))).all()

@@ -1,8 +1,8 @@
 import pytest
 
-from rbe_cli.kernels.instruction_sets import available
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.kernels.team import get_team
+from rbe_cli.runtime.instruction_sets import available
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from deadlines import SECONDS, run_together, started
 from random_panels import random_matrix
 
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.cpus import affine_cpus
 from rbe_cli.kernels.matmul import matmul
 from rbe_cli.kernels.team import get_team
+from rbe_cli.runtime.cpus import affine_cpus
 
 needs_two_cpus = pytest.mark.skipif(affine_cpus() < 2, reason="a team needs two CPUs")
 

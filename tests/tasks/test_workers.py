@@ -8,7 +8,7 @@ import psutil
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from rbe_cli.kernels.cpus import default_threads
+from rbe_cli.runtime.cpus import default_threads
 from rbe_cli.tasks.memory import peak_rss_bytes
 from rbe_cli.tasks.workers import workers
 

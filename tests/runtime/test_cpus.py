@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from rbe_cli.kernels.cpus import affine_cpus, cgroup_cpus, default_threads
+from rbe_cli.runtime.cpus import affine_cpus, cgroup_cpus, default_threads
 
 
 def write(path, text):
@@ -47,5 +47,5 @@ def test_version_1_quota(tmp_path, quota, cpus):
 
 
 def test_a_fraction_of_a_cpu_is_one_thread(monkeypatch):
-    monkeypatch.setattr("rbe_cli.kernels.cpus.cgroup_cpus", lambda: 0.5)
+    monkeypatch.setattr("rbe_cli.runtime.cpus.cgroup_cpus", lambda: 0.5)
     assert default_threads() == 1

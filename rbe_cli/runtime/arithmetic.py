@@ -1,0 +1,52 @@
+"""Values that compiled code is specialised for: their types tell which they are."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.imputils import lower_constant
+from numba.extending import models, register_model, typeof_impl
+
+from rbe_cli.runtime.instruction_sets import InstructionSet
+
+
+class Choice:
+    """A value that compiled code is specialised for: its type tells which it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _ChoiceType(types.Type):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        super().__init__(name=f"Choice({getattr(value, 'name', value)})")
+
+
+@typeof_impl.register(Choice)
+def _type_of(choice: Choice, _: Any) -> _ChoiceType:
+    return _ChoiceType(choice.value)
+
+
+@register_model(_ChoiceType)
+class _ChoiceModel(models.OpaqueModel):
+    pass
+
+
+@lower_constant(_ChoiceType)
+def _lower_choice(context: Any, *_: Any) -> ir.Value:
+    return context.get_dummy_value()
+
+
+def choice_type(value: Any) -> types.Type:
+    """Return Numba's type of `Choice(value)`, for signatures."""
+    return _ChoiceType(value)
+
+
+class Arithmetic:
+    """An instruction set, and whether activations are coarse: every program's first argument."""
+
+    def __init__(self, instructions: InstructionSet, coarse: bool = False) -> None:
+        self.instructions = instructions
+        self.halves = 1 if coarse else 2
+        self.name = instructions.name + (" coarse" if coarse else "")

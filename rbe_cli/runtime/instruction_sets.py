@@ -1,0 +1,80 @@
+"""Which instructions programs are compiled for: the choice, made once, from the CPU's features.
+
+An instruction the CPU lacks ends the process, so a program runs only where the CPU has all
+features of its baseline. The baselines are the levels of the x86-64 ABI: machine code does not
+depend on the machine that compiled it.
+"""
+
+from enum import Enum
+from functools import cache
+from typing import NamedTuple
+
+from llvmlite import binding
+
+
+class InstructionSet(Enum):
+    """How products of bytes are computed.
+
+    `avx512` with VNNI's dot products of four bytes (x86-64 from 2019 on); `avx2` with products
+    of pairs of 16-bit integers (from 2013 on); `portable` with what any CPU has.
+    """
+
+    avx512 = "avx512"
+    avx2 = "avx2"
+    portable = "portable"
+
+
+class Baseline(NamedTuple):
+    """What LLVM compiles for.
+
+    Attributes:
+        cpu: a CPU's name.
+        features: those beside that CPU's own.
+        has_fused_and_half: whether it has fused multiply-adds and conversions of float16.
+    """
+
+    cpu: str
+    features: str = ""
+    has_fused_and_half: bool = True
+
+
+_V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
+_V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_NEEDED: dict[InstructionSet, tuple[str, ...]] = {
+    InstructionSet.avx512: (*_V3, *_V4, "avx512vnni"),
+    InstructionSet.avx2: _V3,
+    InstructionSet.portable: (),
+}
+
+
+def architecture() -> str:
+    """Return the first part of LLVM's name of this process's platform, such as x86_64."""
+    triple: str = binding.get_process_triple()
+    return triple.partition("-")[0]
+
+
+def baseline(instructions: InstructionSet) -> Baseline:
+    """Return what an instruction set is compiled for on this architecture."""
+    if architecture() != "x86_64":
+        return Baseline("generic")
+    return {
+        InstructionSet.avx512: Baseline("x86-64-v4", "+avx512vnni"),
+        InstructionSet.avx2: Baseline("x86-64-v3"),
+        InstructionSet.portable: Baseline("x86-64-v2", has_fused_and_half=False),
+    }[instructions]
+
+
+def buildable() -> tuple[InstructionSet, ...]:
+    """Return the instruction sets that this architecture has, the fastest first."""
+    return tuple(InstructionSet) if architecture() == "x86_64" else (InstructionSet.portable,)
+
+
+@cache
+def available() -> tuple[InstructionSet, ...]:
+    """Return the instruction sets that this CPU has, the fastest first."""
+    features = binding.get_host_cpu_features()
+    return tuple(
+        choice
+        for choice, needed in _NEEDED.items()
+        if all(features.get(feature, False) for feature in needed)
+    )

@@ -1,0 +1,110 @@
+"""Every compiled program of the package, and the library whose object file holds it."""
+
+from typing import NamedTuple
+
+
+class Program(NamedTuple):
+    """A compiled function that Python may call (native.py).
+
+    Attributes:
+        module, function: where it is defined. Its first argument is the arithmetic
+            (arithmetic.py), which Python does not pass.
+        parameters: Numba's names of the types of the other arguments: int64, float64, or
+            contiguous arrays such as `float32[:, ::1]`.
+        has_result: whether it returns an int64; nothing otherwise.
+    """
+
+    module: str
+    function: str
+    parameters: tuple[str, ...]
+    has_result: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """The name of the machine code in its object file."""
+        return f"rbe_{self.function}"
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return ("int64",) * count
+
+
+_TEAM_RUN = _numbers(3)  # a thread's number, the number of threads, a record's address
+
+WORK = Program("rbe_cli.kernels.programs", "work", _numbers(3))
+LEAD = Program("rbe_cli.kernels.programs", "lead", _numbers(2))
+READ = Program("rbe_cli.kernels.programs", "read", _TEAM_RUN)
+MULTIPLY = Program("rbe_cli.kernels.products", "multiply_program", _numbers(12))
+MULTIPLY_COARSE = Program("rbe_cli.kernels.products", "multiply_coarse_program", _numbers(12))
+ATTEND = Program("rbe_cli.kernels.cached_attention", "attend_program", _numbers(11))
+FORWARD = Program("rbe_cli.engine.forward", "forward", _TEAM_RUN)
+LINEAR = Program("rbe_cli.kernels.linear", "linear_program", _TEAM_RUN)
+
+ACTIVATE = Program("rbe_cli.kernels.vector_math", "activate_program", _TEAM_RUN)
+ATTENTION = Program("rbe_cli.kernels.causal_attention", "attention_program", _TEAM_RUN)
+LAYER_NORM = Program("rbe_cli.kernels.normalise", "layer_norm_program", _TEAM_RUN)
+LAYER_NORM_BACKWARD = Program("rbe_cli.kernels.normalise", "layer_norm_backward_program", _TEAM_RUN)
+
+_F32_1D, _F32_2D, _F32_3D = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
+_F64_1D, _F64_2D = "float64[::1]", "float64[:, ::1]"
+_I8_1D, _I16_1D, _I16_2D = "int8[::1]", "int16[::1]", "int16[:, ::1]"
+_I32_1D, _I32_2D, _I64_1D = "int32[::1]", "int32[:, ::1]", "int64[::1]"
+_U8_1D, _U8_2D = "uint8[::1]", "uint8[:, ::1]"
+_U16_1D, _U16_3D, _U32_1D = "uint16[::1]", "uint16[:, :, ::1]", "uint32[::1]"
+_SEARCH = (  # trellis.Search
+    _U8_1D, _F64_2D, "float64", _F32_3D, _I64_1D, _I32_2D, _U8_2D, _F64_2D, _F64_1D,
+)  # fmt: skip
+_ENCODER_TABLES = _U16_3D, _U16_3D, _I64_1D  # rans.EncoderTables
+_DECODER_TABLES = _U8_1D, _U32_1D, _I64_1D  # rans.DecoderTables
+_RANS = "rbe_cli.codec.rans_programs"
+
+RANS_ENCODE = Program(
+    _RANS, "encode_block",
+    (_I32_2D, *[_I16_1D] * 3, _I16_2D, _U8_1D, *_ENCODER_TABLES, _I64_1D, _U8_2D, _U16_1D), True,
+)  # fmt: skip
+RANS_DECODE = Program(
+    _RANS, "decode_block",
+    (
+        _U16_1D, _I64_1D, _I16_2D, _U8_1D, *_DECODER_TABLES, _I64_1D, *[_I16_1D] * 3,
+        _I64_1D, _I16_2D, _I16_2D,
+    ),
+    True,
+)  # fmt: skip
+RANS_PUT_RUN = Program(
+    _RANS, "put_run_program", (_I16_1D, *_numbers(2), *_ENCODER_TABLES, _I64_1D, _U16_1D, "int64"),
+    True,
+)  # fmt: skip
+RANS_GET_RUN = Program(
+    _RANS, "get_run_program", (_U16_1D, "int64", _I64_1D, *_DECODER_TABLES, *_numbers(2), _I16_1D),
+    True,
+)  # fmt: skip
+QUANTISE_SEGMENT = Program(
+    "rbe_cli.codec.trellis_programs", "quantise_segment_program",
+    (_F32_1D, "int64", _I16_1D, *_SEARCH, _I32_1D, "int64"), True,
+)  # fmt: skip
+QUANTISE_ROWS = Program(
+    "rbe_cli.codec.feedback_programs", "quantise_rows",
+    (*[_F32_2D] * 4, _I16_1D, *_SEARCH, _F32_2D, _F32_1D, _F32_2D, _I32_2D),
+)  # fmt: skip
+QUANTISE_FIXED_ROWS = Program(
+    "rbe_cli.codec.fixed_rate_programs", "quantise_fixed_rows",
+    (
+        *[_F32_2D] * 3, _F32_3D, _I64_1D, _F32_1D, _F32_1D, _U8_1D, "float64", "int64",
+        _F32_2D, _F32_1D, _U8_2D, _I8_1D,
+    ),
+)  # fmt: skip
+
+LIBRARIES: dict[str, tuple[Program, ...]] = {
+    "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_COARSE, ATTEND, FORWARD, LINEAR),
+    "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
+    "codec": (
+        RANS_ENCODE, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT, QUANTISE_ROWS,
+        QUANTISE_FIXED_ROWS,
+    ),
+}  # fmt: skip
+"""Programs of a library share functions, which are compiled once for all of them."""
+
+
+def library_of(program: Program) -> str:
+    """Return the name of the library that holds a program."""
+    return next(name for name, programs in LIBRARIES.items() if program in programs)

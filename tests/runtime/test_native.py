@@ -1,0 +1,135 @@
+"""Compiled programs: shipped, or compiled once; and the arguments that they take."""
+
+import os
+import signal
+import sys
+import time
+from subprocess import PIPE
+
+import numpy as np
+import pytest
+from deadlines import run_python, started
+
+from rbe_cli.runtime import build, native, objects
+from rbe_cli.runtime.instruction_sets import available, buildable
+from rbe_cli.runtime.libraries import (
+    ACTIVATE,
+    LEAD,
+    LIBRARIES,
+    QUANTISE_SEGMENT,
+    RANS_GET_RUN,
+    library_of,
+)
+
+LOAD = """
+import sys
+from pathlib import Path
+from rbe_cli.runtime import native, objects
+
+{shipped}
+steps = []
+native.prepare(["layers"], None, lambda *call: steps.append(call[1:]))
+print(steps, "numba" in sys.modules)
+"""
+WITHOUT_SHIPPED = "objects.SHIPPED = Path('/missing')"
+
+
+def run(folder, shipped=""):
+    """What a new process prints that loads the layers' programs."""
+    environment = os.environ | {"RBE_CACHE_DIR": str(folder)}
+    result = run_python(LOAD.format(shipped=shipped), env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_shipped_programs_need_no_compiler(tmp_path):
+    assert run(tmp_path) == "[] False\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_shipped_programs_only_the_first_process_compiles(tmp_path):
+    assert run(tmp_path, WITHOUT_SHIPPED) == "[(0, 1), (1, 1)] False\n"
+    assert run(tmp_path, WITHOUT_SHIPPED) == "[] False\n"
+
+
+def test_all_libraries_of_all_instruction_sets_ship():
+    for library in LIBRARIES:
+        for instructions in buildable():
+            assert objects.find_shipped(library, instructions), (library, instructions)
+
+
+def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    monkeypatch.setitem(LIBRARIES, "layers", (ACTIVATE,))
+    job = "layers", available()[0]
+    assert build._compile_apart(job) is None
+    ((found, file),) = build.compile_libraries([job])
+    assert found == job
+    assert objects.code_of(file)
+
+
+def test_code_is_named_by_everything_that_goes_into_it():
+    header, _ = objects._unpack((objects.SHIPPED / "engine-portable.o").read_bytes())
+    names = ("engine/forward.py", "codec/panels.py", "runtime/jit.py", "kernels/simd.py")
+    assert set(names) <= set(header["sources"])
+
+
+INTERRUPTED = """
+from pathlib import Path
+from rbe_cli.runtime import native, objects
+
+objects.SHIPPED = Path("/missing")
+print("ready", flush=True)
+try:
+    native.prepare(["engine"])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_an_interruption_does_not_wait_for_the_compiler(tmp_path):
+    environment = os.environ | {"RBE_CACHE_DIR": str(tmp_path)}
+    with started([sys.executable, "-c", INTERRUPTED], stdout=PIPE, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(1)
+        os.killpg(child.pid, signal.SIGINT)  # to all processes, as a terminal does
+        assert child.stdout.readline() == "interrupted\n"
+        assert child.wait() == 0
+
+
+def test_every_program_is_in_one_library():
+    programs = [program for own in LIBRARIES.values() for program in own]
+    assert len({program.symbol for program in programs}) == len(programs)
+    assert library_of(LEAD) == "engine"
+
+
+# Arguments
+
+
+def get_run(words):
+    """Call a program whose first argument is uint16 `[n]`."""
+    (program,) = native.load([RANS_GET_RUN])
+    symbols, spans, shift = np.zeros(1, np.uint8), np.zeros(1, np.uint32), np.zeros(1, np.int64)
+    states = np.zeros(1, np.int64)
+    return program(words, 5, states, symbols, spans, shift, 0, 0, np.zeros(0, np.int16))
+
+
+def test_a_program_returns_its_result():
+    assert get_run(np.zeros(4, np.uint16)) == 5  # there is nothing to read
+
+
+@pytest.mark.parametrize(
+    "words",
+    [np.zeros(4, np.int16), np.zeros((2, 2), np.uint16), np.zeros(8, np.uint16)[::2]],
+    ids=["type", "dimensions", "pieces"],
+)
+def test_arrays_that_would_be_misread_are_refused(words):
+    with pytest.raises(TypeError, match="takes contiguous uint16 of 1 dimensions"):
+        get_run(words)
+
+
+def test_a_missing_argument_is_refused():
+    (program,) = native.load([QUANTISE_SEGMENT])
+    with pytest.raises(ValueError, match="shorter"):
+        program(np.zeros(1, np.float32))

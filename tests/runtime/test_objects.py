@@ -1,0 +1,99 @@
+"""Object files: found where they fit, and refused where they are damaged or stale."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import rbe_cli
+from rbe_cli.runtime import objects
+from rbe_cli.runtime.instruction_sets import InstructionSet
+from rbe_cli.runtime.objects import cache_folder, find, keep, pack
+
+PORTABLE = InstructionSet.portable
+SOURCE = Path(rbe_cli.__file__)
+CODE = b"machine code"
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Empty folders of shipped and of cached files."""
+    shipped, cached = tmp_path / "shipped", tmp_path / "cached"
+    monkeypatch.setattr(objects, "SHIPPED", shipped)
+    monkeypatch.setenv("RBE_CACHE_DIR", str(cached))
+    return shipped, cached
+
+
+def packed():
+    return pack(CODE, PORTABLE, [SOURCE])
+
+
+def test_what_is_kept_is_found(folders):
+    assert find("library", PORTABLE) is None
+    keep("library", PORTABLE, packed())
+    assert find("library", PORTABLE) == CODE
+    assert find("other", PORTABLE) is None
+    assert find("library", InstructionSet.avx2) is None
+
+
+def test_what_ships_comes_first(folders):
+    keep("library", PORTABLE, packed())
+    shipped = pack(b"shipped", PORTABLE, [SOURCE])
+    objects.write(folders[0] / objects.file_name("library", PORTABLE), shipped)
+    assert find("library", PORTABLE) == b"shipped"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_file_is_not_used(folders, damage):
+    data = bytearray(packed())
+    data[-1] ^= 1
+    keep("library", PORTABLE, {"cut": packed()[:100], "flip": bytes(data), "empty": b""}[damage])
+    assert find("library", PORTABLE) is None
+
+
+def test_code_of_other_sources_is_not_used(folders, tmp_path, monkeypatch):
+    source = tmp_path / "package" / "kernel.py"
+    source.parent.mkdir()
+    source.write_text("first")
+    monkeypatch.setattr(objects, "_PACKAGE", source.parent)
+    keep("library", PORTABLE, pack(CODE, PORTABLE, [source]))
+    assert find("library", PORTABLE) == CODE
+    source.write_text("edited")
+    assert find("library", PORTABLE) is None
+    source.unlink()
+    assert find("library", PORTABLE) is None
+
+
+def test_code_of_another_platform_is_not_used(folders, monkeypatch):
+    keep("library", PORTABLE, packed())
+    monkeypatch.setattr(objects, "_platform", lambda instructions: "another")
+    monkeypatch.setattr(objects, "_cache_path", lambda *_: next(iter(folders[1].iterdir())))
+    assert find("library", PORTABLE) is None
+
+
+def test_a_cache_that_cannot_be_written_is_survived(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    monkeypatch.setenv("RBE_CACHE_DIR", str(file / "folder"))
+    keep("library", PORTABLE, packed())
+    assert find("library", PORTABLE) is None
+
+
+def test_nothing_half_written_is_left(folders):
+    keep("library", PORTABLE, packed())
+    keep("library", PORTABLE, packed())
+    assert len(list(folders[1].iterdir())) == 1
+
+
+def test_the_cache_folder_follows_the_system(monkeypatch, tmp_path):
+    monkeypatch.setenv("RBE_CACHE_DIR", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("RBE_CACHE_DIR")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "rbe"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_folder() == Path.home() / "Library/Caches/rbe"
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    assert cache_folder() == tmp_path / "rbe"

@@ -25,9 +25,9 @@ def _details() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from rbe_cli.kernels.cpus import affine_cpus, default_threads
-    from rbe_cli.kernels.instruction_sets import available
-    from rbe_cli.kernels.native import cache_folder
+    from rbe_cli.runtime.cpus import affine_cpus, default_threads
+    from rbe_cli.runtime.instruction_sets import available
+    from rbe_cli.runtime.objects import cache_folder
     from rbe_cli.tasks.machine import cpu_model
 
     def library(name: str) -> str:

@@ -111,6 +111,8 @@ def _tokenizer_config(config: Gpt2Config, tokenizer_json: bytes) -> dict[str, An
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.n_positions,
         "clean_up_tokenization_spaces": False,
+        # GPT-2 would add an embedding for the token types that version 4 gives otherwise.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     with library_errors(CheckpointError, "the tokenizer cannot be read"):
         added = Tokenizer.from_buffer(tokenizer_json).get_added_tokens_decoder()

@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compress", cls=Verb, epilog=compress.EXAMPLES)(compress.compress)
-app.command("inspect", cls=Verb, epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command("inspect", cls=inspect.Inspect, epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("run", cls=Verb, epilog=run_verb.EXAMPLES)(run_verb.run)
 app.command("generate", cls=Verb, epilog=generate.EXAMPLES)(generate.generate)
 app.command("bench", cls=Verb, epilog=bench.EXAMPLES)(bench.bench)

@@ -6,34 +6,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbe_cli.cli.bench_report import BenchFormat, Report
 from rbe_cli.cli.numbers import byte_count, whole
 from rbe_cli.cli.options import (
     SPEED,
+    WRITING,
     Activations,
-    FormatOption,
+    Force,
     KvType,
     Offline,
     Quiet,
     Threads,
     Verbose,
 )
-from rbe_cli.cli.output import Format, Output, drawable, facts, size, table
+from rbe_cli.cli.output import Output
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from rbe_cli.tasks.bench import BenchResult
-    from rbe_cli.tasks.bench_layers import LayerTiming
-    from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming, Spread
-    from rbe_cli.tasks.machine import Machine
+    from rbe_cli.tasks.bench_start import ModelOptions
 
 EXAMPLES = """\
 rbe bench --shape 8x256x768 --op linear
-rbe bench --model gpt2.rbe
+rbe bench --model gpt2.rbe --model gpt2-small.rbe --format md
 rbe bench --model gpt2.rbe --prompt-tokens 100 --max-tokens 200 --format json"""
 _LAYERS = "Layers"  # headings of the help
 _MODEL = "A compressed model"
+_DEFAULT_SECONDS = 50
 
 
 class Op(StrEnum):
@@ -107,12 +105,12 @@ def bench(
         ),
     ] = None,
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="FILE.rbe",
             rich_help_panel=_MODEL,
-            help="Time a compressed model: a file, or one on the hub. Layers are then timed only "
-            "if one of their options is given.",
+            help="Time a compressed model: a file, or one on the hub. Repeatable: several take "
+            "turns. Layers are then timed only if one of their options is given.",
         ),
     ] = None,
     prompt_tokens: Annotated[
@@ -130,7 +128,8 @@ def bench(
             parser=whole(1),
             metavar="N",
             rich_help_panel=_MODEL,
-            help="Decode N tokens. The default is 128, or less if the context is short.",
+            help="Decode N tokens. The default is 128, or less if the context is short or the "
+            "model slow.",
         ),
     ] = None,
     depth: Annotated[
@@ -168,52 +167,103 @@ def bench(
             "and for half a second, and not again after two seconds.",
         ),
     ] = None,
+    max_seconds: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(1),
+            metavar="N",
+            rich_help_panel=SPEED,
+            help="Leave out the layers that do not fit into N seconds together. The default is "
+            "50, and no limit with --shape or --repeat.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=WRITING,
+            help="Draw the result into this .png or .svg file (pip install 'rbe-cli[plot]').",
+        ),
+    ] = None,
+    force: Force = False,
     backend: Annotated[
         Backend,
         typer.Option(metavar="cpu", rich_help_panel=SPEED, help="Choose what the kernels run on."),
     ] = Backend.cpu,
     threads: Threads = None,
     offline: Offline = False,
-    format: FormatOption = Format.human,
+    format: Annotated[
+        BenchFormat,
+        typer.Option(
+            metavar="human|json|jsonl|md|csv|quiet",
+            help="Choose the form of the results on stdout.",
+        ),
+    ] = BenchFormat.human,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
     from rbe_cli.container.locate import find_rbe
-    from rbe_cli.tasks import bench as task
     from rbe_cli.tasks import bench_cases, bench_layers, bench_shape
+    from rbe_cli.tasks.bench import Bench
+    from rbe_cli.tasks.pictures import check_picture, draw_bench
 
-    out = Output(format, quiet, verbose)
+    out = Output(format.shared, quiet, verbose)
+    if plot is not None:
+        check_picture(plot, force=force)
     shapes = [bench_shape.Shape.parse(text) for text in shape or ()]
-    if not shapes and (model is None or op or variant or backward):
+    if max_seconds is None and not shapes and repeat is None:
+        max_seconds = _DEFAULT_SECONDS
+    if not shapes and (not model or op or variant or backward):
         shapes = list(bench_shape.DEFAULT_SHAPES)
     ops = [bench_shape.Op(op)] if op and op is not Op.all else list(bench_shape.Op)
     variants = list(bench_cases.Variant)
     if variant and variant is not Variant.all:
         variants = [bench_cases.Variant(variant)]
-    layers = bench_layers.LayerOptions(shapes, ops, variants, backward, max_memory, repeat)
+    layers = bench_layers.LayerOptions(
+        shapes, ops, variants, backward, max_memory, repeat, max_seconds
+    )
     with out.progress() as progress:
-        path = None if model is None else find_rbe(model, offline=offline, progress=progress)
-        timed = _model_options(path, prompt_tokens, max_tokens, depth, kv_type, activations)
-        result = task.bench(layers, timed, threads, progress)
-    out.result(result.record(), lambda console: _show(console, result))
+        paths = [find_rbe(name, offline=offline, progress=progress) for name in model or ()]
+    models = _model_options(paths, prompt_tokens, max_tokens, depth, kv_type, activations)
+
+    def progress_line(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 0:  # no bars: rows are printed meanwhile
+            out.note(f"{stage} ...")
+
+    rows = Bench(layers, models, threads, progress_line)
+    report = Report(out, format, len(models), bool(shapes))
+    begun = False
+    try:
+        for row in rows:
+            if not begun:  # what cannot be timed at all is an error without any result
+                report.begin(rows.result.machine)
+                begun = True
+            report.row(row)
+    except KeyboardInterrupt:
+        report.end(rows.result)
+        raise
+    report.end(rows.result)
+    if plot is not None:
+        draw_bench(rows.result, plot, force=force)
 
 
 def _model_options(
-    model: Path | None,
+    paths: list[Path],
     prompt_tokens: int | None,
     max_tokens: int | None,
     depth: int | None,
     kv_type: KvType | None,
     activations: Activations | None,
-) -> "ModelOptions | None":
+) -> "list[ModelOptions]":
     from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE
-    from rbe_cli.tasks.bench_model import ModelOptions
+    from rbe_cli.tasks.bench_start import ModelOptions
 
-    if model is not None:
+    if paths:
         kept_as = kv_type.value if kv_type else DEFAULT_KV_TYPE
         rounded_to = activations.value if activations else DEFAULT_ACTIVATIONS
-        return ModelOptions(model, prompt_tokens, max_tokens, depth or 0, kept_as, rounded_to)
+        tokens = (prompt_tokens, max_tokens, depth or 0)
+        return [ModelOptions(path, *tokens, kept_as, rounded_to) for path in paths]
     given = {
         "--prompt-tokens": prompt_tokens,
         "--max-tokens": max_tokens,
@@ -224,75 +274,4 @@ def _model_options(
     for flag, value in given.items():
         if value is not None:
             raise UsageError(f"{flag} belongs to --model")
-    return None
-
-
-def _show(console: "Console", result: "BenchResult") -> None:
-    console.print(_machine(result.machine))
-    if result.model:
-        console.print()
-        console.print(_model(result.model))
-    if result.results:
-        times = ("median", "min", "max", "calls")
-        columns = ("op", "variant", "shape", *times, "GFLOP/s", "GB/s", "memory")
-        console.print(table("", columns, [_row(timing) for timing in result.results]))
-
-
-def _machine(machine: "Machine") -> object:
-    return facts(
-        [
-            ("processor", f"{machine.cpu} ({machine.platform})"),
-            ("threads", f"{machine.threads} of {machine.logical_cores} processors"),
-            ("memory", size(machine.memory_bytes)),
-            (
-                "software",
-                f"Python {machine.python}, numpy {machine.numpy}, numba {machine.numba}",
-            ),
-        ]
-    )
-
-
-def _model(timing: "ModelTiming") -> object:
-    return facts(
-        [
-            ("prefill", _rate(timing.prefill_tokens_per_second, timing.prefill_spread)),
-            ("decode", _rate(timing.decode_tokens_per_second, timing.decode_spread)),
-            ("load", _seconds(timing.load_seconds)),
-            ("first token", _seconds(timing.time_to_first_token_seconds)),
-            ("peak memory", size(timing.peak_rss_bytes)),
-            ("read per token", size(timing.bytes_per_token)),
-            (
-                "memory reads",
-                f"{timing.read_bytes_per_second / 1e9:.1f} GB/s, of which decoding reaches "
-                f"{timing.bandwidth_share:.0%}",
-            ),
-        ]
-    )
-
-
-def _rate(median: float, spread: "Spread") -> str:
-    return f"{median:.1f} tokens/s ({spread.min:.1f} to {spread.max:.1f})"
-
-
-def _row(timing: "LayerTiming") -> tuple[str, ...]:
-    return (
-        f"{timing.op}, backward" if timing.backward else timing.op,
-        timing.variant,
-        timing.shape,
-        _seconds(timing.median_seconds),
-        _seconds(timing.min_seconds),
-        _seconds(timing.max_seconds),
-        str(timing.iterations),
-        f"{timing.gflops:.2f}",
-        f"{timing.gbytes_per_second:.2f}",
-        size(timing.peak_memory_bytes),
-    )
-
-
-def _seconds(seconds: float) -> str:
-    """With a unit that suits them."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    if seconds >= 1e-3:
-        return f"{1e3 * seconds:.2f} ms"
-    return f"{1e6 * seconds:.2f} {drawable('µs', 'us')}"
+    return []

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rbe_cli.cli.help import Verb
 from rbe_cli.cli.inputs import open_rbe
 from rbe_cli.cli.inspect_diff import show_difference
-from rbe_cli.cli.options import FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
+from rbe_cli.cli.options import Force, FormatOption, Offline, Quiet, RbeFile, Threads, Verbose
 from rbe_cli.cli.output import Format, Output, drawable, facts, size, table
 from rbe_cli.cli.quality import FIELDS, is_quality, quality_facts
 
@@ -22,8 +24,31 @@ EXAMPLES = """\
 rbe inspect gpt2.rbe
 rbe inspect gpt2.rbe --tensors
 rbe inspect gpt2.rbe --verify --format json
+rbe inspect gpt2.rbe --plot bits.svg
 rbe inspect gpt2.rbe --diff gpt2-small.rbe"""
 _SHOWN = "What is shown"  # a heading of the help
+
+
+_PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".pdf", ".webp")  # what a picture is called
+
+
+class Inspect(Verb):
+    """The verb, whose `--plot` takes a value only if a picture's name follows it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_plot_value(args))
+
+
+def _with_plot_value(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--plot FILE` as `--plot=FILE`, and a bare `--plot` as `--plot=`."""
+    found: list[str] = []
+    for argument in arguments:
+        is_picture = argument.lower().endswith(_PICTURES) and not argument.startswith("-")
+        if found and found[-1] == "--plot=" and is_picture:
+            found[-1] += argument
+        else:
+            found.append("--plot=" if argument == "--plot" else argument)
+    return found
 
 
 def inspect(
@@ -33,13 +58,16 @@ def inspect(
         typer.Option("--tensors", rich_help_panel=_SHOWN, help="List every tensor."),
     ] = False,
     plot: Annotated[
-        bool,
+        str | None,
         typer.Option(
             "--plot",
+            metavar="[FILE]",
             rich_help_panel=_SHOWN,
-            help="Draw the bits a weight of every tensor as a bar chart.",
+            help="Draw the bits a weight of every tensor as a bar chart: as text, or into this "
+            ".png or .svg file (pip install 'rbe-cli[plot]').",
         ),
-    ] = False,
+    ] = None,
+    force: Force = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -65,6 +93,11 @@ def inspect(
 ) -> None:
     """Show what is in an .rbe file, from its header alone."""
     out = Output(format, quiet, verbose)
+    picture = Path(plot) if plot else None
+    if picture is not None:
+        from rbe_cli.tasks.pictures import check_picture, draw_tensors
+
+        check_picture(picture, force=force)
     with open_rbe(file, offline, out) as container:
         if verify:
             _verify(container, out)
@@ -72,11 +105,13 @@ def inspect(
         compared = _compare(container, diff, offline, out) if diff is not None else None
 
     def show(console: "Console") -> None:
-        _show(console, found, tensors, plot)
+        _show(console, found, tensors, plot == "")
         if compared is not None:
             show_difference(console, compared)
 
     out.result(found if compared is None else found | {"diff": compared}, show)
+    if picture is not None:
+        draw_tensors(found["tensors"], picture, force=force)
 
 
 def _verify(container: "Container", out: Output) -> None:

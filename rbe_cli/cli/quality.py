@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rbe_cli.cli.output import drawable
+
 NUMBERS = ("kl_divergence", "perplexity", "reference_perplexity", "tokens")
 """Fields of every file that `compress` writes; files of older versions have no others."""
 FIELDS = (
@@ -53,7 +55,7 @@ def quality_facts(quality: Mapping[str, Any], text: str) -> list[tuple[str, str]
 
 def _error(quality: Mapping[str, Any], name: str, digits: int) -> str:
     error = quality.get(name)
-    return "" if error is None else f" ± {error:.{digits}f}"
+    return "" if error is None else f" {drawable('±', '+/-')} {error:.{digits}f}"
 
 
 def _bracketed(details: list[str]) -> str:

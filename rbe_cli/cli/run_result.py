@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rbe_cli.cli.output import facts, size, table
+from rbe_cli.cli.output import drawable, facts, size, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,7 +146,7 @@ def _facts(found: RunResult) -> list[tuple[str, str]]:
             ("same likeliest token", f"{_with_error(_percent(agreement), _percent(error), 2)} %"),
         ]
     unit = f"{cut.unit}s taken as independent"
-    pairs.append(("±", f"standard error, the {unit}"))
+    pairs.append((drawable("±", "+/-"), f"standard error, the {unit}"))
     return pairs
 
 
@@ -156,7 +156,7 @@ def _percent(fraction: float | None) -> float | None:
 
 def _with_error(value: float | None, error: float | None, digits: int) -> str:
     text = f"{value:.{digits}f}"
-    return text if error is None else f"{text} ± {error:.{digits}f}"
+    return text if error is None else f"{text} {drawable('±', '+/-')} {error:.{digits}f}"
 
 
 def _logprob_row(own: dict[str, Any]) -> tuple[str, ...]:

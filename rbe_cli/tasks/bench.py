@@ -1,48 +1,89 @@
-"""Bench: a compressed model, the layers of a transformer block, or both."""
+"""Bench: compressed models, the layers of a transformer block, or both."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rbe_cli.kernels.table import load_kernels
 from rbe_cli.progress import Progress, no_progress
-from rbe_cli.tasks.bench_layers import LayerOptions, LayerTiming, time_layers
-from rbe_cli.tasks.bench_model import ModelOptions, ModelTiming, time_model
+from rbe_cli.tasks.bench_layers import LayerOptions, LayerTiming, LeftOut, time_layers
+from rbe_cli.tasks.bench_model import ModelTiming, time_models
+from rbe_cli.tasks.bench_start import ModelOptions
 from rbe_cli.tasks.machine import Machine, this_machine
 
+Row = ModelTiming | LayerTiming | LeftOut
 
-@dataclass(frozen=True)
+
+@dataclass
 class BenchResult:
-    """What was measured; `model` is None if there was none."""
+    """What was measured so far."""
 
     machine: Machine
-    results: list[LayerTiming]
-    model: ModelTiming | None
+    models: list[ModelTiming] = field(default_factory=list)
+    results: list[LayerTiming] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        if isinstance(row, ModelTiming):
+            self.models.append(row)
+        elif isinstance(row, LayerTiming):
+            self.results.append(row)
+        else:
+            self.left_out.append(row)
 
     def record(self) -> dict[str, Any]:
-        """The result under the contract's names, where a model's fields stand at the top."""
-        record = {"machine": asdict(self.machine), "results": [asdict(r) for r in self.results]}
-        return record | (asdict(self.model) if self.model else {})
+        """The result under the contract's names; the fields of a single model stand at the top."""
+        record: dict[str, Any] = {
+            "machine": asdict(self.machine),
+            "results": [asdict(row) for row in self.results],
+        }
+        if self.left_out:
+            record["left_out"] = [asdict(row) for row in self.left_out]
+        if self.models:
+            record["models"] = [asdict(row) for row in self.models]
+        return record | (asdict(self.models[0]) if len(self.models) == 1 else {})
 
 
-def bench(
-    layers: LayerOptions,
-    model: ModelOptions | None = None,
-    threads: int | None = None,
-    progress: Progress = no_progress,
-) -> BenchResult:
-    """Time the model, then the layers, so that its peak memory is not theirs.
+class Bench:
+    """Rows as they are measured, and in `result` all so far.
 
-    Args:
-        layers: which.
-        model: which; None for layers alone.
-        threads: of the compiled kernels; None for the physical cores.
-        progress: told what is timed.
-
-    Raises:
-        UsageError: the number of threads, a shape or the model's tokens cannot be used.
-        NotFoundError, BadFileError: the model cannot be loaded.
+    Models come before layers, so that their peak memory is not that of the layers.
     """
-    fast = load_kernels("fast", threads)
-    timing = time_model(model, fast, layers.repeat, progress) if model else None
-    results = time_layers(layers, fast, progress)
-    return BenchResult(this_machine(fast.threads), results, timing)
+
+    def __init__(
+        self,
+        layers: LayerOptions,
+        models: Sequence[ModelOptions] = (),
+        threads: int | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Prepare to time.
+
+        Args:
+            layers: which.
+            models: which.
+            threads: of the compiled kernels; None for the physical cores.
+            progress: told what is timed.
+
+        Raises:
+            UsageError: the number of threads cannot be used.
+        """
+        self._layers, self._models, self._progress = layers, models, progress
+        self._kernels = load_kernels("fast", threads)
+        self.result = BenchResult(this_machine(self._kernels.threads))
+
+    def __iter__(self) -> Iterator[Row]:
+        """Time one after the other.
+
+        Raises:
+            UsageError: a shape or a model's tokens cannot be used.
+            NotFoundError, BadFileError: a model cannot be loaded.
+        """
+        for row in self._rows():
+            self.result.add(row)
+            yield row
+
+    def _rows(self) -> Iterator[Row]:
+        if self._models:
+            yield from time_models(self._models, self._kernels, self._layers.repeat, self._progress)
+        yield from time_layers(self._layers, self._kernels, self._progress)

@@ -76,9 +76,7 @@ def build_case(
         backward: of the backward passes, with what they need saved, and with all gradients.
         memory_limit: of the block, see `TransformerBlock`.
     """
-    if variant is Variant.standard:
-        tensors = {name: own if _is_vector(own) else dense(own) for name, own in tensors.items()}
-    block = Gpt2(shape.config(), tensors, kernels).blocks[0]
+    block = Gpt2(shape.config(), held(tensors, variant), kernels).blocks[0]
     block.memory_limit = memory_limit
     if variant in (Variant.standard, Variant.mixed):
         name: layer_norm.Variant = "standard" if variant is Variant.standard else "mixed"
@@ -86,6 +84,13 @@ def build_case(
     given: Floating = x.astype(np.float16) if variant is Variant.mixed else x
     calls = _backward_calls(block, given) if backward else _forward_calls(block, given)
     return Case(calls, {op: _weight_bytes(block, op) for op in Op})
+
+
+def held(tensors: dict[str, Weight], variant: Variant) -> dict[str, Weight]:
+    """The tensors in the form that a variant computes with; those in it already are the same."""
+    if variant is not Variant.standard:
+        return tensors
+    return {name: own if _is_vector(own) else dense(own) for name, own in tensors.items()}
 
 
 def _forward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:

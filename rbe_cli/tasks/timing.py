@@ -10,11 +10,14 @@ Name = TypeVar("Name")
 _TURN_SECONDS = 0.1
 _ENOUGH_CALLS = 3
 _ENOUGH_SECONDS = 0.5
-_MOST_SECONDS = 2.0
+MOST_SECONDS = 2.0
 
 
 def time_in_turn(
-    calls: Mapping[Name, Callable[[], object]], repeat: int | None = None
+    calls: Mapping[Name, Callable[[], object]],
+    repeat: int | None = None,
+    most_seconds: float = MOST_SECONDS,
+    found: dict[Name, list[float]] | None = None,
 ) -> dict[Name, list[float]]:
     """Seconds of every call of each, taken in turns, so that all meet the same disturbances.
 
@@ -24,21 +27,25 @@ def time_in_turn(
     Args:
         calls: what to time; warmed up already.
         repeat: how often each. None for at least 3 times and half a second, but no new turn
-            after two seconds: a call of two seconds or more is made once.
+            after `most_seconds` of a call: one that takes longer is made once.
+        most_seconds: see `repeat`.
+        found: takes the seconds as they are measured, for whoever is interrupted.
     """
-    seconds: dict[Name, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {} if found is None else found
+    seconds.update({name: [] for name in calls})
     limit = math.inf if repeat is None else repeat
-    while unfinished := [name for name in calls if not _is_enough(seconds[name], limit)]:
+
+    def is_enough(own: list[float]) -> bool:
+        if repeat is not None:
+            return len(own) >= repeat
+        spent = sum(own)
+        enough = len(own) >= _ENOUGH_CALLS and spent >= _ENOUGH_SECONDS
+        return bool(own) and (enough or spent >= most_seconds)
+
+    while unfinished := [name for name in calls if not is_enough(seconds[name])]:
         for name in unfinished:
             _take_turn(calls[name], seconds[name], limit)
     return seconds
-
-
-def _is_enough(seconds: list[float], limit: float) -> bool:
-    if limit < math.inf:
-        return len(seconds) >= limit
-    spent = sum(seconds)
-    return spent >= _MOST_SECONDS or (len(seconds) >= _ENOUGH_CALLS and spent >= _ENOUGH_SECONDS)
 
 
 def _take_turn(call: Callable[[], object], seconds: list[float], limit: float) -> None:

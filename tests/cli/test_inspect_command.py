@@ -268,3 +268,53 @@ def test_what_cannot_be_compared_is_refused(rbe: Rbe, rbe_file: Path, tmp_path: 
     (tmp_path / "cut.rbe").write_bytes(rbe_file.read_bytes()[:-9])
     done = rbe("inspect", rbe_file, "--diff", tmp_path / "cut.rbe", "--format", "json")
     assert (done.code, done.out) == (3, "")
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a b.svg", b"<?xml")])
+def test_a_picture_of_the_tensors(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, name: str, start: bytes
+) -> None:
+    path = tmp_path / name
+    done = rbe("inspect", rbe_file, "--plot", path)
+    assert done.code == 0
+    assert "█" not in done.out
+    assert path.read_bytes().startswith(start)
+    for before in (["--plot", path, rbe_file], [rbe_file, f"--plot={path}"]):
+        refused = rbe("inspect", *before)
+        assert (refused.code, refused.out) == (1, "")
+        assert "exists; use --force" in refused.err
+        assert rbe("inspect", *before, "--force", "--format", "json").json["verified"] is None
+
+
+def test_a_picture_holds_a_bar_for_each_matrix(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, record: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.svg"
+    assert rbe("inspect", rbe_file, "--plot", path, "-q").code == 0
+    drawn = path.read_text()
+    for tensor in record["tensors"]:
+        name = tensor["name"].removesuffix(".weight")
+        assert (f"<!-- {name} -->" in drawn) == is_matrix(tensor["name"])
+    for text in ("bits a weight", "kB", "ectcq"):
+        assert f"<!-- {text} -->" in drawn
+
+
+@pytest.mark.parametrize("order", [["--plot", "FILE"], ["FILE", "--plot"]])
+def test_a_plot_without_a_name_is_text(rbe: Rbe, rbe_file: Path, order: list[str]) -> None:
+    arguments = [str(rbe_file) if word == "FILE" else word for word in order]
+    assert "█" in rbe("inspect", *arguments).out
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.pdf")
+    assert (done.code, done.out) == (2, "")
+    assert "the name has to end with .png or .svg" in done.err
+    monkeypatch.setattr("rbe_cli.tasks.pictures.find_spec", lambda name: None)
+    done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.png")
+    assert done.code == 2
+    assert "pip install 'rbe-cli[plot]'" in done.err

@@ -159,3 +159,16 @@ def test_a_full_disk_under_arrays(
     assert (process.returncode, out) == (1, "")
     assert err.splitlines()[-1] == f"rbe: cannot write {output}: File too large"
     assert is_untouched(output, old)
+
+
+def test_ctrl_c_during_bench_keeps_its_rows(start: Start) -> None:
+    process = start("bench", "--shape", "1x2x8", "--shape", "64x512x256", "--format", "csv")
+    assert process.stdout is not None
+    head, first = process.stdout.readline(), process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert head.startswith("op,variant,shape,median_seconds")
+    assert first.startswith("layernorm,fused,1x2x8,")
+    assert all(row.count(",") == head.count(",") for row in rest.splitlines())
+    assert err.endswith("interrupted\n")

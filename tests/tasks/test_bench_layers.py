@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import astuple, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +8,15 @@ import pytest
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.table import Kernels, load_kernels
 from rbe_cli.progress import no_progress
+from rbe_cli.tasks import bench_layers
 from rbe_cli.tasks.bench_cases import Variant, build_case, random_panels, random_tensors
-from rbe_cli.tasks.bench_layers import LayerOptions, check_memory, time_layers
+from rbe_cli.tasks.bench_layers import (
+    LayerOptions,
+    LayerTiming,
+    LeftOut,
+    check_memory,
+    time_layers,
+)
 from rbe_cli.tasks.bench_shape import Op, Shape, byte_count, flop_count
 
 
@@ -20,10 +29,12 @@ def fast() -> Kernels:
 def test_every_op_is_timed_in_every_variant(fast: Kernels, backward: bool) -> None:
     shapes = [Shape(2, 3, 20), Shape(1, 1, 1)]
     stages: list[tuple[str, int, int]] = []
-    found = time_layers(
-        LayerOptions(shapes, backward=backward, repeat=2),
-        fast,
-        lambda stage, done, total: stages.append((stage, done, total)),
+    found = list(
+        time_layers(
+            LayerOptions(shapes, backward=backward, repeat=2),
+            fast,
+            lambda stage, done, total: stages.append((stage, done, total)),
+        )
     )
     assert [(timing.shape, timing.op, timing.variant) for timing in found] == [
         (str(shape), op, variant) for shape in shapes for op in Op for variant in Variant
@@ -100,7 +111,7 @@ def test_random_weights_keep_the_scale_of_their_input() -> None:
 def test_a_shape_that_cannot_fit_is_refused(fast: Kernels, shape: Shape) -> None:
     options = LayerOptions([Shape(1, 1, 1), shape], [Op.linear], [Variant.fused], repeat=1)
     with pytest.raises(UsageError, match=f"--shape {shape} needs about .* GB of memory"):
-        time_layers(options, fast, no_progress)
+        list(time_layers(options, fast, no_progress))
 
 
 def test_only_some_need_memory_for_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +127,83 @@ def test_only_some_need_memory_for_all_scores(monkeypatch: pytest.MonkeyPatch) -
     ):
         with pytest.raises(UsageError, match=r"needs about 1\.4 GB of memory, and 1\.0 GB"):
             check_memory(shape, options)
+
+
+# A limited time
+
+
+class Clock:
+    """Seconds that pass only while a layer is called."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Every layer takes its floating-point operations at 1 a microsecond; building is free."""
+    clock = Clock()
+    for module in ("bench_layers", "bench_budget", "timing"):
+        monkeypatch.setattr(f"rbe_cli.tasks.{module}.perf_counter", clock)
+
+    def warm_call(self: bench_layers._Cases, variant: Variant, op: Op) -> Callable[[], Any]:
+        def call() -> Any:
+            clock.now += flop_count(op, self._shape) / 1e6
+            return None
+
+        return call
+
+    monkeypatch.setattr(bench_layers._Cases, "warm_call", warm_call)
+    return clock
+
+
+def test_what_does_not_fit_the_time_is_left_out(fast: Kernels, clock: Clock) -> None:
+    shapes = [Shape(1, 64, size) for size in (64, 256, 512)]
+    whole = sum(flop_count(op, shape) / 1e6 for op in Op for shape in shapes)
+    options = LayerOptions(shapes, variants=[Variant.fused, Variant.mixed], seconds=whole)
+    found = list(time_layers(options, fast, no_progress))
+    assert clock.now <= 1.1 * whole
+    assert len(found) == 3 * 5 * 2
+    left_out = [row for row in found if isinstance(row, LeftOut)]
+    timed = [row for row in found if isinstance(row, LayerTiming)]
+    assert {row.shape for row in timed} == {str(shape) for shape in shapes}  # something of each
+    assert {row.op for row in timed if row.shape == "1x64x64"} == set(Op)
+    assert (Op.block, "1x64x512") in {(row.op, row.shape) for row in left_out}
+    assert {row.reason for row in left_out} == {"time"}
+    for row in timed:
+        assert row.iterations >= 1
+        assert row.median_seconds == pytest.approx(flop_count(row.op, shape_of(row)) / 1e6)
+
+
+def shape_of(row: LayerTiming) -> Shape:
+    return Shape.parse(row.shape)
+
+
+def test_with_time_enough_nothing_is_left_out(fast: Kernels, clock: Clock) -> None:
+    options = LayerOptions([Shape(1, 64, 8)], variants=[Variant.fused], seconds=60)
+    found = list(time_layers(options, fast, no_progress))
+    assert [type(row) for row in found] == [LayerTiming] * 5
+    assert all(row.iterations >= 3 for row in found if isinstance(row, LayerTiming))
+
+
+def test_a_shape_without_memory_is_left_out_where_time_is_limited(
+    fast: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = Shape(10**6, 10**6, 1)
+    options = LayerOptions([huge, Shape(1, 2, 8)], [Op.linear], [Variant.fused], seconds=60)
+    first, second = time_layers(options, fast, no_progress)
+    assert first == LeftOut(Op.linear, Variant.fused, str(huge), "memory")
+    assert isinstance(second, LayerTiming)
+
+
+def test_rows_come_as_they_are_timed(fast: Kernels) -> None:
+    options = LayerOptions([Shape(1, 2, 8)], variants=[Variant.fused], repeat=1)
+    stages: list[int] = []
+    rows = time_layers(options, fast, lambda stage, done, total: stages.append(done))
+    assert isinstance(first := next(rows), LayerTiming)
+    assert (first.op, stages[-1]) == (Op.layernorm, 0)
+    next(rows)
+    assert stages[-1] == 1

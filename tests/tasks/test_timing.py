@@ -59,3 +59,20 @@ def test_a_call_of_two_seconds_is_made_once(clock: Clock) -> None:
 def test_repeat_is_exact(clock: Clock, duration: float) -> None:
     seconds = time_in_turn({"a": clock.work("a", duration), "b": clock.work("b", 1e-3)}, repeat=5)
     assert {name: len(times) for name, times in seconds.items()} == {"a": 5, "b": 5}
+
+
+def test_no_turn_begins_after_the_time_that_is_given(clock: Clock) -> None:
+    calls = {"a": clock.work("a", 1 / 16), "b": clock.work("b", 3.0)}
+    seconds = time_in_turn(calls, most_seconds=0.25)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 4, "b": 1}
+    assert len(time_in_turn({"a": clock.work("a", 0.1)}, most_seconds=-1.0)["a"]) == 1
+
+
+def test_who_is_interrupted_keeps_what_was_measured(clock: Clock) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    found: dict[str, list[float]] = {}
+    with pytest.raises(KeyboardInterrupt):
+        time_in_turn({"a": clock.work("a", 0.25), "b": interrupted}, 3, found=found)
+    assert found == {"a": [0.25], "b": []}

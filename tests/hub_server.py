@@ -68,7 +68,9 @@ class HubHandler(BaseHTTPRequestHandler):
         if files is None:
             return
         if route == "/revision/":
-            answer: Any = {"id": model, "sha": commit_of(revision), "siblings": []}
+            # Older releases of the library take the files from here, newer ones from the tree.
+            siblings = [{"rfilename": name} for name in files]
+            answer: Any = {"id": model, "sha": commit_of(revision), "siblings": siblings}
         else:
             answer = [
                 {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
+from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -65,7 +65,7 @@ def fetch(
         validate_repo_id(model.repo)
     found = cached_snapshots(Path(HF_HUB_CACHE, model_folder_name(model.repo)), model.revision)
     whole = [snapshot for snapshot in found if not snapshot.missing]
-    offline = offline or is_offline_mode()
+    offline = offline or HF_HUB_OFFLINE
     if whole and whole[0].is_asked_for and (offline or has_tokenizer(whole[0].folder)):
         return whole[0].folder, ()
     if not offline:

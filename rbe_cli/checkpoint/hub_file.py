@@ -5,7 +5,7 @@ from glob import escape
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.constants import is_offline_mode
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from rbe_cli.checkpoint.hub import hub_errors, reporting_bar
@@ -44,7 +44,7 @@ def fetch_rbe(
         cached = _find_in_cache(repo, file, revision, name)
         if cached is not None:
             return cached
-        if offline or is_offline_mode():
+        if offline or HF_HUB_OFFLINE:
             wanted = name if file is None else f"{file} of {name}"
             raise OfflineError(f"{wanted} is no local path, not in the cache, and offline")
         chosen = _choose(HfApi().list_repo_files(repo, revision=revision), file, name)

@@ -124,9 +124,8 @@ def compress(
         if kept.exists():
             out.note(f"what is finished is kept in {kept}: --resume goes on from it")
         raise
-    promised, reached = settings.max_kl_divergence, result.quality.kl_divergence
-    if promised is not None and reached > promised:
-        out.note(f"the KL divergence of {reached:.5f} is above the {promised} that was promised")
+    for warning in result.warnings:
+        out.note(warning)
     out.result(result, lambda console: console.print(_summary(result)))
 
 

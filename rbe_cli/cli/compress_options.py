@@ -63,8 +63,8 @@ Source = Annotated[
         metavar="SOURCE",
         show_default=False,
         help="The checkpoint: demo (a small one that comes with rbe), a folder, a .safetensors, "
-        ".bin, .gguf or .rbe file, or a model on the Hugging Face Hub (org/name or "
-        "org/name@revision).",
+        ".bin, .pt, .ckpt, .gguf or .rbe file, or a model on the Hugging Face Hub (org/name, "
+        "org/name@revision or its address).",
     ),
 ]
 Destination = Annotated[

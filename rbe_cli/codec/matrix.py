@@ -30,6 +30,13 @@ from rbe_cli.errors import PayloadError
 Float32 = NDArray[np.float32]
 TUNED_RESOLUTION = 32
 _BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
+_LEVEL_BITS = 8  # of a coded log-scale, at most, as a rule
+
+
+def side_bits(rows: int, columns: int) -> int:
+    """About the bits of a matrix's headers and scales, which do not make its weights finer."""
+    headers = 8 + (4 + _BLOCK_HEADER) * len(column_blocks(columns))
+    return 8 * headers + _LEVEL_BITS * (rows + 2 * columns)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from rbe_cli.tasks.heads import with_decorrelated_heads
 from rbe_cli.tasks.memory import peak_rss_bytes
 from rbe_cli.tasks.metric import Metric, measure
 from rbe_cli.tasks.output_file import OutputFile, Quality
+from rbe_cli.tasks.quality_check import Expectation, expect
 from rbe_cli.tasks.settings import MAX_BITS, MIN_BPW, Settings
 from rbe_cli.tasks.storing import Storing
 from rbe_cli.tasks.tensor_report import TensorReport, report
@@ -56,7 +57,7 @@ class CompressOptions:
         calib_tokens: token file to calibrate on.
         calib_samples: number of calibration sequences; None for `default_samples`.
         seed: of every random choice.
-        force: replace an existing output, and write one that misses `max_kl_divergence`.
+        force: replace an existing output, and write one that loses more than it should.
         resume: go on from what an interrupted run of the same job has finished.
         tune: training steps after reconstruction (tuning.py); None for neither.
     """
@@ -74,7 +75,10 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class CompressResult:
-    """What was written, under the contract's names; `tuning` is None where there was none."""
+    """What was written, under the contract's names.
+
+    `tuning` is None where there was none; `warnings` are faults that `force` accepted.
+    """
 
     source: str
     output: str
@@ -89,6 +93,7 @@ class CompressResult:
     tensors: list[TensorReport]
     quality: Quality
     tuning: TuningReport | None
+    warnings: list[str]
 
 
 def work_path(output: Path) -> Path:
@@ -113,7 +118,8 @@ def compress(
             to be resumed belongs to another job.
         OutputError: the output exists (without `force`) or cannot be written.
         CheckpointError: a tensor holds NaN or infinity.
-        QualityError: the result misses `max_kl_divergence` (without `force`).
+        QualityError: the result loses more than `max_kl_divergence`, or far more than its rates
+            should cost (without `force`).
     """
     check_output(output, force=options.force)
     job = _job(checkpoint, options)
@@ -171,12 +177,9 @@ def _compress(
                 f"a KL divergence of {settings.target_kl} cannot be reached with these rules: "
                 f"the nearest is {made.quality.kl_divergence:.2e}"
             )
-    promised = settings.max_kl_divergence
-    if promised is not None and made.quality.kl_divergence > promised and not options.force:
-        raise QualityError(
-            f"the KL divergence of {made.quality.kl_divergence:.5f} nats a token is above the "
-            f"{promised} that {options.preset or 'the config'} promises; --force accepts it"
-        )
+    warnings = _warnings(options, made)
+    if warnings and not options.force:
+        raise QualityError(f"{warnings[0]}; --force accepts it")
     file_bytes = file.write(output, made.stored, made.quality, force=options.force)
     return CompressResult(
         source=checkpoint.source,
@@ -192,7 +195,26 @@ def _compress(
         tensors=made.reports,
         quality=made.quality,
         tuning=made.tuning,
+        warnings=warnings,
     )
+
+
+def _warnings(options: CompressOptions, made: "_Made") -> list[str]:
+    """What is wrong with a file's quality, which only `force` accepts."""
+    found, reached = [], made.quality.kl_divergence
+    promised = options.settings.max_kl_divergence
+    if not made.expectation.is_met(reached):
+        found.append(
+            f"the KL divergence of {reached:.3g} nats a token is far above the "
+            f"{made.expectation.most:.1g} that these rates cost at most, so that something went "
+            f"wrong: {made.expectation.worst} lost most"
+        )
+    if promised is not None and not reached <= promised:
+        found.append(
+            f"the KL divergence of {reached:.5f} nats a token is above the "
+            f"{promised} that {options.preset or 'the config'} promises"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -203,6 +225,7 @@ class _Made:
     quality: Quality
     tuning: TuningReport | None
     reports: list[TensorReport]
+    expectation: Expectation
 
 
 def _make(
@@ -250,7 +273,8 @@ def _make(
             stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
         )
     reports = list(_reports(stored, tensors, metric, model.head.name, workers))
-    return _Made(stored, reached, tuning, reports)
+    expectation = expect(reports, tensors, settings, metric)
+    return _Made(stored, reached, tuning, reports, expectation)
 
 
 def _calibrate(

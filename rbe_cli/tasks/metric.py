@@ -20,7 +20,7 @@ from rbe_cli.tasks.calibration import Tokens
 from rbe_cli.tasks.encoding import Cost, deviation
 from rbe_cli.tasks.moments import collect
 from rbe_cli.tasks.settings import Objective, Settings
-from rbe_cli.tasks.work_folder import WorkFolder
+from rbe_cli.tasks.work_folder import Arrays, WorkFolder
 from rbe_cli.tasks.workers import Workers
 
 Float32 = NDArray[np.float32]
@@ -52,11 +52,14 @@ class Metric:
     Attributes:
         unit_steps: by matrix that is coded, see `Cost`; that of a matrix on which nothing
             depends has the others' mean rate.
+        even_losses: by matrix that is coded, nats a token that independent errors of variance 1
+            in all its weights cost, to second order.
         squares: by vector, E[g^2] of its gradient, float64 `[n]`; none if no matrix is coded.
         folder: where the costs are.
     """
 
     unit_steps: dict[str, float]
+    even_losses: dict[str, float]
     squares: dict[str, NDArray[np.float64]]
     folder: WorkFolder
 
@@ -106,7 +109,7 @@ def measure(
         CheckpointError: the weights are so large that activations or their squares overflow.
     """
     if not any(is_coded(name, settings) for name in tensors):  # errors are not to be weighed
-        return Metric({}, {}, folder)
+        return Metric({}, {}, {}, folder)
     names = [f"h.{layer}" for layer in range(len(model.blocks))] + ["embeddings"]
     tokens = sum(map(len, sequences))
     if any(folder.load(f"squares-{name}") is None for name in names):
@@ -119,19 +122,28 @@ def measure(
                 make_cost, weights, inputs, outputs, repeat(settings.objective), rates,
                 repeat(tokens),
             )  # fmt: skip
-            units = {}
+            units: Arrays = {}
             for matrix, cost in zip(coded, costs, strict=True):
                 folder.save(f"cost-{matrix}", cost.to_arrays())
-                known = part.inputs[matrix].any() and any(g.any() for g in part.outputs[matrix])
-                units[matrix] = np.array(cost.unit_step if known else np.nan)
+                even = _even_loss(part.inputs[matrix], part.outputs[matrix])
+                units[matrix] = np.array([cost.unit_step if even else np.nan, even])
             folder.save(f"units-{name}", units)
             folder.save(f"squares-{name}", part.squares)
-    unit_steps: dict[str, float] = {}
+    measured: Arrays = {}
     squares: dict[str, NDArray[np.float64]] = {}
     for name in names:
-        unit_steps |= {n: float(step) for n, step in folder.require(f"units-{name}").items()}
+        measured |= folder.require(f"units-{name}")
         squares |= folder.require(f"squares-{name}")
-    return Metric(_completed(unit_steps, tensors), squares, folder)
+    unit_steps = {name: float(step) for name, (step, _) in measured.items()}
+    even_losses = {name: float(loss) for name, (_, loss) in measured.items()}
+    return Metric(_completed(unit_steps, tensors), even_losses, squares, folder)
+
+
+def _even_loss(inputs: NDArray[np.floating], outputs: Sequence[NDArray[np.floating]]) -> float:
+    """tr(H) tr(G) / 2, see `Metric.even_losses`."""
+    diagonals = [np.diag(part) if part.ndim == 2 else part for part in outputs]
+    importance = sum(float(np.sum(part, dtype=np.float64)) for part in diagonals)
+    return 0.5 * float(np.trace(inputs, dtype=np.float64)) * importance
 
 
 def _completed(unit_steps: Mapping[str, float], tensors: Mapping[str, Float32]) -> dict[str, float]:

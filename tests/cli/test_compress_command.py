@@ -32,6 +32,7 @@ FIELDS = [
     "tensors",
     "quality",
     "tuning",
+    "warnings",
 ]
 TENSOR_FIELDS = [
     "name",
@@ -291,8 +292,9 @@ def test_a_dry_run_writes_nothing(
     assert list(tmp_path.iterdir()) == []
     assert planned["parameters"] == compressed["parameters"]
     assert planned["original_bytes"] == compressed["original_bytes"]
-    assert planned["bits_per_weight"] == pytest.approx(4, rel=0.01)
-    assert sum(entry["bytes"] for entry in planned["tensors"]) == planned["file_bytes"]
+    # The sections of so small a file are padded by a per cent or two of its size.
+    assert planned["bits_per_weight"] == pytest.approx(compressed["bits_per_weight"], rel=0.03)
+    assert sum(entry["bytes"] for entry in planned["tensors"]) < planned["file_bytes"]
     assert [entry["name"] for entry in planned["tensors"]] == [
         entry["name"] for entry in compressed["tensors"]
     ]
@@ -326,9 +328,10 @@ def test_a_failure_after_the_start_leaves_the_old_output(
 ) -> None:
     out = tmp_path / "a.rbe"
     out.write_bytes(MAGIC + b"precious")
-    done = rbe("compress", checkpoint, out, *QUICK, "--force", "--target-kl", "1e-12")
+    target = ("--target-kl", "1e-12", "--override", "wte=bits=2")
+    done = rbe("compress", checkpoint, out, *QUICK, "--force", *target)
     assert done.code == 2
-    assert "a KL divergence of 1e-12 cannot be reached: the nearest is" in done.err
+    assert "a KL divergence of 1e-12 cannot be reached with these rules" in done.err
     assert out.read_bytes() == MAGIC + b"precious"
     assert list(tmp_path.iterdir()) == [out]
 

@@ -71,6 +71,7 @@ def compress(
     from rbe_cli.tasks.opening import open_source
     from rbe_cli.tasks.plan import jobs_within, plan
     from rbe_cli.tasks.settings import parse_override
+    from rbe_cli.tasks.stages import stages
 
     out = Output(format, quiet, verbose)
     if decompress:
@@ -118,7 +119,8 @@ def compress(
     )
     kept = task.work_path(output)
     try:
-        with _workers(cluster, jobs) as workers, out.progress() as progress:
+        expected = stages(checkpoint, chosen)
+        with _workers(cluster, jobs) as workers, out.progress(expected) as progress:
             result = task.compress(checkpoint, output, chosen, workers, progress)
     except BaseException:
         if kept.exists():

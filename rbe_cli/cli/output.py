@@ -12,14 +12,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rbe_cli.errors import OutputError, RbeError, ReaderGoneError, UsageError
-from rbe_cli.progress import no_progress
+from rbe_cli.progress import Progress, Stage, no_progress
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
-    from rbe_cli.progress import Progress
-
-_NOTES = 10  # lines at most of a stage's notes, where there are no bars
 _PROSE = 20  # characters of a table's cell that are not wrapped
 _RULES = 3  # characters between a table's columns
 _UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe stays in one piece
@@ -108,21 +105,21 @@ class Output:
             self.note("interrupted")
 
     @contextmanager
-    def progress(self) -> Iterator["Progress"]:
-        """A callback that shows stages with bars and remaining time, or a line a stage."""
+    def progress(self, stages: Sequence[Stage] = ()) -> Iterator[Progress]:
+        """Give a callback that shows what remains: a live line on a terminal, few lines in a log.
+
+        Args:
+            stages: that the task will report, in order; none if they are not known before.
+        """
+        from rbe_cli.cli.live import live_line, log_lines
+
         if self.quiet:
             yield no_progress
         elif _is_terminal(sys.stderr):
-            with _bars() as progress:
+            with live_line(stages) as progress:
                 yield progress
         else:
-            yield self._stage_line
-
-    def _stage_line(self, stage: str, done: int, total: int, note: str = "") -> None:
-        if done == 0:
-            self.note(f"{stage} ...")
-        elif note and done % max(total // _NOTES, 1) == 0:
-            self.note(f"{stage}, {done} of {total}: {note}")
+            yield log_lines(self.note, stages)
 
 
 class _Writer:
@@ -308,27 +305,3 @@ def _console(file: object) -> "Console":
 
     width = None if _is_terminal(sys.stdout) else _UNFOLDED
     return Console(file=cast(TextIO, file), highlight=False, width=width)
-
-
-@contextmanager
-def _bars() -> Iterator["Progress"]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(stage: str, done: int, total: int, note: str = "") -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, note="")
-            bars.update(tasks[stage], completed=done, total=total, note=note)
-
-        yield progress

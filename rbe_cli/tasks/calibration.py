@@ -70,6 +70,11 @@ def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
     return 4 * few if tunes else few
 
 
+def held_out(samples: int) -> int:
+    """Return how many sequences are kept for measuring quality, beside those to calibrate on."""
+    return max(1, samples // _HELD_OUT)
+
+
 def batches(sequences: Iterable[Tokens], most: int = MAX_BATCH_TOKENS) -> Iterator[Tokens]:
     """Neighbouring sequences of equal length as arrays `[batch, length]` of at most so many
     tokens, or a single sequence.
@@ -134,7 +139,7 @@ def from_model(
         folder: keeps what was written.
         progress: told how many sequences there are.
     """
-    total = samples + max(1, samples // _HELD_OUT)
+    total = samples + held_out(samples)
     parts = -(-total // _ROWS)
     sizes = [(i + 1) * total // parts - i * total // parts for i in range(parts)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
@@ -186,7 +191,7 @@ def _split(
     if len(usable) < 2:
         raise UsageError(f"the calibration {description} is too short: two windows are needed")
     order = np.random.default_rng(seed).permutation(len(usable))
-    count = min(len(usable), samples + max(1, samples // _HELD_OUT))
-    held_out = max(1, count // (_HELD_OUT + 1))
+    count = min(len(usable), samples + held_out(samples))
+    kept = max(1, count // (_HELD_OUT + 1))
     chosen = [usable[i] for i in order[:count]]
-    return Calibration(chosen[held_out:], chosen[:held_out], description, text)
+    return Calibration(chosen[kept:], chosen[:kept], description, text)

@@ -1,0 +1,46 @@
+"""The stages of a compression, and about what each costs."""
+
+from collections.abc import Iterator
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.checkpoint.names import parameter_count
+from rbe_cli.progress import Stage
+from rbe_cli.tasks.calibration import WINDOW, default_samples, held_out
+from rbe_cli.tasks.compress import CompressOptions
+
+# Seconds on one machine; what matters is their relation. The first four are for a billion
+# weights times tokens, the last is for a million weights and eight states of the trellis.
+_WRITING = 0.48
+_MEASURING = 0.53
+_EVALUATING = 0.32
+_TRAINING = 0.80
+_ENCODING = 0.56
+_TRAINED_TOKENS = 2048  # of a step
+
+
+def stages(checkpoint: Checkpoint, options: CompressOptions) -> list[Stage]:
+    """Return what `compress` will report, in order, with costs in seconds of some machine."""
+    return list(_stages(checkpoint, options))
+
+
+def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]:
+    config, settings = checkpoint.config, options.settings
+    window = min(WINDOW, config.n_positions)
+    weights = parameter_count(config)
+    few = options.calib_samples or default_samples(config)
+    samples = options.calib_samples or default_samples(config, options.tune is not None)
+    work = 1e-9 * weights * window  # of a sequence
+    encoding = 1e-6 * _ENCODING * weights * settings.states / 8
+    searches = 3 if settings.target_kl is not None else 1
+    if options.calib is None and options.calib_tokens is None:
+        yield Stage("writing calibration text", _WRITING * work * (samples + held_out(samples)))
+    yield Stage("measuring layers", _MEASURING * work * few)
+    yield Stage("encoding", encoding, 2 * searches)
+    evaluations = searches
+    if options.tune is not None:
+        yield Stage("reconstructing", _MEASURING * work * samples + encoding)
+        evaluations += 1
+    if options.tune:
+        yield Stage("tuning", 1e-9 * _TRAINING * weights * _TRAINED_TOKENS * options.tune)
+        evaluations += 1
+    yield Stage("evaluating", _EVALUATING * work * held_out(samples), evaluations)

@@ -54,11 +54,9 @@ def find_aim(checkpoint: Checkpoint, settings: Settings, file: OutputFile) -> Ai
         UsageError: the target is too small.
     """
     wanted, most = _wanted(settings, file)
-    rate = MIN_BPW
-    for _ in range(2):  # the padding of sections depends on their sizes
-        parts = planned_parts(checkpoint.config, settings, rate)
-        header = file.bytes(parts) - sum(size for _, _, size in parts)
-        rate = matrix_rate(checkpoint.config, settings, wanted, file.bits_per_weight(header))
+    parts = planned_parts(checkpoint.config, settings, MIN_BPW)
+    header = file.bytes(parts) - sum(size for _, _, size in parts)
+    rate = matrix_rate(checkpoint.config, settings, wanted, file.bits_per_weight(header))
     free = [name for name in checkpoint.tensors if is_matrix(name) and settings.is_free(name)]
     if rate <= MAX_BITS or not free or settings.target_kl is not None:
         return Aim(settings, wanted, rate, most)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.tasks.compress import CompressResult
-    from rbe_cli.tasks.plan import Plan
+    from rbe_cli.tasks.forecast import Forecast
     from rbe_cli.tasks.settings import Override, Settings
     from rbe_cli.tasks.workers import Workers
 
@@ -68,8 +68,9 @@ def compress(
     from rbe_cli.container.header import MAGIC
     from rbe_cli.container.publish import check_kind, check_output
     from rbe_cli.tasks import compress as task
+    from rbe_cli.tasks.forecast import forecast
     from rbe_cli.tasks.opening import open_source
-    from rbe_cli.tasks.plan import jobs_within, plan
+    from rbe_cli.tasks.plan import jobs_within
     from rbe_cli.tasks.settings import parse_override
     from rbe_cli.tasks.stages import stages
 
@@ -110,13 +111,14 @@ def compress(
     jobs = jobs or threads
     if max_memory is not None:
         jobs = jobs_within(checkpoint.config, max_memory, jobs)
-    if dry_run:
-        planned = plan(checkpoint, settings, jobs)
-        out.result(planned, lambda console: _show_plan(console, planned))
-        return
     chosen = task.CompressOptions(
         settings, name, calib, calib_tokens, calib_samples, seed, force, resume, tune
     )
+    if dry_run:
+        with _workers(cluster, jobs) as workers, out.progress() as progress:
+            planned = forecast(checkpoint, chosen, workers, progress)
+        out.result(planned, lambda console: _show_forecast(console, planned))
+        return
     kept = task.work_path(output)
     try:
         expected = stages(checkpoint, chosen)
@@ -206,7 +208,8 @@ def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
     return [("tuning", found)]
 
 
-def _show_plan(console: "Console", planned: "Plan") -> None:
+def _show_forecast(console: "Console", planned: "Forecast") -> None:
+    kl = planned.expected_kl_divergence
     rows = [
         (
             tensor.name,
@@ -216,7 +219,6 @@ def _show_plan(console: "Console", planned: "Plan") -> None:
         )
         for tensor in planned.tensors
     ]
-    console.print(table("", ("tensor", "shape", "codec", "bytes"), rows))
     console.print(
         facts(
             [
@@ -224,7 +226,9 @@ def _show_plan(console: "Console", planned: "Plan") -> None:
                 ("file", f"{size(planned.file_bytes)} of {size(planned.original_bytes)}"),
                 ("bits per weight", f"{planned.bits_per_weight:.3f}"),
                 ("memory", f"about {size(planned.memory_bytes)}"),
-                ("encoding", f"about {planned.encoding_seconds:.0f} s, forward passes on top"),
+                ("time", f"about {planned.seconds:.0f} s"),
+                ("KL divergence", "not known" if kl is None else f"about {kl:.1g} nats a token"),
             ]
         )
     )
+    console.print(table("", ("tensor", "shape", "codec", "bytes"), rows))

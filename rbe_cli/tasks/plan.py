@@ -76,7 +76,7 @@ def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) ->
         file.bits_per_weight(file_bytes),
         file_bytes,
         memory_bytes(config, jobs),
-        _PASSES * encoded / _weights_per_second(checkpoint) / jobs,
+        _PASSES * encoded / weights_per_second(checkpoint) / jobs,
         planned,
     )
 
@@ -111,8 +111,8 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     return _INTERPRETER_BYTES + 4 * parameters + parameters // 2 + peak
 
 
-def _weights_per_second(checkpoint: Checkpoint) -> float:
-    """Speed of one thread on one block of this checkpoint, compilation left out."""
+def weights_per_second(checkpoint: Checkpoint) -> float:
+    """Return the speed of encoding one block of this checkpoint with one thread."""
     weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
     rows, columns = weights.shape
     inputs = InputFactor.from_moment(np.eye(rows, dtype=np.float32), 0.0)

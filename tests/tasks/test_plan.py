@@ -58,7 +58,7 @@ def test_sizes_add_up(checkpoint):
 
 
 def test_time_is_shared_among_threads_and_grows_with_what_is_encoded(checkpoint, monkeypatch):
-    monkeypatch.setattr("rbe_cli.tasks.plan._weights_per_second", lambda checkpoint: 1e6)
+    monkeypatch.setattr("rbe_cli.tasks.plan.weights_per_second", lambda checkpoint: 1e6)
     seconds = plan(checkpoint, Settings(4.0), jobs=1).encoding_seconds
     assert seconds > 0
     assert plan(checkpoint, Settings(4.0), jobs=3).encoding_seconds == pytest.approx(seconds / 3)

@@ -17,9 +17,11 @@ settings.register_profile("quick", deadline=None, max_examples=QUICK, derandomiz
 settings.register_profile("full", deadline=None, max_examples=10 * QUICK)
 settings.load_profile("quick")
 
-# A shell ignores SIGINT for what a script starts with `&`, and processes inherit that. Tests of
-# Ctrl-C need the usual handler, here and in the processes that they start.
+# A shell ignores SIGINT for what a script starts with `&`, nohup ignores SIGHUP, and processes
+# inherit that. Tests of signals need the usual handlers, here and in the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -34,12 +34,14 @@ class Aim:
         settings: with rules for the tensors that are stored exactly.
         bits_per_weight: of the file; a first guess for a KL divergence.
         matrix_bits: about the bits a weight of the matrices without a rate of their own.
+        overhead_bytes: about the bytes of the file beside its tensors, padding included.
         most: bits a weight of the file that must not be exceeded; infinite without such a limit.
     """
 
     settings: Settings
     bits_per_weight: float
     matrix_bits: float
+    overhead_bytes: int
     most: float = math.inf
 
 
@@ -54,12 +56,11 @@ def find_aim(checkpoint: Checkpoint, settings: Settings, file: OutputFile) -> Ai
         UsageError: the target is too small.
     """
     wanted, most = _wanted(settings, file)
-    parts = planned_parts(checkpoint.config, settings, MIN_BPW)
-    header = file.bytes(parts) - sum(size for _, _, size in parts)
-    rate = matrix_rate(checkpoint.config, settings, wanted, file.bits_per_weight(header))
+    overhead = _overhead(planned_parts(checkpoint.config, settings, MIN_BPW), file)
+    rate = matrix_rate(checkpoint.config, settings, wanted, file.bits_per_weight(overhead))
     free = [name for name in checkpoint.tensors if is_matrix(name) and settings.is_free(name)]
     if rate <= MAX_BITS or not free or settings.target_kl is not None:
-        return Aim(settings, wanted, rate, most)
+        return Aim(settings, wanted, rate, overhead, most)
     # First all tensors; then all matrices, and ever fewer of them.
     chosen, kept = (
         exactly(checkpoint, settings),
@@ -69,7 +70,8 @@ def find_aim(checkpoint: Checkpoint, settings: Settings, file: OutputFile) -> Ai
     while (size := _size(checkpoint, chosen, file)) > limit and kept:
         chosen, limit = exactly(checkpoint, settings, kept), wanted
         kept = kept[1:]
-    return Aim(chosen, min(size, limit), MAX_BITS, most)
+    overhead = _overhead(planned_parts(checkpoint.config, chosen, MAX_BITS), file)
+    return Aim(chosen, min(size, limit), MAX_BITS, overhead, most)
 
 
 def exactly(
@@ -118,6 +120,11 @@ def planned_parts(
         bits = tensor_bits(config, settings, name, rate)
         parts.append((name, codec, math.ceil(bits * math.prod(shape) / 8)))
     return parts
+
+
+def _overhead(parts: list[tuple[str, str, int]], file: OutputFile) -> int:
+    """Return the bytes of a file of such tensors beside them."""
+    return file.bytes(parts) - sum(size for _, _, size in parts)
 
 
 def _size(checkpoint: Checkpoint, settings: Settings, file: OutputFile) -> float:

@@ -66,7 +66,8 @@ def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) ->
     aim = find_aim(checkpoint, settings, file)
     parts = planned_parts(config, aim.settings, aim.matrix_bits)
     planned = [PlannedTensor(name, shapes[name], codec, size) for name, codec, size in parts]
-    file_bytes = file.bytes(parts)
+    # `file.bytes(parts)` would pad all matrices of one rate at once, which no real file does.
+    file_bytes = aim.overhead_bytes + sum(size for _, _, size in parts)
     encoded = sum(prod(tensor.shape) for tensor in planned if tensor.codec == "ectcq")
     parameters = parameter_count(config)
     return Plan(

@@ -12,7 +12,7 @@ _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes: the format's own limit
 
 
 class FileKind(StrEnum):
-    """What a file holds."""
+    """The kinds of files that are told apart."""
 
     safetensors = "a safetensors file"
     torch_zip = "a file of torch.save, or another zip archive"

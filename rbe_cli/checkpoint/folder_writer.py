@@ -39,7 +39,7 @@ def write_folder(
         folder: exists and is empty.
         checkpoint: the model; its tensors are read one at a time.
         dtype: of the weights: `float32`, `float16` or `bfloat16`.
-        progress: is told the tensors written and their number.
+        progress: is called after each tensor, with the number written and the total.
         shard_bytes: weights are spread over several files above this size.
 
     Raises:

@@ -53,7 +53,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, dtype: str, progress: Progres
         path: of the file; what it holds is overwritten.
         checkpoint: the model; its tensors are read one at a time.
         dtype: `float32` or `float16`.
-        progress: is told the tensors written and their number.
+        progress: is called after each tensor, with the number written and the total.
 
     Returns:
         What of the model is left out, one sentence each.

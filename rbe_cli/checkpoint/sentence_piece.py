@@ -81,7 +81,10 @@ def sentence_piece(
 
 
 def _plain(model: SentencePieceModel, settings: TokenizerSettings) -> "Tokenizer":
-    """What the SentencePiece library itself does, after GPT-SW3's cleaning for that class."""
+    """Return a tokenizer that works as the SentencePiece library does.
+
+    The class of GPT-SW3 cleans texts first.
+    """
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
     user_defined = _texts(model, PieceType.USER_DEFINED)
@@ -253,7 +256,7 @@ def _cutter(model: SentencePieceModel, *, whole: bool) -> "models.Model":
 
 
 def _merges(ranks: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """All pairs of tokens that together are a token, the lowest rank of the whole first."""
+    """Return all pairs of tokens that join to a token, ordered by the rank of that token."""
     pairs = [
         (rank, split, text)
         for text, rank in ranks.items()

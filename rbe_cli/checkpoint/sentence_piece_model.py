@@ -18,7 +18,7 @@ Field = int | bytes
 
 
 class PieceType(IntEnum):
-    """What a piece stands for."""
+    """The kind of a piece."""
 
     NORMAL = 1
     UNKNOWN = 2

@@ -210,7 +210,7 @@ def _is_gpt2(raw: dict[str, Any]) -> bool:
 
 
 def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int) -> Iterator[str]:
-    """What a user should know of the tokenizer's ids."""
+    """Yield notes for the user about the tokenizer's ids."""
     moved = [
         f"{token.content} (id {tokenizer.token_to_id(token.content)}, not {number})"
         for number, token in settings.added.items()

@@ -1,4 +1,4 @@
-"""What weight files hold, before it is known which of it belongs to a GPT-2."""
+"""Lists the tensors of weight files, before any is matched to a GPT-2's."""
 
 from dataclasses import dataclass
 from typing import Any

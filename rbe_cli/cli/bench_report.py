@@ -37,7 +37,7 @@ class BenchFormat(StrEnum):
 
 @dataclass(frozen=True)
 class _Column:
-    """Of a table that is printed row by row, so its width is fixed; longer cells stand out."""
+    """A column of a table that is printed row by row, so its width is fixed."""
 
     name: str
     width: int
@@ -82,7 +82,7 @@ class Report:
             self._out.write(_csv_line([name for name, _ in self._csv_columns()]))
 
     def row(self, row: "Row") -> None:
-        """Print a row; one that was left out is told at the end."""
+        """Print a row; `end` says how many were left out."""
         from rbe_cli.tasks.bench_layers import LayerTiming, LeftOut
         from rbe_cli.tasks.bench_model import ModelTiming
 

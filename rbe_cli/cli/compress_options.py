@@ -19,7 +19,7 @@ _BACK = "The way back"
 
 
 class Objective(StrEnum):
-    """What a compression makes least."""
+    """What a compression minimises."""
 
     kl = "kl"
     outputs = "outputs"

@@ -1,4 +1,4 @@
-"""Turns whatever went wrong into the one error that a user is told of."""
+"""Turns an exception into the one error that is reported to the user."""
 
 import errno
 import traceback

@@ -14,7 +14,7 @@ _PRINTING = "Printing"
 
 
 class Overflow(StrEnum):
-    """What happens once the context is full."""
+    """What `generate` does once the context is full."""
 
     stop = "stop"
     shift = "shift"

@@ -218,7 +218,7 @@ def _show(console: "Console", found: dict[str, Any], tensors: bool, plot: bool) 
 
 
 def _measured(extra: dict[str, Any], calibration: str) -> list[tuple[str, str]]:
-    """What the file was to reach, and the quality that was measured."""
+    """Return rows with the targets of the file, and with the measured quality."""
     if not is_quality(extra):
         return [(name, _short(value)) for name, value in extra.items()]
     goals = [(name, _short(value)) for name, value in extra.items() if name not in FIELDS]

@@ -200,7 +200,7 @@ class _Run:
 def _timings(
     runs: Sequence[_Run], seconds: dict[tuple[_Run, Part], list[float]]
 ) -> Iterator[ModelTiming]:
-    """Of the models whose every part was measured."""
+    """Return the results of the models whose every part was measured."""
     for run in runs:
         own = {part: seconds.get((run, part), []) for part in run.calls()}
         if all(own.values()):

@@ -200,7 +200,7 @@ def _compress(
 
 
 def _warnings(options: CompressOptions, made: "_Made") -> list[str]:
-    """What is wrong with a file's quality, which only `force` accepts."""
+    """Return what is wrong with a file's quality, which only `force` accepts."""
     found, reached = [], made.quality.kl_divergence
     promised = options.settings.max_kl_divergence
     if not made.expectation.is_met(reached):
@@ -343,7 +343,7 @@ def _measure(
     workers: Workers,
     progress: Progress,
 ) -> Quality:
-    """Of the tensors as the engine would run them, on the text that is held out."""
+    """Measure the tensors as the engine would run them, on the text that is held out."""
     weights = {tensor.name: resident(tensor) for tensor in stored}
     compressed = Gpt2(model.config, weights, model.kernels)
     warm_up(compressed, progress)

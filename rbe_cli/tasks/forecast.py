@@ -23,7 +23,7 @@ from rbe_cli.tasks.calibration import from_model
 from rbe_cli.tasks.compress import CompressOptions
 from rbe_cli.tasks.evaluate import Window, evaluate
 from rbe_cli.tasks.plan import Plan, plan, weights_per_second
-from rbe_cli.tasks.stages import ENCODING_COST, stages
+from rbe_cli.tasks.stages import PROBE_SPEED, stages
 from rbe_cli.tasks.work_folder import WorkFolder
 from rbe_cli.tasks.workers import Workers
 
@@ -70,9 +70,7 @@ def forecast(
             count = checkpoint.tensors[tensor.name].size
             bits[tensor.name] = max(8 * tensor.bytes - side, 0) / count
     kl = _SHARE * noise_kl(checkpoint, bits, workers, progress) if bits else None
-    return Forecast(
-        **vars(planned), seconds=work / (ENCODING_COST * speed), expected_kl_divergence=kl
-    )
+    return Forecast(**vars(planned), seconds=work * PROBE_SPEED / speed, expected_kl_divergence=kl)
 
 
 def noise_kl(

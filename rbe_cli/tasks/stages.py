@@ -8,13 +8,16 @@ from rbe_cli.progress import Stage
 from rbe_cli.tasks.calibration import WINDOW, default_samples, held_out
 from rbe_cli.tasks.compress import CompressOptions
 
-# Seconds on one machine; what matters is their relation. They are for a billion
-# weights times tokens.
-_WRITING = 0.48
-_MEASURING = 0.53
-_EVALUATING = 0.32
-_TRAINING = 0.80
-ENCODING_COST = 0.56e-6  # of a weight, with eight states
+# Seconds for a billion weights times tokens, by two threads of the machine of
+# docs/MEASUREMENTS.md, "Forecasts".
+_WRITING = 0.042
+_MEASURING = 0.069
+_RECONSTRUCTING = 0.053
+_EVALUATING = 0.042
+_TRAINING = 0.059
+_ENCODING = 0.095  # of a million weights, with eight states
+PROBE_SPEED = 2 * 13.5e6
+"""Weights a second that both threads of that machine encode of the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # of a step
 
 
@@ -30,7 +33,7 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     few = options.calib_samples or default_samples(config)
     samples = options.calib_samples or default_samples(config, options.tune is not None)
     work = 1e-9 * weights * window  # of a sequence
-    encoding = ENCODING_COST * weights * settings.states / 8
+    encoding = 1e-6 * _ENCODING * weights * settings.states / 8
     searches = 3 if settings.target_kl is not None else 1
     if options.calib is None and options.calib_tokens is None:
         yield Stage("writing calibration text", _WRITING * work * (samples + held_out(samples)))
@@ -38,7 +41,7 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     yield Stage("encoding", encoding, 2 * searches)
     evaluations = searches
     if options.tune is not None:
-        yield Stage("reconstructing", _MEASURING * work * samples + encoding)
+        yield Stage("reconstructing", _RECONSTRUCTING * work * samples + encoding)
         evaluations += 1
     if options.tune:
         yield Stage("tuning", 1e-9 * _TRAINING * weights * _TRAINED_TOKENS * options.tune)

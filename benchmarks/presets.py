@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rbe_cli.tasks.settings import preset_names
+from rbe_cli.compression.settings import preset_names
 
 HEADER = ("preset", "bits per weight", "file", "KL, nats a token", "perplexity", "tokens/s")
 PROMPT, TOKENS, RUNS = "The", 200, 5

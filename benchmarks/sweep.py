@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from rbe_cli.cli.app import run
-from rbe_cli.tasks.opening import open_source
+from rbe_cli.compression.open_source import open_source
 
 RATES = [number / 2 for number in range(2, 25)]
 SHARES = [1 / 20, 1 / 10, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 3 / 4, 1.0, 1.5, 2.0]  # of the original

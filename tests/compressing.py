@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from rbe_cli.compression.pipeline import CompressOptions, compress
+from rbe_cli.compression.settings import Settings
 from rbe_cli.container.decode import decode as decode_tensor
 from rbe_cli.container.reader import Container
+from rbe_cli.jobs.workers import workers
 from rbe_cli.progress import no_progress
-from rbe_cli.tasks.compress import CompressOptions, compress
-from rbe_cli.tasks.settings import Settings
-from rbe_cli.tasks.workers import workers
 
 FOUR_BITS = Settings(4.0)
 

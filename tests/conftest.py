@@ -11,6 +11,8 @@ from examples import QUICK
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
+pytest_plugins = ["compiled_kernels", "tiny_checkpoint", "tiny_folder"]
+
 # Examples are not timed: compilation and shared machines make single ones slow. `quick` tries the
 # same examples in every run; `full` (make test-full) tries more of them, and others every time.
 settings.register_profile("quick", deadline=None, max_examples=QUICK, derandomize=True)
@@ -42,7 +44,7 @@ def one_compiled_thread() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         if "PYTEST_XDIST_WORKER" in os.environ:
-            patch.setattr("rbe_cli.kernels.team.default_threads", lambda: 1)
+            patch.setattr("rbe_cli.runtime.thread_team.default_threads", lambda: 1)
         yield
 
 

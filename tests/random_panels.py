@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rbe_cli.codec.panels import LAYOUTS, panel_shape
-from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.weights.panel_layout import LAYOUTS, panel_shape
+from rbe_cli.weights.panel_matrix import PanelMatrix
 
 FORMS = [layout.name for layout in LAYOUTS] + ["mixed", "wide"]
 

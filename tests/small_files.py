@@ -3,10 +3,10 @@
 import numpy as np
 from small_models import random_tensors
 
-from rbe_cli.checkpoint.names import is_matrix
 from rbe_cli.container.header import Provenance
-from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
+from rbe_cli.model.tensor_names import is_matrix
 
 PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_embedding, is_matrix, tensor_shapes
-from rbe_cli.kernels.panel import PanelMatrix
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.weights.panel_matrix import PanelMatrix
 
 
 def small_config(**changes):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rbe_cli.codec.trellis import QuantiserOptions
-from rbe_cli.tasks.encoding import Source
+from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+from rbe_cli.compression.encoding import Source
 
 
 def source_of(weights, cost):

@@ -48,7 +48,7 @@ def run_all(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `compress` calibrate on a sixteenth of the usual text, in a fifth of the time."""
-    monkeypatch.setattr("rbe_cli.tasks.calibration.default_samples", lambda *_: 8)
+    monkeypatch.setattr("rbe_cli.compression.calibration.default_samples", lambda *_: 8)
 
 
 def test_it_shows_every_verb() -> None:

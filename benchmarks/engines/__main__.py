@@ -16,8 +16,8 @@ from benchmarks.engines.contestant import Contestant, Subject, run_json
 from benchmarks.engines.ours import Rbe
 from benchmarks.engines.peer import Peer
 from benchmarks.engines.peers import MODULES
+from rbe_cli.bench.machine import this_machine
 from rbe_cli.errors import OutputError, RbeError, UsageError
-from rbe_cli.tasks.machine import this_machine
 
 ENGINES = (report.OURS, *MODULES)
 

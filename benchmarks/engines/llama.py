@@ -96,7 +96,7 @@ class LlamaCpp(Engine):
     settings = (WITH_FLASH, WITHOUT_FLASH)
 
     def build(self, source: str, variant: str, path: Path) -> None:
-        from rbe_cli.checkpoint.gguf_writer import write_gguf
+        from rbe_cli.checkpoint.gguf.gguf_writer import write_gguf
         from rbe_cli.checkpoint.source import open_checkpoint
         from rbe_cli.progress import no_progress
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rbe_cli.checkpoint.checkpoint import Float32
-from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.model.config import Gpt2Config
 
 CONTRIB = "com.microsoft"
 OPSET = 21

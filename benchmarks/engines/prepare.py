@@ -22,9 +22,9 @@ from benchmarks.engines.job import (
 )
 from benchmarks.engines.random_checkpoint import GPT2_124M, write_random
 from rbe_cli.checkpoint.checkpoint import Checkpoint, Float32
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import RbeError, UsageError
+from rbe_cli.model.config import Gpt2Config
 
 REFERENCE = Path(__file__).parents[2] / "tests" / "reference_gpt2.py"
 

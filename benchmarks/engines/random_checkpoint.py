@@ -8,8 +8,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rbe_cli.checkpoint.checkpoint import Float32
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 GPT2_124M = Gpt2Config(
     vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072

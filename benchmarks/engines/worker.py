@@ -79,7 +79,7 @@ def first_token(engine: Engine, job: Job) -> dict[str, Any]:
 
 
 def peak_rss_bytes() -> int:
-    from rbe_cli.tasks.memory import peak_rss_bytes
+    from rbe_cli.jobs.peak_memory import peak_rss_bytes
 
     return peak_rss_bytes()
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rbe_cli.checkpoint.config import Activation
-from rbe_cli.kernels import reference
-from rbe_cli.kernels.arrays import Float32
-from rbe_cli.kernels.table import Kernels, load_kernels
-from rbe_cli.nn.block import TransformerBlock
+from rbe_cli.bench.bench_cases import random_tensors
+from rbe_cli.bench.bench_shape import DEFAULT_SHAPES, Shape
+from rbe_cli.bench.timing import time_in_turn
+from rbe_cli.kernels import numpy_twins
+from rbe_cli.kernels.kernel_table import Kernels, load_kernels
+from rbe_cli.model.config import Activation
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.gradients import Gradients
-from rbe_cli.nn.weight import dense
-from rbe_cli.tasks.bench_cases import random_tensors
-from rbe_cli.tasks.bench_shape import DEFAULT_SHAPES, Shape
-from rbe_cli.tasks.timing import time_in_turn
+from rbe_cli.nn.transformer_block import TransformerBlock
+from rbe_cli.runtime.arrays import Float32
+from rbe_cli.weights.weight_forms import dense
 
 Call = Callable[[], object]
 Comparison = tuple[str, Call, str, Call]  # (what, ours, the other's name, the other)
@@ -53,7 +53,7 @@ def _layer_norm(block: TransformerBlock, x: Float32) -> Iterator[Comparison]:
     flat = out.reshape(rows.shape)
     yield (
         call, lambda: norm(x), "numpy",
-        lambda: reference.layer_norm(rows, gamma, beta, norm.eps, flat),
+        lambda: numpy_twins.layer_norm(rows, gamma, beta, norm.eps, flat),
     )  # fmt: skip
     given, weight, bias = (torch.tensor(own) for own in (x, gamma, beta))
     for own in (given, weight, bias):

@@ -11,12 +11,12 @@ import numpy as np
 
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.container.reader import Container
-from rbe_cli.engine.resident import load_model
-from rbe_cli.kernels.arrays import Floating
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.engine.load import load_model
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
-from rbe_cli.text.files import read_text_file
+from rbe_cli.runtime.arrays import Floating
+from rbe_cli.text.text_files import read_text_file
 from rbe_cli.text.tokenizer import Tokenizer
 
 _WINDOW, _WINDOWS = 256, 16

@@ -12,18 +12,19 @@ from benchmarks.peers.measure import Point, Subject, assemble, input_moments, sc
 from benchmarks.peers.quantised import Float32
 from benchmarks.peers.schemes import ggml, grids
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.names import is_embedding, is_matrix
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.cli.inputs import read_prompts
+from rbe_cli.compression.calibration import Calibration, default_samples, from_model, from_text
 from rbe_cli.errors import OutputError, RbeError, UsageError
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.evaluation.batching import Window, sliding_windows
+from rbe_cli.evaluation.evaluate import evaluate
+from rbe_cli.jobs.work_folder import WorkFolder
+from rbe_cli.jobs.workers import Workers
+from rbe_cli.jobs.workers import workers as make_workers
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.tensor_names import is_embedding, is_matrix
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
-from rbe_cli.tasks.calibration import Calibration, default_samples, from_model, from_text
-from rbe_cli.tasks.evaluate import Window, evaluate, sliding_windows
-from rbe_cli.tasks.work_folder import WorkFolder
-from rbe_cli.tasks.workers import Workers
-from rbe_cli.tasks.workers import workers as make_workers
 from rbe_cli.text.tokenizer import Tokenizer
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.quantised import Float32, Quantised
-from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.model.config import Gpt2Config
 
 PURE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 MIXES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M")

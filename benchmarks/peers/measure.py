@@ -8,12 +8,12 @@ import numpy as np
 
 from benchmarks.peers.quantised import Float32, Quantised
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.names import is_embedding, parameter_count, tensor_shapes
+from rbe_cli.evaluation.batching import Tokens, Window
+from rbe_cli.evaluation.evaluate import evaluate
+from rbe_cli.jobs.workers import Workers
+from rbe_cli.model.tensor_names import is_embedding, parameter_count, tensor_shapes
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.weight import dense
-from rbe_cli.tasks.calibration import Tokens
-from rbe_cli.tasks.evaluate import Window, evaluate
-from rbe_cli.tasks.workers import Workers
+from rbe_cli.weights.weight_forms import dense
 
 OTHER_BITS = 16  # of a weight outside the quantised matrices
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.peers.measure import OTHER_BITS, Candidate, Subject
 from rbe_cli.container.reader import Container
-from rbe_cli.engine.resident import load_model
+from rbe_cli.engine.load import load_model
 from rbe_cli.errors import RbeError
 from rbe_cli.progress import no_progress
 

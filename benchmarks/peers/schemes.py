@@ -9,8 +9,8 @@ from benchmarks.peers import gptq, hqq, kquants, rtn
 from benchmarks.peers.grid import GROUP
 from benchmarks.peers.measure import Subject
 from benchmarks.peers.quantised import Float32, Quantised
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.tasks.workers import Workers
+from rbe_cli.jobs.workers import Workers
+from rbe_cli.model.config import Gpt2Config
 
 BITS = (2, 3, 4)
 

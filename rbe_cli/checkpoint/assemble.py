@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Float32, LazyTensors
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor
 from rbe_cli.checkpoint.stored_names import find_gpt2
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor
 from rbe_cli.errors import CheckpointError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
 
 _INTEGER_TYPES = ("I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8_E5M2")
 
@@ -27,7 +27,10 @@ class Assembled:
 
 
 def assemble(
-    stored: Iterable[tuple[str, StoredTensor]], config: Gpt2Config, *, has_bias: bool | None = None
+    stored: Iterable[tuple[str, CheckpointTensor]],
+    config: Gpt2Config,
+    *,
+    has_bias: bool | None = None,
 ) -> Assembled:
     """Find exactly the tensors of `tensor_shapes(config)` among those of all weight files.
 
@@ -75,7 +78,7 @@ def assemble(
     return Assembled(LazyTensors(readers), config, tuple(notes))
 
 
-def _drop_tied_head(tensors: dict[str, StoredTensor]) -> bool:
+def _drop_tied_head(tensors: dict[str, CheckpointTensor]) -> bool:
     """Take out a head that is the embedding; return whether it is."""
     head = tensors["lm_head.weight"]
     embedding = tensors.setdefault("wte.weight", head)
@@ -90,7 +93,7 @@ def _drop_tied_head(tensors: dict[str, StoredTensor]) -> bool:
     return is_same
 
 
-def _is_transposed(tensors: dict[str, StoredTensor], config: Gpt2Config) -> bool:
+def _is_transposed(tensors: dict[str, CheckpointTensor], config: Gpt2Config) -> bool:
     """Whether linear layers are `[out, in]`; the one for queries, keys and values never is square.
 
     All layers must agree: the shapes of the others are checked later.
@@ -99,16 +102,16 @@ def _is_transposed(tensors: dict[str, StoredTensor], config: Gpt2Config) -> bool
     return first is not None and first.shape == (3 * config.n_embd, config.n_embd)
 
 
-def _transposed(tensor: StoredTensor) -> StoredTensor:
-    return StoredTensor(tensor.shape[::-1], tensor.dtype, partial(_read_transposed, tensor))
+def _transposed(tensor: CheckpointTensor) -> CheckpointTensor:
+    return CheckpointTensor(tensor.shape[::-1], tensor.dtype, partial(_read_transposed, tensor))
 
 
-def _read_transposed(tensor: StoredTensor) -> Float32:
+def _read_transposed(tensor: CheckpointTensor) -> Float32:
     return tensor.read().T
 
 
-def _zeros(shape: tuple[int, ...]) -> StoredTensor:
-    return StoredTensor(shape, "float32", lambda: np.zeros(shape, np.float32))
+def _zeros(shape: tuple[int, ...]) -> CheckpointTensor:
+    return CheckpointTensor(shape, "float32", lambda: np.zeros(shape, np.float32))
 
 
 def _refuse(fault: str, names: Collection[str]) -> None:
@@ -118,7 +121,7 @@ def _refuse(fault: str, names: Collection[str]) -> None:
         raise CheckpointError(f"tensor {first[:80]!r}{others} is {fault}")
 
 
-def _check(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check(name: str, tensor: CheckpointTensor, shape: tuple[int, ...]) -> None:
     if tensor.dtype in _INTEGER_TYPES:
         raise CheckpointError(
             f"tensor {name!r} is {tensor.dtype}: the checkpoint is already quantised, and rbe "

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.errors import CheckpointError
+from rbe_cli.model.config import Gpt2Config
 
 Float32 = NDArray[np.float32]
 

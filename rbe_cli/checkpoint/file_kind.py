@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 
-from rbe_cli.checkpoint.files import open_file
+from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.errors import CheckpointError
 
 _HEAD_BYTES = 512

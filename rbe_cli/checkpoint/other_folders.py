@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rbe_cli.checkpoint.checked_files import read_json_object
 from rbe_cli.checkpoint.file_kind import refuse_placeholder
-from rbe_cli.checkpoint.files import read_json_object
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Float32
-from rbe_cli.checkpoint.files import open_file
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor, to_float32
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.errors import CheckpointError
 
 _LENGTH_BYTES = 8
@@ -39,7 +39,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[_Count, _Count]
 
 
-def list_safetensors(path: Path) -> dict[str, StoredTensor]:
+def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
     """Name -> tensor of every tensor in the file, in the order of their data.
 
     Raises:
@@ -57,7 +57,7 @@ def list_safetensors(path: Path) -> dict[str, StoredTensor]:
         header = file.read(header_bytes)
     entries = sorted(_parse(path, header).items(), key=lambda item: item[1].data_offsets)
 
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, CheckpointTensor] = {}
     position = 0
     for name, entry in entries:
         begin, end = entry.data_offsets
@@ -67,7 +67,7 @@ def list_safetensors(path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path}: shape and bytes of tensor {name[:80]!r} disagree")
         dtype = _FLOATS.get(entry.dtype, entry.dtype)
         read = partial(_read, path, data_start + begin, tuple(entry.shape), dtype)
-        tensors[name] = StoredTensor(tuple(entry.shape), dtype, read)
+        tensors[name] = CheckpointTensor(tuple(entry.shape), dtype, read)
         position = end
     if data_start + position != file_bytes:
         is_short = ": its download is not whole" if data_start + position > file_bytes else ""

@@ -10,7 +10,7 @@ from math import prod
 from typing import BinaryIO
 
 from rbe_cli.checkpoint.checkpoint import Float32
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, from_float32
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, from_float32
 from rbe_cli.errors import UsageError
 
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

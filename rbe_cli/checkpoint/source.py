@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from rbe_cli.checkpoint.assemble import assemble
+from rbe_cli.checkpoint.checked_files import read_json_object, xxh3_of_files
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.config_dialects import dialect_notes
-from rbe_cli.checkpoint.end_of_text import end_of_text_notes
 from rbe_cli.checkpoint.file_kind import FileKind, file_kind, refuse_placeholder
-from rbe_cli.checkpoint.files import read_json_object, xxh3_of_files
-from rbe_cli.checkpoint.gguf_checkpoint import open_gguf
-from rbe_cli.checkpoint.hub_cache import snapshot_in
+from rbe_cli.checkpoint.gguf.gguf_checkpoint import open_gguf
+from rbe_cli.checkpoint.hub.hub_cache import snapshot_in
 from rbe_cli.checkpoint.source_name import hub_name, is_local
-from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
 from rbe_cli.checkpoint.weight_files import read_weights, weights_in_folder, weights_of_file
 from rbe_cli.errors import NotFoundError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.config_dialects import dialect_notes
+from rbe_cli.model.end_of_text import end_of_text_notes
 from rbe_cli.progress import Progress
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -103,9 +103,9 @@ def _locate(
         return snapshot_in(path) or path, ()
     if is_local(source):
         raise NotFoundError(f"{source} does not exist")
-    from rbe_cli.checkpoint import hub
+    from rbe_cli.checkpoint.hub import hub_download
 
-    return hub.fetch(hub_name(source), offline=offline, progress=progress)
+    return hub_download.fetch(hub_name(source), offline=offline, progress=progress)
 
 
 def _json_beside(path: Path) -> dict[str, Any] | None:

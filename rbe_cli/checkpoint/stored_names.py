@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rbe_cli.checkpoint.names import is_mask_buffer
-from rbe_cli.checkpoint.stored_tensor import StoredTensor
+from rbe_cli.checkpoint.checkpoint_tensor import CheckpointTensor
 from rbe_cli.errors import CheckpointError
+from rbe_cli.model.tensor_names import is_mask_buffer
 
 _TRANSFORMER = "transformer."
 # Wrappers of single layers, whose names may stand anywhere: torch.compile, FSDP, checkpointing.
@@ -50,11 +50,11 @@ class FoundTensors:
         notes: what the user should know about the names, one sentence each.
     """
 
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, CheckpointTensor]
     notes: tuple[str, ...]
 
 
-def find_gpt2(stored: Iterable[tuple[str, StoredTensor]]) -> FoundTensors:
+def find_gpt2(stored: Iterable[tuple[str, CheckpointTensor]]) -> FoundTensors:
     """Take the prefix off the names, and leave out other heads.
 
     Raises:
@@ -67,7 +67,7 @@ def find_gpt2(stored: Iterable[tuple[str, StoredTensor]]) -> FoundTensors:
     prefix = _prefix(names)
     outer = _outer(prefix)
     head = _head_name(prefix, outer, names)
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, CheckpointTensor] = {}
     unused, inner = [], set[str]()
     for stored_name, tensor in pairs:
         name = "lm_head.weight" if stored_name == head else _canonical(stored_name, prefix, outer)

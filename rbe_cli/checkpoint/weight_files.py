@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rbe_cli.checkpoint.checked_files import read_json_object
 from rbe_cli.checkpoint.file_kind import FileKind, file_kind, refuse_placeholder
-from rbe_cli.checkpoint.files import read_json_object
 from rbe_cli.checkpoint.other_folders import refuse_folder
 from rbe_cli.checkpoint.safetensors_file import list_safetensors
-from rbe_cli.checkpoint.torch_file import read_torch_file
-from rbe_cli.checkpoint.weights import Weights
+from rbe_cli.checkpoint.torch_files.torch_file import read_torch_file
+from rbe_cli.checkpoint.weight_list import Weights
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 INDEX_SUFFIX = ".index.json"

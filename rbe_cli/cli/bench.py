@@ -23,7 +23,7 @@ from rbe_cli.cli.output import Output
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.tasks.bench_start import ModelOptions
+    from rbe_cli.bench.bench_start import ModelOptions
 
 EXAMPLES = """\
 rbe bench --shape 8x256x768 --op linear
@@ -203,10 +203,10 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
-    from rbe_cli.container.locate import find_rbe
-    from rbe_cli.tasks import bench_cases, bench_layers, bench_shape
-    from rbe_cli.tasks.bench import Bench
-    from rbe_cli.tasks.pictures import check_picture, draw_bench
+    from rbe_cli.bench import bench_cases, bench_layers, bench_shape
+    from rbe_cli.bench.benchmark import Bench
+    from rbe_cli.bench.pictures import check_picture, draw_bench
+    from rbe_cli.container.find_file import find_rbe
 
     out = Output(format.shared, quiet, verbose)
     if plot is not None:
@@ -256,8 +256,8 @@ def _model_options(
     kv_type: KvType | None,
     activations: Activations | None,
 ) -> "list[ModelOptions]":
+    from rbe_cli.bench.bench_start import ModelOptions
     from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE
-    from rbe_cli.tasks.bench_start import ModelOptions
 
     if paths:
         kept_as = kv_type.value if kv_type else DEFAULT_KV_TYPE

@@ -18,10 +18,10 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.tasks.compress import CompressResult
-    from rbe_cli.tasks.forecast import Forecast
-    from rbe_cli.tasks.settings import Override, Settings
-    from rbe_cli.tasks.workers import Workers
+    from rbe_cli.compression.dry_run import DryRun
+    from rbe_cli.compression.pipeline import CompressResult
+    from rbe_cli.compression.settings import Override, Settings
+    from rbe_cli.jobs.workers import Workers
 
 EXAMPLES = """\
 rbe compress demo demo.rbe
@@ -65,14 +65,14 @@ def compress(
 ) -> None:
     """Compress a GPT-2 checkpoint into an .rbe file, or decompress such a file."""
     from rbe_cli.cli.decompress import decompress as write_checkpoint
+    from rbe_cli.compression import pipeline as task
+    from rbe_cli.compression.dry_run import forecast
+    from rbe_cli.compression.open_source import open_source
+    from rbe_cli.compression.pipeline_stages import stages
+    from rbe_cli.compression.resource_forecast import jobs_within
+    from rbe_cli.compression.settings import parse_override
+    from rbe_cli.container.atomic_file import check_kind, check_output
     from rbe_cli.container.header import MAGIC
-    from rbe_cli.container.publish import check_kind, check_output
-    from rbe_cli.tasks import compress as task
-    from rbe_cli.tasks.forecast import forecast
-    from rbe_cli.tasks.opening import open_source
-    from rbe_cli.tasks.plan import jobs_within
-    from rbe_cli.tasks.settings import parse_override
-    from rbe_cli.tasks.stages import stages
 
     out = Output(format, quiet, verbose)
     if decompress:
@@ -134,7 +134,7 @@ def compress(
 
 
 def _workers(address: str | None, jobs: int | None) -> "AbstractContextManager[Workers]":
-    from rbe_cli.tasks.workers import cluster, workers
+    from rbe_cli.jobs.workers import cluster, workers
 
     return cluster(address, jobs) if address else workers(jobs)
 
@@ -153,7 +153,7 @@ def _settings(
     """
     import msgspec
 
-    from rbe_cli.tasks.settings import DEFAULT_PRESET, load_config, load_preset
+    from rbe_cli.compression.settings import DEFAULT_PRESET, load_config, load_preset
 
     if preset and config:
         raise UsageError("--preset and --config exclude each other")
@@ -208,7 +208,7 @@ def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
     return [("tuning", found)]
 
 
-def _show_forecast(console: "Console", planned: "Forecast") -> None:
+def _show_forecast(console: "Console", planned: "DryRun") -> None:
     kl = planned.expected_kl_divergence
     rows = [
         (

@@ -37,7 +37,7 @@ def _show_presets(wanted: bool) -> None:
     """Print what each preset gives, and exit."""
     if not wanted:
         return
-    from rbe_cli.tasks.settings import load_preset, preset_names
+    from rbe_cli.compression.settings import load_preset, preset_names
 
     def show(console: "Console") -> None:
         rows = []

@@ -10,7 +10,7 @@ from rbe_cli.cli.output import Output, facts, size
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.tasks.decompress import DecompressResult
+    from rbe_cli.compression.decompression import DecompressResult
 
 # All others say how to compress.
 _OPTIONS = {"decompress", "dtype", "force", "threads", "offline", "format", "verbose", "quiet"}
@@ -31,8 +31,8 @@ def decompress(
     Raises:
         UsageError: an option that says how to compress was given, or the type does not fit.
     """
+    from rbe_cli.compression import decompression as task
     from rbe_cli.container.as_checkpoint import as_checkpoint
-    from rbe_cli.tasks import decompress as task
 
     _refuse_other_options(context)
     task.check_destination(output, force=force)

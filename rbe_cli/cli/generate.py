@@ -24,9 +24,8 @@ from rbe_cli.cli.output import Format, Output
 from rbe_cli.errors import Terminated, UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.engine.session import Session
-    from rbe_cli.text.generation import GenerationStep
-    from rbe_cli.text.options import GenerationOptions
+    from rbe_cli.text.generation import GenerationSession, GenerationStep
+    from rbe_cli.text.generation_options import GenerationOptions
     from rbe_cli.text.recording import GenerationResult, RecordedGeneration
     from rbe_cli.text.tokenizer import Tokenizer
 
@@ -71,11 +70,11 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Continue a prompt with a compressed model."""
+    from rbe_cli.engine.load import MemoryLimit, load_model
     from rbe_cli.engine.paged_cache import cache_bytes
-    from rbe_cli.engine.resident import MemoryLimit, load_model
     from rbe_cli.engine.session import Session
-    from rbe_cli.kernels.table import load_kernels
-    from rbe_cli.text.options import GenerationOptions
+    from rbe_cli.kernels.kernel_table import load_kernels
+    from rbe_cli.text.generation_options import GenerationOptions
 
     out = Output(format, quiet, verbose)
     if greedy:
@@ -157,7 +156,7 @@ class _Writer:
 
     def __init__(
         self,
-        session: "Session",
+        session: "GenerationSession",
         tokenizer: "Tokenizer | None",
         options: "GenerationOptions",
         out: Output,
@@ -219,7 +218,7 @@ class _Writer:
     def _summaries(
         self, prompts: list[Prompt], generation: "RecordedGeneration"
     ) -> list[dict[str, Any]]:
-        from rbe_cli.tasks.memory import peak_rss_bytes
+        from rbe_cli.jobs.peak_memory import peak_rss_bytes
 
         stats = generation.stats
         return [

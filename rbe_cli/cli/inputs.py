@@ -36,7 +36,7 @@ def open_rbe(name: str, offline: bool, out: Output) -> "Container":
         NotFoundError: it does not exist, or cannot be downloaded.
         BadFileError: it is damaged or something else.
     """
-    from rbe_cli.container.locate import find_rbe
+    from rbe_cli.container.find_file import find_rbe
     from rbe_cli.container.reader import Container
 
     with out.progress() as progress:
@@ -101,7 +101,7 @@ def read_prompts(
 
 
 def _read_text(file: Path) -> str:
-    from rbe_cli.text.files import read_text_file
+    from rbe_cli.text.text_files import read_text_file
 
     return "".join(stdin_lines()) if file == Path("-") else read_text_file(file)
 
@@ -113,7 +113,7 @@ def stdin_lines() -> Iterator[str]:
         UsageError: stdin is closed.
         BadFileError: it is not UTF-8, or cannot be read.
     """
-    from rbe_cli.text.files import ENCODING, not_text
+    from rbe_cli.text.text_files import ENCODING, not_text
 
     if sys.stdin is None:
         raise UsageError("stdin is closed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rbe_cli.container.reader import Container
-    from rbe_cli.tasks.difference import Difference
+    from rbe_cli.evaluation.file_difference import Difference
 
 EXAMPLES = """\
 rbe inspect gpt2.rbe
@@ -95,7 +95,7 @@ def inspect(
     out = Output(format, quiet, verbose)
     picture = Path(plot) if plot else None
     if picture is not None:
-        from rbe_cli.tasks.pictures import check_picture, draw_tensors
+        from rbe_cli.bench.pictures import check_picture, draw_tensors
 
         check_picture(picture, force=force)
     with open_rbe(file, offline, out) as container:
@@ -115,7 +115,7 @@ def inspect(
 
 
 def _verify(container: "Container", out: Output) -> None:
-    from rbe_cli.engine.resident import resident
+    from rbe_cli.engine.load import resident
 
     container.verify()
     container.tokenizer_json()
@@ -128,7 +128,7 @@ def _verify(container: "Container", out: Output) -> None:
 
 
 def _compare(container: "Container", diff: str, offline: bool, out: Output) -> "Difference":
-    from rbe_cli.tasks.difference import difference
+    from rbe_cli.evaluation.file_difference import difference
 
     with open_rbe(diff, offline, out) as other, out.progress() as progress:
         return difference(container, other, progress)
@@ -138,7 +138,7 @@ def _describe(container: "Container", verified: bool) -> dict[str, Any]:
     """The contract's fields; `verified` is None if nothing but the header was read."""
     import msgspec
 
-    from rbe_cli.checkpoint.names import parameter_count
+    from rbe_cli.model.tensor_names import parameter_count
 
     return {
         "format_version": container.format_version,

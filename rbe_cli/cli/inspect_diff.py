@@ -7,7 +7,7 @@ from rbe_cli.cli.output import facts, size, table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.tasks.difference import Change, Difference, TensorDifference
+    from rbe_cli.evaluation.file_difference import Change, Difference, TensorDifference
 
 _BASES = (
     "Queries and keys, and values and output, of each head may be stored in any basis: such\n"

@@ -8,8 +8,8 @@ from rbe_cli.cli.output import drawable, facts, size, table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.tasks.evaluate import Comparison
-    from rbe_cli.tasks.means import Mean, Unit
+    from rbe_cli.evaluation.evaluate import Comparison
+    from rbe_cli.evaluation.means import Mean, Unit
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RunWindow:
 class RunResult:
     """The contract's fields, then more; None or empty where not asked for.
 
-    A field that ends in `_error` is the standard error of another (tasks/means.py).
+    A field that ends in `_error` is the standard error of another (evaluation/means.py).
 
     Attributes:
         tokens: of the input; with `--perplexity`, those that were predicted.

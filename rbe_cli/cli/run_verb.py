@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rbe_cli.checkpoint.config import Gpt2Config
+    from rbe_cli.evaluation.forward_pass import ForwardPass
+    from rbe_cli.model.config import Gpt2Config
     from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.progress import Progress
-    from rbe_cli.tasks.forward import ForwardPass
     from rbe_cli.text.tokenizer import Tokenizer
 
 
@@ -170,10 +170,10 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
-    from rbe_cli.container.publish import check_kind, check_output
-    from rbe_cli.engine.resident import load_model
+    from rbe_cli.container.atomic_file import check_kind, check_output
+    from rbe_cli.engine.load import load_model
     from rbe_cli.engine.warm_up import warm_up
-    from rbe_cli.kernels.table import load_kernels
+    from rbe_cli.kernels.kernel_table import load_kernels
 
     out = Output(format, quiet, verbose)
     if perplexity and (logits or hidden):
@@ -230,9 +230,9 @@ def _open_reference(
 ) -> "Gpt2":
     """The model to compare with, of the same shape; a `.rbe` file stays compressed in memory."""
     from rbe_cli.checkpoint.source import open_checkpoint
-    from rbe_cli.container.locate import find_rbe, names_rbe
+    from rbe_cli.container.find_file import find_rbe, names_rbe
     from rbe_cli.container.reader import Container
-    from rbe_cli.engine.resident import load_model
+    from rbe_cli.engine.load import load_model
     from rbe_cli.nn.gpt2 import Gpt2
 
     if names_rbe(source):
@@ -267,9 +267,10 @@ def _measure(
     progress: "Progress",
 ) -> RunResult:
     """Loss over all windows of the input, and what the reference gives if there is one."""
-    from rbe_cli.tasks.evaluate import evaluate, sliding_windows
-    from rbe_cli.tasks.means import unit_of
-    from rbe_cli.tasks.workers import workers
+    from rbe_cli.evaluation.batching import sliding_windows
+    from rbe_cli.evaluation.evaluate import evaluate
+    from rbe_cli.evaluation.means import unit_of
+    from rbe_cli.jobs.workers import workers
 
     limit = model.config.n_positions
     length = context or limit
@@ -303,8 +304,8 @@ def _forward(
     """One pass over `[n]` tokens; its arrays go to the files that were named."""
     import numpy as np
 
-    from rbe_cli.container.publish import new_file
-    from rbe_cli.tasks.forward import forward
+    from rbe_cli.container.atomic_file import new_file
+    from rbe_cli.evaluation.forward_pass import forward
 
     result = forward(model, tokens, keep_hidden=hidden is not None)
     if logits is not None:
@@ -340,7 +341,7 @@ def _text(tokenizer: "Tokenizer | None", token: int) -> str | None:
 
 
 def _profile(model: "Gpt2", tokens: "NDArray[np.int64]") -> list[dict[str, Any]]:
-    from rbe_cli.tasks.forward import profiled
+    from rbe_cli.evaluation.forward_pass import profiled
 
     return [found.record() for found in profiled(model, tokens)]
 

@@ -1,7 +1,7 @@
 """The decoders of `ectcq` and `coded` again, in plain Python: slow, obvious, and what the fast
 ones are held to.
 
-They take nothing from those but the frequencies of codec/entropy_model.py.
+They take nothing from those but the frequencies of codec/entropy/entropy_model.py.
 """
 
 import struct
@@ -9,7 +9,9 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.entropy_model import (
+from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
+from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
     ESCAPE_BITS,
     MAX_LEVEL,
@@ -19,8 +21,6 @@ from rbe_cli.codec.entropy_model import (
     entropy_tables,
     level_shift,
 )
-from rbe_cli.codec.geometry import column_blocks, trellis_order
-from rbe_cli.codec.matrix import EncodedMatrix, HybridBlock
 from rbe_cli.errors import PayloadError
 
 LANES = 32

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.checkpoint.checked_files import xxh3_of_files
 from rbe_cli.checkpoint.checkpoint import Checkpoint, LazyTensors
-from rbe_cli.checkpoint.files import xxh3_of_files
 from rbe_cli.container.decode import decode
 from rbe_cli.container.reader import Container
 

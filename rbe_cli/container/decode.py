@@ -3,13 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.names import is_embedding
-from rbe_cli.codec.classic import ClassicMatrix
-from rbe_cli.codec.fixed import FixedMatrix
-from rbe_cli.codec.matrix import EncodedMatrix
-from rbe_cli.codec.vector import decode_vector
-from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
+from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+from rbe_cli.codec.vectors.coded_vector import decode_vector
+from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.errors import PayloadError
+from rbe_cli.model.tensor_names import is_embedding
 
 _MATRICES: dict[str, type[ClassicMatrix | EncodedMatrix | FixedMatrix]] = {
     "classic": ClassicMatrix,

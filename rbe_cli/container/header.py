@@ -7,8 +7,8 @@ import msgspec
 import xxhash
 from msgspec import Meta
 
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.errors import HeaderError
+from rbe_cli.model.config import Gpt2Config
 
 # As in PNG: the first byte is not ASCII, and the line ends do not survive a transfer as text.
 MAGIC = b"\x89RBE\r\n\x1a\n"
@@ -66,7 +66,7 @@ class Vector(_Record, frozen=True):
     size: Size
 
 
-class Tokenizer(_Record, frozen=True):
+class TokenizerRecord(_Record, frozen=True):
     """The section `tokenizer`, of `size` bytes."""
 
     size: Size
@@ -82,7 +82,7 @@ class Header(_Record, frozen=True):
     matrices: Annotated[list[Matrix], Meta(max_length=1 << 15)]
     vectors: Annotated[list[Vector], Meta(max_length=1 << 16)]
     vectors_checksum: Checksum
-    tokenizer: Tokenizer | None
+    tokenizer: TokenizerRecord | None
 
 
 def checksum(data: bytes | memoryview) -> bytes:

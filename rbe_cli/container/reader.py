@@ -8,20 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.checkpoint.file_kind import CHECKPOINT_KINDS, FileKind, file_kind
-from rbe_cli.container.geometry import TOKENIZER, Layout, PlacedSection, bits_per_weight
+from rbe_cli.container.file_layout import TOKENIZER, FileLayout, PlacedSection, bits_per_weight
 from rbe_cli.container.header import FORMAT_VERSION, Provenance, checksum
-from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.container.tokenizer import TokenizerFacts, unpack_tokenizer
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.container.tokenizer_section import TokenizerFacts, unpack_tokenizer
 from rbe_cli.container.validate import check_padding, read_layout
 from rbe_cli.errors import BadFileError, ChecksumError, ContainerError, MagicError, NotFoundError
+from rbe_cli.model.config import Gpt2Config
 
 
 class StoredTensors(Mapping[str, StoredTensor]):
     """Name -> tensor; reading one checks its section's checksum the first time."""
 
-    def __init__(self, layout: Layout, section: Callable[[str], memoryview]) -> None:
+    def __init__(self, layout: FileLayout, section: Callable[[str], memoryview]) -> None:
         self._placed = layout.tensors
         self._section = section
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
 from rbe_cli.codec.registry import CODEC_VERSIONS
-from rbe_cli.container.geometry import (
+from rbe_cli.container.file_layout import (
     DENSE_ITEM_BYTES,
     VECTOR_CODECS,
-    Layout,
+    FileLayout,
     exact_bytes,
     place,
 )
@@ -38,9 +37,10 @@ from rbe_cli.errors import (
     TruncatedError,
     VersionError,
 )
+from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 
-def read_layout(data: memoryview) -> tuple[Header, Layout]:
+def read_layout(data: memoryview) -> tuple[Header, FileLayout]:
     """Validate a whole file but for its padding and the contents of its sections.
 
     Args:
@@ -60,7 +60,7 @@ def read_layout(data: memoryview) -> tuple[Header, Layout]:
     return header, layout
 
 
-def check_padding(data: memoryview, layout: Layout) -> None:
+def check_padding(data: memoryview, layout: FileLayout) -> None:
     """Raises `GeometryError` if a byte between the sections is not zero."""
     for start, section in layout.padding():
         if any(data[start : section.offset]):

@@ -3,25 +3,25 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix
 from rbe_cli.codec.registry import CODEC_VERSIONS
-from rbe_cli.container.geometry import TOKENIZER, VECTORS, Layout, place
+from rbe_cli.container.atomic_file import check_output, new_file
+from rbe_cli.container.file_layout import TOKENIZER, VECTORS, FileLayout, place
 from rbe_cli.container.header import (
     Header,
     Matrix,
     Provenance,
-    Tokenizer,
+    TokenizerRecord,
     Vector,
     checksum,
     encode_header,
     encode_preamble,
 )
-from rbe_cli.container.publish import check_output, new_file
-from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.container.tokenizer import pack_tokenizer
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.container.tokenizer_section import pack_tokenizer
 from rbe_cli.container.validate import trusted_header
 from rbe_cli.errors import HeaderError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix
 
 _NO_CHECKSUM = bytes(8)
 
@@ -125,7 +125,7 @@ def _header(
     used = {matrix.codec for matrix in matrices} | {vector.codec for vector in vectors}
     tokenizer = None
     if tokenizer_bytes is not None:
-        tokenizer = Tokenizer(tokenizer_bytes, checksums.get(TOKENIZER, _NO_CHECKSUM))
+        tokenizer = TokenizerRecord(tokenizer_bytes, checksums.get(TOKENIZER, _NO_CHECKSUM))
     return Header(
         config=config,
         codec_versions={codec: CODEC_VERSIONS[codec] for codec in sorted(used)},
@@ -137,7 +137,7 @@ def _header(
     )
 
 
-def _check_shapes(tensors: Sequence[StoredTensor], layout: Layout) -> None:
+def _check_shapes(tensors: Sequence[StoredTensor], layout: FileLayout) -> None:
     """Each tensor has the shape that the config asks for."""
     for tensor in tensors:
         expected = layout.tensors[tensor.name].shape

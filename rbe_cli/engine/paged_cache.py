@@ -3,19 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.codec.panels import TILE_ROWS
-from rbe_cli.kernels.arena import Arena
-from rbe_cli.kernels.arrays import Int64
-from rbe_cli.kernels.records import (
+from rbe_cli.kernels.kernel_records import (
     CACHE,
     KV_TYPES,
     PAGE_POSITIONS,
     KvType,
-    address,
     head_bytes,
     score_bytes,
 )
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.runtime.addresses import address
+from rbe_cli.runtime.arena import Arena
+from rbe_cli.runtime.arrays import Int64
+from rbe_cli.weights.panel_layout import TILE_ROWS
 
 
 def cache_bytes(config: Gpt2Config, batch: int, kind: KvType, tokens: int) -> int:

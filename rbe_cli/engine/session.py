@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rbe_cli.engine.model_plan import CHUNK_TOKENS, ModelPlan
 from rbe_cli.engine.paged_cache import PagedCache
-from rbe_cli.engine.plan import CHUNK_TOKENS, Plan
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.arrays import Float32, Int64
-from rbe_cli.kernels.records import Activations, KvType
+from rbe_cli.kernels.kernel_records import Activations, KvType
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.arrays import Float32, Int64
 
 DEFAULT_KV_TYPE: KvType = "fp16"
 DEFAULT_ACTIVATIONS: Activations = "auto"
@@ -73,7 +73,7 @@ class Session(_Rows):
         assert model.kernels.team is not None
         self.model = model
         self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
-        self._plan = Plan(model, model.kernels.team, activations, progress)
+        self._plan = ModelPlan(model, model.kernels.team, activations, progress)
 
     @property
     def coded_layers(self) -> int:

@@ -5,6 +5,6 @@
 
 Activations are `[batch, seq, ...]`, of the parameters' type: float32, or float64 with the reference
 kernels. A matrix is either dense float32 or a
-`PanelMatrix` of integers or levels (`rbe_cli.kernels.panel`), always `[K inputs, N outputs]`;
+`PanelMatrix` of integers or levels (weights/panel_matrix.py), always `[K inputs, N outputs]`;
 embeddings are `[n_embd, rows]`, so that a tied head is the same matrix as the embedding.
 """

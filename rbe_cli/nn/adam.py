@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rbe_cli.kernels.arrays import Floating
+from rbe_cli.runtime.arrays import Floating
 
 
 class Adam:

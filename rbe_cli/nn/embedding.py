@@ -1,8 +1,8 @@
 """A table of vectors, looked up by index."""
 
-from rbe_cli.kernels.arrays import Floating, Int64
-from rbe_cli.kernels.panel import PanelMatrix
-from rbe_cli.nn.weight import Weight, decoded
+from rbe_cli.runtime.arrays import Floating, Int64
+from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.weight_forms import Weight, decoded
 
 
 class Embedding:

@@ -5,21 +5,21 @@ from typing import cast
 
 import numpy as np
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_embedding
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.arrays import Floating, Int64, Mask
-from rbe_cli.kernels.table import Kernels
-from rbe_cli.nn.activations import Tape
-from rbe_cli.nn.attention import Attention, score_scale
-from rbe_cli.nn.block import TransformerBlock
+from rbe_cli.kernels.kernel_table import Kernels
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_embedding
+from rbe_cli.nn.attention_layer import Attention, score_scale
 from rbe_cli.nn.embedding import Embedding
-from rbe_cli.nn.feed_forward import FeedForward
+from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.kv_cache import KVCache, LayerCache
-from rbe_cli.nn.layer_norm import LayerNorm
-from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.layer_norm_layer import LayerNorm
+from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.observer import GradientObserver, Observer
-from rbe_cli.nn.weight import Weight
+from rbe_cli.nn.tape import Tape
+from rbe_cli.nn.transformer_block import TransformerBlock
+from rbe_cli.runtime.arrays import Floating, Int64, Mask
+from rbe_cli.weights.weight_forms import Weight
 
 
 class Gpt2:

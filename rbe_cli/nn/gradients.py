@@ -4,14 +4,14 @@ from collections.abc import Collection
 
 import numpy as np
 
-from rbe_cli.kernels.arrays import Float64, Floating, Int64
-from rbe_cli.nn.activations import Tape
 from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.layer_norm import LayerNorm
-from rbe_cli.nn.linear import Linear
+from rbe_cli.nn.layer_norm_layer import LayerNorm
+from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.loss import cross_entropy
-from rbe_cli.nn.weight import parameter_gradients, parameters
+from rbe_cli.nn.tape import Tape
+from rbe_cli.runtime.arrays import Float64, Floating, Int64
+from rbe_cli.weights.weight_forms import parameter_gradients, parameters
 
 
 class Gradients:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.kernels.arrays import Floating, Int64
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.runtime.arrays import Floating, Int64
 
 _GROWTH = 128  # positions added at a time
 

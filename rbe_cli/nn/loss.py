@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rbe_cli.kernels.arrays import Float64, Floating, Int64
+from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 
 def log_softmax(logits: Floating) -> Floating:

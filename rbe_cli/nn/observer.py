@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from rbe_cli.kernels.arrays import Float64, Floating, Int64
+from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 if TYPE_CHECKING:
     from rbe_cli.nn.embedding import Embedding
-    from rbe_cli.nn.layer_norm import LayerNorm
-    from rbe_cli.nn.linear import Linear
+    from rbe_cli.nn.layer_norm_layer import LayerNorm
+    from rbe_cli.nn.linear_layer import Linear
 
 Observer = Callable[[str, Floating], None]
 """Called with a name and an array, which must not be changed and may be reused afterwards:

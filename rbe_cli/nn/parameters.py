@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rbe_cli.kernels.arrays import Floating
-from rbe_cli.nn import weight as weights
-from rbe_cli.nn.weight import Weight
+from rbe_cli.runtime.arrays import Floating
+from rbe_cli.weights import weight_forms as weights
+from rbe_cli.weights.weight_forms import Weight
 
 
 def split(tensors: Mapping[str, Weight]) -> dict[str, Floating]:
     """The parameters of what `Gpt2` is made of, as `join` takes them.
 
     Vectors and dense matrices keep their names; those of compressed matrices are told apart by
-    suffixes (`nn/weight.py`), as in `h.0.mlp.c_fc.weight.column_steps`.
+    suffixes (`weights/weight_forms.py`), as in `h.0.mlp.c_fc.weight.column_steps`.
     """
     return {
         f"{name}{suffix}": values

@@ -74,7 +74,7 @@ def _linked(library: str, instructions: InstructionSet) -> Any:
 
     from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
     from rbe_cli.runtime.floating import compile_for
-    from rbe_cli.runtime.jit import Piece
+    from rbe_cli.runtime.jit import BitcodePiece
 
     compile_for(instructions)
     symbols: dict[str, str] = {}
@@ -89,7 +89,11 @@ def _linked(library: str, instructions: InstructionSet) -> Any:
         _collect(compiled.library, pieces)
     module = binding.parse_assembly("")
     for piece in pieces:
-        own = piece._final_module if isinstance(piece, Piece) else piece._get_module_for_linking()
+        own = (
+            piece._final_module
+            if isinstance(piece, BitcodePiece)
+            else piece._get_module_for_linking()
+        )
         module.link_in(binding.parse_assembly(str(own)))
     for function in module.functions:
         if not function.is_declaration:

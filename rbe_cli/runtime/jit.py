@@ -17,7 +17,7 @@ from numba.core.typed_passes import NativeLowering
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-class Piece(JITCodeLibrary):
+class BitcodePiece(JITCodeLibrary):
     """A function in LLVM's language, and the libraries of the functions that it calls."""
 
     def finalize(self) -> None:
@@ -40,7 +40,7 @@ class _LowerToPiece(LoweringPass):
 
     def run_pass(self, state: Any) -> bool:
         """Lower the function of `state`, and let others call it."""
-        state.library = Piece(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = BitcodePiece(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         NativeLowering().run_pass(state)
         lowered = state["cr"]

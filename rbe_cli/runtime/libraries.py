@@ -31,19 +31,22 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 _TEAM_RUN = _numbers(3)  # a thread's number, the number of threads, a record's address
 
-WORK = Program("rbe_cli.kernels.programs", "work", _numbers(3))
-LEAD = Program("rbe_cli.kernels.programs", "lead", _numbers(2))
-READ = Program("rbe_cli.kernels.programs", "read", _TEAM_RUN)
-MULTIPLY = Program("rbe_cli.kernels.products", "multiply_program", _numbers(12))
-MULTIPLY_COARSE = Program("rbe_cli.kernels.products", "multiply_coarse_program", _numbers(12))
-ATTEND = Program("rbe_cli.kernels.cached_attention", "attend_program", _numbers(11))
-FORWARD = Program("rbe_cli.engine.forward", "forward", _TEAM_RUN)
-LINEAR = Program("rbe_cli.kernels.linear", "linear_program", _TEAM_RUN)
+_PRODUCTS = "rbe_cli.kernels.linear.products"
+_LAYER_NORM = "rbe_cli.kernels.layer_norm.layer_norm_program"
 
-ACTIVATE = Program("rbe_cli.kernels.vector_math", "activate_program", _TEAM_RUN)
-ATTENTION = Program("rbe_cli.kernels.causal_attention", "attention_program", _TEAM_RUN)
-LAYER_NORM = Program("rbe_cli.kernels.normalise", "layer_norm_program", _TEAM_RUN)
-LAYER_NORM_BACKWARD = Program("rbe_cli.kernels.normalise", "layer_norm_backward_program", _TEAM_RUN)
+WORK = Program("rbe_cli.runtime.team_programs", "work", _numbers(3))
+LEAD = Program("rbe_cli.runtime.team_programs", "lead", _numbers(2))
+READ = Program("rbe_cli.runtime.team_programs", "read", _TEAM_RUN)
+MULTIPLY = Program(_PRODUCTS, "multiply_program", _numbers(12))
+MULTIPLY_COARSE = Program(_PRODUCTS, "multiply_coarse_program", _numbers(12))
+ATTEND = Program("rbe_cli.kernels.attention.cached_attention", "attend_program", _numbers(11))
+FORWARD = Program("rbe_cli.engine.forward_program", "forward", _TEAM_RUN)
+LINEAR = Program("rbe_cli.kernels.linear.linear_program", "linear_program", _TEAM_RUN)
+
+ACTIVATE = Program("rbe_cli.kernels.activations.vector_math", "activate_program", _TEAM_RUN)
+ATTENTION = Program("rbe_cli.kernels.attention.attention_program", "attention_program", _TEAM_RUN)
+LAYER_NORM = Program(_LAYER_NORM, "layer_norm_program", _TEAM_RUN)
+LAYER_NORM_BACKWARD = Program(_LAYER_NORM, "layer_norm_backward_program", _TEAM_RUN)
 
 _F32_1D, _F32_2D, _F32_3D = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
 _F64_1D, _F64_2D = "float64[::1]", "float64[:, ::1]"
@@ -56,7 +59,7 @@ _SEARCH = (  # trellis.Search
 )  # fmt: skip
 _ENCODER_TABLES = _U16_3D, _U16_3D, _I64_1D  # rans.EncoderTables
 _DECODER_TABLES = _U8_1D, _U32_1D, _I64_1D  # rans.DecoderTables
-_RANS = "rbe_cli.codec.rans_programs"
+_RANS = "rbe_cli.codec.entropy.rans_programs"
 
 RANS_ENCODE = Program(
     _RANS, "encode_block",
@@ -79,15 +82,15 @@ RANS_GET_RUN = Program(
     True,
 )  # fmt: skip
 QUANTISE_SEGMENT = Program(
-    "rbe_cli.codec.trellis_programs", "quantise_segment_program",
+    "rbe_cli.codec.ectcq.trellis_programs", "quantise_segment_program",
     (_F32_1D, "int64", _I16_1D, *_SEARCH, _I32_1D, "int64"), True,
 )  # fmt: skip
 QUANTISE_ROWS = Program(
-    "rbe_cli.codec.feedback_programs", "quantise_rows",
+    "rbe_cli.codec.ectcq.feedback_programs", "quantise_rows",
     (*[_F32_2D] * 4, _I16_1D, *_SEARCH, _F32_2D, _F32_1D, _F32_2D, _I32_2D),
 )  # fmt: skip
 QUANTISE_FIXED_ROWS = Program(
-    "rbe_cli.codec.fixed_rate_programs", "quantise_fixed_rows",
+    "rbe_cli.codec.fixed.fixed_programs", "quantise_fixed_rows",
     (
         *[_F32_2D] * 3, _F32_3D, _I64_1D, _F32_1D, _F32_1D, _U8_1D, "float64", "int64",
         _F32_2D, _F32_1D, _U8_2D, _I8_1D,

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import UsageError
+from rbe_cli.text.draft_tokens import DraftTokens
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.logprobs import ChosenLogprob, chosen_logprob
-from rbe_cli.text.lookup import PromptLookup
-from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.sampling import make_sampler, row_generator
 from rbe_cli.text.streaming import TextStream
 from rbe_cli.text.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ from rbe_cli.text.tokenizer import Tokenizer
 FinishReason = Literal["eos", "stop", "length", "context"]
 
 
-class Session(Protocol):
+class GenerationSession(Protocol):
     """A model with one KV cache a row, as the loop sees it."""
 
     @property
@@ -80,7 +80,7 @@ class _Row:
 
 
 def generate(
-    session: Session,
+    session: GenerationSession,
     prompts: Sequence[NDArray[np.int64]],
     options: GenerationOptions,
     tokenizer: Tokenizer | None,
@@ -132,7 +132,7 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
 
 
 def _steps(
-    session: Session,
+    session: GenerationSession,
     rows: list[_Row],
     options: GenerationOptions,
     tokenizer: Tokenizer | None,
@@ -183,7 +183,7 @@ def _steps(
         lookup.learn(len(guesses), len(steps) - 1)
         yield from steps
 
-    lookup = PromptLookup()
+    lookup = DraftTokens()
     # One row's history at a time; what is drawn at random is seldom guessed.
     is_greedy = options.greedy or options.temperature == 0
     is_guessing = options.lookup and is_greedy and len(rows) == 1
@@ -204,11 +204,11 @@ def _steps(
             yield advance(row, _refill(session, row))
 
 
-def _is_full(session: Session, row: _Row) -> bool:
+def _is_full(session: GenerationSession, row: _Row) -> bool:
     return session.length(row.index) >= session.n_positions
 
 
-def _refill(session: Session, row: _Row) -> NDArray[np.float32]:
+def _refill(session: GenerationSession, row: _Row) -> NDArray[np.float32]:
     """Fill the row's cache anew; return the logits [vocab] after its last token.
 
     Of a history longer than the context the newest half of a context stays. It has to be

@@ -7,9 +7,9 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.text.generation import FinishReason, GenerationStep, Session, generate
+from rbe_cli.text.generation import FinishReason, GenerationSession, GenerationStep, generate
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.logprobs import ChosenLogprob
-from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.tokenizer import Tokenizer
 
 
@@ -64,7 +64,7 @@ class GenerationStats:
 class TimedSession:
     """A `Session` that passes everything on to another and keeps the time."""
 
-    def __init__(self, session: Session, stats: GenerationStats) -> None:
+    def __init__(self, session: GenerationSession, stats: GenerationStats) -> None:
         self._session = session
         self._stats = stats
         self.n_positions = session.n_positions
@@ -114,7 +114,7 @@ class RecordedGeneration:
 
     def __init__(
         self,
-        session: Session,
+        session: GenerationSession,
         prompts: Sequence[NDArray[np.int64]],
         options: GenerationOptions,
         tokenizer: Tokenizer | None,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import RbeError
-from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.generation_options import GenerationOptions
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.files import open_file
+from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.errors import BadFileError, UsageError
-from rbe_cli.text.files import read_text_file
+from rbe_cli.text.text_files import read_text_file
 
 Integers = NDArray[np.integer[Any]]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.checkpoint.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
 from rbe_cli.errors import BadFileError, UsageError
 
 

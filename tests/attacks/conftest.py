@@ -10,10 +10,10 @@ import msgspec
 import pytest
 import xxhash
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import ContainerError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 
 def digest(data: bytes) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rbe_cli.container.tokenizer import TOKENIZER_LIMIT
+from rbe_cli.container.tokenizer_section import TOKENIZER_LIMIT
 from rbe_cli.errors import (
     ChecksumError,
     GeometryError,

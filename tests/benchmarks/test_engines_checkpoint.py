@@ -8,9 +8,9 @@ from small_models import small_config
 from benchmarks.engines.job import CHECKED_TOKENS, some_tokens
 from benchmarks.engines.prepare import check_config, prepare
 from benchmarks.engines.random_checkpoint import GPT2_124M, random_tensors, write_random
-from rbe_cli.checkpoint.names import parameter_count
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import UsageError
+from rbe_cli.model.tensor_names import parameter_count
 
 CONFIG = small_config(n_positions=512, n_layer=1)
 

@@ -9,7 +9,7 @@ from small_models import random_tensors, small_config
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import kquants, ours, schemes
-from rbe_cli.checkpoint.names import parameter_count
+from rbe_cli.model.tensor_names import parameter_count
 
 CONFIG = small_config(n_embd=24, n_layer=1, n_head=2, n_positions=48, vocab_size=120)
 RAW_CONFIG = {

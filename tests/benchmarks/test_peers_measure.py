@@ -7,11 +7,11 @@ from small_models import random_tensors, small_config
 from benchmarks.peers.measure import Subject, assemble, input_moments, score
 from benchmarks.peers.quantised import Quantised
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.names import is_embedding, is_matrix, parameter_count
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.evaluation.batching import Window
+from rbe_cli.jobs.workers import workers
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.tensor_names import is_embedding, is_matrix, parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.tasks.evaluate import Window
-from rbe_cli.tasks.workers import workers
 
 
 def sequences(config, count=3, length=20):

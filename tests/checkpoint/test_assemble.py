@@ -6,25 +6,25 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.assemble import Assembled, assemble
 from rbe_cli.checkpoint.checkpoint import LazyTensors
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.stored_tensor import StoredTensor
+from rbe_cli.checkpoint.checkpoint_tensor import CheckpointTensor
 from rbe_cli.errors import CheckpointError
+from rbe_cli.model.config import Gpt2Config
 
 Arrays = dict[str, NDArray[np.float32]]
 
 
-def stored(array: NDArray[Any], dtype: str = "float32") -> StoredTensor:
-    return StoredTensor(array.shape, dtype, lambda: array)
+def stored(array: NDArray[Any], dtype: str = "float32") -> CheckpointTensor:
+    return CheckpointTensor(array.shape, dtype, lambda: array)
 
 
 def assembled(
-    raw_config: dict[str, Any], arrays: Arrays, *more: tuple[str, StoredTensor]
+    raw_config: dict[str, Any], arrays: Arrays, *more: tuple[str, CheckpointTensor]
 ) -> LazyTensors:
     return with_notes(raw_config, arrays, *more).tensors
 
 
 def with_notes(
-    raw_config: dict[str, Any], arrays: Arrays, *more: tuple[str, StoredTensor]
+    raw_config: dict[str, Any], arrays: Arrays, *more: tuple[str, CheckpointTensor]
 ) -> Assembled:
     pairs = [(name, stored(array)) for name, array in arrays.items()]
     return assemble([*pairs, *more], Gpt2Config.from_hugging_face(raw_config))
@@ -306,12 +306,12 @@ def test_integer_weights_are_refused(raw_config: dict[str, Any], tensors: Arrays
 def test_tensors_are_read_only_when_asked_for(raw_config: dict[str, Any], tensors: Arrays) -> None:
     reads: list[str] = []
 
-    def reader(name: str) -> StoredTensor:
+    def reader(name: str) -> CheckpointTensor:
         def read() -> NDArray[np.float32]:
             reads.append(name)
             return tensors[name]
 
-        return StoredTensor(tensors[name].shape, "float32", read)
+        return CheckpointTensor(tensors[name].shape, "float32", read)
 
     pairs = [(name, reader(name)) for name in tensors]
     lazy = assemble(pairs, Gpt2Config.from_hugging_face(raw_config)).tensors

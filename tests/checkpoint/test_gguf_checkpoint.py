@@ -10,11 +10,11 @@ from reference_gpt2 import gpt2
 from small_models import float64, relative_error
 from tokenizers import Tokenizer
 
-from rbe_cli.checkpoint.gguf_file import read_gguf
-from rbe_cli.checkpoint.gguf_writer import write_gguf
-from rbe_cli.checkpoint.names import is_matrix
+from rbe_cli.checkpoint.gguf.gguf_file import read_gguf
+from rbe_cli.checkpoint.gguf.gguf_writer import write_gguf
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import CheckpointError, NotFoundError, UsageError
+from rbe_cli.model.tensor_names import is_matrix
 from rbe_cli.progress import no_progress
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbe_cli.checkpoint.gguf_file import read_gguf
+from rbe_cli.checkpoint.gguf.gguf_file import read_gguf
 from rbe_cli.errors import CheckpointError
 
 TIED = (Path(__file__).parent / "fixtures" / "tied.gguf").read_bytes()

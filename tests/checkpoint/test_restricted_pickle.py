@@ -13,7 +13,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.checkpoint.restricted_pickle import Inert, load_pickle
+from rbe_cli.checkpoint.torch_files.restricted_pickle import Inert, load_pickle
 from rbe_cli.errors import CheckpointError
 
 NAMES: dict[str, Any] = {"collections OrderedDict": dict, "torch FloatStorage": "float32"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES
 from rbe_cli.checkpoint.safetensors_file import list_safetensors
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES
 from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
 
 HUGE = (1 << 62) + 1

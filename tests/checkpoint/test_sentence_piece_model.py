@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.checkpoint.sentence_piece_model import Algorithm, PieceType, parse_sentence_piece
+from rbe_cli.checkpoint.tokenizer.sentence_piece_model import (
+    Algorithm,
+    PieceType,
+    parse_sentence_piece,
+)
 from rbe_cli.errors import CheckpointError
 
 MODELS = Path(__file__).parent / "fixtures" / "sentence_piece"

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from rbe_cli.checkpoint import source as source_module
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.checkpoint.names import is_mask_buffer, parameter_count
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import CheckpointError, NotFoundError
+from rbe_cli.model.tensor_names import is_mask_buffer, parameter_count
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"

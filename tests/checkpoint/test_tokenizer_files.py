@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 
-from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
 from rbe_cli.errors import CheckpointError
 
 GPT2_TOKENIZER = Path(__file__).parents[2].parent / "shared" / "data" / "gpt2-tokenizer"

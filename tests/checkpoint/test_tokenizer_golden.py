@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
 from rbe_cli.text.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"

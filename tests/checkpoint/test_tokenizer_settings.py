@@ -8,8 +8,8 @@ from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from rbe_cli.checkpoint.tokenizer_files import read_tokenizer
-from rbe_cli.checkpoint.tokenizer_settings import SETTINGS_FILES, read_settings
+from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer.tokenizer_settings import SETTINGS_FILES, read_settings
 from rbe_cli.errors import CheckpointError
 
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special", "content", "id", "__type")

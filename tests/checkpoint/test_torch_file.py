@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from rbe_cli.checkpoint.stored_tensor import RAW_TYPES, StoredTensor
-from rbe_cli.checkpoint.torch_file import read_torch_file
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor
+from rbe_cli.checkpoint.torch_files.torch_file import read_torch_file
 from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
 
 # Written by a real torch.save, see make_torch_fixture.py.
 GOLDEN = Path(__file__).parent / "fixtures" / "torch_state_dict.bin"
 
 
-def listed(path: Path) -> dict[str, StoredTensor]:
+def listed(path: Path) -> dict[str, CheckpointTensor]:
     return dict(read_torch_file(path).tensors)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from reference_gpt2 import gpt2
 
-from rbe_cli.checkpoint.restricted_pickle import Inert
 from rbe_cli.checkpoint.source import open_checkpoint
-from rbe_cli.checkpoint.torch_pickle import ItemType, Storage, View
-from rbe_cli.checkpoint.training_checkpoint import find_state_dict
+from rbe_cli.checkpoint.torch_files.restricted_pickle import Inert
+from rbe_cli.checkpoint.torch_files.torch_pickle import ItemType, Storage, View
+from rbe_cli.checkpoint.torch_files.training_checkpoint import find_state_dict
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 # Written by PyTorch, see make_training_fixtures.py.

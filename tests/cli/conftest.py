@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from small_models import random_tensors, small_config
 from small_tokenizer import train_tokenizer
 
-from rbe_cli.checkpoint.config import Gpt2Config
 from rbe_cli.cli.app import run
+from rbe_cli.model.config import Gpt2Config
 
 CONFIG = small_config(n_positions=64, n_embd=32, n_layer=2, n_head=2, n_inner=128, vocab_size=300)
 RAW_CONFIG = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rbe_cli.cli.app import run
-from rbe_cli.tasks.settings import preset_names
+from rbe_cli.compression.settings import preset_names
 
 Rbe = Callable[..., Any]
 

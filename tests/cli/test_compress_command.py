@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.compression.settings import load_preset, preset_names
 from rbe_cli.container.header import MAGIC
 from rbe_cli.container.reader import Container
-from rbe_cli.tasks.settings import load_preset, preset_names
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
 
 Rbe = Callable[..., Any]
 FIELDS = [

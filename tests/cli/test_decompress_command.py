@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_files import write_dense
 
-from rbe_cli.checkpoint.config import Gpt2Config
+from rbe_cli.model.config import Gpt2Config
 
 
 @pytest.fixture

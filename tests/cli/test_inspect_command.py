@@ -9,11 +9,11 @@ import msgspec
 import pytest
 import xxhash
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.cli.app import run
 from rbe_cli.container.reader import Container
 from rbe_cli.container.writer import write_container
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
 
 Rbe = Callable[..., Any]
 FIELDS = [
@@ -314,7 +314,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused(
     done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.pdf")
     assert (done.code, done.out) == (2, "")
     assert "the name has to end with .png or .svg" in done.err
-    monkeypatch.setattr("rbe_cli.tasks.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("rbe_cli.bench.pictures.find_spec", lambda name: None)
     done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.png")
     assert done.code == 2
     assert "pip install 'rbe-cli[plot]'" in done.err

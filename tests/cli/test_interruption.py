@@ -80,7 +80,7 @@ def test_ctrl_c_does_not_wait_for_a_long_task(checkpoint: Path, output: Path) ->
     script = (
         "import time\n"
         "from rbe_cli.__main__ import main\n"
-        "from rbe_cli.tasks import calibration\n"
+        "from rbe_cli.compression import calibration\n"
         "calibration._write = lambda *_: time.sleep(600)\n"
         "main()\n"
     )
@@ -131,7 +131,7 @@ def test_quiet_ctrl_c_says_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rbe_cli.tasks.compress.compress", interrupt)
+    monkeypatch.setattr("rbe_cli.compression.pipeline.compress", interrupt)
     done = rbe("compress", checkpoint, output, "--force", "-q")
     assert (done.code, done.out, done.err) == (130, "", "")
 

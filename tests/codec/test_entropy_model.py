@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from rbe_cli.codec.entropy_model import (
+from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
     ESCAPE_BITS,
     LEVELS,

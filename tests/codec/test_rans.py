@@ -8,8 +8,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rbe_cli.codec import rans, reference, scales
-from rbe_cli.codec.entropy_model import (
+from rbe_cli.codec import reference
+from rbe_cli.codec.column_blocks import trellis_order
+from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec.ectcq.encoded_matrix import HybridBlock
+from rbe_cli.codec.ectcq.trellis import PARITY_CHECKS, state_labels
+from rbe_cli.codec.entropy import rans
+from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
     MAX_INTEGER,
     MAX_LEVEL,
@@ -17,9 +22,6 @@ from rbe_cli.codec.entropy_model import (
     SYMBOL_OFFSET,
     entropy_tables,
 )
-from rbe_cli.codec.geometry import trellis_order
-from rbe_cli.codec.matrix import HybridBlock
-from rbe_cli.codec.trellis import PARITY_CHECKS, state_labels
 from rbe_cli.errors import PayloadError
 
 LARGEST_Q = (MAX_INTEGER - 1) // 2
@@ -219,9 +221,9 @@ def test_a_run_comes_back(values, level):
 
 FORGE = """
 import numpy as np
-from rbe_cli.codec import rans
-from rbe_cli.codec.geometry import trellis_order
-from rbe_cli.codec.trellis import state_labels
+from rbe_cli.codec.entropy import rans
+from rbe_cli.codec.column_blocks import trellis_order
+from rbe_cli.codec.ectcq.trellis import state_labels
 from rbe_cli.errors import PayloadError
 from rbe_cli.runtime import native, objects
 from rbe_cli.runtime.libraries import RANS_DECODE

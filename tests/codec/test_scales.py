@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rbe_cli.codec.entropy_model import LEVELS_PER_OCTAVE
-from rbe_cli.codec.scales import (
+from rbe_cli.codec.ectcq.scales import (
     column_levels,
     fit,
     integer_levels,
@@ -14,6 +13,7 @@ from rbe_cli.codec.scales import (
     step_levels,
     steps,
 )
+from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE
 
 
 def levels_of(scales):

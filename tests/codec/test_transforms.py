@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rbe_cli.codec.transforms import TRANSFORMS, transform
+from rbe_cli.codec.classic.transforms import TRANSFORMS, transform
 
 LENGTHS = [1, 2, 3, 7, 8, 9, 16, 17, 33, 64, 100, 256]
 

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rbe_cli.codec import reference, trellis
-from rbe_cli.codec.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
-from rbe_cli.codec.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
-from rbe_cli.codec.trellis_programs import next_state, symbol_of
+from rbe_cli.codec import reference
+from rbe_cli.codec.ectcq import trellis
+from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
+from rbe_cli.codec.ectcq.trellis_programs import next_state, symbol_of
+from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
 from rbe_cli.errors import UsageError
 from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
 from rbe_cli.runtime.native import load

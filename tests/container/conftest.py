@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, tensor_shapes
 from rbe_cli.codec.registry import CODEC_VERSIONS
 from rbe_cli.container.header import Provenance
-from rbe_cli.container.tensor import StoredTensor
+from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 
 @pytest.fixture(scope="session")

@@ -13,15 +13,15 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.checkpoint.config import Gpt2Config
-from rbe_cli.checkpoint.names import is_matrix, parameter_count, tensor_shapes
 from rbe_cli.codec.registry import CODEC_VERSIONS
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
-from rbe_cli.container.tensor import StoredTensor
-from rbe_cli.container.tokenizer import TOKENIZER_LIMIT, pack_tokenizer, unpack_tokenizer
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.container.tokenizer_section import TOKENIZER_LIMIT, pack_tokenizer, unpack_tokenizer
 from rbe_cli.container.writer import container_bytes, write_container
 from rbe_cli.errors import CheckpointError, GeometryError, HeaderError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
 
 
 def test_everything_comes_back(

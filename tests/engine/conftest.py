@@ -1,7 +1,7 @@
 import pytest
 from small_models import as_panels, random_tensors, small_config
 
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
 

@@ -3,7 +3,7 @@ import pytest
 from small_models import small_config
 
 from rbe_cli.engine.paged_cache import PagedCache
-from rbe_cli.kernels.records import KV_TYPES, PAGE_POSITIONS
+from rbe_cli.kernels.kernel_records import KV_TYPES, PAGE_POSITIONS
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 

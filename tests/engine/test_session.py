@@ -5,14 +5,14 @@ import pytest
 from reference_gpt2 import gpt2
 from small_models import as_panels, float64, random_tensors, relative_error, small_config
 
-from rbe_cli.engine.plan import CHUNK_TOKENS
+from rbe_cli.engine.model_plan import CHUNK_TOKENS
 from rbe_cli.engine.session import ReferenceSession, Session
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.records import KV_TYPES
-from rbe_cli.kernels.table import load_kernels
-from rbe_cli.kernels.team import get_team
+from rbe_cli.kernels.kernel_records import KV_TYPES
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.thread_team import get_team
 
 TOLERANCE = {"fp32": 3e-4, "fp16": 2e-3, "int8": 5e-2}  # of the largest logit
 

@@ -7,7 +7,7 @@ from deadlines import run_python
 from small_models import random_tensors, small_config
 
 from rbe_cli.engine.warm_up import warm_up
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
 EVERYTHING_A_MODEL_RUNS = """
@@ -17,7 +17,7 @@ from small_models import as_panels, random_tensors, small_config
 from rbe_cli.engine.session import Session
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.runtime import native
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
 config = small_config()

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rbe_cli.checkpoint.config import Activation
-from rbe_cli.kernels import activations, reference
+from rbe_cli.kernels import numpy_twins
+from rbe_cli.kernels.activations import activation_call
+from rbe_cli.model.config import Activation
 
 NAMES = sorted(get_args(Activation))
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 40))
@@ -17,19 +18,19 @@ HUGE = np.array([[-3e38, -1e20, -0.0, 0.0, 1e20, 3e38, -1e-40, 1e-40]], np.float
 
 
 def compiled(team, name):
-    return partial(activations.activate, team, name)
+    return partial(activation_call.activate, team, name)
 
 
 def compiled_backward(team, name):
-    return partial(activations.activate_backward, team, name)
+    return partial(activation_call.activate_backward, team, name)
 
 
 def exact(name):
-    return partial(reference.activate, name)
+    return partial(numpy_twins.activate, name)
 
 
 def exact_backward(name):
-    return partial(reference.activate_backward, name)
+    return partial(numpy_twins.activate_backward, name)
 
 
 def apply(kernel, x):

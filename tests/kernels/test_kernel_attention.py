@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.kernels import attention, reference
+from rbe_cli.kernels import numpy_twins
+from rbe_cli.kernels.attention import attention_call
 
 
 def with_team(team):
     """The kernels' functions, with the instruction set of a team."""
-    return SimpleNamespace(attention=partial(attention.attention, team))
+    return SimpleNamespace(attention=partial(attention_call.attention, team))
 
 
 def attend(kernels, qkv, cache, rows, starts, scale, mask=None):
@@ -42,7 +43,9 @@ def test_equals_the_float64_twin(team, seed, batch, seq, heads, head_dim, past, 
     rng = np.random.default_rng(seed)
     qkv, cache, rows, starts = random_case(rng, batch, seq, heads, head_dim, past)
     out, keys, values = attend(with_team(team), qkv, cache, rows, starts, scale)
-    exact = attend(reference, qkv.astype(np.float64), cache.astype(np.float64), rows, starts, scale)
+    exact = attend(
+        numpy_twins, qkv.astype(np.float64), cache.astype(np.float64), rows, starts, scale
+    )
     # Rounding errors of the scores, which a large scale makes large, are relative in softmax.
     np.testing.assert_allclose(out, exact[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(keys, exact[1].astype(np.float32))
@@ -52,7 +55,7 @@ def test_equals_the_float64_twin(team, seed, batch, seq, heads, head_dim, past, 
 @pytest.mark.parametrize("kernels", ["fast", "reference"])
 def test_what_is_masked_counts_for_nothing(fast, kernels):
     """As if it had scores of minus infinity; who may see nothing gets zeros."""
-    rng, table = np.random.default_rng(5), fast if kernels == "fast" else reference
+    rng, table = np.random.default_rng(5), fast if kernels == "fast" else numpy_twins
     qkv, cache, rows, starts = random_case(rng, 2, 6, 3, 5, 4)
     length = int(starts.max()) + 6
     mask = rng.random((2, 3, 6, length)) < 0.5
@@ -117,11 +120,11 @@ def test_the_float64_gradient_equals_central_differences(
 
     def objective(step):
         moved = qkv + step * change
-        return np.sum(attend(reference, moved, cache, rows, starts, scale, mask)[0] * grad)
+        return np.sum(attend(numpy_twins, moved, cache, rows, starts, scale, mask)[0] * grad)
 
     step = 1e-6
     expected = (objective(step) - objective(-step)) / (2 * step)
-    found = np.sum(attend_backward(reference, qkv, heads, scale, grad, mask) * change)
+    found = np.sum(attend_backward(numpy_twins, qkv, heads, scale, grad, mask) * change)
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from deadlines import run_python
 
-from rbe_cli.checkpoint.config import Activation
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.config import Activation
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
@@ -41,7 +41,8 @@ def test_more_threads_than_cpus_are_lowered(fast):
 
 def test_reference_never_imports_numba():
     code = (
-        "import sys; from rbe_cli.kernels.table import load_kernels; load_kernels('reference');"
+        "import sys; from rbe_cli.kernels.kernel_table import load_kernels;"
+        "load_kernels('reference');"
         "import rbe_cli.nn.gpt2; print('numba' in sys.modules)"
     )
     result = run_python(code)

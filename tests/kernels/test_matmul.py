@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_panels import FORMS, random_matrix
 
-from rbe_cli.kernels.matmul import matmul
-from rbe_cli.kernels.table import load_kernels
-from rbe_cli.kernels.team import get_team
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.kernels.linear.linear_call import matmul
 from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.thread_team import get_team
 
 BY_FORM = pytest.mark.parametrize("form", FORMS)
 SETS = st.sampled_from(available())

@@ -1,6 +1,6 @@
 import pytest
 
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
 
 
 @pytest.fixture(scope="session", params=["fast", "reference"])

@@ -5,11 +5,11 @@ import pytest
 from small_layers import peak_bytes, random_block, random_input
 from small_models import relative_error
 
-from rbe_cli.kernels.table import load_kernels
-from rbe_cli.nn.activations import BlockActivations, Tape
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gradients import Gradients
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.nn.profile import LayerProfile
+from rbe_cli.nn.tape import SavedTensors, Tape
 
 
 def layer_cache(config, batch, positions):
@@ -99,7 +99,7 @@ def test_masked_tokens_get_no_gradient(kernels):
     np.testing.assert_array_equal(
         block(x, mask=mask)[:, others], block(moved, mask=mask)[:, others]
     )
-    found = block.backward(BlockActivations(x), grad, mask=mask)
+    found = block.backward(SavedTensors(x), grad, mask=mask)
     np.testing.assert_array_equal(found[:, 3], 0)
     assert np.abs(found[:, others]).min() > 0
 
@@ -142,9 +142,7 @@ def test_profiles_count_time_and_memory(fast):
 
 def test_tapes_write_what_exceeds_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    blocks = [
-        BlockActivations(random_input(2, 3, 4, seed=i), qkv=random_input(5)) for i in range(4)
-    ]
+    blocks = [SavedTensors(random_input(2, 3, 4, seed=i), qkv=random_input(5)) for i in range(4)]
     with Tape(memory_limit=2 * blocks[0].nbytes) as tape:
         for block in blocks:
             tape.append(block)

@@ -5,7 +5,7 @@ import pytest
 from small_layers import peak_bytes, random_block, random_input
 from small_models import relative_error
 
-from rbe_cli.checkpoint.config import Activation
+from rbe_cli.model.config import Activation
 from rbe_cli.nn.gradients import Gradients
 
 

@@ -7,8 +7,8 @@ import pytest
 from reference_gpt2 import gpt2
 from small_models import as_panels, float64, random_tensors, relative_error, small_config
 
-from rbe_cli.checkpoint.config import Activation
 from rbe_cli.errors import UsageError
+from rbe_cli.model.config import Activation
 from rbe_cli.nn.gpt2 import Gpt2
 
 OPTIONS = [

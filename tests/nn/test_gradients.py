@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from reference_gpt2 import gpt2
 from small_models import as_panels, random_tensors, relative_error, small_config
 
-from rbe_cli.checkpoint.config import Activation
-from rbe_cli.checkpoint.names import is_embedding, is_matrix
-from rbe_cli.codec.classic import ClassicMatrix
-from rbe_cli.kernels.table import load_kernels
+from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.config import Activation
+from rbe_cli.model.tensor_names import is_embedding, is_matrix
 from rbe_cli.nn import parameters
-from rbe_cli.nn.activations import Tape
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.gradients import Gradients
-from rbe_cli.nn.weight import dense
+from rbe_cli.nn.tape import Tape
+from rbe_cli.weights.weight_forms import dense
 
 TOLERANCE = {np.float64: 1e-6, np.float32: 1e-3}
 REFERENCE = load_kernels("reference")

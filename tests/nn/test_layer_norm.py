@@ -5,7 +5,7 @@ from small_models import relative_error
 
 from rbe_cli.errors import UsageError
 from rbe_cli.nn.gradients import Gradients
-from rbe_cli.nn.layer_norm import CompressedVector, LayerNorm
+from rbe_cli.nn.layer_norm_layer import CompressedVector, LayerNorm
 
 EPS = 1e-5
 

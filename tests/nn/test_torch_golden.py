@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbe_cli.checkpoint.names import is_embedding
+from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn import parameters
 from rbe_cli.nn.adam import Adam
 from rbe_cli.nn.gpt2 import Gpt2

@@ -1,8 +1,8 @@
 """Programs that test_floating.py compiles: the functions of floating.py over arrays."""
 
-from rbe_cli.kernels.simd import LANES, fused, load_floats, load_halfs, store_floats, store_halfs
 from rbe_cli.runtime.floating import fused_float
 from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import LANES, fused, load_floats, load_halfs, store_floats, store_halfs
 
 
 @program_code

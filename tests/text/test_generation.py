@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import RbeError, UsageError
 from rbe_cli.text.generation import GenerationStep, generate
-from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.tokenizer import Tokenizer
 
 MakeSession = Callable[..., Any]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rbe_cli.text.generation import generate
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.logprobs import TokenLogprob, chosen_logprob
-from rbe_cli.text.options import GenerationOptions
 from rbe_cli.text.tokenizer import Tokenizer
 
 MakeSession = Callable[..., Any]

@@ -8,7 +8,7 @@ import pytest
 
 from rbe_cli.errors import UsageError
 from rbe_cli.text.generation import generate
-from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationStats, RecordedGeneration
 from rbe_cli.text.tokenizer import Tokenizer
 

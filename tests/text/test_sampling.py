@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import RbeError
 from rbe_cli.text import sampling
-from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.generation_options import GenerationOptions
 
 Float32 = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rbe_cli.errors import BadFileError, NotFoundError
-from rbe_cli.text.files import read_text_file
+from rbe_cli.text.text_files import read_text_file
 
 
 def test_text_is_read_with_newlines(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
 from rbe_cli.text.generation import generate
-from rbe_cli.text.options import GenerationOptions
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.tokenizer import Tokenizer
 
 MakeSession = Callable[..., Any]

@@ -1,0 +1,1 @@
+"""Times layers and whole models, and describes the machine they ran on."""

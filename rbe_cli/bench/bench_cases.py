@@ -1,0 +1,159 @@
+"""The calls that a benchmark of layers times: each op, each way, forward or backward."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+import numpy as np
+
+from rbe_cli.bench.bench_shape import Op, Shape
+from rbe_cli.kernels.kernel_table import Kernels
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.nn import layer_norm_layer
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.gradients import Gradients
+from rbe_cli.nn.transformer_block import TransformerBlock
+from rbe_cli.runtime.arrays import Float32, Floating
+from rbe_cli.weights.panel_layout import INT_8, panel_shape
+from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.weight_forms import Weight, dense
+
+Layer = Callable[[], Floating]
+
+
+class Variant(StrEnum):
+    """Who computes, and how.
+
+    `fused`: the compiled kernels, which multiply by the 8-bit integers as they are, normalise
+    and activate in passing.
+    `standard`: the same weights in float32, multiplied by numpy's library; each layer in passes
+    of its own over all of its input.
+    `mixed`: as `fused`, with input and LayerNorms in float16.
+    `reference`: the kernels' obvious numpy twins, which first turn each matrix into float32, in
+    every call, and run on as many threads as numpy's own library likes.
+    """
+
+    fused = "fused"
+    standard = "standard"
+    mixed = "mixed"
+    reference = "reference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A block ready to be timed.
+
+    Attributes:
+        calls: of each op.
+        weight_bytes: of each op's parameters in memory.
+    """
+
+    calls: dict[Op, Layer]
+    weight_bytes: dict[Op, int]
+
+
+def build_case(
+    shape: Shape,
+    tensors: dict[str, Weight],
+    x: Float32,
+    variant: Variant,
+    kernels: Kernels,
+    *,
+    backward: bool,
+    memory_limit: int | None,
+) -> Case:
+    """A block and the calls of its layers on x `[batch, seq, dim]`.
+
+    Args:
+        shape: says what the block is like; x may be smaller.
+        tensors: of a model of one layer, in panels.
+        x: input.
+        variant: how.
+        kernels: compute.
+        backward: of the backward passes, with what they need saved, and with all gradients.
+        memory_limit: of the block, see `TransformerBlock`.
+    """
+    block = Gpt2(shape.config(), held(tensors, variant), kernels).blocks[0]
+    block.memory_limit = memory_limit
+    if variant in (Variant.standard, Variant.mixed):
+        name: layer_norm_layer.Variant = "standard" if variant is Variant.standard else "mixed"
+        block.ln_1.variant = block.ln_2.variant = name
+    given: Floating = x.astype(np.float16) if variant is Variant.mixed else x
+    calls = _backward_calls(block, given) if backward else _forward_calls(block, given)
+    return Case(calls, {op: _weight_bytes(block, op) for op in Op})
+
+
+def held(tensors: dict[str, Weight], variant: Variant) -> dict[str, Weight]:
+    """The tensors in the form that a variant computes with; those in it already are the same."""
+    if variant is not Variant.standard:
+        return tensors
+    return {name: own if _is_vector(own) else dense(own) for name, own in tensors.items()}
+
+
+def _forward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:
+    return {
+        Op.layernorm: partial(block.ln_1, x),
+        Op.linear: partial(block.attn.c_proj, x),
+        Op.feedforward: partial(block.mlp, x),
+        Op.attention: partial(block.attn, x),
+        Op.block: partial(block, x),
+    }
+
+
+def _backward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:
+    grad = np.random.default_rng(1).standard_normal(x.shape, np.float32)
+    statistics = np.empty((x.shape[0] * x.shape[1], 2))
+    block.ln_1(x, statistics)
+    attn, mlp = block.attn, block.mlp
+    qkv = attn.c_attn(x)
+    mixed, hidden = attn.mix(qkv), mlp.expand(x)
+    _, saved = block.record(x)
+    return {
+        Op.layernorm: lambda: block.ln_1.backward(x, grad, Gradients(), statistics),
+        Op.linear: lambda: attn.c_proj.backward(x, grad, Gradients()),
+        Op.feedforward: lambda: mlp.backward(x, grad, Gradients(), hidden),
+        Op.attention: lambda: attn.backward(x, qkv, mixed, grad, Gradients()),
+        Op.block: lambda: block.backward(saved, grad, Gradients()),
+    }
+
+
+def _weight_bytes(block: TransformerBlock, op: Op) -> int:
+    attn, mlp = block.attn, block.mlp
+    linears = {
+        Op.layernorm: [],
+        Op.linear: [attn.c_proj],
+        Op.feedforward: [mlp.c_fc, mlp.c_proj],
+        Op.attention: [attn.c_attn, attn.c_proj],
+        Op.block: [attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj],
+    }
+    norms = {Op.layernorm: 1, Op.block: 2}.get(op, 0) * 8 * block.ln_1.width
+    return norms + sum(own.weight.nbytes + own.bias.nbytes for own in linears[op])
+
+
+def random_tensors(config: Gpt2Config, rng: np.random.Generator) -> dict[str, Weight]:
+    """A model's tensors: 8-bit panels for the layers' matrices, zeros for the embeddings."""
+    tensors: dict[str, Weight] = {}
+    for name, size in tensor_shapes(config).items():
+        if is_embedding(name):
+            tensors[name] = np.zeros(size[::-1], np.float32)
+        elif is_matrix(name):
+            tensors[name] = random_panels((size[0], size[1]), rng)
+        else:
+            tensors[name] = rng.standard_normal(size, np.float32)
+    return tensors
+
+
+def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatrix:
+    """A matrix `[K, N]` of random 8-bit integers that keeps the scale of its input."""
+    rows, columns = shape
+    values = rng.integers(1, 256, panel_shape(shape, INT_8.bits), np.uint8)  # -127 to 127
+    deviation = np.std(INT_8.levels[1:])
+    steps = np.full(columns, 1 / (deviation * math.sqrt(rows)), np.float32)
+    return PanelMatrix.of_one_layout(values, INT_8, np.ones(rows, np.float32), steps, shape)
+
+
+def _is_vector(tensor: Weight) -> bool:
+    return isinstance(tensor, np.ndarray) and tensor.ndim == 1

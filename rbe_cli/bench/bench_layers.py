@@ -1,0 +1,269 @@
+"""Times the layers of a transformer block with random 8-bit weights, computed several ways."""
+
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from rbe_cli.bench.bench_budget import Budget
+from rbe_cli.bench.bench_cases import Case, Layer, Variant, build_case, held, random_tensors
+from rbe_cli.bench.bench_shape import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
+from rbe_cli.engine.warm_up import warm_up
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels.kernel_table import Kernels, load_kernels
+from rbe_cli.model.tensor_names import parameter_count
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress
+from rbe_cli.runtime.arrays import Float32
+
+_WARM_UP_TOKENS = 64
+_LEAST_CALLS = 2  # of a layer: one is timed, another one's memory is measured
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """Which layers to time: every combination.
+
+    Attributes:
+        shapes, ops, variants: of them.
+        backward: their backward passes, with the gradients of all parameters, instead of
+            their forward passes.
+        memory_limit: bytes of activations that the block and its feed-forward part may take at
+            once; None for all they need.
+        repeat: calls of each; None as in `timing.time_in_turn`.
+        seconds: that all may take together, each shape an equal part of what is left. Layers
+            that would take longer are left out. None for as long as it takes.
+    """
+
+    shapes: Sequence[Shape] = ()
+    ops: Sequence[Op] = tuple(Op)
+    variants: Sequence[Variant] = tuple(Variant)
+    backward: bool = False
+    memory_limit: int | None = None
+    repeat: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerTiming:
+    """One layer, computed one way, under the contract's names.
+
+    Attributes:
+        shape: of the input, BATCHxSEQxDIM.
+        backward: whether of the backward pass.
+        iterations: calls that the seconds are taken from.
+        gflops: 1e9 floating-point operations a second (`flop_count`), at the median.
+        gbytes_per_second: 1e9 bytes a second (`byte_count`), at the median.
+        peak_memory_bytes: of the parameters, and of what a call allocates at most, its output
+            included, as measured by tracemalloc.
+    """
+
+    op: Op
+    variant: Variant
+    shape: str
+    median_seconds: float
+    min_seconds: float
+    max_seconds: float
+    iterations: int
+    gflops: float
+    gbytes_per_second: float
+    backward: bool
+    peak_memory_bytes: int
+
+
+Reason = Literal["time", "memory"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A layer that was not timed, because of too little `time` or `memory`."""
+
+    op: Op
+    variant: Variant
+    shape: str
+    reason: Reason
+
+
+def time_layers(
+    options: LayerOptions, fast: Kernels, progress: Progress
+) -> Iterator[LayerTiming | LeftOut]:
+    """Time every op on every shape; all variants take turns on the same weights and input.
+
+    Neither compilation nor a first call on a part of the input is timed. Results come as soon
+    as they are there.
+
+    Args:
+        options: what to time.
+        fast: kernels of all variants but `reference`.
+        progress: told after each op, and of compilation.
+
+    Raises:
+        UsageError: a shape needs more memory than there is; with `options.seconds` it is left
+            out instead.
+    """
+    fitting = []
+    for shape in options.shapes:
+        try:
+            check_memory(shape, options)
+            fitting.append(shape)
+        except UsageError:
+            if options.seconds is None:
+                raise
+    if options.shapes and set(options.variants) != {Variant.reference}:
+        _compile(fast, progress)
+    budget = Budget(options.seconds)
+    for number, shape in enumerate(options.shapes):
+        if shape in fitting:
+            end = perf_counter() + budget.left(len(options.shapes) - number)
+            yield from _time_shape(shape, options, fast, budget, end, progress)
+        else:
+            yield from _all_left_out(shape, options, "memory")
+
+
+def _compile(fast: Kernels, progress: Progress) -> None:
+    """Make sure that nothing is compiled later; the programs are the same for every shape."""
+    config = Shape(1, 1, 1).config()
+    tensors = random_tensors(config, np.random.default_rng(0))
+    warm_up(Gpt2(config, tensors, fast), progress)
+
+
+def _all_left_out(shape: Shape, options: LayerOptions, reason: Reason) -> Iterator[LeftOut]:
+    for op in options.ops:
+        for variant in options.variants:
+            yield LeftOut(op, variant, str(shape), reason)
+
+
+def _time_shape(
+    shape: Shape,
+    options: LayerOptions,
+    fast: Kernels,
+    budget: Budget,
+    end: float,
+    progress: Progress,
+) -> Iterator[LayerTiming | LeftOut]:
+    """Time the ops on one shape, until the clock shows `end`."""
+    weights = parameter_count(shape.config())
+    if budget.forecast_making(weights) > end - perf_counter():
+        yield from _all_left_out(shape, options, "time")
+        return
+    start = perf_counter()
+    cases = _Cases(shape, options, fast)
+    budget.learn_making(weights, perf_counter() - start)
+    for index, op in enumerate(options.ops):
+        progress(f"timing {shape}", index, len(options.ops))
+        flops = flop_count(op, shape, options.backward)
+        left = end - perf_counter()
+        variants, needed = [], 0.0
+        for variant in options.variants:
+            needed += _LEAST_CALLS * budget.forecast(op, variant, flops)
+            if needed > left or left < 0:
+                yield LeftOut(op, variant, str(shape), "time")
+            else:
+                variants.append(variant)
+        if not variants:
+            continue
+        calls = {variant: cases.warm_call(variant, op) for variant in variants}
+        rows_left = len(variants) * (len(options.ops) - index)
+        most = min(MOST_SECONDS, (end - perf_counter()) / rows_left)
+        for variant, seconds in time_in_turn(calls, options.repeat, most).items():
+            fast.buffers.clear()
+            peak = cases.weight_bytes(variant, op) + _peak_bytes(calls[variant])
+            budget.learn(op, variant, flops, median(seconds))
+            yield _timing(op, variant, shape, options.backward, seconds, peak)
+    progress(f"timing {shape}", len(options.ops), len(options.ops))
+
+
+def check_memory(shape: Shape, options: LayerOptions) -> None:
+    """Refuse a shape whose weights and activations would not fit.
+
+    Raises:
+        UsageError: naming the shape and the bytes.
+    """
+    activation = 4 * shape.tokens * shape.dim  # bytes of one [batch, seq, dim] in float32
+    square = shape.dim**2
+    needed = 12 * square + 16 * activation  # matrices; the residual, qkv, cache, hidden layer
+    if Variant.standard in options.variants:
+        needed += 48 * square
+    if Variant.reference in options.variants or options.backward:
+        # The largest matrix in float32; GELU's and softmax's intermediates.
+        scores = shape.config().n_head * shape.seq**2
+        needed += 20 * square + 16 * activation + 20 * scores
+    if options.backward:  # what is saved, and gradients of activations and weights
+        needed += len(options.variants) * 16 * activation + 48 * square
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UsageError(
+            f"--shape {shape} needs about {needed / 1e9:.1f} GB of memory, "
+            f"and {available / 1e9:.1f} GB are available"
+        )
+
+
+class _Cases:
+    """The layers of one shape, each variant built when it is first needed."""
+
+    def __init__(self, shape: Shape, options: LayerOptions, fast: Kernels) -> None:
+        rng = np.random.default_rng(0)
+        self._shape, self._options, self._fast = shape, options, fast
+        self._tensors = random_tensors(shape.config(), rng)
+        self._x = rng.standard_normal((shape.batch, shape.seq, shape.dim), np.float32)
+        self._built: dict[Variant, tuple[Case, Case]] = {}  # on a part of the input, and on all
+
+    def warm_call(self, variant: Variant, op: Op) -> Layer:
+        """The call to be timed, after one on a small part of the input."""
+        part, whole = self._case(variant)
+        part.calls[op]()
+        return whole.calls[op]
+
+    def weight_bytes(self, variant: Variant, op: Op) -> int:
+        return self._case(variant)[1].weight_bytes[op]
+
+    def _case(self, variant: Variant) -> tuple[Case, Case]:
+        if variant not in self._built:
+            kernels = load_kernels("reference") if variant is Variant.reference else self._fast
+            tensors = held(self._tensors, variant)  # shared by the two
+
+            def build(x: Float32) -> Case:
+                return build_case(
+                    self._shape, tensors, x, variant, kernels,
+                    backward=self._options.backward, memory_limit=self._options.memory_limit,
+                )  # fmt: skip
+
+            part = self._x[:1, :_WARM_UP_TOKENS]
+            self._built[variant] = build(part), build(self._x)
+        return self._built[variant]
+
+
+def _peak_bytes(call: Layer) -> int:
+    """What a call allocates at most."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def _timing(
+    op: Op, variant: Variant, shape: Shape, backward: bool, seconds: Sequence[float], peak: int
+) -> LayerTiming:
+    middle = median(seconds)
+    return LayerTiming(
+        op=op,
+        variant=variant,
+        shape=str(shape),
+        median_seconds=middle,
+        min_seconds=min(seconds),
+        max_seconds=max(seconds),
+        iterations=len(seconds),
+        gflops=flop_count(op, shape, backward) / middle / 1e9,
+        gbytes_per_second=byte_count(op, shape, backward) / middle / 1e9,
+        backward=backward,
+        peak_memory_bytes=peak,
+    )

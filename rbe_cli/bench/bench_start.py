@@ -1,0 +1,116 @@
+"""How a model starts: the time to load it and to its first token, and the memory that takes.
+
+The most memory that a process has held tells nothing of the second model in it. Where several
+models are compared, each therefore starts in a process of its own.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.container.reader import Container
+from rbe_cli.engine.load import load_model
+from rbe_cli.engine.session import DEFAULT_KV_TYPE, Session
+from rbe_cli.errors import RbeError
+from rbe_cli.jobs.peak_memory import peak_rss_bytes
+from rbe_cli.kernels.kernel_records import Activations, KvType
+from rbe_cli.kernels.kernel_table import Kernels, load_kernels
+from rbe_cli.progress import Progress, no_progress
+
+_PROGRAM = "from rbe_cli.bench.bench_start import main; main()"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which tokens to time.
+
+    Attributes:
+        path: a `.rbe` file.
+        prompt_tokens: that one prefill takes; None for 512, or as many as the context leaves.
+        max_tokens: decoded one by one; None for 128, or as many as the context or some seconds
+            leave.
+        depth: tokens in the cache before the first of either.
+        kv_type: how keys and values are kept.
+        activations: bits that the prompt's are rounded to.
+    """
+
+    path: Path
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+    depth: int = 0
+    kv_type: KvType = DEFAULT_KV_TYPE
+    activations: Activations = "auto"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Under the contract's names, see `bench_model.ModelTiming`."""
+
+    load_seconds: float
+    time_to_first_token_seconds: float
+    peak_rss_bytes: int
+
+
+def start(
+    options: ModelOptions, prompt_tokens: int, kernels: Kernels, progress: Progress
+) -> tuple[Start, Session]:
+    """Load a model and find the first token after `depth` tokens and a prompt.
+
+    It is loaded twice: the first time compiles what the second, which is timed, needs.
+
+    Raises:
+        NotFoundError, BadFileError: the file cannot be loaded.
+    """
+    load(options, kernels, progress)
+    begin = perf_counter()
+    session = load(options, kernels, progress)
+    load_seconds = perf_counter() - begin
+    if options.depth:
+        session.prefill(0, random_tokens(session, options.depth, 0))
+    prompt = random_tokens(session, prompt_tokens, 1)
+    begin = perf_counter()
+    session.prefill(0, prompt).argmax()
+    return Start(load_seconds, perf_counter() - begin, peak_rss_bytes()), session
+
+
+def load(options: ModelOptions, kernels: Kernels, progress: Progress) -> Session:
+    """Return a session of one row."""
+    with Container.open(options.path) as container:
+        model = load_model(container, kernels, progress)
+    return Session(model, 1, options.kv_type, options.activations, progress)
+
+
+def random_tokens(session: Session, count: int, seed: int) -> NDArray[np.int64]:
+    """Return ids `[count]`, the same for each model of the same vocabulary."""
+    return np.random.default_rng(seed).integers(0, session.vocab_size, count)
+
+
+def start_alone(options: ModelOptions, prompt_tokens: int, threads: int | None) -> Start:
+    """Return what `start` finds in a process of its own.
+
+    Raises:
+        RbeError: it failed.
+    """
+    words = asdict(options) | {"path": str(options.path)}
+    arguments = json.dumps([words, prompt_tokens, threads])
+    command = [sys.executable, "-c", _PROGRAM, arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise RbeError(f"{options.path} could not be timed: {reason}")
+    return Start(**json.loads(done.stdout))
+
+
+def main() -> None:
+    """Print the start of the model that `start_alone` describes, as JSON."""
+    words, prompt_tokens, threads = json.loads(sys.argv[1])
+    options = ModelOptions(**words | {"path": Path(words["path"])})
+    kernels = load_kernels("fast", threads)
+    found, _ = start(options, prompt_tokens, kernels, no_progress)
+    sys.stdout.write(json.dumps(asdict(found)))

@@ -1,0 +1,89 @@
+"""Bench: compressed models, the layers of a transformer block, or both."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rbe_cli.bench.bench_layers import LayerOptions, LayerTiming, LeftOut, time_layers
+from rbe_cli.bench.bench_model import ModelTiming, time_models
+from rbe_cli.bench.bench_start import ModelOptions
+from rbe_cli.bench.machine import Machine, this_machine
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.progress import Progress, no_progress
+
+Row = ModelTiming | LayerTiming | LeftOut
+
+
+@dataclass
+class BenchResult:
+    """What was measured so far."""
+
+    machine: Machine
+    models: list[ModelTiming] = field(default_factory=list)
+    results: list[LayerTiming] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        if isinstance(row, ModelTiming):
+            self.models.append(row)
+        elif isinstance(row, LayerTiming):
+            self.results.append(row)
+        else:
+            self.left_out.append(row)
+
+    def record(self) -> dict[str, Any]:
+        """The result under the contract's names; the fields of a single model stand at the top."""
+        record: dict[str, Any] = {
+            "machine": asdict(self.machine),
+            "results": [asdict(row) for row in self.results],
+        }
+        if self.left_out:
+            record["left_out"] = [asdict(row) for row in self.left_out]
+        if self.models:
+            record["models"] = [asdict(row) for row in self.models]
+        return record | (asdict(self.models[0]) if len(self.models) == 1 else {})
+
+
+class Bench:
+    """Rows as they are measured, and in `result` all so far.
+
+    Models come before layers, so that their peak memory is not that of the layers.
+    """
+
+    def __init__(
+        self,
+        layers: LayerOptions,
+        models: Sequence[ModelOptions] = (),
+        threads: int | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Prepare to time.
+
+        Args:
+            layers: which.
+            models: which.
+            threads: of the compiled kernels; None for the physical cores.
+            progress: told what is timed.
+
+        Raises:
+            UsageError: the number of threads cannot be used.
+        """
+        self._layers, self._models, self._progress = layers, models, progress
+        self._kernels = load_kernels("fast", threads)
+        self.result = BenchResult(this_machine(self._kernels.threads))
+
+    def __iter__(self) -> Iterator[Row]:
+        """Time one after the other.
+
+        Raises:
+            UsageError: a shape or a model's tokens cannot be used.
+            NotFoundError, BadFileError: a model cannot be loaded.
+        """
+        for row in self._rows():
+            self.result.add(row)
+            yield row
+
+    def _rows(self) -> Iterator[Row]:
+        if self._models:
+            yield from time_models(self._models, self._kernels, self._layers.repeat, self._progress)
+        yield from time_layers(self._layers, self._kernels, self._progress)

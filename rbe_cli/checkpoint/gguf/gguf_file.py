@@ -1,0 +1,237 @@
+"""Lists the metadata and the tensors of a GGUF file after validating its header.
+
+Layout (github.com/ggml-org/ggml, docs/gguf.md): `GGUF`, version, number of tensors, number of
+keys; each key with its type and value; each tensor's name, sizes, type and offset; the tensors'
+data. This reader exists because that of the `gguf` library does not end on a file that declares
+more values than it holds. The library decodes quantised tensors (the extra `gguf`).
+"""
+
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.checked_files import open_file
+from rbe_cli.checkpoint.checkpoint import Float32
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
+from rbe_cli.errors import CheckpointError, UsageError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_MAX_ENTRIES = 1 << 16  # keys, or tensors
+_MAX_STRINGS = 1 << 24  # in one array: the largest vocabulary there may be
+_ALIGNMENT = 32  # bytes, unless `general.alignment` says otherwise
+# GGUF's numbers for types of values, and for those of tensors that need no decoding.
+_SCALARS = {
+    **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"},
+    **{10: "<u8", 11: "<i8", 12: "<f8"},
+}
+_STRING, _ARRAY = 8, 9
+_FLOATS = {0: "float32", 1: "float16", 28: "float64", 30: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What a GGUF file declares.
+
+    Attributes:
+        metadata: values by key: numbers, texts, lists of texts, and arrays of numbers.
+        tensors: by name; shapes are numpy's, the last size being that of a row.
+        quantised: names of the quantised types among the tensors, sorted.
+    """
+
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, CheckpointTensor]
+    quantised: tuple[str, ...]
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read a file's metadata, and list its tensors.
+
+    Quantised tensors are listed as the float32 that they stand for.
+
+    Raises:
+        NotFoundError: the file cannot be opened.
+        CheckpointError: it breaks the format, or does not hold what it declares.
+        UsageError: its tensors are quantised, and the `gguf` library is not installed.
+    """
+    with open_file(path) as file, _errors_name(path):
+        file_bytes = path.stat().st_size
+        if file_bytes == 0:  # cannot be mapped
+            raise CheckpointError("the file is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            cursor = _Cursor(mapped, file_bytes)
+            return _read(path, cursor)
+
+
+def _read(path: Path, cursor: "_Cursor") -> GgufFile:
+    if cursor.take(4) != _MAGIC:
+        raise CheckpointError("this is not a GGUF file")
+    version = cursor.number("<u4")
+    if version not in _VERSIONS:
+        raise CheckpointError(f"GGUF version {version} is none of {_VERSIONS}")
+    tensor_count, key_count = cursor.number("<u8"), cursor.number("<u8")
+    if max(tensor_count, key_count) > _MAX_ENTRIES:
+        raise CheckpointError(f"it declares {tensor_count} tensors and {key_count} keys")
+    metadata: dict[str, Any] = {}
+    for _ in range(key_count):
+        key = cursor.text()
+        if key in metadata:
+            raise CheckpointError(f"its key {key[:80]!r} is there twice")
+        metadata[key] = cursor.value(cursor.number("<u4"))
+    entries = [cursor.entry() for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment not in (1 << n for n in range(3, 17)):
+        raise CheckpointError(f"general.alignment = {alignment} is not supported")
+    start = -(-cursor.position // alignment) * alignment
+    tensors: dict[str, CheckpointTensor] = {}
+    quantised = set()
+    for entry in entries:
+        if entry.name in tensors:
+            raise CheckpointError(f"tensor {entry.name[:80]!r} is stored twice")
+        form = _form(entry)
+        if start + entry.offset + form.bytes > cursor.size:
+            raise CheckpointError(f"the file ends inside tensor {entry.name[:80]!r}")
+        if form.dtype is None:
+            quantised.add(form.name)
+        read = partial(_read_tensor, path, start + entry.offset, entry, form)
+        tensors[entry.name] = CheckpointTensor(entry.shape, form.dtype or "float32", read)
+    return GgufFile(metadata, tensors, tuple(sorted(quantised)))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor as the header declares it; `offset` counts from the beginning of the data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a tensor is stored; `dtype` is None for what the library decodes."""
+
+    name: str
+    dtype: str | None
+    bytes: int
+
+
+class _Cursor:
+    """Takes one value after the other from a mapped file, and none from beyond its end."""
+
+    def __init__(self, data: mmap.mmap, size: int) -> None:
+        self._data = data
+        self.size = size
+        self.position = 0
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes."""
+        if count > self.size - self.position:
+            raise CheckpointError("the file ends inside its header")
+        self.position += count
+        return self._data[self.position - count : self.position]
+
+    def number(self, dtype: str) -> Any:
+        """Return a number of this numpy type as Python's."""
+        return np.frombuffer(self.take(np.dtype(dtype).itemsize), dtype)[0].item()
+
+    def text(self) -> str:
+        """Return a text: eight bytes of its length, then UTF-8."""
+        return self.take(self.number("<u8")).decode()
+
+    def value(self, kind: int) -> Any:
+        """Return a value of this type of GGUF."""
+        if kind == _STRING:
+            return self.text()
+        if kind == _ARRAY:
+            return self._array(self.number("<u4"), self.number("<u8"))
+        return self.number(_scalar(kind))
+
+    def _array(self, kind: int, count: int) -> list[str] | NDArray[Any]:
+        if kind != _STRING:
+            dtype = np.dtype(_scalar(kind))
+            return np.frombuffer(self.take(count * dtype.itemsize), dtype)
+        if count > min(_MAX_STRINGS, self.size // 8):  # each takes eight bytes at least
+            raise CheckpointError(f"it declares an array of {count} texts")
+        return [self.text() for _ in range(count)]
+
+    def entry(self) -> _Entry:
+        """Return the next tensor's declaration; GGUF puts the size of a row first."""
+        name, dimensions = self.text(), self.number("<u4")
+        if not 1 <= dimensions <= 4:
+            raise CheckpointError(f"tensor {name[:80]!r} has {dimensions} dimensions")
+        sizes = [self.number("<u8") for _ in range(dimensions)]
+        kind, offset = self.number("<u4"), self.number("<u8")
+        return _Entry(name, tuple(reversed(sizes)), kind, offset)
+
+
+def _scalar(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise CheckpointError(f"it holds a value of type {kind}, which is not supported")
+    return _SCALARS[kind]
+
+
+def _form(entry: _Entry) -> _Form:
+    """Return how a tensor is stored, its bytes computed from its sizes."""
+    count = prod(entry.shape)
+    if entry.type in _FLOATS:
+        dtype = _FLOATS[entry.type]
+        return _Form(dtype, dtype, count * RAW_TYPES[dtype].itemsize)
+    try:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    except ImportError as error:
+        raise UsageError(
+            "the file is quantised, which needs the gguf library: pip install 'rbe-cli[gguf]'"
+        ) from error
+    if entry.type not in set(GGMLQuantizationType):
+        raise CheckpointError(f"tensor {entry.name[:80]!r} has an unknown type, {entry.type}")
+    kind = GGMLQuantizationType(entry.type)
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    if entry.shape[-1] % block:
+        raise CheckpointError(f"the rows of tensor {entry.name[:80]!r} are not blocks of {block}")
+    return _Form(kind.name, None, count // block * block_bytes)
+
+
+def _read_tensor(path: Path, offset: int, entry: _Entry, form: _Form) -> Float32:
+    """Read the tensor at byte `offset`: float32 `[*shape]`."""
+    with open_file(path) as file:
+        raw = np.fromfile(file, np.uint8, form.bytes, offset=offset)
+    if raw.size != form.bytes:
+        raise CheckpointError(f"{path} has become shorter since it was opened")
+    if form.dtype is not None:
+        return to_float32(raw.view(RAW_TYPES[form.dtype]), form.dtype).reshape(entry.shape)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    rows = raw.reshape(prod(entry.shape[:-1]), -1)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # a damaged scale, found later
+            tensor: Float32 = dequantize(rows, GGMLQuantizationType(entry.type))
+    except Exception as error:  # what the library raises has no common base
+        raise CheckpointError(
+            f"{path}: the gguf library cannot decode tensor {entry.name[:80]!r} ({form.name}): "
+            f"{error}"
+        ) from error
+    return tensor.reshape(entry.shape)
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, UsageError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: a text in its header is not UTF-8") from error
+    except (OSError, struct.error, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""Finds, reads and converts the tokenizer of a checkpoint."""

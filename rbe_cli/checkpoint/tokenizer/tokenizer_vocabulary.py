@@ -1,0 +1,60 @@
+"""Reads the vocabularies that are text: `vocab.json`, `merges.txt` and `vocab.txt`.
+
+A byte-order mark is dropped in all of them.
+"""
+
+from pathlib import Path
+
+from rbe_cli.checkpoint.checked_files import open_file, read_json_object
+from rbe_cli.errors import CheckpointError
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Return token -> id of a `vocab.json`.
+
+    Raises:
+        CheckpointError: it does not hold that.
+    """
+    vocabulary = read_json_object(path)
+    for token, number in vocabulary.items():
+        if type(number) is not int or not 0 <= number < 1 << 31:
+            raise CheckpointError(f"{path}: {str(number)[:40]!r} is not the id of {token[:40]!r}")
+    return vocabulary
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """Return the pairs of a `merges.txt`, one a line, first merged first.
+
+    Raises:
+        CheckpointError: a line does not hold two tokens.
+    """
+    merges: list[tuple[str, str]] = []
+    for number, line in enumerate(_lines(path), start=1):
+        if line.startswith("#version"):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2:
+            raise CheckpointError(f"{path}, line {number}: {line[:40]!r} is not a pair of tokens")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def read_vocabulary_lines(path: Path) -> dict[str, int]:
+    """Return token -> id of a `vocab.txt`, whose lines are the tokens in order of their ids.
+
+    A token that stands twice has the last of its ids.
+
+    Raises:
+        CheckpointError: it is not UTF-8 text.
+    """
+    return {line.rstrip(): number for number, line in enumerate(_lines(path))}
+
+
+def _lines(path: Path) -> list[str]:
+    with open_file(path) as file:
+        try:
+            text = file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path} is not UTF-8 text: {error.reason}") from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]

@@ -1,0 +1,84 @@
+"""The zip archive that `torch.save` (PyTorch >= 1.6) writes, with all members uncompressed.
+
+`NAME/data.pkl` pickles the saved object, `NAME/data/KEY` holds the bytes of storage KEY, and
+`NAME/byteorder` (since 2.1) says `little` or `big`.
+"""
+
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rbe_cli.checkpoint.checked_files import errors_name, open_file
+from rbe_cli.errors import CheckpointError
+
+# All that `zipfile` raises for a damaged archive.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+
+
+class TorchArchive:
+    """An open archive; its members are named without the leading `NAME/`."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._file_bytes = path.stat().st_size
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise CheckpointError("it is not a file that torch.save wrote: no single data.pkl")
+        self._root = pickles[0].removesuffix("data.pkl")
+        if self._root + "constants.pkl" in archive.namelist():
+            raise CheckpointError(
+                "it is a TorchScript program, not a state dict: load it with torch.jit.load "
+                "and save its state_dict()"
+            )
+        if self._root + "byteorder" in archive.namelist() and self.read("byteorder") != b"little":
+            raise CheckpointError("it was saved on a machine that is not little-endian")
+
+    def size(self, member: str) -> int:
+        """Bytes of a member.
+
+        Raises:
+            CheckpointError: there is none, or it is compressed or larger than the file.
+        """
+        return self._info(member).file_size
+
+    def read(self, member: str) -> bytes:
+        """The bytes of a member; their CRC-32 is checked."""
+        return self._archive.read(self._info(member))
+
+    def _info(self, member: str) -> zipfile.ZipInfo:
+        try:
+            info = self._archive.getinfo(self._root + member)
+        except KeyError as error:
+            raise CheckpointError(f"it lacks its member {member[:80]!r}") from error
+        # As it is stored, it cannot expand to more than the file holds.
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise CheckpointError(f"its member {member[:80]!r} is compressed")
+        if info.file_size > self._file_bytes:
+            raise CheckpointError(f"its member {member[:80]!r} exceeds the file")
+        return info
+
+
+@contextmanager
+def open_torch_archive(path: Path) -> Iterator[TorchArchive]:
+    """Open the archive; errors inside name the file, and those of `zipfile` become ours.
+
+    Raises:
+        NotFoundError: the file cannot be opened.
+        CheckpointError: it is not such an archive, or it is damaged.
+    """
+    with errors_name(path), open_file(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield TorchArchive(path, archive)
+        except _ZIP_ERRORS as error:
+            raise CheckpointError(f"it is not a file that torch.save wrote: {error}") from error

@@ -1,0 +1,1 @@
+"""The codec `classic`: the original design's surfaces and transform coefficients."""

@@ -1,0 +1,208 @@
+"""A weight matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
+
+weight[k, n] = step * 2 ** (step_levels[n] / resolution) * integers[k, n]. The columns are cut
+into blocks (codec/column_blocks.py) that encode and decode independently of each other. The bytes
+of a matrix (codec `ectcq`, version 1, little-endian):
+
+    step             float32
+    trellis states   uint16             8, 16, 32 or 64
+    resolution       uint16             0, which stands for 8, or 32: of steps that were tuned
+    word counts      uint32 [blocks]
+    for each block:
+        scale models int16 [3, 2]   (mean, level) of its row, column and step levels
+        lane states  uint32 [32]
+        words        uint16 [word count]   row, column and step levels, weights (entropy/rans.py)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor, quantise
+from rbe_cli.codec.ectcq.trellis import (
+    DEFAULT_OPTIONS,
+    PARITY_CHECKS,
+    QuantiserOptions,
+    state_labels,
+)
+from rbe_cli.codec.entropy import rans
+from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.errors import PayloadError
+
+Float32 = NDArray[np.float32]
+TUNED_RESOLUTION = 32
+_BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
+_LEVEL_BITS = 8  # of a coded log-scale, at most, as a rule
+
+
+def side_bits(rows: int, columns: int) -> int:
+    """About the bits of a matrix's headers and scales, which do not make its weights finer."""
+    headers = 8 + (4 + _BLOCK_HEADER) * len(column_blocks(columns))
+    return 8 * headers + _LEVEL_BITS * (rows + 2 * columns)
+
+
+@dataclass(frozen=True)
+class HybridBlock:
+    """All rows of some columns.
+
+    Attributes:
+        scale_models: int16 `[3, 2]`, the entropy models of row, column and step levels.
+        states: uint32 `[32]`, the decoder's initial lane states.
+        words: uint16, the entropy-coded levels and integers.
+    """
+
+    scale_models: NDArray[np.int16]
+    states: NDArray[np.uint32]
+    words: NDArray[np.uint16]
+
+    @property
+    def nbytes(self) -> int:
+        return _BLOCK_HEADER + self.words.nbytes
+
+
+@dataclass(frozen=True)
+class EncodedMatrix:
+    """A matrix `[K inputs, N outputs]` of integers times steps, as hybrid blocks.
+
+    Attributes:
+        shape: (K, N).
+        step: of the columns whose step level is 0.
+        blocks: from the first column to the last.
+        states: of the trellis that the integers follow.
+        resolution: step levels an octave.
+    """
+
+    shape: tuple[int, int]
+    step: float
+    blocks: tuple[HybridBlock, ...]
+    states: int = DEFAULT_OPTIONS.states
+    resolution: int = LEVELS_PER_OCTAVE
+
+    @property
+    def nbytes(self) -> int:
+        return 8 + sum(4 + block.nbytes for block in self.blocks)
+
+    def to_bytes(self) -> bytes:
+        """The layout of the module's docstring."""
+        resolution = 0 if self.resolution == LEVELS_PER_OCTAVE else self.resolution
+        parts = [np.float32(self.step).tobytes()]
+        parts.append(np.array([self.states, resolution], "<u2").tobytes())
+        parts.append(np.array([block.words.size for block in self.blocks], "<u4").tobytes())
+        for block in self.blocks:
+            parts.append(block.scale_models.astype("<i2").tobytes())
+            parts.append(block.states.astype("<u4").tobytes())
+            parts.append(block.words.astype("<u2").tobytes())
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "EncodedMatrix":
+        """The inverse of `to_bytes`; words stay views of `data`.
+
+        Raises:
+            PayloadError: the bytes are not a matrix of this shape.
+        """
+        count = len(column_blocks(shape[1]))
+        start = 8 + 4 * count
+        if len(data) < start:
+            raise PayloadError(f"{len(data)} bytes are too few for a matrix of {count} blocks")
+        step = float(np.frombuffer(data, "<f4", 1)[0])
+        if not (np.isfinite(step) and step > 0.0):
+            raise PayloadError(f"a matrix's step is {step}")
+        states, resolution = (int(n) for n in np.frombuffer(data, "<u2", 2, 4))
+        words = [int(n) for n in np.frombuffer(data, "<u4", count, 8)]
+        if states not in PARITY_CHECKS:
+            raise PayloadError(f"a matrix's trellis has {states} states")
+        if resolution not in (0, TUNED_RESOLUTION):
+            raise PayloadError(f"a matrix's steps have {resolution} levels an octave")
+        if len(data) != start + count * _BLOCK_HEADER + 2 * sum(words):
+            raise PayloadError("a matrix's blocks do not fill its bytes")
+        blocks = []
+        for size in words:
+            models = np.frombuffer(data, "<i2", 6, start).reshape(3, 2)
+            lanes = np.frombuffer(data, "<u4", rans.LANES, start + 12)
+            coded = np.frombuffer(data, "<u2", size, start + _BLOCK_HEADER)
+            blocks.append(HybridBlock(models, lanes, coded))
+            start += _BLOCK_HEADER + 2 * size
+        return cls(shape, step, tuple(blocks), states, resolution or LEVELS_PER_OCTAVE)
+
+    def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
+        """Integers of one block, int16 `[K, B]`, and the steps of its columns, float32 `[B]`.
+
+        Raises:
+            PayloadError: the words are not exactly the block, or a step is not a number.
+        """
+        columns = column_blocks(self.shape[1])[index]
+        block = self.blocks[index]
+        order = trellis_order(columns.stop - columns.start)
+        integers, _, _, levels = rans.decode(
+            block.states, block.words, block.scale_models, state_labels(self.states),
+            order, (self.shape[0], order.size),
+        )  # fmt: skip
+        steps = np.empty(order.size, np.float32)
+        with np.errstate(over="ignore"):
+            steps[order] = scales.steps(self.step, levels, self.resolution)
+            largest = steps * np.float32(MAX_INTEGER)
+        if not np.isfinite(largest).all():
+            raise PayloadError("a matrix's steps are too large")
+        return integers, steps
+
+    def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
+        """(columns, integers, steps) of each block in turn."""
+        for index, columns in enumerate(column_blocks(self.shape[1])):
+            yield columns, *self.decode_block(index)
+
+    def rescaled(self, factors: Float32) -> "EncodedMatrix":
+        """The same integers with each column's step times a factor, `[N]`, above 0."""
+        blocks = []
+        for columns, integers, steps in self.decoded_blocks():
+            order = trellis_order(columns.stop - columns.start)
+            octaves = np.log2(steps * factors[columns] / np.float32(self.step))
+            levels = np.rint(TUNED_RESOLUTION * octaves[order]).astype(np.int16)
+            ordered = np.ascontiguousarray(integers[:, order], np.int32)
+            blocks.append(_code(ordered, levels, self.states))
+        return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
+
+    def decode(self) -> Float32:
+        """The whole matrix as float32 `[K, N]`."""
+        out = np.empty(self.shape, np.float32)
+        for columns, integers, steps in self.decoded_blocks():
+            np.multiply(integers, steps, out=out[:, columns])
+        return out
+
+
+def encode_block(
+    weights: Float32,
+    step: float,
+    inputs: InputFactor,
+    outputs: OutputFactor,
+    unit: float = 1.0,
+    options: QuantiserOptions = DEFAULT_OPTIONS,
+) -> HybridBlock:
+    """Quantise and code the weights of one block, float32 `[K, B]`.
+
+    Args:
+        weights: columns in their places.
+        step: of the columns whose C is `unit`.
+        inputs, outputs: what an error costs.
+        unit: see `step`.
+        options: of the trellis; its number of states goes into the `EncodedMatrix`.
+    """
+    ordered = weights[:, trellis_order(weights.shape[1])]
+    least, most = scales.step_level_bounds(ordered, step)
+    steps = np.clip(scales.step_levels(outputs.diagonal, unit), least, most)
+    if options.max_integer < MAX_INTEGER:
+        steps = np.maximum(steps, scales.least_step_levels(ordered, step, options.max_integer))
+    integers = quantise(ordered, steps, step, inputs, outputs, options)
+    return _code(integers, steps, options.states)
+
+
+def _code(integers: NDArray[np.int32], steps: scales.Levels, states: int) -> HybridBlock:
+    """Integers `[K, B]` and step levels `[B]`, in the trellis's order."""
+    rows, columns = scales.integer_levels(integers)
+    models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
+    lanes, words = rans.encode(integers, rows, columns, steps, models, state_labels(states))
+    return HybridBlock(models, lanes, words)

@@ -1,0 +1,109 @@
+"""The compiled side of the error feedback (feedback.py)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.ectcq.trellis import Search
+from rbe_cli.codec.ectcq.trellis_programs import quantise_segment
+from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE
+from rbe_cli.runtime.floating import fused_float
+from rbe_cli.runtime.jit import program_code
+
+Float32 = NDArray[np.float32]
+
+
+@program_code
+def add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
+    """out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
+    whole = len(factors) // 8 * 8
+    sums = out[start:]
+    for j in range(0, whole, 8):
+        f0, f1, f2, f3 = factors[j], factors[j + 1], factors[j + 2], factors[j + 3]
+        f4, f5, f6, f7 = factors[j + 4], factors[j + 5], factors[j + 6], factors[j + 7]
+        # Slices of one row are known to be contiguous, which a slice of several is not.
+        r0, r1, r2, r3 = (
+            rows[j][start:],
+            rows[j + 1][start:],
+            rows[j + 2][start:],
+            rows[j + 3][start:],
+        )
+        r4, r5, r6, r7 = (
+            rows[j + 4][start:],
+            rows[j + 5][start:],
+            rows[j + 6][start:],
+            rows[j + 7][start:],
+        )
+        for k in range(sums.shape[0]):
+            low, high = f0 * r0[k], f4 * r4[k]
+            low, high = fused_float(f1, r1[k], low), fused_float(f5, r5[k], high)
+            low, high = fused_float(f2, r2[k], low), fused_float(f6, r6[k], high)
+            low, high = fused_float(f3, r3[k], low), fused_float(f7, r7[k], high)
+            sums[k] += low + high
+    for j in range(whole, len(factors)):
+        row = rows[j][start:]
+        for k in range(sums.shape[0]):
+            sums[k] = fused_float(factors[j], row[k], sums[k])
+
+
+@program_code
+def quantise_rows(
+    arithmetic: Any,
+    weights: Float32,
+    carried: Float32,
+    lower: Float32,
+    mixing: Float32,
+    column_levels: NDArray[np.int16],
+    labels: NDArray[np.uint8],
+    subsets: NDArray[np.float64],
+    rate_weight: float,
+    bits: NDArray[np.float32],
+    shift: NDArray[np.int64],
+    choices: NDArray[np.int32],
+    decisions: NDArray[np.uint8],
+    metrics: NDArray[np.float64],
+    costs: NDArray[np.float64],
+    scratch: Float32,
+    factors: Float32,
+    errors: Float32,
+    out: NDArray[np.int32],
+) -> None:
+    """Quantise `[rows, B]` from the last row to the first, in units of the columns' steps.
+
+    `carried` holds the feedback of the rows outside, `lower` L among these rows. Columns are
+    decided as many at once as the search has room for, whose fields are given one by one.
+    `errors` receives weights minus integers. Scratch: `scratch` `[3, B]` and `factors` `[rows]`.
+    """
+    search = Search(labels, subsets, rate_weight, bits, shift, choices, decisions, metrics, costs)
+    rows, width = weights.shape
+    segment = choices.shape[0]
+    feedback = scratch[0]  # of the rows below
+    target = scratch[1]  # with that of the columns before, too
+    inverse_scale = scratch[2]
+    for k in range(width):
+        inverse_scale[k] = 2.0 ** (-column_levels[k] / LEVELS_PER_OCTAVE)
+    for i in range(rows - 1, -1, -1):
+        for k in range(width):
+            feedback[k] = carried[i, k]
+        if lower.size > 0:
+            for k in range(i + 1, rows):
+                factors[k] = lower[k, i]
+            add_product(factors[i + 1 : rows], errors[i + 1 :], 0, feedback)
+        power = 0.0
+        for k in range(width):
+            target[k] = weights[i, k] + feedback[k]
+            power += np.float64(target[k] * inverse_scale[k]) ** 2
+        row_level = int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(max(power / width, 1e-12))))
+        state = 0
+        for first in range(0, width, segment):
+            last = min(first + segment, width)
+            state = quantise_segment(
+                target[first:last], row_level, column_levels[first:last],
+                search, out[i, first:last], state,
+            )  # fmt: skip
+            for k in range(first, last):
+                errors[i, k] = weights[i, k] - np.float32(out[i, k])
+                feedback[k] += errors[i, k]
+            if mixing.size > 0:
+                add_product(feedback[first:last], mixing[first:last], last, target)

@@ -1,0 +1,1 @@
+"""The entropy coder: the probability model of integers, and rANS."""

@@ -1,0 +1,149 @@
+"""Interleaved rANS (Duda 2013; Giesen 2014) over a block of trellis integers.
+
+32 lanes code 32 rows side by side, walking along the columns; each lane has its own
+32-bit state and trellis state, and all share one stream of 16-bit words, read in lane
+order. A decoder can therefore run the lanes in vector registers. The stream holds the
+levels of the block's rows, of its columns and of their steps, then the weights, so that one
+flush of the states pays for all of them. Columns come in the trellis's order throughout.
+A single lane codes a vector's integers (codec/vectors/coded_vector.py).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.ectcq.trellis import Labels
+from rbe_cli.codec.entropy.entropy_model import entropy_tables
+from rbe_cli.errors import PayloadError
+from rbe_cli.runtime.libraries import RANS_DECODE, RANS_ENCODE, RANS_GET_RUN, RANS_PUT_RUN
+from rbe_cli.runtime.native import load
+
+Words = NDArray[np.uint16]
+States = NDArray[np.int64]
+Levels = NDArray[np.int16]
+EncoderTables = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]
+"""frequency, cumulative and shift of `EntropyTables`."""
+DecoderTables = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64]]
+"""symbol, span and shift of `EntropyTables` in one dimension: their index is computed once."""
+
+LANES = 32
+LOW = 1 << 16  # a state between symbols lies in [LOW, 2 ** 32)
+
+
+def encode(
+    values: NDArray[np.int32],
+    rows: Levels,
+    columns: Levels,
+    steps: Levels,
+    scale_models: NDArray[np.int16],
+    labels: Labels,
+) -> tuple[NDArray[np.uint32], Words]:
+    """Code a block.
+
+    Args:
+        values: int32 `[K, B]`, each row a path of the trellis from state 0.
+        rows, columns: int16 `[K]` and `[B]`, levels whose sum selects a weight's table.
+        steps: int16 `[B]`.
+        scale_models: int16 `[3, 2]`, (mean, level) of the model for rows, columns and steps.
+        labels: of the trellis (`trellis.state_labels`).
+
+    Returns:
+        The lanes' states, uint32 `[32]`, and the words, uint16, in the decoder's order.
+    """
+    words = _room_for(values.size + rows.size + columns.size + steps.size)
+    states = np.full(LANES, LOW, np.int64)
+    offsets = np.empty((LANES, values.shape[1]), np.uint8)
+    (encode_block,) = load([RANS_ENCODE])
+    position = encode_block(
+        values, rows, columns, steps, scale_models, labels, *_encoder_tables(),
+        states, offsets, words,
+    )  # fmt: skip
+    return states.astype(np.uint32), words[position:].copy()
+
+
+def decode(
+    states: NDArray[np.uint32],
+    words: Words,
+    scale_models: NDArray[np.int16],
+    labels: Labels,
+    order: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
+    """The inverse of `encode`.
+
+    Args:
+        states, words, scale_models, labels: the coded block.
+        order: int64 `[B]`, the column that each column along the trellis goes to.
+        shape: (K, B).
+
+    Returns:
+        The values, int16 `[K, B]`, columns in their places; the levels of rows, columns and
+        steps, in the trellis's order.
+
+    Raises:
+        PayloadError: the words are not exactly the coded block.
+    """
+    rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
+    steps = np.empty(shape[1], np.int16)
+    values = np.empty(shape, np.int16)
+    running = states.astype(np.int64)
+    trellis, tile = np.empty(LANES, np.int64), np.empty((shape[1], LANES), np.int16)
+    (decode_block,) = load([RANS_DECODE])
+    position = decode_block(
+        _padded(words), running, scale_models, labels, *_decoder_tables(), order,
+        rows, columns, steps, trellis, tile, values,
+    )  # fmt: skip
+    _check_end(position, words, running)
+    return values, rows, columns, steps
+
+
+def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:
+    """Code integers `[n]` in one lane, as q under a level's table of z = 0.
+
+    Returns:
+        The lane's state, and the words in the decoder's order.
+    """
+    words = _room_for(values.size)
+    states = np.full(1, LOW, np.int64)
+    (put_run,) = load([RANS_PUT_RUN])
+    position = put_run(values, 0, level, *_encoder_tables(), states, words, words.size)
+    return int(states[0]), words[position:].copy()
+
+
+def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.int16]:
+    """The inverse of `encode_run`, int16 `[count]`.
+
+    Raises:
+        PayloadError: the words are not exactly so many integers.
+    """
+    values = np.empty(count, np.int16)
+    states = np.array([state], np.int64)
+    (get_run,) = load([RANS_GET_RUN])
+    position = get_run(_padded(words), 0, states, *_decoder_tables(), 0, level, values)
+    _check_end(position, words, states)
+    return values
+
+
+def _room_for(integers: int) -> Words:
+    """An integer takes two words at most: its symbol's, and that of its escape or low bits."""
+    return np.empty(2 * integers, np.uint16)
+
+
+def _padded(words: Words) -> Words:
+    """With the word that `_refill` reads past the end."""
+    return np.append(words, np.uint16(0))
+
+
+def _encoder_tables() -> EncoderTables:
+    tables = entropy_tables()
+    return tables.frequency, tables.cumulative, tables.shift
+
+
+def _decoder_tables() -> DecoderTables:
+    tables = entropy_tables()
+    return tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
+
+
+def _check_end(position: int, words: Words, states: States) -> None:
+    """All words are read, and every state is back where the encoder began."""
+    if position != words.size or not (states == LOW).all():
+        raise PayloadError("entropy-coded words do not end where their integers do")

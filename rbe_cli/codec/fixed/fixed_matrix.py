@@ -1,0 +1,116 @@
+"""A weight matrix at a fixed number of bits, stored as it lies in memory.
+
+weight[k, n] = level[k, n] * row step * column step. The bytes of a matrix (codec `fixed`,
+version 2, little-endian); the bits of a weight, 2, 4 or 8, follow from their number:
+
+    values         uint8, codes in the panels of codec/panel_layout.py; their levels are EVEN_2 of 2
+                   bits, BENT_4 of 4, INT_8 of 8
+    row steps      int8 [K]    2 ** (level / 8)
+    column steps   int8 [N]    unit * 2 ** (level / 8)
+    unit           float32
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.errors import PayloadError
+from rbe_cli.weights import panel_layout
+from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8, PanelLayout
+
+Float32 = NDArray[np.float32]
+StepLevels = NDArray[np.int8]
+
+LAYOUTS: dict[int, PanelLayout] = {2: EVEN_2, 4: BENT_4, 8: INT_8}
+_STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
+
+
+def steps(levels: StepLevels) -> Float32:
+    """2 ** (level / 8)."""
+    return _STEPS[levels.astype(np.int64) + 128]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedMatrix:
+    """A matrix `[K inputs, N outputs]`.
+
+    Attributes:
+        shape: (K, N).
+        bits: of a weight.
+        values: panels of codes.
+        row_levels: int8 `[K]`.
+        column_levels: int8 `[N]`.
+        unit: of the columns' steps.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    values: panel_layout.Values
+    row_levels: StepLevels
+    column_levels: StepLevels
+    unit: float
+
+    @property
+    def layout(self) -> PanelLayout:
+        """Of the panels."""
+        return LAYOUTS[self.bits]
+
+    @property
+    def row_steps(self) -> Float32:
+        return steps(self.row_levels)
+
+    @property
+    def column_steps(self) -> Float32:
+        return np.float32(self.unit) * steps(self.column_levels)
+
+    def to_bytes(self) -> bytes:
+        """The layout of the module's docstring."""
+        parts = self.values, self.row_levels, self.column_levels, np.array(self.unit, "<f4")
+        return b"".join(part.tobytes() for part in parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "FixedMatrix":
+        """The inverse of `to_bytes`; values and levels stay views of `data`.
+
+        Raises:
+            PayloadError: the bytes are not a matrix of this shape.
+        """
+        rows, columns = shape
+        by_size = {payload_bytes(shape, bits): bits for bits in LAYOUTS}
+        bits = by_size.get(len(data))
+        if bits is None:
+            raise PayloadError(f"{len(data)} bytes do not hold a fixed-rate matrix {shape}")
+        stored = panel_layout.panel_shape(shape, bits)
+        count = int(np.prod(stored))
+        matrix = cls(
+            shape,
+            bits,
+            np.frombuffer(data, np.uint8, count).reshape(stored),
+            np.frombuffer(data, np.int8, rows, count),
+            np.frombuffer(data, np.int8, columns, count + rows),
+            float(np.frombuffer(data, "<f4", 1, count + rows + columns)[0]),
+        )
+        _check_steps(matrix)
+        return matrix
+
+    def decode(self) -> Float32:
+        """The whole matrix as float32 `[K, N]`."""
+        levels = self.layout.levels[panel_layout.unpack(self.values, self.shape)]
+        return levels * self.row_steps[:, None] * self.column_steps
+
+
+def payload_bytes(shape: tuple[int, int], bits: int) -> int:
+    """Of a matrix `[K, N]`."""
+    return int(np.prod(panel_layout.panel_shape(shape, bits))) + sum(shape) + 4
+
+
+def _check_steps(matrix: FixedMatrix) -> None:
+    """Refuse steps that no weight can have."""
+    if not (np.isfinite(matrix.unit) and matrix.unit > 0):
+        raise PayloadError(f"a matrix's steps have the unit {matrix.unit}")
+    with np.errstate(over="ignore"):
+        largest = matrix.row_steps.max() * matrix.column_steps.max()
+        largest *= np.abs(matrix.layout.levels).max()
+    if not np.isfinite(largest):
+        raise PayloadError("a matrix's steps are too large")

@@ -1,0 +1,1 @@
+"""The codecs of vectors and of tensors that are kept exactly."""

@@ -1,0 +1,125 @@
+"""One-dimensional tensors, LayerNorm parameters and biases, in the fewest bytes.
+
+Two codecs beside `float16` and `float32` (codec/dense_tensor.py), version 1, little-endian:
+
+    scalar   value   float32              all values are this one
+    coded    offset  float32              value i is offset + step * n[i], rounded to float32
+             step    float32
+             level   int16                of the entropy model of 2 n (entropy/entropy_model.py)
+             state   uint32               of a single rANS lane (codec/entropy/rans.py)
+             words   uint16 [...]         n, coded as q of z = 0
+
+An n far from the others is coded by an escape, so that outliers cost little. What codes them
+needs Numba, which is imported only when it is called: most files are loaded without.
+"""
+
+import math
+import struct
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.vectors import dense_tensor
+from rbe_cli.errors import PayloadError
+
+Float32 = NDArray[np.float32]
+VectorCodec = Literal["coded", "float16", "float32", "scalar"]
+_CODED = struct.Struct("<ffhI")  # offset, step, level, state
+_SCALAR = struct.Struct("<f")
+_INTEGERS = np.iinfo(np.int16)  # of n; an escape holds no more
+
+
+def choose(values: Float32, step: float) -> tuple[VectorCodec, bytes]:
+    """The codec that takes the fewest bytes, and the bytes.
+
+    `float32` holds any values. The others are considered if no value errs by more than half a
+    step (and what float32 rounds away).
+
+    Args:
+        values: finite, `[n]`, not empty.
+        step: what an error may be twice, positive and within float32.
+    """
+    best: tuple[VectorCodec, bytes] = "float32", dense_tensor.encode(values, "float32")
+    with np.errstate(over="ignore"):  # what float16 does not reach is not near enough
+        half = dense_tensor.encode(values, "float16")
+    smaller: list[tuple[VectorCodec, bytes]] = [
+        ("float16", half),
+        ("coded", encode_vector(values, step)),
+        ("scalar", _SCALAR.pack((float(values.min()) + float(values.max())) / 2)),
+    ]
+    exact = values.astype(np.float64)
+    allowed = 0.5 * np.float32(step) + np.abs(exact) * np.finfo(np.float32).eps
+    for name, data in smaller:
+        error = np.abs(_decode(data, values.shape, name) - exact)
+        if (error <= allowed).all() and len(data) < len(best[1]):
+            best = name, data
+    return best
+
+
+def encode_vector(values: Float32, step: float) -> bytes:
+    """The bytes of codec `coded`; values more than 32767 steps from the median are clipped.
+
+    Args:
+        values, step: as in `choose`.
+    """
+    from rbe_cli.codec.entropy import rans
+
+    exact = values.astype(np.float64)
+    offset, step = float(np.float32(np.median(exact))), float(np.float32(step))
+    n = np.rint((exact - offset) / step).clip(_INTEGERS.min, _INTEGERS.max).astype(np.int16)
+    level = _cheapest_level(n)
+    state, words = rans.encode_run(n, level)
+    return _CODED.pack(offset, step, level, state) + words.astype("<u2").tobytes()
+
+
+def decode_vector(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Float32:
+    """The values as float32.
+
+    Args:
+        data: the codec's bytes.
+        shape: of the tensor.
+        codec: a `VectorCodec`.
+
+    Raises:
+        PayloadError: the bytes are not a tensor of this shape, or a value is not finite.
+    """
+    if codec in ("float16", "float32"):
+        return dense_tensor.decode(data, shape, codec)
+    values = _decode(data, shape, codec)
+    if not np.isfinite(values).all():
+        raise PayloadError("a vector holds NaN or infinite values")
+    return values
+
+
+def _cheapest_level(n: NDArray[np.int16]) -> int:
+    """The level of the entropy model that charges least for integers `[n]`."""
+    from rbe_cli.codec.entropy.entropy_model import ESCAPE, MIN_LEVEL, SYMBOL_OFFSET, entropy_tables
+
+    tables = entropy_tables()
+    symbols = (n >> tables.shift[:, None]) + SYMBOL_OFFSET  # [levels, n]
+    symbols = np.where((symbols >= 0) & (symbols < ESCAPE), symbols, ESCAPE)
+    bits = np.take_along_axis(tables.bits[:, 0], symbols, axis=1).sum(axis=1, dtype=np.float64)
+    return int(np.argmin(bits)) + MIN_LEVEL
+
+
+def _decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Float32:
+    """Values of any codec but `float32`, which may be infinite."""
+    if codec == "float16":
+        return np.frombuffer(data, "<f2").reshape(shape).astype(np.float32)
+    if codec == "scalar":
+        if len(data) != _SCALAR.size:
+            raise PayloadError(f"{len(data)} bytes are not one scalar")
+        return np.full(shape, _SCALAR.unpack(data)[0], np.float32)
+    word_bytes = len(data) - _CODED.size
+    if word_bytes < 0 or word_bytes % 2:
+        raise PayloadError(f"{len(data)} bytes are not a coded vector")
+    offset, step, level, state = _CODED.unpack_from(data)
+    if not (math.isfinite(offset) and math.isfinite(step) and step > 0.0):
+        raise PayloadError(f"a coded vector has offset {offset} and step {step}")
+    from rbe_cli.codec.entropy import rans
+
+    words = np.frombuffer(data, "<u2", word_bytes // 2, _CODED.size)
+    n = rans.decode_run(state, words, level, math.prod(shape)).reshape(shape)
+    with np.errstate(over="ignore"):
+        return (offset + step * n.astype(np.float64)).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Turns a checkpoint into a `.rbe` file: calibration, metric, encoding and rate control."""

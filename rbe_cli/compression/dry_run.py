@@ -1,0 +1,115 @@
+"""What a dry run tells: a plan, the time of the whole run, and the KL divergence to expect.
+
+The divergence follows from a probe, which takes a few forward passes. It adds white noise of each
+matrix's error to the weights and measures what that costs. The codec spreads its errors where
+they matter less, so it costs a share of that: a twelfth to a third for the models that were
+measured (docs/MEASUREMENTS.md, "Forecasts").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.codec.ectcq.encoded_matrix import side_bits
+from rbe_cli.compression.calibration import from_model
+from rbe_cli.compression.pipeline import CompressOptions
+from rbe_cli.compression.pipeline_stages import PROBE_SPEED, stages
+from rbe_cli.compression.resource_forecast import ResourceForecast, plan, weights_per_second
+from rbe_cli.evaluation.batching import Window
+from rbe_cli.evaluation.evaluate import evaluate
+from rbe_cli.jobs.work_folder import WorkFolder
+from rbe_cli.jobs.workers import Workers
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress, no_progress
+
+_SEQUENCES = 12
+_PROBE_BITS = 5.0  # at which the divergence is a square of the noise, and far above rounding
+_SHARE = 0.15  # of what white noise costs
+
+
+@dataclass(frozen=True)
+class DryRun(ResourceForecast):
+    """A plan, and what it takes a moment to find out.
+
+    Attributes:
+        seconds: of the whole run, with tuning; from timing one block here and now.
+        expected_kl_divergence: nats a token, right within a factor of two or so; None where
+            nothing is coded by `ectcq`, whose errors the forecast is about.
+    """
+
+    seconds: float
+    expected_kl_divergence: float | None
+
+
+def forecast(
+    checkpoint: Checkpoint,
+    options: CompressOptions,
+    workers: Workers,
+    progress: Progress = no_progress,
+) -> DryRun:
+    """Forecast sizes, memory, time and quality of a compression.
+
+    Args:
+        checkpoint: what is to be compressed.
+        options: of the compression.
+        workers: that it would have; they run the probe.
+        progress: is called while the probe runs.
+    """
+    planned = plan(checkpoint, options.settings, workers.jobs)
+    work = sum(stage.cost * stage.passes for stage in stages(checkpoint, options))
+    speed = weights_per_second(checkpoint) * workers.jobs
+    bits = {}
+    for tensor in planned.tensors:
+        if tensor.codec == "ectcq":
+            side = side_bits(*checkpoint.tensors[tensor.name].shape)
+            count = checkpoint.tensors[tensor.name].size
+            bits[tensor.name] = max(8 * tensor.bytes - side, 0) / count
+    kl = _SHARE * noise_kl(checkpoint, bits, workers, progress) if bits else None
+    return DryRun(**vars(planned), seconds=work * PROBE_SPEED / speed, expected_kl_divergence=kl)
+
+
+def noise_kl(
+    checkpoint: Checkpoint,
+    bits: Mapping[str, float],
+    workers: Workers,
+    progress: Progress = no_progress,
+) -> float:
+    """Return the KL divergence of white noise, in nats a token, on text that the model writes.
+
+    Args:
+        checkpoint: what is to be compressed.
+        bits: a weight, of each matrix that gets noise of the power that so many bits leave to
+            Gaussian weights; the other tensors stay as they are.
+        workers: write the text and evaluate.
+        progress: is called while they do.
+    """
+    shift = float(np.mean(list(bits.values()))) - _PROBE_BITS
+    rng = np.random.default_rng(0)
+    tensors = {name: checkpoint.tensors[name] for name in checkpoint.tensors}
+    noisy = dict(tensors)
+    for name, own in bits.items():
+        noisy[name] = _with_noise(tensors[name], 2.0 ** (shift - own), rng)
+    kernels = load_kernels("fast", threads=1)
+    model = Gpt2.from_checkpoint(checkpoint.config, tensors, kernels)
+    probe = Gpt2.from_checkpoint(checkpoint.config, noisy, kernels)
+    with TemporaryDirectory() as folder:
+        work = WorkFolder.open(Path(folder) / "work", {}, resume=False)
+        text = from_model(model, _SEQUENCES, 0, workers, work, progress)
+    found = evaluate(probe, [Window(own) for own in text.used], workers, model, progress)
+    assert found.comparison is not None
+    return float(found.comparison.kl_divergence.value) * 4.0**-shift
+
+
+def _with_noise(
+    weights: NDArray[np.float32], relative: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return weights plus Gaussian noise of `relative` times their root mean square."""
+    scale = relative * float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
+    noise = rng.standard_normal(weights.shape, np.float32)
+    return weights + np.float32(scale) * noise

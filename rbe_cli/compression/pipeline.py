@@ -1,0 +1,353 @@
+"""Compress: checkpoint -> calibration -> costs -> steps -> blocks -> `.rbe` file."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from rbe_cli import __version__
+from rbe_cli.checkpoint.checked_files import open_file
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.compression import calibration
+from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
+from rbe_cli.compression.metric import Metric, measure
+from rbe_cli.compression.output_file import OutputFile, Quality
+from rbe_cli.compression.quality_check import Expectation, expect
+from rbe_cli.compression.rate_control import GOOD_ENOUGH
+from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
+from rbe_cli.compression.storing import Storing
+from rbe_cli.compression.target import KL_A_BIT, Aim, exactly, find_aim
+from rbe_cli.compression.tensor_report import TensorReport, report
+from rbe_cli.compression.tune.tuning import Tuning, TuningReport
+from rbe_cli.container.atomic_file import check_output
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.engine.load import resident
+from rbe_cli.engine.warm_up import warm_up
+from rbe_cli.errors import CheckpointError, QualityError, UsageError
+from rbe_cli.evaluation.batching import Window
+from rbe_cli.evaluation.evaluate import evaluate
+from rbe_cli.jobs.peak_memory import peak_rss_bytes
+from rbe_cli.jobs.work_folder import WorkFolder
+from rbe_cli.jobs.workers import Workers
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.tensor_names import parameter_count
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.native import prepare
+
+Float32 = NDArray[np.float32]
+_KL_ATTEMPTS = 6
+_KL_MARGIN = 0.9  # of a target of KL: a file that comes so near is small enough
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """What to compress with.
+
+    Attributes:
+        settings: the target and the overrides.
+        preset: the settings' name; None if they have none.
+        calib: text to calibrate on; with `calib_tokens` None too, the checkpoint writes it.
+        calib_tokens: token file to calibrate on.
+        calib_samples: number of calibration sequences; None for `default_samples`.
+        seed: of every random choice.
+        force: replace an existing output, and write one that loses more than it should.
+        resume: go on from what an interrupted run of the same job has finished.
+        tune: training steps after reconstruction (tuning.py); None for neither.
+    """
+
+    settings: Settings
+    preset: str | None = None
+    calib: Path | None = None
+    calib_tokens: Path | None = None
+    calib_samples: int | None = None
+    seed: int = 0
+    force: bool = False
+    resume: bool = False
+    tune: int | None = None
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """What was written, under the contract's names.
+
+    `tuning` is None where there was none; `warnings` are faults that `force` accepted.
+    """
+
+    source: str
+    output: str
+    preset: str | None
+    parameters: int
+    bits_per_weight: float
+    file_bytes: int
+    original_bytes: int
+    ratio: float
+    seconds: float
+    peak_rss_bytes: int
+    tensors: list[TensorReport]
+    quality: Quality
+    tuning: TuningReport | None
+    warnings: list[str]
+
+
+def work_path(output: Path) -> Path:
+    """The folder where unfinished work on a file is kept."""
+    return output.with_name(f"{output.name}.work")
+
+
+def compress(
+    checkpoint: Checkpoint,
+    output: Path,
+    options: CompressOptions,
+    workers: Workers,
+    progress: Progress = no_progress,
+) -> CompressResult:
+    """Compress a checkpoint into `output`, which appears whole or not at all.
+
+    What is finished on the way is kept in `work_path(output)` until the file is there. It stays
+    if the work is interrupted or misses its promise.
+
+    Raises:
+        UsageError: the target cannot be reached, the calibration cannot be used, or what is
+            to be resumed belongs to another job.
+        OutputError: the output exists (without `force`) or cannot be written.
+        CheckpointError: a tensor holds NaN or infinity.
+        QualityError: the result loses more than `max_kl_divergence`, or far more than its rates
+            should cost (without `force`).
+    """
+    check_output(output, force=options.force)
+    job = _job(checkpoint, options)
+    folder = WorkFolder.open(work_path(output), job, resume=options.resume)
+    try:
+        result = _compress(checkpoint, output, options, workers, folder, progress)
+    except (UsageError, CheckpointError):  # there is nothing to go on from
+        folder.remove()
+        raise
+    folder.remove()
+    return result
+
+
+def _job(checkpoint: Checkpoint, options: CompressOptions) -> dict[str, object]:
+    """All that the file's bytes depend on."""
+    text = options.calib or options.calib_tokens
+    return {
+        "version": __version__,
+        "source": checkpoint.source_hash,
+        "config": msgspec.to_builtins(checkpoint.config),
+        "settings": msgspec.to_builtins(options.settings),
+        "calibration": _file_hash(text) if text else None,
+        "samples": options.calib_samples,
+        "seed": options.seed,
+        "tune": options.tune,
+    }
+
+
+def _file_hash(path: Path) -> str:
+    with open_file(path) as file:
+        return xxhash.xxh3_64_hexdigest(file.read())
+
+
+def _compress(
+    checkpoint: Checkpoint,
+    output: Path,
+    options: CompressOptions,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> CompressResult:
+    started = time.perf_counter()
+    settings = options.settings
+    description, text = calibration.describe(options.calib, options.calib_tokens)
+    file = OutputFile(checkpoint, settings.goals, options.preset, description, options.seed, text)
+    aim = find_aim(checkpoint, settings, file)
+    made = _make(checkpoint, options, aim, file, workers, folder, progress)
+    if settings.target_kl is not None and made.quality.kl_divergence > settings.target_kl:
+        # No lossy file comes so near. Exact tensors do, unless a rule keeps some from being so.
+        exact = msgspec.structs.replace(exactly(checkpoint, settings), target_kl=None)
+        aim = dataclasses.replace(aim, settings=exact)
+        made = _make(checkpoint, options, aim, file, workers, folder, progress)
+        if made.quality.kl_divergence > settings.target_kl:
+            raise UsageError(
+                f"a KL divergence of {settings.target_kl} cannot be reached with these rules: "
+                f"the nearest is {made.quality.kl_divergence:.2e}"
+            )
+    warnings = _warnings(options, made)
+    if warnings and not options.force:
+        raise QualityError(f"{warnings[0]}; --force accepts it")
+    file_bytes = file.write(output, made.stored, made.quality, force=options.force)
+    return CompressResult(
+        source=checkpoint.source,
+        output=str(output),
+        preset=options.preset,
+        parameters=parameter_count(checkpoint.config),
+        bits_per_weight=file.bits_per_weight(file_bytes),
+        file_bytes=file_bytes,
+        original_bytes=checkpoint.weight_bytes,
+        ratio=checkpoint.weight_bytes / file_bytes,
+        seconds=time.perf_counter() - started,
+        peak_rss_bytes=peak_rss_bytes(),
+        tensors=made.reports,
+        quality=made.quality,
+        tuning=made.tuning,
+        warnings=warnings,
+    )
+
+
+def _warnings(options: CompressOptions, made: "_Made") -> list[str]:
+    """Return what is wrong with a file's quality, which only `force` accepts."""
+    found, reached = [], made.quality.kl_divergence
+    promised = options.settings.max_kl_divergence
+    if not made.expectation.is_met(reached):
+        found.append(
+            f"the KL divergence of {reached:.3g} nats a token is far above the "
+            f"{made.expectation.most:.1g} that these rates cost at most, so that something went "
+            f"wrong: {made.expectation.worst} lost most"
+        )
+    if promised is not None and not reached <= promised:
+        found.append(
+            f"the KL divergence of {reached:.5f} nats a token is above the "
+            f"{promised} that {options.preset or 'the config'} promises"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The tensors of a file, and what is known of them."""
+
+    stored: Sequence[StoredTensor]
+    quality: Quality
+    tuning: TuningReport | None
+    reports: list[TensorReport]
+    expectation: Expectation
+
+
+def _make(
+    checkpoint: Checkpoint,
+    options: CompressOptions,
+    aim: Aim,
+    file: OutputFile,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> _Made:
+    """Calibrate, measure and encode, and evaluate what that gives."""
+    settings = aim.settings
+    tensors = with_decorrelated_heads(checkpoint, settings)
+    model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
+    warm_up(model, progress)
+    prepare(("codec",), progress=progress)
+    text = _calibrate(checkpoint, model, options, workers, folder, progress)
+    # More text than this makes no better metric, though it does a better tuning.
+    few = options.calib_samples or calibration.default_samples(checkpoint.config)
+    metric = measure(
+        model, tensors, text.used[:few], settings, aim.matrix_bits, options.seed,
+        workers, folder, progress,
+    )  # fmt: skip
+    storing = Storing(
+        checkpoint.config, tensors, settings, metric, file.size, workers, folder, progress
+    )
+
+    def quality(stored: Sequence[StoredTensor]) -> Quality:
+        return _measure(model, stored, text, workers, progress)
+
+    stored: Sequence[StoredTensor]
+    if settings.target_kl is None:
+        stored = storing.store(aim.bits_per_weight, aim.most)
+        reached = quality(stored)
+    else:
+        stored, reached = _store_at_kl(settings.target_kl, aim.bits_per_weight, storing, quality)
+    if file.size(stored, {}) > aim.most:
+        raise UsageError(f"{settings.target_size} bytes cannot be reached: the nearest is larger")
+    tuning = None
+    if options.tune is not None:
+        tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
+        largest = min(aim.most, (1 + GOOD_ENOUGH) * max(aim.bits_per_weight, file.size(stored, {})))
+        stored, reached, tuning = tune(
+            stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
+        )
+    reports = list(_reports(stored, tensors, metric, model.head.name, workers))
+    expectation = expect(reports, tensors, settings, metric)
+    return _Made(stored, reached, tuning, reports, expectation)
+
+
+def _calibrate(
+    checkpoint: Checkpoint,
+    model: Gpt2,
+    options: CompressOptions,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> calibration.Calibration:
+    tunes = options.tune is not None
+    samples = options.calib_samples or calibration.default_samples(checkpoint.config, tunes)
+    seed = options.seed
+    if options.calib:
+        return calibration.from_text(checkpoint, options.calib, samples, seed)
+    if options.calib_tokens:
+        return calibration.from_token_file(checkpoint, options.calib_tokens, samples, seed)
+    return calibration.from_model(model, samples, seed, workers, folder, progress)
+
+
+def _store_at_kl(
+    target: float,
+    bits: float,
+    storing: Storing,
+    measure: Callable[[Sequence[StoredTensor]], Quality],
+) -> tuple[list[StoredTensor], Quality]:
+    """The smallest file found whose KL divergence is at most the target, or the nearest to it.
+
+    The logarithm of KL falls with the bits in nearly a straight line, along which the search
+    goes by secants.
+    """
+    slope, best, previous = -math.log(KL_A_BIT), None, None
+    for _ in range(_KL_ATTEMPTS):
+        stored = storing.store(bits)
+        quality = measure(stored)
+        excess = math.log(max(quality.kl_divergence, 1e-12) / target)
+        if excess <= 0 and (best is None or bits < best[0]):
+            best = bits, stored, quality
+        if math.log(_KL_MARGIN) <= excess <= 0:
+            break
+        if previous is not None and bits != previous[0]:
+            slope = min(max((excess - previous[1]) / (bits - previous[0]), -3.0), -0.5)
+        previous = bits, excess
+        bits = min(max(bits + (0.5 * math.log(_KL_MARGIN) - excess) / slope, MIN_BPW), MAX_BITS)
+    return (stored, quality) if best is None else best[1:]
+
+
+def _reports(
+    stored: Sequence[StoredTensor],
+    tensors: Mapping[str, Float32],
+    metric: Metric,
+    head: str,
+    workers: Workers,
+) -> Iterator[TensorReport]:
+    def arguments() -> Iterator[tuple[object, ...]]:
+        for tensor in stored:
+            yield tensor, tensors[tensor.name], metric.layer_inputs(tensor.name, head)
+
+    return workers.starmap(report, arguments())
+
+
+def _measure(
+    model: Gpt2,
+    stored: Sequence[StoredTensor],
+    text: calibration.Calibration,
+    workers: Workers,
+    progress: Progress,
+) -> Quality:
+    """Measure the tensors as the engine would run them, on the text that is held out."""
+    weights = {tensor.name: resident(tensor) for tensor in stored}
+    compressed = Gpt2(model.config, weights, model.kernels)
+    warm_up(compressed, progress)
+    windows = [Window(sequence) for sequence in text.held_out]
+    found = evaluate(compressed, windows, workers, model, progress)
+    return Quality.of(found, windows, text.text)

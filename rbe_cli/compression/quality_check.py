@@ -1,0 +1,77 @@
+"""Whether a file loses far more than its rates should cost: then something went wrong.
+
+What a rate should cost at most is what plain rounding at that rate would: errors that know
+nothing of each other, of the power that rate-distortion theory gives for Gaussian weights. To
+second order that costs tr(H) tr(G) / 2 times their variance (metric.py), and error feedback makes
+it less. Files of sound models lost at most 4 times as much (docs/MEASUREMENTS.md, "Every rate
+and every size"); `MARGIN` is well above that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.codec.ectcq.encoded_matrix import side_bits
+from rbe_cli.compression.metric import Metric
+from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.tensor_report import TensorReport
+from rbe_cli.runtime.arrays import sum_of_squares
+
+MARGIN = 30.0  # times what plain rounding costs
+NOISE = 1e-6  # nats a token: logits rounded to float32 alone may make a divergence of this size
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a file's rates should cost.
+
+    Attributes:
+        most: nats a token on other text; a file that loses more is far off.
+        worst: the name of the tensor whose errors cost most; None if no matrix is coded.
+    """
+
+    most: float
+    worst: str | None
+
+    def is_met(self, kl_divergence: float) -> bool:
+        """Whether a measured divergence, which may be NaN, is no larger."""
+        return kl_divergence <= self.most
+
+
+def expect(
+    reports: Sequence[TensorReport],
+    tensors: Mapping[str, NDArray[np.float32]],
+    settings: Settings,
+    metric: Metric,
+) -> Expectation:
+    """What the rates of a file's tensors should cost.
+
+    Args:
+        reports: of all tensors of the file.
+        tensors: of the checkpoint.
+        settings: that the file was made with.
+        metric: of the checkpoint's matrices.
+    """
+    should, costs = 0.0, {}
+    for report in reports:
+        if report.name in metric.even_losses:
+            power = sum_of_squares(tensors[report.name]) / tensors[report.name].size
+            loss = power * metric.even_losses[report.name]  # of errors as large as the weights
+            should += loss * _error_power(report, settings)
+            costs[report.name] = loss * report.relative_error**2
+    return Expectation(max(MARGIN * should, NOISE), max(costs, key=costs.__getitem__, default=None))
+
+
+def _error_power(report: TensorReport, settings: Settings) -> float:
+    """That plain rounding at the matrix's rate has, over that of its weights."""
+    if report.codec == "ectcq":
+        rows, columns = report.shape
+        side = side_bits(rows, columns) / (rows * columns)
+        return min(4.0 ** -(report.bits_per_weight - side), 1.0)
+    # The classic scheme errs by what it leaves out, and a fixed rate by its rows' largest
+    # weights: no law of the rate alone. But eight bits that err by a weight's size are wrong.
+    bits = settings.bits(report.name) if report.codec == "fixed" else None
+    most = 2.0**-bits if bits else 1.0
+    return min(report.relative_error**2, most)

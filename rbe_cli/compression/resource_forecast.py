@@ -1,0 +1,128 @@
+"""What a compression would give and need, without doing it (`--dry-run`)."""
+
+import time
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.codec.column_blocks import column_blocks
+from rbe_cli.codec.ectcq.encoded_matrix import encode_block
+from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.compression.calibration import describe
+from rbe_cli.compression.output_file import OutputFile
+from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.target import find_aim, planned_parts
+from rbe_cli.errors import UsageError
+from rbe_cli.evaluation.batching import CHUNK_LOGITS, MAX_BATCH_TOKENS
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
+from rbe_cli.runtime.cpus import default_threads
+
+_REPEATS = 5
+_SAMPLE = 256  # rows and columns of the block that is timed
+_INTERPRETER_BYTES = 300_000_000  # Python with Numba and its code
+_LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of a task
+_FACTOR_COPIES = 4  # of the largest moment, in float64
+_PASSES = 2.5  # forecasting and two attempts, in times of encoding every weight once
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor and the bytes it is expected to take."""
+
+    name: str
+    shape: tuple[int, ...]
+    codec: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ResourceForecast:
+    """Forecast of a compression.
+
+    Attributes:
+        memory_bytes: about the peak.
+        encoding_seconds: from timing one block here and now; the forward passes come on top.
+        tensors: with the matrices that share the target at an even rate.
+    """
+
+    source: str
+    parameters: int
+    original_bytes: int
+    bits_per_weight: float
+    file_bytes: int
+    memory_bytes: int
+    encoding_seconds: float
+    tensors: list[PlannedTensor]
+
+
+def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) -> ResourceForecast:
+    """Forecast sizes, memory and time of a run with so many tasks at once."""
+    jobs = jobs or default_threads()
+    config, shapes = checkpoint.config, tensor_shapes(checkpoint.config)
+    description, text = describe(None, None)
+    file = OutputFile(checkpoint, settings.goals, None, description, 0, text)
+    aim = find_aim(checkpoint, settings, file)
+    parts = planned_parts(config, aim.settings, aim.matrix_bits)
+    planned = [PlannedTensor(name, shapes[name], codec, size) for name, codec, size in parts]
+    # `file.bytes(parts)` would pad all matrices of one rate at once, which no real file does.
+    file_bytes = aim.overhead_bytes + sum(size for _, _, size in parts)
+    encoded = sum(prod(tensor.shape) for tensor in planned if tensor.codec == "ectcq")
+    parameters = parameter_count(config)
+    return ResourceForecast(
+        checkpoint.source,
+        parameters,
+        checkpoint.weight_bytes,
+        file.bits_per_weight(file_bytes),
+        file_bytes,
+        memory_bytes(config, jobs),
+        _PASSES * encoded / weights_per_second(checkpoint) / jobs,
+        planned,
+    )
+
+
+def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
+    """The most tasks at once, up to `jobs`, whose peak of memory is within `limit` bytes.
+
+    Raises:
+        UsageError: even one is too many.
+    """
+    for count in range(jobs or default_threads(), 0, -1):
+        if memory_bytes(config, count) <= limit:
+            return count
+    needed = memory_bytes(config, 1) / 1e9
+    raise UsageError(f"at least about {needed:.2f} GB are needed, more than --max-memory")
+
+
+def memory_bytes(config: Gpt2Config, jobs: int) -> int:
+    """About the peak of a compression with so many tasks at once."""
+    parameters, inner = parameter_count(config), config.n_inner
+    moments = 3 * config.n_embd**2 + inner**2  # of a layer
+    for columns in (3 * config.n_embd, config.n_embd, inner, config.n_embd):
+        moments += sum((part.stop - part.start) ** 2 for part in column_blocks(columns))
+    # Sums of a layer, and of the batches whose sums were not added yet; then their factors.
+    measuring = 4 * moments * (1 + 2 * jobs)
+    factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2
+    # Both models' outputs of every layer, and their logits; then the errors of each matrix.
+    states = 2 * 4 * config.n_layer * MAX_BATCH_TOKENS * config.n_embd
+    evaluating = parameters + jobs * (states + _LOGITS_BYTES)
+    reporting = parameters + 2 * (1 + jobs) * 4 * config.vocab_size * config.n_embd
+    peak = max(measuring, factoring, evaluating, reporting)
+    return _INTERPRETER_BYTES + 4 * parameters + parameters // 2 + peak
+
+
+def weights_per_second(checkpoint: Checkpoint) -> float:
+    """Return the speed of encoding one block of this checkpoint with one thread."""
+    weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
+    rows, columns = weights.shape
+    inputs = InputFactor.from_moment(np.eye(rows, dtype=np.float32), 0.0)
+    outputs = OutputFactor.from_moment(np.eye(columns, dtype=np.float32), 0.0)
+    step = float(np.std(weights)) or 1.0
+    seconds = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        encode_block(weights, step, inputs, outputs)
+        seconds.append(time.perf_counter() - start)
+    return weights.size / min(seconds)

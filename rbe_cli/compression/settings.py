@@ -1,0 +1,251 @@
+"""What a compression aims at: presets in configs/, a user's file of the same form, overrides."""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from rbe_cli.codec.classic.classic_matrix import DEFAULT_BLOCK, MAX_BLOCK, MIN_BLOCK
+from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+from rbe_cli.errors import BadFileError, NotFoundError, UsageError
+from rbe_cli.model.tensor_names import is_embedding
+
+DEFAULT_PRESET = "balanced"
+MIN_BPW = 1.0
+MAX_BITS = 12.0  # a weight of a matrix: what lossy coding is of use for (compression/target.py)
+Codec = Literal["ectcq", "fixed", "classic", "float16", "float32"]
+Objective = Literal["kl", "outputs"]
+_OVERRIDE = re.compile(
+    r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
+)
+
+
+class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A rule for the tensors whose names match.
+
+    Attributes:
+        match: regular expression, searched for in the canonical name.
+        codec: `ectcq`; `fixed`, of a fixed number of bits; `classic`, the original design's, to
+            compare with; or `float16` or `float32` to leave the tensor as it is. None for the
+            settings' own.
+        bits: bits a weight of each such matrix, instead of its share of the target.
+        block: rows and columns of the blocks of `classic`; None for the settings' own.
+    """
+
+    match: str
+    codec: Codec | None = None
+    bits: float | None = None
+    block: int | None = None
+
+    @classmethod
+    def of_names(cls, names: Iterable[str], codec: Codec) -> "Override":
+        """A rule for exactly these tensors."""
+        return cls(f"^(?:{'|'.join(map(re.escape, names))})$", codec)
+
+
+class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a preset gives on an English GPT-2 of 6 million parameters (docs/MEASUREMENTS.md).
+
+    Attributes:
+        kl_divergence: nats a token, on text that neither the model nor the codec saw.
+        perplexity: of the compressed model on that text.
+        reference_perplexity: of the original.
+        tokens_per_second: decoded, with two threads.
+    """
+
+    kl_divergence: float
+    perplexity: float
+    reference_perplexity: float
+    tokens_per_second: float
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a preset or config file: one of the three targets, or `bits`.
+
+    Attributes:
+        target_bpw: bits a weight of the whole file without its tokenizer; beyond `MAX_BITS` a
+            limit, within which tensors are stored exactly (compression/target.py).
+        description: one line for people.
+        override: rules; the last that matches a tensor holds.
+        max_kl_divergence: nats a token on held-out text that the file must not exceed.
+        default_codec: `codec` in the file; of tensors for which no rule names another.
+        default_block: `block` in the file; of `classic`, see `Override`.
+        default_bits: `bits` in the file; a weight of each matrix for which no rule names others.
+        target_size: bytes of the whole file, which are not exceeded.
+        target_kl: nats a token on held-out text that the smallest file will not exceed.
+        objective: `kl`, the whole model's divergence is least at its size; `outputs`, the
+            relative error of each layer's output is.
+        states: of the trellis of `ectcq`: 8, 16, 32 or 64.
+        max_integer: that `ectcq` may use in layers: 7 keeps them to 4 bits in memory.
+        measured: what a preset gives.
+    """
+
+    target_bpw: float | None = None
+    description: str = ""
+    override: tuple[Override, ...] = ()
+    max_kl_divergence: float | None = None
+    default_codec: Codec = msgspec.field(default="ectcq", name="codec")
+    default_block: int = msgspec.field(default=DEFAULT_BLOCK, name="block")
+    default_bits: float | None = msgspec.field(default=None, name="bits")
+    target_size: int | None = None
+    target_kl: float | None = None
+    objective: Objective = "kl"
+    states: int = QuantiserOptions.states
+    max_integer: int = QuantiserOptions.max_integer
+    measured: Measured | None = None
+
+    @property
+    def goals(self) -> dict[str, float]:
+        """Those of the targets and `bits` that are given; one, unless `check` refuses them."""
+        values = {
+            "target_bpw": self.target_bpw,
+            "target_size": self.target_size,
+            "target_kl": self.target_kl,
+            "bits": self.default_bits,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def codec(self, name: str) -> Codec:
+        """The codec asked for a tensor; vectors are dense whatever is asked for matrices."""
+        rule = self._rule(name)
+        return (rule and rule.codec) or self.default_codec
+
+    def block(self, name: str) -> int:
+        """Rows and columns of a matrix's blocks in the classic scheme."""
+        rule = self._rule(name)
+        return (rule and rule.block) or self.default_block
+
+    def bits(self, name: str) -> float | None:
+        """Bits a weight asked for a matrix; None for its share of the target."""
+        rule = self._rule(name)
+        return (rule and rule.bits) or self.default_bits
+
+    def is_free(self, name: str) -> bool:
+        """Whether a tensor's codec and rate are left to the target."""
+        return self.codec(name) == "ectcq" and self.bits(name) is None
+
+    def quantiser(self, name: str) -> QuantiserOptions:
+        """That a matrix is encoded with; the alphabet of embeddings is not limited."""
+        if is_embedding(name):
+            return QuantiserOptions(self.states)
+        return QuantiserOptions(self.states, self.max_integer)
+
+    def _rule(self, name: str) -> Override | None:
+        matching = [rule for rule in self.override if re.search(rule.match, name)]
+        return matching[-1] if matching else None
+
+    def check(self, where: str) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            UsageError: naming the value and `where` it stands.
+        """
+        if len(self.goals) != 1:
+            given = " and ".join(f"{name} = {value}" for name, value in self.goals.items())
+            raise UsageError(
+                f"{where}: one of target_bpw, target_size, target_kl and bits is needed, "
+                f"not {given or 'none'}"
+            )
+        above_zero = {
+            "target_size": self.target_size,
+            "target_kl": self.target_kl,
+            "max_kl_divergence": self.max_kl_divergence,
+        }
+        for name, value in above_zero.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{where}: {name} = {value} is not above 0")
+        if self.target_bpw is not None and not MIN_BPW <= self.target_bpw < math.inf:
+            raise UsageError(f"{where}: target_bpw = {self.target_bpw} is not {MIN_BPW} or more")
+        for bits in (self.default_bits, *(rule.bits for rule in self.override)):
+            if bits is not None and not MIN_BPW <= bits <= MAX_BITS:
+                raise UsageError(f"{where}: bits = {bits} is not between {MIN_BPW} and {MAX_BITS}")
+        for rule in self.override:
+            try:
+                re.compile(rule.match)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UsageError(f"{where}: {rule.match!r} is no regular expression") from error
+        for rule in (Override("", self.default_codec, self.default_bits), *self.override):
+            bits = rule.bits or self.default_bits
+            if (rule.codec or self.default_codec) == "fixed" and bits not in (2, 4, 8):
+                raise UsageError(f"{where}: the codec fixed needs bits = 2, 4 or 8, not {bits}")
+        QuantiserOptions(self.states, self.max_integer)
+        for block in [self.default_block, *(rule.block for rule in self.override)]:
+            if block is not None and not MIN_BLOCK <= block <= MAX_BLOCK:
+                raise UsageError(
+                    f"{where}: block = {block} is not between {MIN_BLOCK} and {MAX_BLOCK}"
+                )
+
+
+def _presets_folder() -> Path:
+    packaged = Path(str(files("rbe_cli"))) / "configs"
+    return packaged if packaged.is_dir() else packaged.parent.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in configs/, by ascending size."""
+    found = [path.stem for path in _presets_folder().glob("*.toml")]
+    by_size = {}
+    for name in found:
+        preset = load_preset(name)
+        by_size[name] = preset.target_bpw is None, *preset.goals.values()
+    return sorted(found, key=by_size.__getitem__)
+
+
+def load_preset(name: str) -> Settings:
+    """A preset by name.
+
+    Raises:
+        UsageError: there is no such preset; the message lists those that exist.
+    """
+    path = _presets_folder() / f"{name}.toml"
+    known = sorted(found.stem for found in path.parent.glob("*.toml"))
+    if name not in known:
+        raise UsageError(f"there is no preset {name!r}; there are {', '.join(known)}")
+    return load_config(path)
+
+
+def load_config(path: Path) -> Settings:
+    """A preset or a user's config file (TOML).
+
+    Raises:
+        NotFoundError: there is no such file.
+        BadFileError: it is not TOML.
+        UsageError: a key is unknown or a value out of range.
+    """
+    try:
+        settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Settings)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"the config file {path} does not exist") from error
+    except msgspec.ValidationError as error:
+        raise UsageError(f"config file {path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # of the file, its text or its TOML
+        raise BadFileError(f"the config file {path} cannot be read: {error}") from error
+    settings.check(f"config file {path}")
+    return settings
+
+
+def parse_override(text: str) -> Override:
+    """An override from the command line, `REGEX=KEY=VALUE[,KEY=VALUE...]`.
+
+    Raises:
+        UsageError: it has another form, or an unknown key or value.
+    """
+    parts = _OVERRIDE.fullmatch(text)
+    if not parts:
+        raise UsageError(
+            f"--override {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
+            "or several such keys parted by commas"
+        )
+    pairs = [pair.split("=") for pair in parts["pairs"].split(",")]
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise UsageError(f"--override {text!r} gives a key twice")
+    try:
+        return msgspec.convert({"match": parts["match"]} | values, Override, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--override {text!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""Trains a compressed model so that it predicts as the original does (`rbe compress --tune`)."""

@@ -1,0 +1,118 @@
+"""Where everything lies in a `.rbe` file: computed here, for writer, validator and reader alike.
+
+All sizes are Python integers, so no sum of theirs can overflow.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rbe_cli.container.header import PREAMBLE, Header
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+DENSE_ITEM_BYTES = {"float16": 2, "float32": 4}
+VECTOR_CODECS = {"coded", "scalar"}  # of tensors of one dimension alone
+_SCALAR_BYTES = 4
+VECTORS = "vectors"
+TOKENIZER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class PlacedSection:
+    """A section's bytes `[offset, end)` in the file, and their checksum."""
+
+    name: str
+    offset: int
+    size: int
+    checksum: bytes
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class PlacedTensor:
+    """A tensor's bytes: `size` of them, `start` bytes after the beginning of its section."""
+
+    name: str
+    shape: tuple[int, ...]
+    codec: str
+    section: str
+    start: int
+    size: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.size / math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """Sections by name, in order of offset; tensors by name, in order of the header."""
+
+    header_end: int
+    sections: dict[str, PlacedSection]
+    tensors: dict[str, PlacedTensor]
+    file_bytes: int
+
+    def padding(self) -> Iterator[tuple[int, PlacedSection]]:
+        """Each section, with the offset at which the padding before it begins."""
+        end = self.header_end
+        for section in self.sections.values():
+            yield end, section
+            end = section.end
+
+
+def aligned(offset: int) -> int:
+    """The first multiple of `ALIGNMENT` that is not below `offset`."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def dense_bytes(codec: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor stored as it is, in one of `DENSE_ITEM_BYTES`."""
+    return DENSE_ITEM_BYTES[codec] * math.prod(shape)
+
+
+def exact_bytes(codec: str, shape: tuple[int, ...]) -> int | None:
+    """Bytes of a tensor where they follow from its codec and shape, None where they do not."""
+    if codec == "scalar":
+        return _SCALAR_BYTES
+    return dense_bytes(codec, shape) if codec in DENSE_ITEM_BYTES else None
+
+
+def place(header: Header, header_bytes: int) -> FileLayout:
+    """Offsets of all sections and tensors (docs/FORMAT.md, section 3).
+
+    Args:
+        header: with known names and codecs (`validate.trusted_header`).
+        header_bytes: length of the encoded header.
+    """
+    shapes = tensor_shapes(header.config)
+    tensors: dict[str, PlacedTensor] = {}
+    for matrix in header.matrices:
+        name = matrix.name
+        tensors[name] = PlacedTensor(name, shapes[name], matrix.codec, name, 0, matrix.size)
+    start = 0
+    for vector in header.vectors:
+        name = vector.name
+        tensors[name] = PlacedTensor(name, shapes[name], vector.codec, VECTORS, start, vector.size)
+        start += vector.size
+
+    spans = [(matrix.name, matrix.size, matrix.checksum) for matrix in header.matrices]
+    spans.append((VECTORS, start, header.vectors_checksum))
+    if header.tokenizer is not None:
+        spans.append((TOKENIZER, header.tokenizer.size, header.tokenizer.checksum))
+    sections: dict[str, PlacedSection] = {}
+    header_end = end = PREAMBLE.size + header_bytes
+    for name, size, checksum in spans:
+        sections[name] = PlacedSection(name, aligned(end), size, checksum)
+        end = sections[name].end
+    return FileLayout(header_end, sections, tensors, file_bytes=end)
+
+
+def bits_per_weight(config: Gpt2Config, file_bytes: int, tokenizer_bytes: int) -> float:
+    """Bits a parameter, of the whole file without its tokenizer section."""
+    return 8 * (file_bytes - tokenizer_bytes) / parameter_count(config)

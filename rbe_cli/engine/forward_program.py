@@ -1,0 +1,291 @@
+"""The forward pass of a GPT-2 as one program that all threads of a team run together.
+
+Tokens of any rows and positions go through the layers at once: one a row when decoding, many of
+one row in a prompt. What a token gives depends neither on the others nor on the threads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rbe_cli.engine.forward_records import FORWARD, LAYER
+from rbe_cli.kernels.activations.vector_math import activate
+from rbe_cli.kernels.attention.cached_attention import append
+from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
+from rbe_cli.kernels.linear.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
+from rbe_cli.kernels.linear.products import quantise
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import (
+    address_of,
+    invoke,
+    load_byte,
+    load_float,
+    load_int,
+    prefetch,
+    record,
+    record_at,
+    store_float,
+)
+from rbe_cli.runtime.team_programs import barrier, share
+from rbe_cli.weights.matrix_record import FLOATS, HIGH_TILE
+from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
+
+_ZERO = np.float32(0)
+_FETCHED_BYTES = 4096
+_UNPACKED_TILE = 8 * VECTOR_BYTES
+
+
+@program_code
+def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """Append tokens to the cache; logits of those that are wanted. One of `parts` threads."""
+    job = record(FORWARD, job_address)
+    if job.first == 0:
+        _embed(arithmetic, job, part, parts)
+        barrier(job.flags, part, parts)
+    for number in range(job.first, job.last):
+        layer = record_at(LAYER, job.layers, number)
+        _attention(arithmetic, job, layer, number, part, parts)
+        if number + 1 < job.last:
+            following = record_at(LAYER, job.layers, number + 1).c_attn
+        else:
+            following = job.head
+        _feed_forward(arithmetic, job, layer, following, part, parts)
+    if job.last == job.n_layer and job.wanted > 0:
+        _head(arithmetic, job, part, parts)
+
+
+@program_code
+def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, parts: int) -> None:
+    """x += attention(ln_1(x))."""
+    count = job.tokens
+    _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
+    _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
+    _fetch(layer.attn_proj, part, parts)
+    barrier(job.flags, part, parts)
+    heads = job.cache.heads
+    if count > 1:  # else whoever attends with a head appends to it first
+        for unit in range(share(count * heads, part, parts), share(count * heads, part + 1, parts)):
+            _append(job, number, unit // heads, unit % heads)
+        barrier(job.flags, part, parts)
+    for unit in range(part, (count + 3) // 4 * heads, parts):
+        _attend_to_four(job, number, unit // heads * 4, unit % heads, part)
+    barrier(job.flags, part, parts)
+    _round(arithmetic, job, layer.attn_proj, job.mixed, part, parts)
+    _multiply(arithmetic, job, layer.attn_proj, job.mixed, job.x, True, part, parts)
+    _fetch(layer.c_fc, part, parts)
+    barrier(job.flags, part, parts)
+
+
+@program_code
+def _append(job: Any, number: int, token: int, head: int) -> None:
+    """Keep a token's key and value of one head."""
+    width = 4 * job.cache.head_dim
+    key = job.qkv.address + token * job.qkv.stride + (job.cache.heads + head) * width
+    row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
+    append(job.cache, number, head, row, position, key, key + job.cache.heads * width)
+
+
+@program_code
+def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> None:
+    """One head of tokens `token` to `token + 3`, at once where they follow each other."""
+    if job.tokens == 1:
+        _append(job, number, token, head)
+    offset = 4 * head * job.cache.head_dim
+    scratch = job.scratch + part * job.scratch_bytes
+    row, position = load_int(job.rows + 8 * token), load_int(job.positions + 8 * token)
+    last = token + 3
+    together = 1
+    if (
+        last < job.tokens
+        and load_int(job.rows + 8 * last) == row
+        and load_int(job.positions + 8 * last) == position + 3
+    ):
+        together = 4
+    while token < min(last + 1, job.tokens):
+        numbers = (
+            address_of(job.cache), job.scales + 8 * number, number, head,
+            load_int(job.rows + 8 * token), load_int(job.positions + 8 * token), together,
+            job.qkv.address + token * job.qkv.stride + offset, job.qkv.stride,
+            job.mixed.address + token * job.mixed.stride + offset, scratch,
+        )  # fmt: skip
+        invoke(job.attend, numbers)
+        token += together
+
+
+@program_code
+def _feed_forward(
+    arithmetic: Any, job: Any, layer: Any, following: Any, part: int, parts: int
+) -> None:
+    """x += c_proj(activation(c_fc(ln_2(x)))); `following` is the matrix that is read next."""
+    _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
+    _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
+    _fetch(layer.mlp_proj, part, parts)
+    panels = layer.c_fc.panels
+    first, last = share(panels, part, parts), share(panels, part + 1, parts)
+    for token in range(job.tokens):
+        hidden = job.hidden.address + token * job.hidden.stride + first * VECTOR_BYTES
+        activate(job.activation, hidden, (last - first) * PANEL_COLUMNS)
+    barrier(job.flags, part, parts)
+    _round(arithmetic, job, layer.mlp_proj, job.hidden, part, parts)
+    _multiply(arithmetic, job, layer.mlp_proj, job.hidden, job.x, True, part, parts)
+    _fetch(following, part, parts)
+    barrier(job.flags, part, parts)
+
+
+@program_code
+def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
+    """Logits of the wanted tokens, whose states move to the front of `normed`."""
+    stride = job.normed.stride
+    for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
+        token = load_int(job.wanted_tokens + 8 * place)
+        x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
+        layer_norm_row(x, job.n_embd, job.ln_f.gamma, job.ln_f.beta, job.eps, normed)
+        if job.head.form != FLOATS:
+            out = job.activations + place * job.activation_bytes
+            quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
+    barrier(job.flags, part, parts)
+    panels = job.head.panels
+    numbers = (
+        address_of(job.head), job.wanted, job.normed.address, stride, job.activations,
+        job.activation_bytes, job.logits.address, job.logits.stride, 0,
+        job.scratch + part * job.scratch_bytes,
+        share(panels, part, parts), share(panels, part + 1, parts),
+    )  # fmt: skip
+    invoke(job.multiply, numbers)
+
+
+@program_code
+def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
+    """x = wte[id] + wpe[position] of this thread's share of the tokens."""
+    scratch = job.scratch + part * job.scratch_bytes
+    for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
+        out = job.x.address + token * job.x.stride
+        for row in range(job.n_embd):
+            store_float(out + 4 * row, _ZERO)
+        _add_column(arithmetic, job.wte, load_int(job.ids + 8 * token), out, scratch)
+        _add_column(arithmetic, job.wpe, load_int(job.positions + 8 * token), out, scratch)
+
+
+@program_code
+def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
+    """out += a column of a matrix."""
+    panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
+    if matrix.form == FLOATS:
+        values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
+        for row in range(matrix.rows):
+            weight = load_float(values + VECTOR_BYTES * row)
+            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
+        return
+    step = load_float(matrix.column_steps + 4 * column)
+    values = matrix.values + load_int(matrix.starts + 8 * panel)
+    number = load_int(matrix.high_starts + 8 * panel)
+    last = load_int(matrix.high_starts + 8 * (panel + 1))
+    for tile in range(matrix.tiles):
+        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
+        unpack_tile(arithmetic, layout, values, scratch)
+        values += layout_bytes(layout)
+        has_high = False
+        if number < last:
+            high = record_at(HIGH_TILE, matrix.high_tiles, number)
+            if high.tile == tile:
+                unpack_tile(arithmetic, high.layout, high.values, scratch + _UNPACKED_TILE)
+                has_high, number = True, number + 1
+        first = tile * TILE_ROWS
+        for row in range(first, min(first + TILE_ROWS, matrix.rows)):
+            place = scratch + (row - first) // 4 * VECTOR_BYTES + 4 * lane + row % 4
+            level = load_byte(place) - UNPACKED_OFFSET
+            if has_high:
+                level += 256 * (load_byte(place + _UNPACKED_TILE) - UNPACKED_OFFSET)
+            weight = np.float32(level) * step * load_float(matrix.row_steps + 4 * row)
+            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
+
+
+@program_code
+def _activations(job: Any, part: int) -> Any:
+    """Address of the rounded activations: of one token, each thread has its own."""
+    if job.tokens == 1:
+        return job.activations + part * job.activation_bytes
+    return job.activations
+
+
+@program_code
+def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
+    """normed = LayerNorm(x), and rounded for `matrix`."""
+    first, last = _token_share(job, part, parts)
+    own = _activations(job, part)
+    for token in range(first, last):
+        normed = job.normed.address + token * job.normed.stride
+        if job.tokens == 1:  # every thread computes it, each in a row of its own
+            normed = job.normed.address + part * job.normed.stride
+        x = job.x.address + token * job.x.stride
+        layer_norm_row(x, job.n_embd, norm.gamma, norm.beta, job.eps, normed)
+        _quantise(arithmetic, job, normed, matrix, own + token * job.activation_bytes)
+    if job.tokens > 1:
+        barrier(job.flags, part, parts)
+
+
+@program_code
+def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts: int) -> None:
+    """Round a buffer's tokens for `matrix`."""
+    first, last = _token_share(job, part, parts)
+    own = _activations(job, part)
+    for token in range(first, last):
+        x = buffer.address + token * buffer.stride
+        _quantise(arithmetic, job, x, matrix, own + token * job.activation_bytes)
+    if job.tokens > 1:
+        barrier(job.flags, part, parts)
+
+
+@program_code
+def _token_share(job: Any, part: int, parts: int) -> Any:
+    """First and last token that a thread prepares; one token is prepared by all."""
+    if job.tokens == 1:
+        return 0, 1
+    return share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
+
+
+@program_code
+def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
+    if matrix.form != FLOATS:
+        if job.is_prompt != 0 and matrix.coarse != 0:
+            quantise(coarse(arithmetic), x, matrix.row_steps, matrix.rows, out)
+        else:
+            quantise(arithmetic, x, matrix.row_steps, matrix.rows, out)
+
+
+@program_code
+def _multiply(
+    arithmetic: Any,
+    job: Any,
+    matrix: Any,
+    x: Any,
+    out: Any,
+    accumulate: bool,
+    part: int,
+    parts: int,
+) -> None:
+    """A thread's columns of out = (or +=) x W + bias, out of what was rounded before."""
+    address = x.address
+    if job.tokens == 1 and x.address == job.normed.address:
+        address += part * x.stride
+    panels = matrix.panels
+    numbers = (
+        address_of(matrix), job.tokens, address, x.stride, _activations(job, part),
+        job.activation_bytes, out.address, out.stride, np.int64(accumulate),
+        job.scratch + part * job.scratch_bytes,
+        share(panels, part, parts), share(panels, part + 1, parts),
+    )  # fmt: skip
+    if job.is_prompt != 0 and matrix.coarse != 0:
+        invoke(job.multiply_coarse, numbers)
+    else:
+        invoke(job.multiply, numbers)
+
+
+@program_code
+def _fetch(matrix: Any, part: int, parts: int) -> None:
+    """Bring the beginning of a thread's next panels into the cache, ahead of the barrier."""
+    if matrix.form == FLOATS:
+        return
+    first = matrix.values + load_int(matrix.starts + 8 * share(matrix.panels, part, parts))
+    for place in range(first, first + _FETCHED_BYTES, VECTOR_BYTES):
+        prefetch(place)

@@ -1,0 +1,177 @@
+"""From a file's encoded tensors to a model that is ready to run."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+
+import psutil
+
+from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
+from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+from rbe_cli.codec.vectors.coded_vector import decode_vector
+from rbe_cli.container.reader import Container
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.errors import PayloadError, UsageError
+from rbe_cli.kernels.kernel_table import Kernels
+from rbe_cli.model.tensor_names import is_embedding, is_of_layer
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import Progress
+from rbe_cli.runtime.arena import Arena
+from rbe_cli.runtime.cpus import default_threads
+from rbe_cli.runtime.native import prepare
+from rbe_cli.weights.coded_matrix import CodedMatrix
+from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.weight_forms import Weight
+
+_WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the decoder, the heap
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """What a process may take.
+
+    Attributes:
+        total: bytes of the process.
+        reserved: bytes of it that keys and values will take.
+    """
+
+    total: int
+    reserved: int
+
+
+def load_model(
+    container: Container, kernels: Kernels, progress: Progress, limit: MemoryLimit | None = None
+) -> Gpt2:
+    """Decode a file's tensors, several at a time.
+
+    Entropy-coded matrices become panels of integers block by block; they are never whole in
+    float32.
+
+    Args:
+        container: may be closed afterwards.
+        kernels: what computes.
+        progress: is called while the decoder is compiled, if it has to be.
+        limit: layers that do not fit stay entropy-coded, and are decoded each time they are
+            used. None decodes all.
+
+    Raises:
+        ContainerError: a section's checksum or a tensor's bytes are wrong.
+        UsageError: the embeddings and one decoded layer alone do not fit.
+    """
+    if any(tensor.codec in ("ectcq", "coded") for tensor in container.tensors.values()):
+        prepare(("codec",), progress=progress)
+    pool = ThreadPoolExecutor(kernels.threads or default_threads())
+    try:
+        if limit is None:
+            weights = _decode(container, container.tensors, pool)
+        else:
+            container.forget()
+            used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
+            weights = _decode_within(limit.total - used, container, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Gpt2(container.config, weights, kernels)
+
+
+def _decode(
+    container: Container, tensors: Mapping[str, StoredTensor], pool: ThreadPoolExecutor
+) -> dict[str, Weight]:
+    """Tensors as a model takes them; the decoder runs without the GIL."""
+    arena = Arena()
+
+    def decode(tensor: StoredTensor) -> Weight:
+        weight = resident(tensor)
+        if isinstance(weight, PanelMatrix):
+            weight = weight.placed(arena)
+            container.forget()  # what was read of the file
+        return weight
+
+    return dict(zip(tensors, pool.map(decode, tensors.values()), strict=True))
+
+
+def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -> dict[str, Weight]:
+    """The same, with the last layers entropy-coded if all take more than `limit` bytes."""
+    weights: dict[str, Weight] = {}
+    kept: list[dict[str, StoredTensor]] = []  # layers that are decoded
+    left = limit - _coded_bytes(container.tensors)
+    needed = 0  # a coded layer needs memory for one that is decoded
+    for tensors in _layers(container.tensors):
+        decoded = _decode(container, tensors, pool)
+        weights |= decoded
+        left -= sum(weight.nbytes for weight in decoded.values()) - _coded_bytes(tensors)
+        if _coded_bytes(tensors):
+            kept.append(tensors)
+        while left < needed and kept:
+            own = kept.pop()
+            needed = max(needed, sum(weights[name].nbytes for name in own))
+            left += _give_back(own, weights)
+    if left < needed:
+        raise UsageError(f"the model needs {(needed - left) / 1e6:.1f} MB more than --max-memory")
+    return weights
+
+
+def resident(tensor: StoredTensor) -> Weight:
+    """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
+
+    A matrix of a fixed rate is a view of what is stored. One of the classic scheme becomes dense
+    float32: it is there to compare the quality.
+
+    Raises:
+        PayloadError: its bytes are wrong; names the tensor.
+    """
+    try:
+        if tensor.codec == "ectcq":
+            return _integers(tensor)
+        if tensor.codec == "fixed":
+            fixed = FixedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
+            return PanelMatrix.of_one_layout(
+                fixed.values, fixed.layout, fixed.row_steps, fixed.column_steps, fixed.shape
+            )
+        if tensor.codec == "classic":
+            return ClassicMatrix.from_bytes(tensor.data, tensor.matrix_shape).decode()
+        values = decode_vector(tensor.data, tensor.shape, tensor.codec)
+        return values.T if is_embedding(tensor.name) else values
+    except PayloadError as error:
+        raise PayloadError(f"tensor {tensor.name}: {error}") from error
+
+
+def _integers(tensor: StoredTensor) -> Weight:
+    """In panels; dense if an integer is too large for those."""
+    coded = _coded(tensor, tensor.data)
+    try:
+        return coded.decoded()
+    except OverflowError:
+        return coded.encoded.decode()
+
+
+def _coded(tensor: StoredTensor, data: bytes | memoryview) -> CodedMatrix:
+    return CodedMatrix(EncodedMatrix.from_bytes(data, tensor.matrix_shape))
+
+
+def _layers(tensors: Mapping[str, StoredTensor]) -> Iterator[dict[str, StoredTensor]]:
+    """A layer's tensors at a time, and those before and after the layers."""
+    for _, names in groupby(tensors, key=lambda name: name.split(".")[:2] * is_of_layer(name)):
+        yield {name: tensors[name] for name in names}
+
+
+def _can_stay_coded(tensor: StoredTensor) -> bool:
+    return is_of_layer(tensor.name) and tensor.codec == "ectcq"
+
+
+def _coded_bytes(tensors: Mapping[str, StoredTensor]) -> int:
+    """Of the matrices that may stay entropy-coded."""
+    return sum(len(own.data) for own in tensors.values() if _can_stay_coded(own))
+
+
+def _give_back(tensors: Mapping[str, StoredTensor], weights: dict[str, Weight]) -> int:
+    """Leave a layer's entropy-coded matrices as they are; returns the bytes that this saves."""
+    saved = 0
+    for name, tensor in tensors.items():
+        weight = weights[name]
+        if _can_stay_coded(tensor) and isinstance(weight, PanelMatrix):  # else it was too large
+            coded = _coded(tensor, bytes(tensor.data))  # a copy: the file is forgotten
+            weights[name] = coded
+            saved += weight.nbytes - coded.nbytes
+    return saved

@@ -1,0 +1,1 @@
+"""Measures a model on text: perplexity, KL divergence and the errors of each layer."""

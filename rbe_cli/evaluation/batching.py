@@ -1,0 +1,69 @@
+"""Cuts texts into windows, and windows into batches that fit into memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
+MAX_BATCH_TOKENS = 2048
+CHUNK_LOGITS = 1 << 22  # computed at once
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a text and how much of its beginning serves as context alone.
+
+    Attributes:
+        tokens: int64 `[n]`.
+        skipped: predictions not counted, because an earlier window made them.
+    """
+
+    tokens: Tokens
+    skipped: int = 0
+
+
+def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> list[Window]:
+    """Windows of `context` tokens every `stride`; no prediction is counted in two of them.
+
+    Each is counted in one if `stride < context`. Windows that do not overlap have no
+    prediction of their first tokens.
+    """
+    found = []
+    for tokens in sequences:
+        counted = 0  # predictions of this sequence that a window counts already
+        for start in range(0, max(len(tokens) - 1, 1), stride):
+            window = tokens[start : start + context]
+            if len(window) < 2 or start + len(window) - 1 <= counted:
+                break
+            found.append(Window(window, max(0, counted - start)))
+            counted = start + len(window) - 1
+    return found
+
+
+def logit_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
+    """Stretches of tokens whose logits are few enough for memory's sake."""
+    count = max(1, CHUNK_LOGITS // vocab_size)
+    return (slice(start, start + count) for start in range(0, tokens, count))
+
+
+def batches(sequences: Iterable[Tokens], most: int = MAX_BATCH_TOKENS) -> Iterator[Tokens]:
+    """Neighbouring sequences of equal length as arrays `[batch, length]` of at most so many
+    tokens, or a single sequence.
+    """
+    group: list[Tokens] = []
+    for sequence in sequences:
+        full = (len(group) + 1) * len(sequence) > most
+        if group and (full or len(sequence) != len(group[0])):
+            yield np.stack(group)
+            group = []
+        group.append(sequence)
+    if group:
+        yield np.stack(group)
+
+
+def windows(tokens: Tokens, length: int) -> list[Tokens]:
+    """Consecutive windows of `length` tokens; a shorter rest only if there is nothing else."""
+    whole = [tokens[i : i + length] for i in range(0, len(tokens) - length + 1, length)]
+    return whole or [tokens]

@@ -1,0 +1,100 @@
+"""One forward pass over a sequence: logits, hidden states, the likeliest next tokens."""
+
+import tracemalloc
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbe_cli.evaluation.batching import logit_chunks
+from rbe_cli.evaluation.means import Mean, mean_of
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.loss import log_softmax
+from rbe_cli.nn.profile import LayerProfile
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What the model makes of a sequence.
+
+    Attributes:
+        tokens: int64 `[n]`.
+        logits: float32 `[n, vocab_size]`, of the token after each.
+        hidden: output of each block, float32 `[n, n_embd]`, under `h.0`, `h.1`, ...
+    """
+
+    tokens: NDArray[np.int64]
+    logits: Float32
+    hidden: dict[str, Float32]
+
+    def logprobs(self) -> Float64:
+        """Log-probabilities of the sequence's own tokens from the second on, `[n - 1]`."""
+        found = np.empty(self.tokens.size - 1)
+        for part in logit_chunks(found.size, 2 * self.logits.shape[-1]):
+            scored = log_softmax(self.logits[:-1][part].astype(np.float64))
+            found[part] = np.take_along_axis(scored, self.tokens[1:][part, None], -1)[:, 0]
+        return found
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Places of these tokens among all by probability, `[n - 1]`; 1 is the likeliest.
+
+        Tokens of the same probability share the best place.
+        """
+        own = np.take_along_axis(self.logits[:-1], self.tokens[1:, None], -1)  # [n - 1, 1]
+        return 1 + np.count_nonzero(self.logits[:-1] > own, axis=-1)
+
+    @property
+    def loss(self) -> Mean | None:
+        """Mean cross-entropy of the sequence's own tokens, in nats; None for a single token."""
+        if self.tokens.size < 2:
+            return None
+        return mean_of(-self.logprobs(), np.array([self.tokens.size - 1]))
+
+    def likeliest(self, count: int) -> list[tuple[int, float]]:
+        """(token, probability) of the likeliest next tokens, likeliest first."""
+        probabilities = np.exp(log_softmax(self.logits[-1]))
+        order = np.argsort(-probabilities, kind="stable")[:count]
+        return [(int(token), float(probabilities[token])) for token in order]
+
+
+def profiled(model: Gpt2, tokens: NDArray[np.int64]) -> list[LayerProfile]:
+    """What each layer takes in a second forward pass over `[n]` tokens.
+
+    A first one makes what is made once. LayerNorms run apart from the products that they are
+    otherwise fused with.
+
+    Raises:
+        UsageError: the sequence is longer than the context.
+    """
+    model.hidden(tokens[None])
+    model.kernels.buffers.clear()
+    profiles = [LayerProfile(layer) for layer in range(len(model.blocks))]
+    for block, profile in zip(model.blocks, profiles, strict=True):
+        block.profile = profile
+    tracemalloc.start()
+    try:
+        model.hidden(tokens[None])
+    finally:
+        tracemalloc.stop()
+        for block in model.blocks:
+            block.profile = None
+    return profiles
+
+
+def forward(model: Gpt2, tokens: NDArray[np.int64], keep_hidden: bool) -> ForwardPass:
+    """Run the stack once over `[n]` tokens.
+
+    Raises:
+        UsageError: the sequence is longer than the context.
+    """
+    hidden: dict[str, Float32] = {}
+
+    def observe(name: str, values: Float32) -> None:
+        if not name.endswith(".weight"):
+            hidden[name] = values[0].copy()  # [1, n, n_embd] -> [n, n_embd]
+
+    logits = model.forward(tokens[None], observe=observe if keep_hidden else None)[0]
+    return ForwardPass(tokens, logits, hidden)

@@ -1,0 +1,173 @@
+"""Functions of 16 lanes: e^x, GPT-2's activation functions and their derivatives.
+
+GELU: Hendrycks & Gimpel 2016, exact and in its two approximations (section 2):
+0.5 x (1 + tanh(u)) = x sigmoid(2 u), which needs one exponential.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from rbe_cli.kernels.kernel_records import ACTIVATE
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import (
+    absolute,
+    as_floats,
+    fused,
+    larger,
+    load_floats,
+    record,
+    round_to_even,
+    smaller,
+    splat_float,
+    splat_int,
+    store_floats,
+    to_ints,
+    where_positive,
+    with_sign,
+)
+from rbe_cli.runtime.team_programs import share
+
+# Cephes' expf (Moshier 1992): x = n ln 2 + r with |r| <= ln(2) / 2; relative error 1e-7.
+_LOG2_E = np.float32(1.44269504088896341)
+_LN_2_HIGH, _LN_2_LOW = np.float32(-0.693359375), np.float32(2.12194440e-4)
+_C2, _C3 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1)
+_C4, _C5 = np.float32(4.1665795894e-2), np.float32(8.3334519073e-3)
+_C6, _C7 = np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+_LOWEST, _HIGHEST = np.float32(-87.3), np.float32(89)  # the latter has infinity's exponent
+_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_TANH_SLOPE = np.float32(-2 * math.sqrt(2 / math.pi))
+_TANH_CUBIC = np.float32(-2 * math.sqrt(2 / math.pi) * 0.044715)
+_TANH_CUBIC_3 = np.float32(-6 * math.sqrt(2 / math.pi) * 0.044715)
+_QUICK_SLOPE = np.float32(-1.702)
+_DENSITY_AT_0 = np.float32(1 / math.sqrt(2 * math.pi))
+# Beyond these, a derivative is that of its asymptote.
+_GELU_END, _QUICK_END = np.float32(15), np.float32(60)
+# erfc(z) = t (a1 + t (a2 + ...)) e^(-z^2), t = 1 / (1 + p z): Abramowitz & Stegun 7.1.26, whose
+# absolute error is 1.5e-7.
+_P = np.float32(0.3275911 * math.sqrt(0.5))
+_A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.421413741)
+_A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
+
+
+@program_code
+def exp(x: Any) -> Any:
+    """e^x; 1e-38 for all x below -87.3, infinity above 88.37; not a number stays that."""
+    bounded = smaller(splat_float(_HIGHEST), larger(splat_float(_LOWEST), x))
+    n = round_to_even(bounded * splat_float(_LOG2_E))
+    r = fused(n, splat_float(_LN_2_LOW), fused(n, splat_float(_LN_2_HIGH), bounded))
+    p = fused(splat_float(_C7), r, splat_float(_C6))
+    p = fused(p, r, splat_float(_C5))
+    p = fused(p, r, splat_float(_C4))
+    p = fused(p, r, splat_float(_C3))
+    p = fused(p, r, splat_float(_C2))
+    power = as_floats((to_ints(n) + splat_int(127)) << splat_int(23))
+    return fused(p, r * r, r + splat_float(_ONE)) * power
+
+
+@program_code
+def _times_sigmoid(x: Any, negative: Any) -> Any:
+    """x sigmoid(-negative)."""
+    return x / (splat_float(_ONE) + exp(negative))
+
+
+@program_code
+def _upper_tail(z: Any) -> Any:
+    """1 - Phi(z) of the normal distribution, z >= 0."""
+    t = splat_float(_ONE) / fused(splat_float(_P), z, splat_float(_ONE))
+    p = fused(splat_float(_A5), t, splat_float(_A4))
+    p = fused(p, t, splat_float(_A3))
+    p = fused(p, t, splat_float(_A2))
+    p = fused(p, t, splat_float(_A1)) * t
+    return splat_float(_HALF) * p * exp(splat_float(-_HALF) * z * z)
+
+
+@program_code
+def _gelu(x: Any) -> Any:
+    """0.5 x (1 + erf(x / sqrt(2)))."""
+    z = absolute(x)
+    return larger(x, splat_float(_ZERO)) - z * _upper_tail(z)
+
+
+@program_code
+def activate(number: int, address: int, length: int) -> None:
+    """Apply an activation function in place to float32 `[length]`, a multiple of 16."""
+    for i in range(0, 4 * length, 64):
+        x = load_floats(address + i)
+        if number == 0:
+            slope = fused(x * x, splat_float(_TANH_CUBIC), splat_float(_TANH_SLOPE))
+            y = _times_sigmoid(x, x * slope)
+        elif number == 1:
+            y = _gelu(x)
+        elif number == 2:
+            y = _times_sigmoid(x, x * splat_float(_QUICK_SLOPE))
+        elif number == 3:
+            y = _times_sigmoid(x, splat_float(_ZERO) - x)
+        else:
+            y = larger(splat_float(_ZERO), x)
+        store_floats(address + i, y)
+
+
+@program_code
+def _bounded(x: Any, end: Any) -> Any:
+    """x from -end to end; not a number stays that."""
+    return smaller(splat_float(end), larger(splat_float(-end), x))
+
+
+@program_code
+def _times_sigmoid_slope(x: Any, negative: Any, slope: Any) -> Any:
+    """Derivative of x sigmoid(-negative), whose derivative `slope` is that of `negative`."""
+    gate = splat_float(_ONE) / (splat_float(_ONE) + exp(negative))
+    return gate - x * slope * gate * (splat_float(_ONE) - gate)
+
+
+@program_code
+def _silu_slope(x: Any) -> Any:
+    """Derivative of x sigmoid(x), which no finite x makes infinite."""
+    one = splat_float(_ONE)
+    gate = one / (one + exp(splat_float(_ZERO) - x))
+    return gate * fused(x, one - gate, one)
+
+
+@program_code
+def _gelu_slope(x: Any) -> Any:
+    """Phi(x) + x phi(x), of the normal distribution and its density."""
+    half = splat_float(_HALF)
+    below = half + with_sign(half - _upper_tail(absolute(x)), x)
+    return fused(x * splat_float(_DENSITY_AT_0), exp(splat_float(-_HALF) * x * x), below)
+
+
+@program_code
+def activate_backward(number: int, x: int, grad: int, length: int) -> None:
+    """grad *= the derivative at x, both float32 `[length]`, a multiple of 16."""
+    for i in range(0, 4 * length, 64):
+        own, change = load_floats(x + i), load_floats(grad + i)
+        if number == 0:
+            v = _bounded(own, _GELU_END)
+            negative = v * fused(v * v, splat_float(_TANH_CUBIC), splat_float(_TANH_SLOPE))
+            slope = fused(v * v, splat_float(_TANH_CUBIC_3), splat_float(_TANH_SLOPE))
+            y = change * _times_sigmoid_slope(v, negative, slope)
+        elif number == 1:
+            y = change * _gelu_slope(_bounded(own, _GELU_END))
+        elif number == 2:
+            v = _bounded(own, _QUICK_END)
+            slope = splat_float(_QUICK_SLOPE)
+            y = change * _times_sigmoid_slope(v, v * slope, slope)
+        elif number == 3:
+            y = change * _silu_slope(own)
+        else:
+            y = where_positive(own, change, splat_float(_ZERO))
+        store_floats(grad + i, y)
+
+
+@program_code
+def activate_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """A part's share of an activation function, or of its gradient, in place."""
+    job = record(ACTIVATE, job_address)
+    vectors = job.length // 16
+    first, last = 16 * share(vectors, part, parts), 16 * share(vectors, part + 1, parts)
+    if job.grad == 0:
+        activate(job.activation, job.x + 4 * first, last - first)
+    else:
+        activate_backward(job.activation, job.x + 4 * first, job.grad + 4 * first, last - first)

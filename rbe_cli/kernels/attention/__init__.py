@@ -1,0 +1,1 @@
+"""Causal attention, over whole sequences and over a paged cache."""

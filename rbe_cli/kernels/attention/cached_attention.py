@@ -1,0 +1,439 @@
+"""Causal attention over a paged KV cache, in float32, float16 or int8 (Vaswani et al. 2017, 3.2).
+
+A page holds 64 positions of one sequence: for each layer and head its keys, then its values,
+then (int8) the scales of both. W is the head's size rounded up to a multiple of 32:
+
+    keys    float32 or float16   [4 blocks, W, 16 positions]
+    values  float32 or float16   [64 positions, W]
+    keys    int8                 4 panels of W rows by 16 positions (panel_layout.py, "int8")
+    values  int8                 W / 16 panels of 64 positions by 16 of W
+    scales  float32              [2, 64], of each key and each value
+
+so that lanes are positions where scores are summed, and elements of the head where values are.
+int8 goes through the kernels of matrices, with queries and weights rounded to 16 bits. A
+query's result does not depend on the queries beside it: sums have one written order.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+
+from rbe_cli.kernels.activations.vector_math import exp
+from rbe_cli.kernels.kernel_records import CACHE, GROUP_ROWS, PAGE_POSITIONS
+from rbe_cli.kernels.linear.dot import UNPACKED_OFFSET, add_tile, token_sums, token_total
+from rbe_cli.kernels.linear.products import panel_sum, quantise
+from rbe_cli.runtime.arithmetic import Choice
+from rbe_cli.runtime.floating import from_half, multiply_add, to_half
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import (
+    F16,
+    F32,
+    FLOATS,
+    I64,
+    LANES,
+    floats,
+    fused,
+    kernel_intrinsic,
+    lane_max,
+    lane_sum,
+    larger,
+    load,
+    load_double,
+    load_float,
+    load_floats,
+    load_int,
+    load_int32,
+    prefetch,
+    record,
+    splat,
+    splat_float,
+    splat_int,
+    store,
+    store_byte,
+    store_float,
+    store_floats,
+    to_floats,
+)
+from rbe_cli.weights.panel_layout import INT_8, LAYOUTS, TILE_ROWS, VECTOR_BYTES
+
+FLOAT32, FLOAT16 = Choice("fp32"), Choice("fp16")
+_FOUR, _ONE_QUERY = Choice(4), Choice(1)
+_CHAINS = 4  # partial sums, by position or element modulo 4
+_BLOCK = 16  # positions
+_PAGE_BLOCKS = PAGE_POSITIONS // _BLOCK
+_PAGE_TILES = PAGE_POSITIONS // TILE_ROWS
+_TILE_BYTES = 8 * VECTOR_BYTES
+_INT_8 = LAYOUTS.index(INT_8)
+_ZERO, _LEAST = np.float32(0), np.float32(-np.inf)
+_127 = np.float32(127)
+
+
+def _element(kind: Any) -> tuple[ir.Type, int]:
+    """LLVM's type and bytes of a cache's element."""
+    return (F32, 4) if kind.value == "fp32" else (F16, 2)
+
+
+def _load_cached(builder: ir.IRBuilder, kind: Any, address: ir.Value) -> ir.Value:
+    """16 elements as float32."""
+    element, _ = _element(kind)
+    value = load(builder, address, ir.VectorType(element, LANES))
+    return value if element is F32 else from_half(builder, value)
+
+
+@kernel_intrinsic
+def _element_bytes(typing: Any, kind: Any) -> Any:
+    size = ir.Constant(I64, _element(kind)[1])
+    return types.int64(kind), lambda *_: size
+
+
+@kernel_intrinsic
+def _store_element(typing: Any, kind: Any, address: Any, value: Any) -> Any:
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        element, _ = _element(kind)
+        own = values[2] if element is F32 else to_half(builder, values[2])
+        store(builder, values[1], own)
+        return context.get_dummy_value()
+
+    return types.void(kind, types.int64, types.float32), emit
+
+
+@kernel_intrinsic
+def _zero_sums(typing: Any, queries: Any) -> Any:
+    """Sums for `_add_scaled_rows`: four for each query."""
+    result = types.UniTuple(floats, _CHAINS * queries.value)
+
+    def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
+        zero = ir.Constant(FLOATS, [0.0] * LANES)
+        return context.make_tuple(builder, result, [zero] * result.count)
+
+    return result(queries), emit
+
+
+@kernel_intrinsic
+def _add_scaled_rows(
+    typing: Any, kind: Any, queries: Any, rows: Any, row_bytes: Any, factors: Any, stride: Any,
+    sums: Any,
+) -> Any:  # fmt: skip
+    """Sums plus four rows of 16 elements, each times its factor.
+
+    `rows` is the address of the first row, `factors` that of the first query's four factors
+    (float32); the next query's lie `stride` bytes on.
+    """
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, _, rows, row_bytes, factors, stride, packed = values
+        current = [builder.extract_value(packed, i) for i in range(sums.count)]
+        for chain in range(_CHAINS):
+            place = builder.add(rows, builder.mul(row_bytes, ir.Constant(I64, chain)))
+            row = _load_cached(builder, kind, place)
+            for query in range(queries.value):
+                own = builder.add(factors, builder.mul(stride, ir.Constant(I64, query)))
+                factor = splat(builder, load(builder, own, F32, 4 * chain))
+                i = _CHAINS * query + chain
+                current[i] = multiply_add(builder, factor, row, current[i])
+        return context.make_tuple(builder, sums, current)
+
+    address = types.int64
+    return sums(kind, queries, address, types.int64, address, types.int64, sums), emit
+
+
+@kernel_intrinsic
+def _store_sums(typing: Any, queries: Any, sums: Any, out: Any, stride: Any) -> Any:
+    """Each query's four sums as one, to `out` and every `stride` bytes on."""
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, packed, out, stride = values
+        for query in range(queries.value):
+            a, b, c, d = (
+                builder.extract_value(packed, _CHAINS * query + chain) for chain in range(_CHAINS)
+            )
+            total = builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+            own = builder.add(out, builder.mul(stride, ir.Constant(I64, query)))
+            store(builder, own, total)
+        return context.get_dummy_value()
+
+    return types.void(queries, sums, types.int64, types.int64), emit
+
+
+@program_code
+def _page(cache: Any, row: int, position: int, layer: int, head: int) -> Any:
+    """Address of a head's part of the page that holds a position."""
+    pages = cache.pages + 8 * (row * cache.row_pages + position // PAGE_POSITIONS)
+    return load_int(pages) + (layer * cache.heads + head) * cache.head_bytes
+
+
+@program_code
+def append(
+    cache: Any, layer: int, head: int, row: int, position: int, key: int, value: int
+) -> None:
+    """Keep a position's key and value, float32 `[head_dim]` at two addresses."""
+    page = _page(cache, row, position, layer, head)
+    place = position % PAGE_POSITIONS
+    if cache.kind == 0:
+        _append_floats(FLOAT32, cache, page, place, key, value)
+    elif cache.kind == 1:
+        _append_floats(FLOAT16, cache, page, place, key, value)
+    else:
+        scales = page + 2 * PAGE_POSITIONS * cache.width + 4 * place
+        _append_codes(
+            page + place // _BLOCK * (cache.width // TILE_ROWS * _TILE_BYTES)
+            + place % _BLOCK * 4,
+            True, cache.head_dim, key, scales,
+        )  # fmt: skip
+        values = page + PAGE_POSITIONS * cache.width
+        values += place // TILE_ROWS * _TILE_BYTES + place % TILE_ROWS // 4 * VECTOR_BYTES
+        _append_codes(values + place % 4, False, cache.head_dim, value, scales + 4 * PAGE_POSITIONS)
+
+
+@program_code
+def _append_floats(kind: Any, cache: Any, page: int, place: int, key: int, value: int) -> None:
+    size = _element_bytes(kind)
+    keys = page + (place // _BLOCK * cache.width * _BLOCK + place % _BLOCK) * size
+    values = page + (PAGE_POSITIONS + place) * cache.width * size
+    for i in range(cache.head_dim):
+        _store_element(kind, keys + _BLOCK * size * i, load_float(key + 4 * i))
+        _store_element(kind, values + size * i, load_float(value + 4 * i))
+
+
+@program_code
+def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) -> None:
+    """One column (`down`) or one row of a matrix in panels of 8-bit integers."""
+    largest = _ZERO
+    for i in range(head_dim):
+        largest = max(largest, abs(load_float(vector + 4 * i)))
+    inverse = _127 / largest if largest > 0 else _ZERO
+    for i in range(head_dim):
+        if down:
+            place = i // TILE_ROWS * _TILE_BYTES + i % TILE_ROWS // 4 * VECTOR_BYTES + i % 4
+        else:
+            place = i // LANES * _PAGE_TILES * _TILE_BYTES + i % LANES * 4
+        rounded = np.rint(load_float(vector + 4 * i) * inverse)
+        store_byte(out + place, np.int32(rounded) + np.int32(UNPACKED_OFFSET))
+    store_float(scale, largest / _127)
+
+
+@program_code
+def attend(
+    arithmetic: Any,
+    cache: Any,
+    scale: float,
+    layer: int,
+    head: int,
+    row: int,
+    position: int,
+    count: int,
+    query: int,
+    stride: int,
+    out: int,
+    scratch: int,
+) -> None:
+    """Weighted values of `count` (1 or 4) successive queries, the first at `position`.
+
+    Args (addresses, strides in bytes):
+        scale: of the scores.
+        query, stride: float32 `[count, head_dim]`.
+        out: float32 `[count, head_dim]`, every `cache.out_stride` bytes.
+        scratch: of this thread, records.attention_bytes.
+    """
+    width = cache.width
+    scaled = scratch  # [4, width]
+    for i in range(count):
+        for d in range(width):
+            value = _ZERO
+            if d < cache.head_dim:
+                value = load_float(query + stride * i + 4 * d) * np.float32(scale)
+            store_float(scaled + 4 * (width * i + d), value)
+    if cache.kind == 2:
+        for i in range(count):
+            _attend_codes(
+                arithmetic, cache, layer, head, row, position + i, scaled + 4 * width * i,
+                out + cache.out_stride * i, scratch,
+            )  # fmt: skip
+    elif cache.kind == 0:
+        if count == 4:
+            _attend_floats(FLOAT32, _FOUR, 4, cache, layer, head, row, position, out, scratch)
+        else:
+            _attend_floats(FLOAT32, _ONE_QUERY, 1, cache, layer, head, row, position, out, scratch)
+    elif count == 4:
+        _attend_floats(FLOAT16, _FOUR, 4, cache, layer, head, row, position, out, scratch)
+    else:
+        _attend_floats(FLOAT16, _ONE_QUERY, 1, cache, layer, head, row, position, out, scratch)
+
+
+@program_code
+def _fetch(cache: Any, page: int, following: int, place: int) -> None:
+    """While a block of keys is read: a quarter of the page's values, and of the next's keys."""
+    quarter = cache.head_bytes // 8
+    for line in range(place * quarter, (place + 1) * quarter, VECTOR_BYTES):
+        prefetch(page + 4 * quarter + line)
+        prefetch(following + line)
+
+
+@program_code
+def _softmax(weights: int, length: int, blocks: int) -> Any:
+    """exp(score - largest) of `length` scores, zeros to the end of the blocks; returns the sum."""
+    for position in range(length, blocks * _BLOCK):
+        store_float(weights + 4 * position, _LEAST)
+    largest = splat_float(_LEAST)
+    for block in range(blocks):
+        largest = larger(load_floats(weights + 64 * block), largest)
+    top = splat_float(lane_max(largest))
+    total = splat_float(_ZERO)
+    for block in range(blocks):
+        power = exp(load_floats(weights + 64 * block) - top)
+        if (block + 1) * _BLOCK > length:
+            store_floats(weights + 64 * block, power)
+            for position in range(length, blocks * _BLOCK):
+                store_float(weights + 4 * position, _ZERO)
+            power = load_floats(weights + 64 * block)
+        store_floats(weights + 64 * block, power)
+        total = total + power
+    return lane_sum(total)
+
+
+@program_code
+def _copy_scaled(mixed: int, factor: float, out: int, length: int) -> None:
+    for i in range(length):
+        store_float(out + 4 * i, load_float(mixed + 4 * i) * factor)
+
+
+@program_code
+def _attend_floats(
+    kind: Any,
+    queries: Any,
+    count: int,
+    cache: Any,
+    layer: int,
+    head: int,
+    row: int,
+    position: int,
+    out: int,
+    scratch: int,
+) -> None:
+    width, size = cache.width, _element_bytes(kind)
+    mixed = scratch + 16 * width  # [4, width]
+    weights = mixed + 16 * width  # [4, score_stride]
+    stride = cache.score_stride
+    blocks = (position + count + _BLOCK - 1) // _BLOCK
+    for block in range(blocks):
+        page = _page(cache, row, block * _BLOCK, layer, head)
+        following = min(block * _BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, _page(cache, row, following, layer, head), block % _PAGE_BLOCKS)
+        keys = page + block % _PAGE_BLOCKS * width * _BLOCK * size
+        sums = _zero_sums(queries)
+        for d in range(0, width, _CHAINS):
+            sums = _add_scaled_rows(
+                kind, queries, keys + d * _BLOCK * size, _BLOCK * size, scratch + 4 * d,
+                4 * width, sums,
+            )  # fmt: skip
+        _store_sums(queries, sums, weights + 64 * block, stride)
+    for i in range(count):
+        total = _softmax(weights + stride * i, position + i + 1, blocks)
+        store_float(scratch + 4 * i, np.float32(1) / total)
+    for d in range(0, width, LANES):
+        sums = _zero_sums(queries)
+        for start in range(0, position + count, PAGE_POSITIONS):
+            page = _page(cache, row, start, layer, head)
+            values = page + (PAGE_POSITIONS * width + d) * size
+            stop = min(start + PAGE_POSITIONS, blocks * _BLOCK)
+            for place in range(start, stop, _CHAINS):
+                sums = _add_scaled_rows(
+                    kind, queries, values + (place - start) * width * size, width * size,
+                    weights + 4 * place, stride, sums,
+                )  # fmt: skip
+        _store_sums(queries, sums, mixed + 4 * d, 4 * width)
+    for i in range(count):
+        _copy_scaled(
+            mixed + 4 * width * i, load_float(scratch + 4 * i), out + cache.out_stride * i,
+            cache.head_dim,
+        )  # fmt: skip
+
+
+@program_code
+def _attend_codes(
+    arithmetic: Any,
+    cache: Any,
+    layer: int,
+    head: int,
+    row: int,
+    position: int,
+    query: int,
+    out: int,
+    scratch: int,
+) -> None:
+    width, length = cache.width, position + 1
+    mixed = scratch + 16 * width
+    weights = mixed + 16 * width
+    rounded = weights + 4 * cache.score_stride  # quantised queries, then weights
+    blocks = (length + _BLOCK - 1) // _BLOCK
+    panel = width // TILE_ROWS * _TILE_BYTES
+    scales = 2 * PAGE_POSITIONS * width
+    quantise(arithmetic, query, cache.ones, width, rounded)
+    for block in range(blocks):
+        page = _page(cache, row, block * _BLOCK, layer, head)
+        place = block % _PAGE_BLOCKS
+        following = min(block * _BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, _page(cache, row, following, layer, head), place)
+        keys = page + place * panel
+        score = panel_sum(arithmetic, _INT_8, keys, width // TILE_ROWS, rounded)
+        score = score * load_floats(page + scales + 64 * place)
+        store_floats(weights + 64 * block, score)
+    total = _softmax(weights, length, blocks)
+    padded = (length + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    for block in range(blocks, padded // _BLOCK):
+        store_floats(weights + 64 * block, splat_float(_ZERO))
+    for block in range(blocks):
+        page = _page(cache, row, block * _BLOCK, layer, head)
+        own = page + scales + 4 * PAGE_POSITIONS + 64 * (block % _PAGE_BLOCKS)
+        place = weights + 64 * block
+        store_floats(place, load_floats(place) * load_floats(own))
+    quantise(arithmetic, weights, cache.ones, padded, rounded)
+    for d in range(0, width, LANES):
+        offset = PAGE_POSITIONS * width + d // LANES * _PAGE_TILES * _TILE_BYTES
+        mix = _mix_codes(arithmetic, cache, layer, head, row, padded // TILE_ROWS, offset, rounded)
+        store_floats(mixed + 4 * d, mix)
+    _copy_scaled(mixed, np.float32(1) / total, out, cache.head_dim)
+
+
+@program_code
+def _mix_codes(
+    arithmetic: Any,
+    cache: Any,
+    layer: int,
+    head: int,
+    row: int,
+    tiles: int,
+    offset: int,
+    rounded: int,
+) -> Any:
+    """Quantised weights times one panel of values, which goes on from page to page."""
+    group_tiles = GROUP_ROWS // TILE_ROWS
+    groups = (tiles + group_tiles - 1) // group_tiles
+    words = rounded + 8 * groups + 4 * tiles
+    total = splat_float(_ZERO)
+    for group in range(groups):
+        sums = token_sums(arithmetic)
+        for tile in range(group * group_tiles, min((group + 1) * group_tiles, tiles)):
+            page = _page(cache, row, tile * TILE_ROWS, layer, head)
+            values = page + offset + tile % _PAGE_TILES * _TILE_BYTES
+            x = words + 2 * TILE_ROWS * tile
+            sums = add_tile(arithmetic, _INT_8, values, x, sums)
+        scale = splat_float(load_float(rounded + 8 * group))
+        correction = np.int32(UNPACKED_OFFSET * load_int32(rounded + 8 * group + 4))
+        exact = token_total(arithmetic, sums) - splat_int(correction)
+        total = fused(to_floats(exact), scale, total)
+    return total
+
+
+@program_code
+def attend_program(
+    arithmetic: Any, cache: int, scale: int, layer: int, head: int, row: int, position: int,
+    count: int, query: int, stride: int, out: int, scratch: int,
+) -> None:  # fmt: skip
+    """`attend` for other programs, which call it by its address; `scale` is a float64's."""
+    attend(
+        arithmetic, record(CACHE, cache), load_double(scale), layer, head, row, position, count,
+        query, stride, out, scratch,
+    )  # fmt: skip

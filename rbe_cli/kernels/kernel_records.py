@@ -1,0 +1,160 @@
+"""What compiled kernels are told, as records of numbers and addresses in memory.
+
+Kernels that run without Numba (kernels/native.py) take no arrays. Who fills a record keeps the
+arrays behind its addresses alive. All lengths are counted in elements, all strides in bytes.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from rbe_cli.model.config import Activation
+from rbe_cli.weights.matrix_record import MATRIX
+
+_INT, _FLOAT = np.int64, np.float32
+
+MATMUL = np.dtype(
+    [
+        ("matrix", MATRIX),
+        ("tokens", _INT),
+        ("x", _INT),  # address of float32 [tokens, x_stride / 4], readable to K'
+        ("x_stride", _INT),
+        ("out", _INT),  # address of float32 [tokens, out_stride / 4], writable to N'
+        ("out_stride", _INT),
+        ("activations", _INT),  # address of scratch, [tokens, activation_bytes]
+        ("activation_bytes", _INT),
+        ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
+        ("scratch_bytes", _INT),
+        ("flags", _INT),  # address of the team's barrier
+        ("source", _INT),  # address of float32 [tokens, source_stride / 4] that is normalised to x
+        ("source_stride", _INT),
+        ("gamma", _INT),  # addresses of float32 [K]; 0: x is there already
+        ("beta", _INT),
+        ("eps", np.float64),
+        ("activation", _INT),  # its number in ACTIVATIONS; -1: none
+    ]
+)
+STATISTICS_BYTES = 16  # of a row: its mean and 1 / sqrt(variance + eps), float64
+LAYER_NORM = np.dtype(
+    [
+        ("x", _INT),  # address of float32 or float16 [tokens, length]
+        ("out", _INT),  # address of the same
+        ("x_stride", _INT),
+        ("gamma", _INT),  # addresses of float32 [length]
+        ("beta", _INT),
+        ("eps", np.float64),
+        ("statistics", _INT),  # address of float64 [tokens, 2]
+        ("tokens", _INT),
+        ("length", _INT),
+        ("is_half", _INT),
+        ("streams", _INT),  # whether the result passes by the cache
+        ("fused", _INT),  # whether a row is finished before the next
+        ("flags", _INT),  # address of the team's barrier
+    ]
+)
+LAYER_NORM_BACKWARD = np.dtype(
+    [
+        ("x", _INT),  # addresses of float32 [tokens, length]
+        ("grad", _INT),
+        ("out", _INT),
+        ("x_stride", _INT),
+        ("statistics", _INT),  # as above
+        ("gamma", _INT),  # address of float32 [length]
+        ("sums", _INT),  # address of float32 [blocks, 2, length]
+        ("tokens", _INT),
+        ("length", _INT),
+        ("blocks", _INT),
+        ("block_rows", _INT),
+    ]
+)
+ATTENTION = np.dtype(
+    [
+        ("qkv", _INT),  # address of float32 [batch, seq, 3 * heads * head_dim]
+        ("qkv_stride", _INT),  # of a token
+        ("out", _INT),  # address of float32 [batch, seq, heads * head_dim]
+        ("out_stride", _INT),
+        ("keys", _INT),  # addresses of float32 [cache rows, heads, capacity, head_dim]
+        ("values", _INT),
+        ("row_bytes", _INT),
+        ("head_bytes", _INT),
+        ("rows", _INT),  # address of int64 [batch], each sequence's row
+        ("starts", _INT),  # address of int64 [batch], positions that the row holds already
+        ("scale", _FLOAT),
+        ("batch", _INT),
+        ("seq", _INT),
+        ("heads", _INT),
+        ("head_dim", _INT),
+        ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
+        ("scratch_bytes", _INT),
+    ]
+)
+ACTIVATE = np.dtype(
+    [
+        ("activation", _INT),  # its number in ACTIVATIONS
+        ("x", _INT),  # address of float32 [length]
+        ("grad", _INT),  # address of the same; 0: the function itself is asked for
+        ("length", _INT),  # a multiple of 16
+    ]
+)
+CACHE = np.dtype(
+    [
+        ("pages", _INT),  # address of int64 [rows, row_pages], the pages' addresses
+        ("row_pages", _INT),
+        ("heads", _INT),
+        ("head_dim", _INT),
+        ("width", _INT),  # head_dim rounded up to a multiple of 32
+        ("head_bytes", _INT),  # of a layer's head in a page
+        ("kind", _INT),  # its place in KV_TYPES
+        ("out_stride", _INT),
+        ("score_stride", _INT),  # bytes of a query's scores
+        ("ones", _INT),  # address of float32 ones, as many as scores or elements of a head
+    ]
+)
+ACTIVATIONS: dict[Activation, int] = {
+    "gelu_new": 0,
+    "gelu_pytorch_tanh": 0,
+    "gelu": 1,
+    "quick_gelu": 2,
+    "silu": 3,
+    "relu": 4,
+}
+"""Numbers that compiled kernels know activation functions by."""
+PAGE_POSITIONS = 64
+Activations = Literal["auto", "8", "16"]
+"""Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
+more than five times as much (docs/MEASUREMENTS.md)."""
+KvType = Literal["fp32", "fp16", "int8"]
+KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
+GROUP_ROWS = 256  # activations that share a scale
+
+
+def group_count(rows: int) -> int:
+    """Groups of activations of a token."""
+    return -(-rows // GROUP_ROWS)
+
+
+def activation_bytes(rows: int) -> int:
+    """Bytes of a token's quantised activations (products.py), a multiple of 64."""
+    tiles = -(-rows // 32)
+    return -(-(8 * group_count(rows) + 4 * tiles + 64 * tiles) // 64) * 64
+
+
+def scratch_bytes(tokens: int) -> int:
+    """Bytes of a thread's scratch: two panels' group unpacked, then sums of all tokens."""
+    return 2 * GROUP_ROWS * 16 + 128 * (tokens + 8)
+
+
+def head_bytes(width: int, kind: KvType) -> int:
+    """Bytes of 64 positions' keys and values of a head."""
+    scales = 8 * PAGE_POSITIONS if kind == "int8" else 0
+    return 2 * PAGE_POSITIONS * width * {"fp32": 4, "fp16": 2, "int8": 1}[kind] + scales
+
+
+def attention_bytes(width: int, positions: int) -> int:
+    """Bytes of a thread's scratch for attention to at most `positions`."""
+    return 32 * width + 4 * score_bytes(positions) + activation_bytes(max(width, positions + 32))
+
+
+def score_bytes(positions: int) -> int:
+    """Bytes of a query's scores: to a multiple of 32 positions, and a block more."""
+    return 4 * (-(-positions // 32) * 32 + 32)

@@ -1,0 +1,105 @@
+"""The choice of kernels, made once, when a model is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from rbe_cli.model.config import Activation
+from rbe_cli.runtime.arrays import Floating
+from rbe_cli.runtime.buffer_pool import BufferPool
+
+if TYPE_CHECKING:
+    from rbe_cli.runtime.thread_team import Team
+
+Engine = Literal["fast", "reference"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions a model is computed with, as `rbe_cli.kernels.numpy_twins` describes them.
+
+    Attributes:
+        engine: the name they were loaded by. `fast` computes in float32, `reference` in the
+            type of its input.
+        matmul: (x, matrix, bias, out, norm, activation), of a matrix in panels.
+        layer_norm: (x, gamma, beta, eps, out, statistics).
+        layer_norm_standard: the same in separate passes over all rows.
+        layer_norm_backward: (x, statistics, gamma, grad, out), returns those of gamma and beta.
+        attention: (qkv, keys, values, rows, starts, scale, out, mask, weights).
+        attention_backward: (qkv, heads, scale, grad, out, mask), of whole sequences.
+        activate: (name, x), in place.
+        activate_backward: (name, x, grad), grad times the derivative at x, in place.
+        team: the threads of the compiled programs; None leaves it to numpy.
+        buffers: memory for what lies between layers.
+    """
+
+    engine: Engine
+    matmul: Callable[..., None]
+    layer_norm: Callable[..., None]
+    layer_norm_standard: Callable[..., None]
+    layer_norm_backward: Callable[..., tuple[Floating, Floating]]
+    attention: Callable[..., None]
+    attention_backward: Callable[..., None]
+    activate: Callable[[Activation, Floating], None]
+    activate_backward: Callable[[Activation, Floating, Floating], None]
+    team: "Team | None"
+    buffers: BufferPool = field(default_factory=BufferPool)
+
+    @property
+    def threads(self) -> int | None:
+        """At most this many compute; None leaves it to numpy."""
+        return self.team.threads if self.team else None
+
+
+def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
+    """`fast` (compiled) or `reference` (numpy, which never imports Numba).
+
+    Args:
+        engine: which.
+        threads: for `fast`; None for the physical cores this process may use.
+
+    Raises:
+        UsageError: `threads` is below 1.
+    """
+    return _fast(threads) if engine == "fast" else _reference()
+
+
+def _fast(threads: int | None) -> Kernels:
+    from rbe_cli.kernels import numpy_twins
+    from rbe_cli.kernels.activations import activation_call
+    from rbe_cli.kernels.attention import attention_call
+    from rbe_cli.kernels.layer_norm import layer_norm_call
+    from rbe_cli.kernels.linear.linear_call import matmul
+    from rbe_cli.runtime.thread_team import get_team
+
+    team = get_team(threads)
+    return Kernels(
+        engine="fast",
+        matmul=partial(matmul, team),
+        layer_norm=partial(layer_norm_call.layer_norm, team),
+        layer_norm_standard=partial(layer_norm_call.layer_norm, team, passes="standard"),
+        layer_norm_backward=partial(layer_norm_call.layer_norm_backward, team),
+        attention=partial(attention_call.attention, team),
+        attention_backward=numpy_twins.attention_backward,  # its time is BLAS's
+        activate=partial(activation_call.activate, team),
+        activate_backward=partial(activation_call.activate_backward, team),
+        team=team,
+    )
+
+
+def _reference() -> Kernels:
+    from rbe_cli.kernels import numpy_twins
+
+    return Kernels(
+        engine="reference",
+        matmul=numpy_twins.matmul,
+        layer_norm=numpy_twins.layer_norm,
+        layer_norm_standard=numpy_twins.layer_norm,
+        layer_norm_backward=numpy_twins.layer_norm_backward,
+        attention=numpy_twins.attention,
+        attention_backward=numpy_twins.attention_backward,
+        activate=numpy_twins.activate,
+        activate_backward=numpy_twins.activate_backward,
+        team=None,
+    )

@@ -1,0 +1,75 @@
+"""out = x W + bias for a matrix in panels, by a team's threads (linear_program.py)."""
+
+import numpy as np
+
+from rbe_cli.kernels.kernel_records import ACTIVATIONS, MATMUL, activation_bytes, scratch_bytes
+from rbe_cli.model.config import Activation
+from rbe_cli.runtime.addresses import address, float_address
+from rbe_cli.runtime.arrays import Float32, Norm
+from rbe_cli.runtime.libraries import LINEAR
+from rbe_cli.runtime.native import load
+from rbe_cli.runtime.thread_team import Team
+from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS
+from rbe_cli.weights.panel_matrix import PanelMatrix
+
+_MOST_TOKENS = 256  # at once, so that their sums stay in the cache
+_MIN_PARALLEL_WORK = 1 << 18  # multiplications; below, waking a thread costs more than it saves
+
+
+def matmul(
+    team: Team,
+    x: Float32,
+    matrix: PanelMatrix,
+    bias: Float32,
+    out: Float32,
+    norm: Norm | None = None,
+    activation: Activation | None = None,
+) -> None:
+    """A matrix `[K, N]` times tokens.
+
+    Args:
+        team: computes.
+        x: `[tokens, K]`, contiguous.
+        matrix: in panels.
+        bias: `[N]`.
+        out: `[tokens, N]`, contiguous.
+        norm: of x, before the product.
+        activation: function of the result.
+    """
+    (program,) = load([LINEAR], team.instructions)
+    rows, columns = matrix.shape
+    tokens = min(len(x), _MOST_TOKENS)
+    padded_bias = np.zeros(-(-columns // PANEL_COLUMNS) * PANEL_COLUMNS, np.float32)
+    padded_bias[:columns] = bias
+    # Where the sizes are those of panels, x and out serve as they are.
+    own_x = norm is not None or rows % TILE_ROWS != 0
+    own_out = columns % PANEL_COLUMNS != 0
+    padded_x = np.zeros((tokens, matrix.tiles * TILE_ROWS) if own_x else 0, np.float32)
+    padded_out = np.empty((tokens, padded_bias.size) if own_out else 0, np.float32)
+    activations = np.empty((tokens, activation_bytes(rows)), np.uint8)
+    scratch = np.empty((team.threads, scratch_bytes(tokens)), np.uint8)
+    job = np.zeros(1, MATMUL)
+    job["matrix"] = matrix.record
+    job["matrix"]["bias"], job["flags"] = address(padded_bias), team.flags
+    job["activations"], job["activation_bytes"] = address(activations), activations.strides[0]
+    job["scratch"], job["scratch_bytes"] = address(scratch), scratch.strides[0]
+    job["activation"] = -1 if activation is None else ACTIVATIONS[activation]
+    if norm is not None:
+        job["gamma"], job["beta"], job["eps"] = (
+            float_address(norm.gamma),
+            float_address(norm.beta),
+            norm.eps,
+        )
+    for start in range(0, len(x), _MOST_TOKENS):
+        source, target = x[start : start + _MOST_TOKENS], out[start : start + _MOST_TOKENS]
+        if own_x and norm is None:
+            padded_x[: len(source), :rows] = source
+        used_x, used_out = padded_x if own_x else source, padded_out if own_out else target
+        job["source"], job["source_stride"] = float_address(source), source.strides[0]
+        job["x"], job["x_stride"] = address(used_x), used_x.strides[0]
+        job["out"], job["out_stride"] = float_address(used_out), used_out.strides[0]
+        job["tokens"] = len(source)
+        small = len(source) * rows * columns < _MIN_PARALLEL_WORK
+        team.run(program, address(job), 1 if small else None)
+        if own_out:
+            target[:] = padded_out[: len(source), :columns]

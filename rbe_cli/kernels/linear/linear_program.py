@@ -1,0 +1,41 @@
+"""A linear layer as one program: a LayerNorm before it and an activation function after it.
+
+What is fused need not go through memory: rows are normalised as they are rounded for the
+product, and a thread activates the columns that it has just computed.
+"""
+
+from typing import Any
+
+from rbe_cli.kernels.activations.vector_math import activate
+from rbe_cli.kernels.kernel_records import MATMUL
+from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
+from rbe_cli.kernels.linear.products import Operands, multiply, quantise
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import record
+from rbe_cli.runtime.team_programs import barrier, share
+from rbe_cli.weights.panel_layout import PANEL_COLUMNS, VECTOR_BYTES
+
+
+@program_code
+def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
+    """activation(LayerNorm(x) W + bias): all parts round x, then each computes its own panels."""
+    job = record(MATMUL, job_address)
+    matrix = job.matrix
+    stride = job.activation_bytes
+    for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
+        x = job.x + token * job.x_stride
+        if job.gamma != 0:
+            source = job.source + token * job.source_stride
+            layer_norm_row(source, matrix.rows, job.gamma, job.beta, job.eps, x)
+        quantise(arithmetic, x, matrix.row_steps, matrix.rows, job.activations + token * stride)
+    barrier(job.flags, part, parts)
+    operands = Operands(
+        job.tokens, job.x, job.x_stride, job.activations, stride, job.out, job.out_stride, False,
+        job.scratch + part * job.scratch_bytes,
+    )  # fmt: skip
+    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
+    multiply(arithmetic, matrix, operands, first, last)
+    if job.activation >= 0:
+        for token in range(job.tokens):
+            own = job.out + token * job.out_stride + first * VECTOR_BYTES
+            activate(job.activation, own, (last - first) * PANEL_COLUMNS)

@@ -1,0 +1,343 @@
+"""out = x W + bias for a matrix in panels, exact but for the rounding of x to 16 bits.
+
+The steps of rows are multiplied into x, which is then rounded, 256 rows at a time, to integers
+within +-32512 (or +-127: "coarse") of a scale of their own. A group's products are summed
+without rounding (dot.py), times its scale in float32, group after group: an output depends
+neither on the threads, nor on the tokens beside it, nor on the instruction set.
+
+One token reads packed codes on their way from memory. For more, a group of two panels is
+unpacked into the L1 cache and serves all tokens.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rbe_cli.kernels.kernel_records import GROUP_ROWS
+from rbe_cli.kernels.linear.dot import (
+    add_block,
+    add_quad,
+    add_tile,
+    block_sums,
+    coarse,
+    halves_of,
+    layout_bytes,
+    layout_offset,
+    store_quads,
+    token_sums,
+    token_total,
+    unpack_tile,
+)
+from rbe_cli.runtime.arithmetic import Choice
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import (
+    absolute,
+    fused,
+    lane_max,
+    lane_sum,
+    lane_sum_ints,
+    larger,
+    load_byte,
+    load_float,
+    load_floats,
+    load_int,
+    load_int32,
+    record,
+    record_at,
+    round_to_even,
+    splat_float,
+    splat_int,
+    store_float,
+    store_floats,
+    store_int32,
+    to_floats,
+    to_ints,
+)
+from rbe_cli.weights.matrix_record import FLOATS, HIGH_TILE, MATRIX
+from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
+
+_SIX, _TWO, _ONE = Choice(6), Choice(2), Choice(1)  # tokens of a block
+_GROUP_TILES = GROUP_ROWS // TILE_ROWS
+_UNPACKED_TILE = 8 * VECTOR_BYTES
+_UNPACKED = _GROUP_TILES * _UNPACKED_TILE  # bytes of a panel's group
+_ZERO = np.float32(0)
+_HIGH = np.float32(256)
+_SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
+
+
+class Operands(NamedTuple):
+    """What a matrix is multiplied by, and where to: addresses, and strides in bytes.
+
+    Attributes:
+        tokens: how many.
+        x, x_stride: float32, for weights in float32.
+        activations, stride: the same as `quantise` writes it, for all others.
+        out, out_stride: float32, writable to N'.
+        accumulate: add to what `out` holds.
+        scratch: of this thread, records.scratch_bytes(tokens).
+    """
+
+    tokens: int
+    x: int
+    x_stride: int
+    activations: int
+    stride: int
+    out: int
+    out_stride: int
+    accumulate: bool
+    scratch: int
+
+
+@program_code
+def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
+    """Round one token's activations; `x` and `steps` are read to a multiple of 32 rows.
+
+    Written are each group's scale (float32) and sum (int32), each tile's sum (int32), and the
+    activations, 64 bytes a tile (coarse: 32). What is not finite gives a group a scale that is
+    not a number.
+    """
+    halves = halves_of(arithmetic)
+    limit = np.float32(32512) if halves == 2 else np.float32(127)
+    groups = (rows + GROUP_ROWS - 1) // GROUP_ROWS
+    padded = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
+    tile_sums = out + 8 * groups
+    words = tile_sums + padded // TILE_ROWS * 4
+    for group in range(groups):
+        first = group * GROUP_ROWS
+        last = min(first + GROUP_ROWS, padded)
+        largest, not_finite = splat_float(_ZERO), splat_float(_ZERO)
+        for row in range(first, last, 16):
+            value = load_floats(x + 4 * row) * load_floats(steps + 4 * row)
+            largest = larger(absolute(value), largest)
+            not_finite = not_finite + (value - value)
+        top = lane_max(largest)
+        inverse = splat_float(limit / top if top > _SMALLEST else _ZERO)
+        group_sum = np.int32(0)
+        for tile in range(first, last, TILE_ROWS):
+            sums = splat_int(0)
+            for row in range(tile, tile + TILE_ROWS, 16):
+                value = load_floats(x + 4 * row) * load_floats(steps + 4 * row)
+                rounded = to_ints(round_to_even(value * inverse))
+                sums = sums + rounded
+                store_quads(arithmetic, words + halves * row, rounded)
+            tile_sum = lane_sum_ints(sums)
+            store_int32(tile_sums + tile // TILE_ROWS * 4, tile_sum)
+            group_sum += tile_sum
+        store_float(out + 8 * group, top / limit + lane_sum(not_finite))
+        store_int32(out + 8 * group + 4, group_sum)
+
+
+@program_code
+def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> Any:
+    """One token times one panel of tiles of one layout, 16 outputs without their steps."""
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    tile_bytes, offset = layout_bytes(layout), layout_offset(layout)
+    words = x + 8 * groups + 4 * tiles
+    total = splat_float(_ZERO)
+    for group in range(groups):
+        sums = token_sums(arithmetic)
+        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
+            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            sums = add_tile(arithmetic, layout, values + tile * tile_bytes, place, sums)
+        correction = np.int32(offset * load_int32(x + 8 * group + 4))
+        exact = token_total(arithmetic, sums) - splat_int(correction)
+        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
+    return total
+
+
+@program_code
+def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -> Any:
+    """The same of tiles whose layouts lie at an address."""
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    tile_sums = x + 8 * groups
+    words = tile_sums + 4 * tiles
+    total = splat_float(_ZERO)
+    for group in range(groups):
+        sums, correction = token_sums(arithmetic), 0
+        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
+            layout = load_byte(layouts + tile)
+            correction += layout_offset(layout) * load_int32(tile_sums + 4 * tile)
+            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            sums = add_tile(arithmetic, layout, values, place, sums)
+            values += layout_bytes(layout)
+        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
+        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
+    return total
+
+
+@program_code
+def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
+    """The sum with the panel's tiles of multiples of 256."""
+    first = load_int(matrix.high_starts + 8 * panel)
+    last = load_int(matrix.high_starts + 8 * (panel + 1))
+    if first == last:
+        return total
+    tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
+    words = tile_sums + 4 * matrix.tiles
+    high = splat_float(_ZERO)
+    for number in range(first, last):
+        own = record_at(HIGH_TILE, matrix.high_tiles, number)
+        place = words + halves_of(arithmetic) * TILE_ROWS * own.tile
+        sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
+        correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
+        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
+        scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
+        high = fused(to_floats(exact), scale, high)
+    return fused(high, splat_float(_HIGH), total)
+
+
+@program_code
+def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> None:
+    """16 outputs = total * steps + bias, or added to what they hold."""
+    column = panel * VECTOR_BYTES
+    out = operands.out + token * operands.out_stride + column
+    steps, bias = load_floats(matrix.column_steps + column), load_floats(matrix.bias + column)
+    result = fused(total, steps, bias)
+    if operands.accumulate:
+        result = result + load_floats(out)
+    store_floats(out, result)
+
+
+@program_code
+def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+    x = operands.activations
+    for panel in range(first, last):
+        values = matrix.values + load_int(matrix.starts + 8 * panel)
+        if matrix.layout >= 0:
+            total = panel_sum(arithmetic, matrix.layout, values, matrix.tiles, x)
+        else:
+            layouts = matrix.layouts + panel * matrix.tiles
+            total = _mixed_sum(arithmetic, layouts, values, matrix.tiles, x)
+            total = _add_high(arithmetic, matrix, panel, x, total)
+        _finish(matrix, panel, total, operands, 0)
+
+
+@program_code
+def _block(
+    arithmetic: Any, tokens: Any, quads: int, scratch: int, header: int, words: int, stride: int,
+    totals: int,
+) -> None:  # fmt: skip
+    """totals += a block of tokens times a group of two unpacked panels."""
+    sums = block_sums(arithmetic, tokens, header, stride)
+    for quad in range(quads):
+        values, x = scratch + VECTOR_BYTES * quad, words + 4 * halves_of(arithmetic) * quad
+        sums = add_quad(arithmetic, tokens, values, values + _UNPACKED, x, stride, sums)
+    add_block(arithmetic, tokens, sums, header, stride, totals)
+
+
+@program_code
+def _blocks(
+    arithmetic: Any, operands: Any, quads: int, header: int, words: int, totals: int
+) -> None:
+    """totals += all tokens times a group of two unpacked panels."""
+    count, stride, scratch = operands.tokens, operands.stride, operands.scratch
+    token = 0
+    while token < count:
+        h, w = header + token * stride, words + token * stride
+        place = totals + 2 * VECTOR_BYTES * token
+        if token + 6 <= count:
+            _block(arithmetic, _SIX, quads, scratch, h, w, stride, place)
+            token += 6
+        elif token + 2 <= count:
+            _block(arithmetic, _TWO, quads, scratch, h, w, stride, place)
+            token += 2
+        else:
+            _block(arithmetic, _ONE, quads, scratch, h, w, stride, place)
+            token += 1
+
+
+@program_code
+def _unpack_group(
+    arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
+) -> int:
+    """Unpack a panel's tiles, the first of which is at `values`; returns where they end."""
+    for tile in range(start, stop):
+        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
+        unpack_tile(arithmetic, layout, values, out + _UNPACKED_TILE * (tile - start))
+        values += layout_bytes(layout)
+    return values
+
+
+@program_code
+def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: int) -> None:
+    """All tokens times two panels: sums `[tokens, 2, 16]` after the unpacked group."""
+    tiles, scratch = matrix.tiles, operands.scratch
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    totals = scratch + 2 * _UNPACKED
+    for vector in range(2 * operands.tokens):
+        store_floats(totals + VECTOR_BYTES * vector, splat_float(_ZERO))
+    values = matrix.values + load_int(matrix.starts + 8 * panel)
+    others = matrix.values + load_int(matrix.starts + 8 * other)
+    for group in range(groups):
+        start = group * _GROUP_TILES
+        stop = min(start + _GROUP_TILES, tiles)
+        values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
+        others = _unpack_group(arithmetic, matrix, other, start, stop, others, scratch + _UNPACKED)
+        header = operands.activations + 8 * group
+        words = operands.activations + 8 * groups + 4 * tiles
+        words += halves_of(arithmetic) * GROUP_ROWS * group
+        _blocks(arithmetic, operands, 8 * (stop - start), header, words, totals)
+
+
+@program_code
+def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+    totals = operands.scratch + 2 * _UNPACKED
+    for panel in range(first, last, 2):
+        pair = min(2, last - panel)
+        _two_panels(arithmetic, matrix, operands, panel, panel + pair - 1)
+        for token in range(operands.tokens):
+            x = operands.activations + token * operands.stride
+            for own in range(pair):
+                total = load_floats(totals + VECTOR_BYTES * (2 * token + own))
+                if matrix.layout < 0:
+                    total = _add_high(arithmetic, matrix, panel + own, x, total)
+                _finish(matrix, panel + own, total, operands, token)
+
+
+@program_code
+def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
+    """Panels of float32, in float32."""
+    for panel in range(first, last):
+        values = matrix.values + panel * matrix.rows * VECTOR_BYTES
+        for token in range(operands.tokens):
+            x = operands.x + token * operands.x_stride
+            total = splat_float(_ZERO)
+            for row in range(matrix.rows):
+                weights = load_floats(values + VECTOR_BYTES * row)
+                total = fused(splat_float(load_float(x + 4 * row)), weights, total)
+            _finish(matrix, panel, total, operands, token)
+
+
+@program_code
+def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+    """Panels `first` to `last` of a matrix (records.MATRIX) times `operands`."""
+    if matrix.form == FLOATS:
+        _floats(matrix, operands, first, last)
+    elif operands.tokens == 1:
+        _one_token(arithmetic, matrix, operands, first, last)
+    else:
+        _tokens(arithmetic, matrix, operands, first, last)
+
+
+@program_code
+def multiply_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+    stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
+) -> None:  # fmt: skip
+    """`multiply` for other programs, which call it by its address."""
+    operands = Operands(
+        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+    )
+    multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
+
+
+@program_code
+def multiply_coarse_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+    stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
+) -> None:  # fmt: skip
+    """The same of coarse activations."""
+    operands = Operands(
+        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+    )
+    multiply(coarse(arithmetic), record(MATRIX, matrix), operands, first, last)

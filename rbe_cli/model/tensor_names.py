@@ -1,0 +1,85 @@
+"""GPT-2's tensors under their canonical names, with the shapes a config asks for.
+
+Canonical names are Hugging Face's without the `transformer.` prefix. Weights of the
+linear layers are stored `[in, out]` (HF's Conv1D order); `wte`, `wpe` and a separate
+`lm_head` are `[rows, n_embd]`.
+"""
+
+import re
+from math import prod
+
+from rbe_cli.model.config import Gpt2Config
+
+_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+_MATRIX = re.compile(
+    r"(wte|wpe|lm_head|h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.weight"
+)
+
+
+def hugging_face_name(name: str) -> str:
+    """Return the name that `GPT2LMHeadModel` gives to a tensor of this canonical name."""
+    return name if name == "lm_head.weight" else f"transformer.{name}"
+
+
+def is_mask_buffer(name: str) -> bool:
+    """Whether a canonical name is one of the causal-mask buffers old files carry."""
+    return _MASK_BUFFER.fullmatch(name) is not None
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a canonical name is a matrix: a linear layer, an embedding or the head."""
+    return _MATRIX.fullmatch(name) is not None
+
+
+def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
+    """Shapes of one layer's tensors, without the `h.N.` prefix, in order of use."""
+    d, inner = config.n_embd, config.n_inner
+    return {
+        "ln_1.weight": (d,),
+        "ln_1.bias": (d,),
+        "attn.c_attn.weight": (d, 3 * d),
+        "attn.c_attn.bias": (3 * d,),
+        "attn.c_proj.weight": (d, d),
+        "attn.c_proj.bias": (d,),
+        "ln_2.weight": (d,),
+        "ln_2.bias": (d,),
+        "mlp.c_fc.weight": (d, inner),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (inner, d),
+        "mlp.c_proj.bias": (d,),
+    }
+
+
+def tensor_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every tensor, in order of use; the head only if untied."""
+    d = config.n_embd
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.vocab_size, d),
+        "wpe.weight": (config.n_positions, d),
+    }
+    for layer in range(config.n_layer):
+        for name, shape in layer_shapes(config).items():
+            shapes[f"h.{layer}.{name}"] = shape
+    shapes["ln_f.weight"] = (d,)
+    shapes["ln_f.bias"] = (d,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, d)
+    return shapes
+
+
+def parameter_count(config: Gpt2Config) -> int:
+    """Number of parameters, a tied head counted once."""
+    return sum(prod(shape) for shape in tensor_shapes(config).values())
+
+
+def is_of_layer(name: str) -> bool:
+    """Whether a canonical name belongs to one of the layers."""
+    return name.startswith("h.")
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a matrix is stored `[rows, n_embd]`: an embedding or a separate head.
+
+    As the right factor of a product, and so in the codec, it is the transpose.
+    """
+    return name in ("wte.weight", "wpe.weight", "lm_head.weight")

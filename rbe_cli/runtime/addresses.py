@@ -1,0 +1,24 @@
+"""Addresses of arrays, for compiled programs that take no arrays."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def address(array: NDArray[np.generic]) -> int:
+    """Where an array's elements lie."""
+    # Not by `__array_interface__`, which loses a Ctrl-C: numpy clears errors while it describes
+    # records.
+    return int(array.ctypes.data)
+
+
+def float_address(array: NDArray[np.floating[Any]]) -> int:
+    """Where a float32 array's elements lie, one after the other.
+
+    Raises:
+        TypeError: it is of another type, which compiled kernels would misread, or in pieces.
+    """
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise TypeError(f"compiled kernels take contiguous float32, not {array.dtype}")
+    return address(array)

@@ -1,0 +1,47 @@
+"""Memory for what every token reads from one end to the other: weights, keys and values.
+
+In pages of 2 MB, where the system has such: with the usual 4 kB, of files that are mapped above
+all, looking up where pages lie costs a sixth of the time of a token at 4 bits.
+"""
+
+import mmap
+import threading
+
+import numpy as np
+
+from rbe_cli.runtime.arrays import PanelValues
+
+_CHUNK_BYTES = 64 << 20  # asked for at once; the system gives what is written to
+_LINE = 64
+
+
+class Arena:
+    """Gives memory, one piece after the other; safe with several threads."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._chunk = mmap.mmap(-1, 1)
+        self._used = 1
+
+    def place(self, values: PanelValues) -> PanelValues:
+        """A read-only copy of flat bytes."""
+        placed = self.zeros(values.size)
+        placed[:] = values
+        placed.flags.writeable = False
+        return placed
+
+    def zeros(self, size: int) -> PanelValues:
+        """So many bytes, after those that were taken before."""
+        with self._guard:
+            start = -(-self._used // _LINE) * _LINE
+            if start + size > len(self._chunk):
+                self._chunk, start = _chunk(max(_CHUNK_BYTES, size)), 0
+            self._used = start + size
+            return np.frombuffer(self._chunk, np.uint8, size, start)
+
+
+def _chunk(size: int) -> mmap.mmap:
+    chunk = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        chunk.madvise(mmap.MADV_HUGEPAGE)
+    return chunk

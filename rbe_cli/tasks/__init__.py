@@ -1,1 +1,0 @@
-"""Drivers that join the stages: compress, evaluate, bench."""

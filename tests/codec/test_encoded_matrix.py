@@ -1,0 +1,395 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from examples import examples
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from rbe_cli.codec import reference
+from rbe_cli.codec.column_blocks import MAX_COLUMNS, column_blocks
+from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock, encode_block
+from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.ectcq.trellis import PARITY_CHECKS, QuantiserOptions, state_labels
+from rbe_cli.codec.entropy import rans
+from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.errors import PayloadError
+
+SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
+GPT2_ATTENTION = SHARED_DATA / "gpt2-attention" / "model.safetensors"
+
+
+def encode(weights, step, importance=None, states=8):
+    """Without feedback; columns matter alike if not told otherwise."""
+    weights = np.asarray(weights, np.float32)
+    inputs = InputFactor.identity(len(weights))
+    importance = np.ones(weights.shape[1]) if importance is None else importance
+    blocks = [
+        encode_block(
+            np.ascontiguousarray(weights[:, columns]),
+            step,
+            inputs,
+            OutputFactor.from_importance(importance[columns]),
+            options=QuantiserOptions(states),
+        )
+        for columns in column_blocks(weights.shape[1])
+    ]
+    return EncodedMatrix(weights.shape, float(np.float32(step)), tuple(blocks), states)
+
+
+def gaussian(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def joined(blocks):
+    """(integers, steps) of a whole matrix, from its blocks'."""
+    integers, steps = zip(*blocks, strict=True)
+    return np.hstack(integers), np.concatenate(steps)
+
+
+def decode(matrix):
+    """Integers `[K, N]` and the steps of the columns `[N]`."""
+    return joined((integers, steps) for _, integers, steps in matrix.decoded_blocks())
+
+
+def reference_decode(matrix):
+    """The same, by the reference decoder.
+
+    Raises:
+        PayloadError: as that decoder, or a weight may be infinite.
+    """
+    rows, columns = matrix.shape
+    integers, levels = joined(
+        reference.decode_block(block, (rows, part.stop - part.start), matrix.states)
+        for block, part in zip(matrix.blocks, column_blocks(columns), strict=True)
+    )
+    with np.errstate(over="ignore"):
+        exact = matrix.step * 2.0 ** (levels / 8)
+    if (exact * MAX_INTEGER > np.finfo(np.float32).max).any():
+        raise PayloadError("steps")
+    return integers, exact
+
+
+def outcome(data, shape, decoder):
+    """What bytes decode to; None if they are refused."""
+    try:
+        return decoder(EncodedMatrix.from_bytes(data, shape))
+    except PayloadError:
+        return None
+
+
+@pytest.mark.parametrize("step", [2.0, 0.3, 1e-3])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 50), (50, 1), (33, 7), (70, 65), (3, 1024), (3, 1025), (2, 2 * 1024 + 1)]
+)
+def test_roundtrip_through_bytes(shape, step):
+    weights = gaussian(shape)
+    matrix = encode(weights, step)
+    data = matrix.to_bytes()
+    assert len(data) == matrix.nbytes
+    read = EncodedMatrix.from_bytes(data, shape)
+    decoded = read.decode()
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(decoded, matrix.decode())
+    np.testing.assert_array_equal(decoded, reference.decode(read))
+    integers, steps = decode(read)
+    np.testing.assert_array_equal(steps, np.float32(step))
+    np.testing.assert_array_equal(decoded, np.float32(step) * integers.astype(np.float32))
+    assert np.abs(decoded - weights).max() <= 4 * step
+    assert read.to_bytes() == data
+
+
+@pytest.mark.parametrize("states", PARITY_CHECKS)
+def test_every_trellis_comes_back(states):
+    weights = gaussian((40, 1030))
+    matrix = encode(weights, 0.3, states=states)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
+    assert read.states == matrix.states == states
+    np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
+    assert np.abs(read.decode() - weights).max() <= 4 * 0.3
+
+
+@pytest.mark.parametrize("columns", [1, 7, 70, 1025])
+def test_each_column_has_the_step_of_its_importance(columns):
+    weights = gaussian((40, columns))
+    importance = np.random.default_rng(1).uniform(0.01, 100, columns)
+    matrix = encode(weights, 0.1, importance)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
+    integers, steps = decode(read)
+    octaves = np.log2(steps / (0.1 / np.sqrt(importance)))
+    assert np.abs(octaves).max() <= 1 / 16 + 1e-5  # half an eighth
+    decoded = read.decode()
+    np.testing.assert_array_equal(decoded, steps * integers)
+    np.testing.assert_array_equal(decoded, reference.decode(read))
+    assert (np.abs(decoded - weights) <= 4 * steps).all()
+    slow_integers, slow_steps = reference_decode(read)
+    np.testing.assert_array_equal(integers, slow_integers)
+    np.testing.assert_allclose(steps, slow_steps, rtol=1e-6)
+
+
+def test_the_step_is_that_of_columns_of_unit_importance():
+    weights, importance = gaussian((20, 9)), np.full(9, 16.0)
+    outputs = OutputFactor.from_importance(importance)
+    for unit, step in [(1.0, 0.05), (16.0, 0.2), (64.0, 0.4)]:
+        block = encode_block(weights, 0.2, InputFactor.identity(20), outputs, unit)
+        _, steps = EncodedMatrix((20, 9), 0.2, (block,)).decode_block(0)
+        np.testing.assert_allclose(steps, step, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.zeros((40, 9)),
+        np.full((40, 9), 1e-30),
+        np.full((40, 9), 1e30),
+        np.full((40, 9), -3e38),
+        np.where(np.eye(40, 9), 1e4, 1e-4),
+        np.outer(np.logspace(-20, 20, 40), np.ones(9)),
+        np.outer(np.ones(40), np.logspace(-20, 20, 9)),
+        gaussian((40, 9)) * np.where(np.arange(9) == 4, 0, 1),
+    ],
+    ids=["zero", "tiny", "huge", "lowest", "outliers", "rows", "columns", "zero column"],
+)
+def test_extreme_weights_survive(weights):
+    """A column's step is raised until half of the integers' range holds its largest weight."""
+    weights = weights.astype(np.float32)
+    matrix = encode(weights, 0.5)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
+    np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
+    raised = 2 * np.abs(weights.astype(np.float64)).max(axis=0) / MAX_INTEGER
+    allowed = 4 * np.maximum(0.5, 2 ** (1 / LEVELS_PER_OCTAVE) * raised)
+    assert (np.abs(read.decode() - weights.astype(np.float64)) <= allowed).all()
+
+
+@pytest.mark.parametrize("step", [1e-37, 1e-20, 1e33])
+def test_any_step_gives_finite_weights(step):
+    weights = gaussian((40, 9))
+    importance = np.logspace(-60, 60, 9)
+    outputs = OutputFactor.from_importance(importance)
+    block = encode_block(weights, step, InputFactor.identity(40), outputs)
+    read = EncodedMatrix((40, 9), step, (block,)).decode()
+    assert np.isfinite(read).all()
+    assert np.abs(read).max() <= 2 * np.abs(weights).max()
+
+
+def test_blocks_decode_independently():
+    weights = gaussian((6, 2 * MAX_COLUMNS + 5))
+    matrix = encode(weights, 0.3, np.linspace(1, 9, weights.shape[1]))
+    whole, steps = decode(matrix)
+    columns = column_blocks(weights.shape[1])
+    assert len(matrix.blocks) == len(columns) == 3
+    for index in (2, 0, 1):
+        found, found_steps = matrix.decode_block(index)
+        np.testing.assert_array_equal(found, whole[:, columns[index]])
+        np.testing.assert_array_equal(found_steps, steps[columns[index]])
+
+
+def test_bytes_need_no_alignment():
+    matrix = encode(gaussian((20, 30)), 0.3)
+    for offset in range(1, 8):
+        data = memoryview(bytes(offset) + matrix.to_bytes())[offset:]
+        read = EncodedMatrix.from_bytes(data, matrix.shape)
+        np.testing.assert_array_equal(read.decode(), matrix.decode())
+
+
+# Gish and Pierce (1968): a uniform quantiser with ideal entropy coding lies 1.53 dB above the
+# bound; 8 states win back 1 dB of it (Marcellin 1994).
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
+def test_gaussian_weights_come_near_the_rate_distortion_bound(bits):
+    weights = gaussian((256, 1024))
+    matrix = encode(weights, 2.0 ** (1.05 - bits))
+    rate = 8 * matrix.nbytes / weights.size
+    distortion = np.mean((weights - matrix.decode()).astype(np.float64) ** 2)
+    assert abs(rate - bits) < 0.1
+    gap = 10 * np.log10(distortion * 4**rate)
+    assert 0 < gap < 0.65
+
+
+def test_scales_of_rows_and_columns_are_known_to_the_coder():
+    """Where sigma_ij = r_i c_j, the bound is that of the geometric mean of all sigmas."""
+    rng = np.random.default_rng(0)
+    octaves = rng.normal(0, 0.7, (256, 1)) + rng.normal(0, 0.7, 1024)
+    octaves -= octaves.mean()
+    weights = (gaussian((256, 1024)) * np.exp2(octaves)).astype(np.float32)
+    matrix = encode(weights, 2.0 ** (1.05 - 5))
+    rate = 8 * matrix.nbytes / weights.size
+    distortion = np.mean((weights - matrix.decode()).astype(np.float64) ** 2)
+    assert 10 * np.log10(distortion * 4**rate) < 0.8
+
+
+def attention_matrices(source):
+    """Weights of several scales, by rows and columns."""
+    if source == "OpenAI":
+        tensors = load_file(GPT2_ATTENTION)
+        return [tensors[f"h.{h}.attn.{part}.weight"] for h in (0, 5, 11) for part in "qkv"]
+    rng = np.random.default_rng(0)
+    octaves = [rng.normal(0, 0.3, (256, 1)) + rng.normal(0, 0.3, 512) for _ in range(3)]
+    return [
+        (gaussian((256, 512), i) * np.exp2(o)).astype(np.float32) for i, o in enumerate(octaves)
+    ]
+
+
+@pytest.mark.parametrize("source", ["random"] + ["OpenAI"] * GPT2_ATTENTION.exists())
+@pytest.mark.parametrize("bits", [2, 4])
+def test_attention_s_matrices_are_written_as_well_as_gaussian_ones(source, bits):
+    """At most 2 ** -rate of the weights' norm is lost, the bound of a single Gaussian."""
+    lost = []
+    for weights in attention_matrices(source):
+        matrix = encode(weights, float(weights.std()) * 2.0 ** (1 - bits))
+        rate = 8 * matrix.nbytes / weights.size
+        assert abs(rate - bits) < 0.3
+        lost.append(np.linalg.norm(weights - matrix.decode()) / np.linalg.norm(weights) * 2**rate)
+    assert np.mean(lost) < 1.03
+
+
+def test_more_states_err_less_at_the_same_rate():
+    weights, losses = gaussian((256, 512)), []
+    for states in PARITY_CHECKS:
+        matrix = encode(weights, 2.0 ** (1.05 - 3), states=states)
+        rate = 8 * matrix.nbytes / weights.size
+        losses.append(10 * np.log10(np.mean((weights - matrix.decode()) ** 2) * 4**rate))
+    assert (np.diff(losses) < -0.02).all()
+
+
+@given(
+    octaves=st.floats(-4, 4),
+    correlation=st.floats(0, 0.99),
+    largest=st.sampled_from([7, 20, 127]),
+    states=st.sampled_from(list(PARITY_CHECKS)),
+)
+def test_no_integer_leaves_a_limited_alphabet(octaves, correlation, largest, states):
+    """Whatever errors are fed back, and however far the weights reach beyond it."""
+    weights = np.exp2(octaves).astype(np.float32) * gaussian((30, 70))
+    rows, columns = (
+        (correlation + (1 - correlation) * np.eye(size)).astype(np.float32) for size in (30, 70)
+    )
+    factors = InputFactor.from_moment(rows, 0.01), OutputFactor.from_moment(columns, 0.01)
+    options = QuantiserOptions(states, largest)
+    block = encode_block(weights, 0.5, *factors, options=options)
+    matrix = EncodedMatrix(weights.shape, 0.5, (block,), states)
+    integers, _ = matrix.decode_block(0)
+    assert -largest - 1 <= integers.min() <= integers.max() <= largest
+    np.testing.assert_array_equal(matrix.decode(), reference.decode(matrix))
+
+
+def test_a_limit_that_is_not_reached_changes_nothing():
+    weights, factors = gaussian((30, 70)), (InputFactor.identity(30), OutputFactor.identity(70))
+    free, limited = (
+        encode_block(weights, 0.5, *factors, options=QuantiserOptions(8, largest)).words
+        for largest in (MAX_INTEGER, 20)
+    )
+    np.testing.assert_array_equal(free, limited)
+
+
+SMALL = encode(gaussian((9, 5)), 0.5)
+WIDE = encode(gaussian((2, MAX_COLUMNS + 3)), 0.5)
+
+
+def test_every_truncation_is_refused():
+    data = SMALL.to_bytes()
+    for size in range(len(data)):
+        with pytest.raises(PayloadError):
+            EncodedMatrix.from_bytes(data[:size], SMALL.shape)
+
+
+@pytest.mark.parametrize("extra", [1, 2, 3, 4, 64, 1000])
+@pytest.mark.parametrize("matrix", [SMALL, WIDE], ids=["one block", "two blocks"])
+def test_every_extension_is_refused(matrix, extra):
+    with pytest.raises(PayloadError):
+        EncodedMatrix.from_bytes(matrix.to_bytes() + bytes(extra), matrix.shape)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (9, 6), (8, 5), (10, 5), (5, 9), (45, 1), (1, 45)])
+def test_another_shape_is_refused(shape):
+    assert outcome(SMALL.to_bytes(), shape, decode) is None
+
+
+@pytest.mark.parametrize("step", [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf])
+def test_a_step_that_is_none_is_refused(step):
+    data = np.float32(step).tobytes() + SMALL.to_bytes()[4:]
+    with pytest.raises(PayloadError, match="step"):
+        EncodedMatrix.from_bytes(data, SMALL.shape)
+
+
+@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 2**16 - 1])
+def test_a_trellis_that_is_none_is_refused(states):
+    data = SMALL.to_bytes()
+    with pytest.raises(PayloadError, match=f"trellis has {states} states"):
+        EncodedMatrix.from_bytes(data[:4] + np.uint16(states).tobytes() + data[6:], SMALL.shape)
+
+
+def forged(step, level):
+    """A matrix of ones whose columns' steps are `level` eighths of an octave over `step`."""
+    levels = np.full(5, level, np.int16)
+    rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
+    models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
+    integers = np.zeros((9, 5), np.int32)
+    states, words = rans.encode(integers, rows, columns, levels, models, state_labels(8))
+    return EncodedMatrix((9, 5), step, (HybridBlock(models, states, words),)).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("step", "level"), [(3e38, 0), (1.1e34, 0), (1.0, 1000), (1e-44, 2**15 - 1), (1e-30, 2**14)]
+)
+def test_steps_that_overflow_are_refused(step, level):
+    matrix = EncodedMatrix.from_bytes(forged(step, level), (9, 5))
+    with pytest.raises(PayloadError, match="steps are too large"):
+        matrix.decode()
+
+
+@pytest.mark.parametrize(("step", "level"), [(1e34, 0), (1.0, 900), (1.0, -(2**15)), (1e-44, -99)])
+def test_steps_that_do_not_are_decoded(step, level):
+    decoded = EncodedMatrix.from_bytes(forged(step, level), (9, 5)).decode()
+    np.testing.assert_array_equal(decoded, 0)
+
+
+@given(data=st.binary(max_size=400), rows=st.integers(1, 40), columns=st.integers(1, 3000))
+def test_garbage_is_refused(data, rows, columns):
+    assert outcome(data, (rows, columns), decode) is None
+
+
+@examples(200)
+@given(
+    matrix=st.sampled_from([SMALL, WIDE]),
+    where=st.integers(0, 10**6),
+    change=st.integers(1, 255),
+)
+def test_a_flipped_byte_is_refused_or_decoded_as_by_the_reference(matrix, where, change):
+    data = bytearray(matrix.to_bytes())
+    where %= len(data)
+    data[where] ^= change
+    found = outcome(bytes(data), matrix.shape, decode)
+    expected = outcome(bytes(data), matrix.shape, reference_decode)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6, atol=1e-38)
+
+
+@given(start=st.integers(0, 500), size=st.integers(1, 60), seed=st.integers(0, 99))
+def test_overwritten_bytes_are_refused_or_decode_to_the_shape(start, size, seed):
+    data = SMALL.to_bytes()
+    noise = np.random.default_rng(seed).bytes(size)
+    damaged = data[:start] + noise + data[start + size :]
+    assume(damaged != data)
+    found = outcome(damaged, SMALL.shape, decode)
+    assert found is None or found[0].shape == SMALL.shape
+
+
+@given(seed=st.integers(0, 100), rows=st.integers(1, 40), columns=st.integers(1, 300))
+def test_steps_can_be_changed_while_integers_stay(seed, rows, columns):
+    matrix = encode(gaussian((rows, columns), seed), 0.3)
+    factors = np.exp(0.3 * gaussian(columns, seed + 1))
+    again = EncodedMatrix.from_bytes(matrix.rescaled(factors).to_bytes(), matrix.shape)
+    integers, steps = decode(matrix)
+    same, changed = decode(again)
+    np.testing.assert_array_equal(same, integers)
+    assert np.abs(np.log2(changed / (steps * factors))).max() < 0.501 / 32
+
+
+def test_a_resolution_that_is_none_is_refused():
+    data = SMALL.to_bytes()
+    with pytest.raises(PayloadError, match="steps have 7 levels an octave"):
+        EncodedMatrix.from_bytes(data[:6] + np.uint16(7).tobytes() + data[8:], SMALL.shape)

@@ -1,0 +1,418 @@
+import numpy as np
+import pytest
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbe_cli.codec.column_blocks import SEGMENT, trellis_order
+from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
+from rbe_cli.codec.ectcq.error_feedback import (
+    RATE_WEIGHT,
+    InputFactor,
+    OutputFactor,
+    damped_cholesky,
+    quantise,
+)
+from rbe_cli.codec.ectcq.trellis import (
+    DEFAULT_OPTIONS,
+    PARITY_CHECKS,
+    QuantiserOptions,
+    make_search,
+)
+from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
+from rbe_cli.runtime.native import load
+
+DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
+
+
+def correlated(size, seed, rank=None, decay=1.0):
+    """X^T X / n, float32 `[size, size]`, of vectors whose spectrum falls as 1 / k ** decay."""
+    rng = np.random.default_rng(seed)
+    rank = size if rank is None else rank
+    spectrum = np.arange(1, rank + 1.0) ** -decay
+    basis, _ = np.linalg.qr(rng.normal(size=(size, size)))
+    vectors = rng.normal(size=(8 * size, rank)) * spectrum @ basis[:rank]
+    return (vectors.T @ vectors / len(vectors)).astype(np.float32)
+
+
+def random_weights(rows, columns, seed):
+    return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
+
+
+def damped(moment, damping):
+    """The moment with `damping` times its mean diagonal added, float64."""
+    moment = moment.astype(np.float64)
+    return moment + damping * np.diag(moment).mean() * np.eye(len(moment))
+
+
+def encoded(weights, step, inputs, outputs):
+    unit = float(np.exp(np.mean(np.log(outputs.diagonal))))
+    block = encode_block(weights, step, inputs, outputs, unit)
+    return EncodedMatrix(weights.shape, float(np.float32(step)), (block,))
+
+
+def loss(weights, matrix, inputs, outputs):
+    """tr(E^T H E G) of what encoding changed."""
+    change = (weights - matrix.decode()).astype(np.float64)
+    return np.sum((inputs.astype(np.float64) @ change) * (change @ outputs.astype(np.float64)))
+
+
+# Factors
+
+
+@given(
+    rows=st.integers(1, 60), rank=st.integers(1, 60), seed=st.integers(0, 99), damping=DAMPING
+)  # fmt: skip
+def test_an_input_factor_reproduces_the_damped_moment(rows, rank, seed, damping):
+    moment = correlated(rows, seed, min(rank, rows))
+    factor = InputFactor.from_moment(moment, damping)
+    assert sorted(factor.order) == list(range(rows))
+    assert (np.diff(np.diag(moment)[factor.order]) >= 0).all()
+    np.testing.assert_array_equal(factor.lower, np.tril(factor.lower))
+    np.testing.assert_array_equal(np.diag(factor.lower), 1)
+    lower = factor.lower.astype(np.float64)
+    expected = damped(moment, damping)[np.ix_(factor.order, factor.order)]
+    difference = (lower * factor.diagonal) @ lower.T - expected
+    assert np.abs(difference).max() <= 1e-6 * np.diag(expected).max()
+    assert factor.damping == pytest.approx(damping * np.diag(moment).mean())
+
+
+@given(rows=st.integers(1, 60), columns=st.integers(1, 9), seed=st.integers(0, 99))
+def test_output_power_is_that_of_the_moment(rows, columns, seed):
+    moment, change = correlated(rows, seed), random_weights(rows, columns, seed)
+    expected = np.sum(change * (moment.astype(np.float64) @ change))
+    found = InputFactor.from_moment(moment, 0.05).output_power(change)
+    # What was added to H is taken off again: the error is relative to their sum.
+    assert abs(found - expected) <= 1e-5 * np.diag(moment).mean() * np.sum(change**2)
+    assert InputFactor.identity(rows).output_power(change) == pytest.approx(np.sum(change**2))
+
+
+@given(
+    columns=st.integers(1, 4 * SEGMENT), rank=st.integers(1, 60), seed=st.integers(0, 99),
+    damping=DAMPING,
+)  # fmt: skip
+def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damping):
+    """G = M C M^T, in the trellis's order, with C block diagonal in its segments."""
+    moment = correlated(columns, seed, min(rank, columns))
+    factor = OutputFactor.from_moment(moment, damping)
+    order, segment = trellis_order(columns), np.arange(columns) // SEGMENT
+    mixed = segment[:, None] < segment
+    np.testing.assert_array_equal(factor.mixing[~mixed], 0)
+    assert (factor.mixing.dtype, factor.diagonal.dtype) == (np.float32, np.float64)
+
+    unit = np.eye(columns) + factor.mixing  # M, unit upper triangular: it changes later columns
+    expected = damped(moment, damping)[np.ix_(order, order)]
+    inverse = np.linalg.inv(unit)
+    blocks = inverse @ expected @ inverse.T  # C, were M exact
+    largest = np.diag(expected).max()
+    assert np.abs(blocks[segment[:, None] != segment]).max(initial=0.0) <= 1e-5 * largest
+    np.testing.assert_allclose(factor.diagonal, np.diag(blocks), atol=1e-5 * largest)
+    blocks[segment[:, None] != segment] = 0
+    assert np.abs(unit @ blocks @ unit.T - expected).max() <= 1e-5 * largest
+
+
+def test_an_output_factor_s_segments_are_left_only_what_later_ones_cannot_mend():
+    """C_n is at most G_nn, and less where columns of later segments go along with column n."""
+    moment = correlated(2 * SEGMENT, 0)
+    factor = OutputFactor.from_moment(moment, 0.01)
+    whole = np.diag(damped(moment, 0.01))[trellis_order(2 * SEGMENT)]
+    assert (factor.diagonal[:SEGMENT] < 0.9 * whole[:SEGMENT]).all()
+    np.testing.assert_allclose(factor.diagonal[SEGMENT:], whole[SEGMENT:], rtol=1e-5)
+
+
+@given(columns=st.integers(1, 100), seed=st.integers(0, 99))
+def test_a_diagonal_moment_is_an_importance(columns, seed):
+    importance = np.random.default_rng(seed).uniform(0.1, 9, columns)
+    moment = np.diag(importance - 0.05).astype(np.float32)
+    factor = OutputFactor.from_moment(moment, 0.05 / np.diag(moment).mean(dtype=np.float64))
+    assert not factor.mixing.any()
+    plain = OutputFactor.from_importance(importance)
+    assert plain.mixing.size == 0
+    np.testing.assert_allclose(factor.diagonal, plain.diagonal, rtol=1e-5)
+    np.testing.assert_array_equal(plain.diagonal, importance[trellis_order(columns)])
+
+
+# Moments that no trained model has, or few
+
+
+DEGENERATE = st.sampled_from(["zeros", "rank one", "equal", "dead", "indefinite", "spread"])
+SCALES = st.sampled_from([1e-30, 1e-12, 1.0, 1e12, 1e30])
+
+
+def degenerate(kind, size, seed):
+    """A moment `[size, size]`, float64, that rounding or too few tokens have made singular."""
+    rng = np.random.default_rng(seed)
+    moment = correlated(size, seed).astype(np.float64)
+    if kind == "zeros":
+        moment[:] = 0
+    elif kind == "rank one":
+        row = rng.normal(size=size)
+        moment = np.outer(row, row)
+    elif kind == "equal":  # all channels are one
+        moment = np.ones((size, size))
+    elif kind == "dead":
+        dead = rng.random(size) < 0.5
+        moment[dead], moment[:, dead] = 0, 0
+    elif kind == "indefinite":
+        noise = 1e-3 * rng.normal(size=(size, size))
+        moment = np.outer(np.ones(size), np.ones(size)) + noise + noise.T
+    else:  # a few channels are far larger than all others
+        scale = np.exp2(rng.integers(-30, 30, size).astype(np.float64))
+        moment *= np.outer(scale, scale)
+    return moment
+
+
+@examples(150)
+@given(
+    kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES,
+    damping=st.sampled_from([0.0, 1e-12, 1e-3, 0.6]),
+)  # fmt: skip
+def test_every_moment_can_be_factored(kind, size, seed, scale, damping):
+    moment = degenerate(kind, size, seed) * scale
+    mean = np.diag(moment).mean() or 1.0
+    cholesky, added = damped_cholesky(moment, damping)
+    assert added >= damping * mean
+    assert np.isfinite(cholesky).all()
+    assert np.diag(cholesky).min() ** 2 > 0.5 * added
+    difference = cholesky @ cholesky.T - moment - added * np.eye(size)
+    assert np.abs(difference).max() <= 1e-9 * (mean + added) * size
+
+
+@examples(100)
+@given(kind=DEGENERATE, size=st.integers(1, 70), seed=st.integers(0, 99), scale=SCALES)
+def test_factors_of_any_moment_are_finite_and_positive(kind, size, seed, scale):
+    moment = degenerate(kind, size, seed) * scale
+    inputs, outputs = InputFactor.from_moment(moment, 1e-3), OutputFactor.from_moment(moment, 1e-3)
+    for factor in (inputs.lower, inputs.diagonal, outputs.mixing, outputs.diagonal):
+        assert np.isfinite(factor).all()
+    assert (inputs.diagonal > 0).all()
+    assert (outputs.diagonal > 0).all()
+
+
+@given(
+    kinds=st.tuples(DEGENERATE, DEGENERATE), rows=st.integers(1, 70),
+    columns=st.integers(1, 70), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_errors_that_are_fed_back_are_never_clipped(kinds, rows, columns, seed):
+    """At 12 bits a weight, with the least damping that the tool uses."""
+    inputs = InputFactor.from_moment(degenerate(kinds[0], rows, seed), 0.2 / 2**8)
+    outputs = OutputFactor.from_moment(degenerate(kinds[1], columns, seed), 0.6 / 2**8)
+    weights = random_weights(rows, columns, seed)
+    levels = np.zeros(columns, np.int16)
+    integers = quantise(weights, levels, 2.0**-11, inputs, outputs)
+    assert np.abs(integers).max() < MAX_INTEGER // 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_moment_that_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match="not finite"):
+        damped_cholesky(np.full((3, 3), value), 0.1)
+
+
+# Feedback
+
+
+def quantised_stretch(target, row_level, column_levels, state, options):
+    """(integers, end state)."""
+    out = np.empty(len(target), np.int32)
+    search = make_search(len(target), options, RATE_WEIGHT)
+    (quantise_segment,) = load([QUANTISE_SEGMENT])
+    arguments = target.astype("f4"), row_level, column_levels, *search, out, state
+    return out, quantise_segment(*arguments)
+
+
+def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):
+    """Both feedbacks as they are written down, a weight at a time, in float64.
+
+    A weight's target adds to it u_kj M_jn of the columns before, u = L^T E being the errors
+    with those of the rows below, and this row's own part of u.
+    """
+    rows, width = weights.shape
+    steps = step * 2.0 ** (step_levels / LEVELS_PER_OCTAVE)
+    levels = scales.column_levels((weights[inputs.order] / steps).astype(np.float32))
+    lower = inputs.lower if inputs.lower.size else np.eye(rows)
+    mixing = outputs.mixing if outputs.mixing.size else np.zeros((width, width))
+    segment = SEGMENT if outputs.mixing.size else width
+    errors, integers = np.zeros(weights.shape), np.empty(weights.shape, np.int32)
+    for i in range(rows - 1, -1, -1):
+        row = inputs.order[i]
+        below = lower[i + 1 :, i].astype(np.float64) @ errors[i + 1 :]  # [width]
+        scaled = (weights[row] + below) / steps
+        relative = scaled.astype(np.float32) * (2.0 ** (-levels / LEVELS_PER_OCTAVE)).astype("f4")
+        power = max(np.mean(relative.astype(np.float64) ** 2), 1e-12)
+        row_level, state = int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(power))), 0
+        for first in range(0, width, segment):
+            part = slice(first, min(first + segment, width))
+            before = (below + errors[i])[:first] @ mixing[:first, part]
+            target = (weights[row, part] + below[part] + before) / steps[part]
+            assert (target == target.astype(np.float32)).all()  # so that rounding plays no role
+            integers[row, part], state = quantised_stretch(
+                target, row_level, levels[part], state, options
+            )
+            errors[i, part] = weights[row, part] - steps[part] * integers[row, part]
+    return integers
+
+
+def dyadic_factors(rows, width, rng):
+    """Factors of few and small multiples of powers of two, not those of any moment."""
+    below = np.tril(rng.integers(-2, 3, (rows, rows)) / 8, -1)
+    lower = below * (rng.random((rows, rows)) < 0.1) + np.eye(rows)
+    inputs = InputFactor(
+        rng.permutation(rows), lower.astype(np.float32), np.ones(rows, np.float32), 0.0
+    )
+    segment = np.arange(width) // SEGMENT
+    later = rng.integers(-2, 3, (width, width)) / 8 * (segment[:, None] < segment)
+    mixing = later * (rng.random((width, width)) < 0.1)
+    return inputs, OutputFactor(mixing.astype(np.float32), np.ones(width, np.float32))
+
+
+@given(
+    rows=st.integers(1, 150),
+    columns=st.sampled_from([1, 5, SEGMENT, SEGMENT + 1, 2 * SEGMENT + 9, 3 * SEGMENT]),
+    octave=st.integers(-4, 1),
+    seed=st.integers(0, 999),
+    options=st.builds(
+        QuantiserOptions, st.sampled_from(list(PARITY_CHECKS)), st.sampled_from([7, MAX_INTEGER])
+    ),
+)
+def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, options):
+    """All numbers are small multiples of powers of two, so that no sum is ever rounded."""
+    rng = np.random.default_rng(seed)
+    weights = (rng.integers(-200, 200, (rows, columns)) / 64).astype(np.float32)
+    step_levels = (LEVELS_PER_OCTAVE * rng.integers(-1, 2, columns)).astype(np.int16)
+    factors = dyadic_factors(rows, columns, rng)
+    found = quantise(weights, step_levels, 2.0**octave, *factors, options)
+    expected = recursion(weights, step_levels, 2.0**octave, *factors, options)
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(
+    rows=st.integers(1, 100),
+    columns=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    equal=st.booleans(),
+)
+def test_uncorrelated_inputs_feed_nothing_back(rows, columns, seed, equal):
+    """Only the order of the rows differs, and rows are quantised each by itself."""
+    rng, weights = np.random.default_rng(seed), random_weights(rows, columns, seed)
+    levels = rng.integers(-9, 9, columns).astype(np.int16)
+    moment = np.diag(np.ones(rows) if equal else rng.uniform(0.1, 9, rows)).astype(np.float32)
+    inputs = InputFactor.from_moment(moment, 0.01), InputFactor.identity(rows)
+    for outputs in (OutputFactor.identity(columns), OutputFactor.from_moment(np.eye(columns), 0.0)):
+        found, expected = (quantise(weights, levels, 0.25, side, outputs) for side in inputs)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("columns", [1, SEGMENT, 100])
+def test_uncorrelated_moments_leave_each_row_to_a_single_search(columns):
+    weights = np.round(64 * random_weights(40, columns, 0)) / 64
+    levels = np.zeros(columns, np.int16)
+    factors = InputFactor.identity(40), OutputFactor.identity(columns)
+    found = quantise(weights, levels, 0.25, *factors)
+    np.testing.assert_array_equal(found, recursion(weights, levels, 0.25, *factors))
+
+
+def test_feedback_does_not_change_what_is_asked_for():
+    weights = random_weights(70, 40, 0)
+    original = weights.copy()
+    inputs = InputFactor.from_moment(correlated(70, 0), 0.01)
+    outputs = OutputFactor.from_moment(correlated(40, 0), 0.01)
+    kept = inputs.lower.copy(), outputs.mixing.copy()
+    quantise(weights, np.zeros(40, np.int16), 0.5, inputs, outputs)
+    np.testing.assert_array_equal(weights, original)
+    np.testing.assert_array_equal(inputs.lower, kept[0])
+    np.testing.assert_array_equal(outputs.mixing, kept[1])
+
+
+# What it is worth
+
+
+def saving(weights, step, moments, plain, fed_back):
+    """Squared errors of the plain factors over those with feedback, at the same rate."""
+    without, with_feedback = (encoded(weights, step, *factors) for factors in (plain, fed_back))
+    bits = 8 * (with_feedback.nbytes - without.nbytes) / weights.size
+    # A bit a weight divides squared errors by 4.
+    return loss(weights, without, *moments) / loss(weights, with_feedback, *moments) / 4**bits
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25, 0.06])
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_feedback_through_the_inputs_lowers_the_loss(step, decay):
+    weights, moment = random_weights(150, 100, 0), correlated(150, 0, decay=decay)
+    outputs = OutputFactor.identity(100)
+    plain = InputFactor.identity(150), outputs
+    fed_back = InputFactor.from_moment(moment, 0.01), outputs
+    assert saving(weights, step, (moment, np.eye(100)), plain, fed_back) > 1.5
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25, 0.06])
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_feedback_through_the_outputs_lowers_the_loss(step, decay):
+    """Beyond what steps by the columns' own importance save."""
+    weights, moment = random_weights(100, 160, 0), correlated(160, 0, decay=decay)
+    inputs = InputFactor.identity(100)
+    plain = inputs, OutputFactor.from_importance(np.diag(moment).astype(np.float64))
+    fed_back = inputs, OutputFactor.from_moment(moment, 0.01)
+    assert saving(weights, step, (np.eye(100), moment), plain, fed_back) > 1.5
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25, 0.06])
+def test_the_two_feedbacks_add_up(step):
+    weights, inputs, outputs = random_weights(150, 160, 0), correlated(150, 0), correlated(160, 1)
+    one_sided = InputFactor.from_moment(inputs, 0.01), OutputFactor.identity(160)
+    two_sided = one_sided[0], OutputFactor.from_moment(outputs, 0.01)
+    assert saving(weights, step, (inputs, outputs), one_sided, two_sided) > 10
+
+
+def test_columns_that_matter_more_have_finer_steps():
+    """Each column's loss is then about the same."""
+    importance = 4.0 ** (np.arange(512) % 4)
+    weights = random_weights(50, 512, 0)
+    outputs = OutputFactor.from_importance(importance)
+    matrix = encoded(weights, 0.1, InputFactor.identity(50), outputs)
+    error = np.mean((weights - matrix.decode()).astype(np.float64) ** 2, axis=0)
+    lost = (importance * error).reshape(-1, 4).mean(axis=0)  # by importance
+    assert lost.max() < 1.1 * lost.min()
+
+
+DEGENERATE = {
+    "zero": np.zeros((70, 70)),
+    "rank 1": np.ones((70, 70)),
+    "dead": np.diag(np.arange(70) % 2),
+    "huge": 1e37 * correlated(70, 0, 3),
+    "tiny": 1e-37 * correlated(70, 0, 3),
+    "ill-conditioned": correlated(70, 0, decay=6),
+    "spread": np.diag(np.logspace(-30, 30, 70)),
+}
+
+
+@pytest.mark.parametrize("moment", DEGENERATE.values(), ids=DEGENERATE)
+def test_any_second_moment_of_inputs_can_be_used(moment):
+    moment = moment.astype(np.float32)
+    inputs, outputs = InputFactor.from_moment(moment, 0.01), OutputFactor.identity(30)
+    assert np.isfinite(inputs.lower).all()
+    weights = random_weights(70, 30, 0)
+    matrix = encoded(weights, 2**-6, inputs, outputs)
+    # Feedback moves weights, but only as far as the errors that it answers.
+    assert np.abs(weights - matrix.decode()).max() < 1
+    plain = encoded(weights, 2**-6, InputFactor.identity(70), outputs)
+    moments = moment, np.eye(30)
+    assert loss(weights, matrix, *moments) <= 1.1 * loss(weights, plain, *moments)
+
+
+@pytest.mark.parametrize("moment", DEGENERATE.values(), ids=DEGENERATE)
+def test_any_second_moment_of_gradients_can_be_used(moment):
+    moment = moment.astype(np.float32)
+    outputs = OutputFactor.from_moment(moment, 0.01)
+    assert np.isfinite(outputs.mixing).all()
+    assert (outputs.diagonal > 0).all()
+    weights = random_weights(40, 70, 0)
+    matrix = encoded(weights, 2**-6, InputFactor.identity(40), outputs)
+    plain = encoded(weights, 2**-6, InputFactor.identity(40), OutputFactor.identity(70))
+    decoded = matrix.decode()
+    assert np.isfinite(decoded).all()
+    moments = np.eye(40), moment
+    bits = 8 * (matrix.nbytes - plain.nbytes) / weights.size
+    assert loss(weights, matrix, *moments) <= 1.1 * 4**-bits * loss(weights, plain, *moments)

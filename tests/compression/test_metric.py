@@ -1,0 +1,296 @@
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from reference_gpt2 import gpt2, softmax
+from small_models import float64, relative_error
+
+from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.ectcq.error_feedback import OutputFactor
+from rbe_cli.compression.calibration import from_model
+from rbe_cli.compression.encoding import Cost
+from rbe_cli.compression.metric import input_factor, make_cost, measure
+from rbe_cli.compression.moments import collect
+from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.jobs.workers import workers
+from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.progress import no_progress
+
+MANY = 10**9  # tokens: few enough of them would ask for more damping
+FINEST = 2.0**-8  # of the damping at 0 bits: what is left of it at high rates
+
+
+def random_moment(rng, size):
+    rows = rng.normal(size=(4 * size, size))
+    return (rows.T @ rows / len(rows)).astype(np.float32)
+
+
+def damped(moment, damping):
+    """The moment with `damping` times its mean diagonal added."""
+    return moment + damping * np.diag(moment).mean() * np.eye(len(moment))
+
+
+def blocks_of(columns):
+    return [part.stop - part.start for part in column_blocks(columns)]
+
+
+@pytest.fixture
+def weights():
+    """Of more columns than a block has."""
+    return np.random.default_rng(0).normal(size=(40, 1500)).astype(np.float32)
+
+
+@pytest.fixture
+def moments(weights):
+    """(H, [G of each block])."""
+    rng = np.random.default_rng(1)
+    rows, columns = weights.shape
+    return random_moment(rng, rows), [random_moment(rng, width) for width in blocks_of(columns)]
+
+
+@pytest.fixture
+def tokens(weights):
+    """Importance of each column, by block."""
+    columns = weights.shape[1]
+    importance = np.random.default_rng(2).uniform(0, 2 / columns, columns)
+    return [importance[part] for part in column_blocks(columns)]
+
+
+def input_moment(cost):
+    """The damped moment of the inputs, from its factors."""
+    inputs = cost.inputs
+    lower = inputs.lower.astype(np.float64)
+    moment = np.empty(lower.shape)
+    moment[np.ix_(inputs.order, inputs.order)] = (lower * inputs.diagonal) @ lower.T
+    return moment
+
+
+def importance(cost):
+    """C of all columns, in their places, `[N]`."""
+    parts = []
+    for factor in cost.outputs:
+        part = np.empty(factor.diagonal.size)
+        part[trellis_order(part.size)] = factor.diagonal
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+# The cost of a matrix
+
+
+def test_linear_layers_pay_for_their_inputs_and_gradients(weights, moments):
+    inputs, outputs = moments
+    cost = make_cost(weights, inputs, outputs, "kl", 60.0, MANY)
+    assert relative_error(input_moment(cost), damped(inputs, 0.2 * FINEST)) < 1e-5
+    for factor, moment in zip(cost.outputs, outputs, strict=True):
+        expected = OutputFactor.from_moment(moment, 0.6 * FINEST)
+        np.testing.assert_allclose(factor.diagonal, expected.diagonal, rtol=1e-5)
+        np.testing.assert_allclose(factor.mixing, expected.mixing, atol=1e-5)
+
+
+def test_tokens_pay_by_their_importance_and_rare_ones_are_not_free(weights, moments, tokens):
+    cost = make_cost(weights, moments[0], tokens, "kl", 60.0, MANY)
+    assert all(factor.mixing.size == 0 for factor in cost.outputs)
+    known = np.concatenate(tokens)
+    added = importance(cost) - known
+    np.testing.assert_allclose(added, added.mean(), atol=1e-6 * known.mean())
+    assert 0 < added.mean() < 0.05 * known.mean()
+
+
+def test_the_objective_of_outputs_counts_errors_over_the_output_s_power(weights, moments, tokens):
+    inputs, outputs = moments
+    for scale in (1e-3, 1.0, 1e3):
+        cost = make_cost(scale * weights, inputs, outputs, "outputs", 60.0, MANY)
+        assert all(factor.mixing.size == 0 for factor in cost.outputs)
+        power = np.sum(scale**2 * weights * (inputs @ weights))
+        np.testing.assert_allclose(importance(cost), 1 / power, rtol=0.05)
+        assert relative_error(input_moment(cost), damped(inputs, 0.2 * FINEST)) < 1e-5
+    known = np.concatenate(tokens)
+    cost = make_cost(weights, inputs, tokens, "outputs", 60.0, MANY)
+    power = np.sum(weights * (inputs @ weights) * known)
+    np.testing.assert_allclose(importance(cost), known / power, atol=0.05 * known.mean() / power)
+
+
+def test_damping_halves_with_each_bit(weights, moments):
+    inputs, outputs = moments
+    outputs = [np.diag(np.diag(moment)) for moment in outputs]
+    before = np.concatenate([np.diag(moment) for moment in outputs])
+
+    def added(bits):
+        """What is added to the diagonals of (H, G), of their means."""
+        cost = make_cost(weights, inputs, outputs, "kl", bits, MANY)
+        to_outputs = importance(cost) - before
+        to_inputs = cost.inputs.damping / np.diag(inputs).mean()
+        return np.array([to_inputs, to_outputs.mean() / before.mean()])
+
+    for more, less in pairwise(added(bits) for bits in (1.0, 2.0, 3.0, 4.0)):
+        assert (more < 1).all()
+        np.testing.assert_allclose(less, more / 2, rtol=1e-3)
+    np.testing.assert_array_equal(added(8.0), added(12.0))  # the least there is
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 4000, 10**7])
+def test_moments_of_few_tokens_are_damped_more(tokens):
+    """By the share of the oracle-approximating shrinkage, equation 23 of Chen et al. (2010)."""
+    rng, size = np.random.default_rng(0), 30
+    rows = rng.normal(size=(tokens if tokens < 5000 else 5000, size)) * np.arange(1, size + 1)
+    moment = rows.T @ rows / len(rows)
+    square, trace = np.trace(moment @ moment), np.trace(moment)
+    share = (1 - 2 / size) * square + trace**2
+    share /= (tokens + 1 - 2 / size) * (square - trace**2 / size)
+    expected = min(share / (1 - share), 1e3) if share < 1 else 1e3
+    factor = input_factor(moment, 8.0, tokens)
+    found = factor.damping / np.diag(moment).mean()
+    assert found == pytest.approx(max(expected, 0.2 * FINEST), rel=1e-6)
+
+
+def test_moments_of_zeros_can_be_used(weights, moments, tokens):
+    """Of a model that has learnt nothing, or whose predictions are certain."""
+    zeros = np.zeros_like(moments[0])
+    for objective in ("kl", "outputs"):
+        for outputs in (moments[1], tokens):
+            none = [np.zeros_like(part) for part in outputs]
+            cost = make_cost(weights, zeros, none, objective, 4.0, MANY)
+            assert (cost.inputs.diagonal > 0).all()
+            assert (importance(cost) > 0).all()
+            assert 0 < cost.unit_step < np.inf
+
+
+def test_costs_survive_the_work_folder(weights, moments, tokens, folder):
+    for outputs in (moments[1], tokens):
+        cost = make_cost(weights, moments[0], outputs, "kl", 3.0, MANY)
+        folder.save("cost", cost.to_arrays())
+        again = Cost.from_arrays(folder.require("cost"))
+        assert again.unit_step == cost.unit_step
+        assert again.inputs.damping == cost.inputs.damping
+        for name, array in cost.to_arrays().items():
+            np.testing.assert_array_equal(again.to_arrays()[name], array)
+
+
+def test_a_block_that_nothing_depends_on_costs_what_the_others_do(weights, moments):
+    """Its columns share the step of the matrix."""
+    inputs, outputs = moments
+    dead = [outputs[0], np.zeros_like(outputs[1])]
+    cost = make_cost(weights, inputs, dead, "kl", 4.0, MANY)
+    mean = np.mean(np.concatenate([np.diag(part) for part in dead]))
+    np.testing.assert_allclose(cost.outputs[1].diagonal, mean, rtol=1e-6)
+
+
+# All of a model
+
+
+def measured_of(checkpoint, kernels, settings, pool, folder):
+    model = Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, kernels)
+    tokens = [np.arange(60), np.arange(60, 90)]
+    arguments = checkpoint.tensors, tokens, settings, 4.0, 0, pool, folder, no_progress
+    return measure(model, *arguments)
+
+
+def test_every_matrix_that_is_coded_has_a_cost(checkpoint, kernels, pool, folder):
+    kept = Override("c_proj", "float16"), Override("wte", "float32"), Override("c_fc", bits=5.0)
+    settings = Settings(4.0, override=kept)
+    metric = measured_of(checkpoint, kernels, settings, pool, folder)
+    matrices = {name for name in checkpoint.tensors if is_matrix(name)}
+    dense = {name for name in matrices if "c_proj" in name or "wte" in name}
+    assert metric.unit_steps.keys() == matrices - dense
+    assert metric.squares.keys() == checkpoint.tensors.keys() - matrices
+    for name, unit_step in metric.unit_steps.items():
+        cost = metric.cost(name)
+        shape = checkpoint.tensors[name].shape
+        rows, columns = shape[::-1] if is_embedding(name) else shape
+        assert len(cost.inputs.order) == rows
+        assert [factor.diagonal.size for factor in cost.outputs] == blocks_of(columns)
+        assert cost.unit_step == unit_step > 0
+
+
+def test_what_was_measured_before_is_read(checkpoint, kernels, pool, folder, monkeypatch):
+    first = measured_of(checkpoint, kernels, Settings(4.0), pool, folder)
+    monkeypatch.setattr("rbe_cli.compression.metric.collect", None)
+    again = measured_of(checkpoint, kernels, Settings(4.0), pool, folder)
+    assert again.unit_steps == first.unit_steps
+    np.testing.assert_equal(again.squares, first.squares)
+
+
+def test_a_matrix_that_nothing_depends_on_has_the_rate_of_the_others(
+    checkpoint, kernels, pool, folder
+):
+    """Of two layers, the second adds nothing to the residual stream."""
+    names = ("h.1.attn.c_proj.weight", "h.1.mlp.c_proj.weight")
+    zeros = {name: np.zeros_like(checkpoint.tensors[name]) for name in names}
+    changed = dataclasses.replace(checkpoint, tensors=dict(checkpoint.tensors) | zeros)
+    steps = measured_of(changed, kernels, Settings(4.0), pool, folder).unit_steps
+    dead = ["h.1.attn.c_attn.weight", "h.1.mlp.c_fc.weight"]
+    octaves = {
+        name: np.log2(np.sqrt(np.mean(checkpoint.tensors[name].astype(np.float64) ** 2)) / step)
+        for name, step in steps.items()
+        if name not in zeros
+    }
+    live = {name: octave for name, octave in octaves.items() if name not in dead}
+    for name in dead:
+        assert min(live.values()) < octaves[name] < max(live.values())
+
+
+# What it is all for
+
+
+@pytest.fixture(scope="module")
+def text(model, new_folder):
+    with workers(2) as pool:
+        return from_model(model, 48, 0, pool, new_folder(), no_progress).used
+
+
+@pytest.fixture(scope="module")
+def measured(model, text, new_folder):
+    """Name -> (H, G or the columns' importance)."""
+    found = {}
+    with workers(2) as pool:
+        for _, part in collect(model, text, 0, pool, new_folder(), no_progress):
+            found |= {name: (part.inputs[name], part.outputs[name][0]) for name in part.inputs}
+    return found
+
+
+@pytest.fixture(scope="module")
+def log_probabilities(checkpoint, text):
+    """Of every prediction on some of the text, by the obvious model with some tensors changed."""
+    tensors, config = float64(checkpoint.tensors), checkpoint.config
+
+    def run(changed):
+        moved = tensors | changed
+        return np.log(softmax(np.concatenate([gpt2(row, moved, config) for row in text[:16]])))
+
+    return run
+
+
+def predicted_loss(change, inputs, outputs):
+    """tr(E^T H E G) / 2 of a change E `[K, N]`."""
+    if outputs.ndim == 1:
+        outputs = np.diag(outputs)
+    return 0.5 * np.sum((inputs @ change) * (change @ outputs))
+
+
+# Of measured over predicted losses. That of queries and keys is the least exact: which inputs
+# the gradients go along with matters most where attention picks among them.
+BOUNDS = {"attn.c_attn": 3.5, "attn.c_proj": 1.5, "mlp.c_fc": 1.5, "mlp.c_proj": 1.5}
+LAYERS = [(f"h.{layer}.{part}.weight", bound) for layer in (0, 1) for part, bound in BOUNDS.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [*LAYERS, ("wte.weight", 1.2), ("wpe.weight", 1.2)],
+    ids=lambda part: str(part),
+)
+def test_the_loss_of_a_small_change_is_foretold(
+    checkpoint, measured, log_probabilities, name, bound
+):
+    """KL divergence from the model as it is, mean over predictions and random changes."""
+    rng, original = np.random.default_rng(5), checkpoint.tensors[name].astype(np.float64)
+    before = log_probabilities({})
+    predicted, divergence = 0.0, 0.0
+    for _ in range(3):
+        change = 1e-3 * rng.standard_normal(original.shape)
+        after = log_probabilities({name: original + change})
+        predicted += predicted_loss(change.T if is_embedding(name) else change, *measured[name])
+        divergence += np.mean(np.sum(np.exp(before) * (before - after), axis=-1))
+    assert 1 / 1.5 < divergence / predicted < bound

@@ -1,0 +1,104 @@
+import dataclasses
+import math
+
+import pytest
+from small_models import random_tensors, small_config
+
+from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.compression.pipeline import CompressOptions, compress
+from rbe_cli.compression.resource_forecast import jobs_within, memory_bytes, plan
+from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.errors import UsageError
+from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(2.5),
+        Settings(4.0),
+        Settings(6.0, override=(Override("wte", bits=3.0), Override("1.attn", "float16"))),
+        Settings(8.0, override=(Override("attn.c_proj", "float32"),)),
+    ],
+    ids=["2.5", "4", "bits", "float32"],
+)
+def test_a_plan_comes_near_the_compression(checkpoint, pool, tmp_path, settings):
+    planned = plan(checkpoint, settings)
+    options = CompressOptions(settings, calib_samples=16)
+    done = compress(checkpoint, tmp_path / "a.rbe", options, pool)
+    assert planned.source == done.source
+    assert planned.parameters == done.parameters
+    assert planned.original_bytes == done.original_bytes
+    assert planned.bits_per_weight == pytest.approx(done.bits_per_weight, rel=0.015)
+    assert planned.file_bytes == pytest.approx(done.file_bytes, rel=0.015)
+    assert planned.memory_bytes > 4 * planned.parameters
+    assert [(t.name, t.shape, t.codec) for t in planned.tensors] == [
+        (t.name, t.shape, t.codec) for t in done.tensors
+    ]
+    for ours, theirs in zip(planned.tensors, done.tensors, strict=True):
+        written = theirs.bits_per_weight * math.prod(theirs.shape) / 8
+        if ours.codec == "coded":
+            assert ours.bytes == pytest.approx(written, rel=0.5)
+        elif ours.codec != "ectcq":
+            assert ours.bytes == written
+        elif settings.bits(ours.name) is not None:  # the others share the target unevenly
+            assert ours.bytes == pytest.approx(written, rel=0.02)
+
+
+def test_sizes_add_up(checkpoint):
+    planned = plan(checkpoint, Settings(4.0))
+    assert planned.file_bytes > sum(tensor.bytes for tensor in planned.tensors)
+    assert planned.bits_per_weight == pytest.approx(4.0, rel=0.01)
+    rates = {
+        round(tensor.bytes / math.prod(tensor.shape), 3)
+        for tensor in planned.tensors
+        if is_matrix(tensor.name)
+    }
+    assert max(rates) - min(rates) < 0.01
+
+
+def test_time_is_shared_among_threads_and_grows_with_what_is_encoded(checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        "rbe_cli.compression.resource_forecast.weights_per_second", lambda checkpoint: 1e6
+    )
+    seconds = plan(checkpoint, Settings(4.0), jobs=1).encoding_seconds
+    assert seconds > 0
+    assert plan(checkpoint, Settings(4.0), jobs=3).encoding_seconds == pytest.approx(seconds / 3)
+    own_rates = Settings(4.0, override=(Override("", bits=5.0),))
+    assert plan(checkpoint, own_rates, jobs=1).encoding_seconds == seconds
+    nothing = Settings(4.0, override=(Override("", "float16"),))
+    assert plan(checkpoint, nothing, jobs=1).encoding_seconds == 0
+
+
+def test_a_block_is_timed_in_a_moment(checkpoint):
+    assert 0 < plan(checkpoint, Settings(4.0)).encoding_seconds < 10
+
+
+def test_an_untied_head_is_planned_for():
+    config = small_config(tie_word_embeddings=False)
+    checkpoint = Checkpoint(config, random_tensors(config), None, "untied", "", 1)
+    planned = plan(checkpoint, Settings(4.0))
+    assert [tensor.name for tensor in planned.tensors] == list(tensor_shapes(config))
+    assert planned.parameters == parameter_count(config)
+
+
+def test_what_is_fixed_must_leave_room(checkpoint):
+    with pytest.raises(UsageError, match="2 bits a weight cannot be reached"):
+        plan(checkpoint, Settings(2.0, override=(Override("wte", "float32"),)))
+
+
+def test_the_source_is_named(checkpoint):
+    other = dataclasses.replace(checkpoint, source="elsewhere")
+    assert plan(other, Settings(4.0)).source == "elsewhere"
+
+
+def test_as_many_tasks_run_as_memory_allows():
+    config = small_config(
+        vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
+    )
+    assert 1.5e9 < memory_bytes(config, 1) < memory_bytes(config, 2) < 2e9  # as was measured
+    assert jobs_within(config, 2_000_000_000, 4) == 2
+    assert jobs_within(config, 10**12, 4) == 4
+    assert jobs_within(config, memory_bytes(config, 3), None) <= 3
+    with pytest.raises(UsageError, match="are needed, more than --max-memory"):
+        jobs_within(config, 10**9, 4)

@@ -1,0 +1,115 @@
+"""A folder appears whole or not at all, and nothing that is not ours is deleted."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rbe_cli.container import atomic_folder
+from rbe_cli.container.atomic_folder import check_folder, new_folder
+from rbe_cli.errors import NotFoundError, OutputError
+
+
+def is_ours(name: str) -> bool:
+    return name == "a.txt"
+
+
+def write(path: Path, text: str = "new", force: bool = False) -> None:
+    with new_folder(path, is_ours, force=force) as folder:
+        (folder / "a.txt").write_text(text)
+
+
+def test_it_appears_at_the_end(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out", is_ours, force=False) as folder:
+        (folder / "a.txt").write_text("new")
+        assert not (tmp_path / "out").exists()
+        assert folder.name.startswith(".rbe-")
+        assert folder.name.endswith(".partial")
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+
+
+def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+    with new_folder(tmp_path / "out", is_ours, force=True) as folder:
+        (folder / "a.txt").write_text("new")
+        assert (tmp_path / "out" / "a.txt").read_text() == "old"
+    assert (tmp_path / "out" / "a.txt").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError, ZeroDivisionError])
+@pytest.mark.parametrize("force", [False, True])
+def test_interruption_leaves_nothing(
+    tmp_path: Path, failure: type[BaseException], force: bool
+) -> None:
+    if force:
+        write(tmp_path / "out", "old")
+
+    def interrupted() -> None:
+        with new_folder(tmp_path / "out", is_ours, force=force) as folder:
+            (folder / "a.txt").write_text("new")
+            raise failure
+
+    with pytest.raises(failure):
+        interrupted()
+    assert os.listdir(tmp_path) == ["out"] * force
+    if force:
+        assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
+def test_the_old_folder_is_put_back_if_the_new_one_cannot_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "out", "old")
+    rename = os.rename
+
+    def fail_on_the_new_one(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic_folder.os, "rename", fail_on_the_new_one)
+    with pytest.raises(OutputError, match="No space left"):
+        write(tmp_path / "out", force=True)
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
+def test_what_may_not_be_replaced_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    with pytest.raises(OutputError, match="exists"):
+        check_folder(tmp_path / "out", is_ours, force=False)
+    (tmp_path / "out" / "a.txt").unlink()
+    (tmp_path / "out" / "a.txt").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"other files, which --force does not delete: a\.txt"):
+        check_folder(tmp_path / "out", is_ours, force=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for name in ("file", "link"):
+        with pytest.raises(OutputError, match="not a folder"):
+            check_folder(tmp_path / name, is_ours, force=True)
+    with pytest.raises(NotFoundError, match="none does not exist"):
+        check_folder(tmp_path / "none" / "out", is_ours, force=False)
+
+
+def test_a_file_that_appears_meanwhile_survives(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+
+    def meanwhile() -> None:
+        with new_folder(tmp_path / "out", is_ours, force=True):
+            (tmp_path / "out" / "b.txt").touch()
+
+    with pytest.raises(OutputError, match=r"b\.txt"):
+        meanwhile()
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "b.txt"]
+
+
+def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
+    def full() -> None:
+        with new_folder(tmp_path / "out", is_ours, force=False):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        full()
+    assert os.listdir(tmp_path) == []

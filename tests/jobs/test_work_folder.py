@@ -1,0 +1,145 @@
+import os
+import sys
+from subprocess import PIPE
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+from deadlines import started
+
+from rbe_cli.errors import OutputError, UsageError
+from rbe_cli.jobs.work_folder import WorkFolder
+
+JOB = {"source": "tiny", "settings": {"bits": 4.0, "rules": ("a", "b")}, "seed": 0}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.rbe.work"
+
+
+def test_what_is_saved_comes_back(path):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    arrays = {
+        "b c": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "a": np.array(0.1),
+        "e": np.empty(0),
+    }
+    folder.save("step", arrays)
+    for found in (folder.load("step"), folder.require("step")):
+        assert list(found) == list(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+    assert folder.load("other") is None
+    folder.save("nothing", {})
+    assert folder.load("nothing") == {}
+
+
+def test_a_step_is_computed_once(path):
+    folder, computed = WorkFolder.open(path, JOB, resume=False), []
+
+    def compute():
+        computed.append(1)
+        return {"a": np.arange(3)}
+
+    for _ in range(2):
+        np.testing.assert_array_equal(folder.keep("step", compute)["a"], np.arange(3))
+    assert computed == [1]
+    folder.discard("step")
+    folder.discard("step")
+    folder.keep("step", compute)
+    assert computed == [1, 1]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_only_resuming_keeps_what_is_there(path, resume):
+    WorkFolder.open(path, JOB, resume=resume).save("step", {"a": np.arange(3)})
+    again = WorkFolder.open(path, JOB, resume=resume)
+    assert (again.load("step") is not None) == resume
+
+
+def test_another_job_s_work_is_not_taken_up(path):
+    WorkFolder.open(path, JOB, resume=False).save("step", {"a": np.arange(3)})
+    with pytest.raises(UsageError, match="another job: --resume needs the same source"):
+        WorkFolder.open(path, JOB | {"seed": 1}, resume=True)
+    assert WorkFolder.open(path, JOB, resume=True).load("step") is not None
+    assert WorkFolder.open(path, JOB | {"seed": 1}, resume=False).load("step") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\0" * 300])
+def test_a_damaged_step_counts_as_missing(path, content):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    folder.save("step", {"a": np.arange(1000)})
+    whole = (path / "step.npz").read_bytes()
+    (path / "step.npz").write_bytes(content or whole[: len(whole) // 2])
+    assert folder.load("step") is None
+    with pytest.raises(OutputError, match="damaged: begin anew, without --resume"):
+        folder.require("step")
+
+
+def test_flipped_bits_are_noticed(path):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    folder.save("step", {"a": np.arange(1000)})
+    data = bytearray((path / "step.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / "step.npz").write_bytes(data)
+    assert folder.load("step") is None
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_killed_before_it_began_is_no_hindrance(path, resume):
+    path.mkdir()
+    (path / "partial").write_bytes(b"PK")
+    WorkFolder.open(path, JOB, resume=resume).save("step", {})
+
+
+def test_removing_leaves_what_is_not_ours(path):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    folder.save("step", {})
+    folder.remove()
+    assert not path.exists()
+    folder = WorkFolder.open(path, JOB, resume=False)
+    (path / "diary.txt").write_text("dear")
+    folder.remove()
+    assert list(path.iterdir()) == [path / "diary.txt"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_other_folders_and_files_are_left_alone(path, resume):
+    path.mkdir()
+    (path / "diary.npz").write_text("dear")
+    with pytest.raises(OutputError, match="in the way"):
+        WorkFolder.open(path, JOB, resume=resume)
+    assert (path / "diary.npz").read_text() == "dear"
+    (path / "diary.npz").unlink()
+    path.rmdir()
+    path.write_text("a file")
+    with pytest.raises(OutputError, match="cannot write"):
+        WorkFolder.open(path, JOB, resume=resume)
+
+
+def test_a_folder_serves_one_process_at_a_time(path):
+    WorkFolder.open(path, JOB, resume=False).save("step", {})
+    marker = msgspec.json.decode((path / "job.json").read_bytes())
+    assert marker["process"][0] == os.getpid()
+    with started([sys.executable, "-c", "input()"], stdin=PIPE) as other:
+        marker["process"] = other.pid, psutil.Process(other.pid).create_time()
+        (path / "job.json").write_bytes(msgspec.json.encode(marker))
+        for resume in (True, False):
+            with pytest.raises(OutputError, match=f"process {other.pid} works in"):
+                WorkFolder.open(path, JOB, resume=resume)
+    assert WorkFolder.open(path, JOB, resume=True).load("step") == {}
+
+
+def test_a_full_disk_is_told(path, monkeypatch):
+    folder = WorkFolder.open(path, JOB, resume=False)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OutputError, match=r"cannot write .*: No space left on device"):
+        folder.save("step", {"a": np.arange(3)})
+    assert folder.load("step") is None

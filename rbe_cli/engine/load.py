@@ -44,6 +44,17 @@ class MemoryLimit:
 def load_model(
     container: Container, kernels: Kernels, progress: Progress, limit: MemoryLimit | None = None
 ) -> Gpt2:
+    """Decode a file's tensors and assemble the model; arguments as of `load_weights`."""
+    weights = load_weights(container, kernels.threads, progress, limit)
+    return Gpt2(container.config, weights, kernels)
+
+
+def load_weights(
+    container: Container,
+    threads: int | None,
+    progress: Progress,
+    limit: MemoryLimit | None = None,
+) -> dict[str, Weight]:
     """Decode a file's tensors, several at a time.
 
     Entropy-coded matrices become panels of integers block by block; they are never whole in
@@ -51,10 +62,13 @@ def load_model(
 
     Args:
         container: may be closed afterwards.
-        kernels: what computes.
+        threads: that decode; None for the physical cores.
         progress: is called while the decoder is compiled, if it has to be.
         limit: layers that do not fit stay entropy-coded, and are decoded each time they are
             used. None decodes all.
+
+    Returns:
+        The weights by canonical name, as `Gpt2` takes them.
 
     Raises:
         ContainerError: a section's checksum or a tensor's bytes are wrong.
@@ -62,17 +76,15 @@ def load_model(
     """
     if any(tensor.codec in ("ectcq", "coded") for tensor in container.tensors.values()):
         prepare(("codec",), progress=progress)
-    pool = ThreadPoolExecutor(kernels.threads or default_threads())
+    pool = ThreadPoolExecutor(threads or default_threads())
     try:
         if limit is None:
-            weights = _decode(container, container.tensors, pool)
-        else:
-            container.forget()
-            used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
-            weights = _decode_within(limit.total - used, container, pool)
+            return _decode(container, container.tensors, pool)
+        container.forget()
+        used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
+        return _decode_within(limit.total - used, container, pool)
     finally:
         pool.shutdown(cancel_futures=True)
-    return Gpt2(container.config, weights, kernels)
 
 
 def _decode(

@@ -40,6 +40,7 @@ CONFIG = {
     "vocab_size": 3072,
 }
 NOVELS = ("middlemarch.txt", "bleak_house.txt", "war_and_peace.txt")
+DEMO = Path(__file__).parents[1] / "rbe_cli" / "checkpoint" / "demo"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -205,7 +206,7 @@ def save(model: Gpt2, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="train the demo checkpoint")
     parser.add_argument("--corpora", type=Path, required=True, help="folder with the novels")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--output", type=Path, default=DEMO)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=4e-3)

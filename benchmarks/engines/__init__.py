@@ -3,7 +3,7 @@
     python -m benchmarks.engines
     python -m benchmarks.engines --model FOLDER --rounds 5 --threads 2 --json FILE
 
-The engines are optional (docs/ENGINES.md says how to install them); one that is absent is named
+The engines are optional (docs/results.md says how to install them); one that is absent is named
 and left out. The same numbers come from every engine, each from a process of its own, and the
 engines take turns so that all meet the same drift of the machine.
 

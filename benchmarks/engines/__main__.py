@@ -110,7 +110,7 @@ def installed(arguments: argparse.Namespace) -> list[Contestant]:
         else:
             print(f"{name}: not installed", file=sys.stderr)
     if not found:
-        raise UsageError("there is no engine to measure (docs/ENGINES.md)")
+        raise UsageError("there is no engine to measure (docs/results.md)")
     return found
 
 

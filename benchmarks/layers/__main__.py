@@ -1,4 +1,4 @@
-"""`python -m benchmarks.layers`: the table of docs/MEASUREMENTS.md."""
+"""`python -m benchmarks.layers`: the table of docs/results.md."""
 
 import argparse
 from collections.abc import Callable, Iterator

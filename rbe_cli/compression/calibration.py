@@ -62,7 +62,7 @@ def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
     """Sequences to calibrate on: a quarter of the tokens costs some 10 % more KL divergence.
 
     Who tunes takes four times as many: 96, 224 and 400 of them leave .0369, .0346 and .0342 at 2
-    bits (docs/MEASUREMENTS.md).
+    bits (docs/design-notes.md).
     """
     few = 128 if parameter_count(config) <= 50_000_000 else 48
     return 4 * few if tunes else few

@@ -3,7 +3,7 @@
 The divergence follows from a probe, which takes a few forward passes. It adds white noise of each
 matrix's error to the weights and measures what that costs. The codec spreads its errors where
 they matter less, so it costs a share of that: a twelfth to a third for the models that were
-measured (docs/MEASUREMENTS.md, "Forecasts").
+measured (docs/results.md, "Forecasts").
 """
 
 from collections.abc import Mapping

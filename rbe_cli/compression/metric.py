@@ -26,7 +26,7 @@ from rbe_cli.progress import Progress
 Float32 = NDArray[np.float32]
 # What is added to the moments' diagonals, of their mean, at a bit a weight. Coarse steps move
 # the model out of the reach of second-order terms, and it then matters that no direction is
-# taken for free (docs/MEASUREMENTS.md). It halves with each bit up to `_FINEST_BITS`: with less,
+# taken for free (docs/design-notes.md). It halves with each bit up to `_FINEST_BITS`: with less,
 # the errors that are fed back outgrow the weights, and rounding errors of the moments count.
 _INPUT_DAMPING = 0.2
 _OUTPUT_DAMPING = 0.6

@@ -9,7 +9,7 @@ from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Stage
 
 # Seconds for a billion weights times tokens, by two threads of the machine of
-# docs/MEASUREMENTS.md, "Forecasts".
+# docs/results.md, "Forecasts".
 _WRITING = 0.042
 _MEASURING = 0.069
 _RECONSTRUCTING = 0.053

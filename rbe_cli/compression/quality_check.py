@@ -3,7 +3,7 @@
 What a rate should cost at most is what plain rounding at that rate would: errors that know
 nothing of each other, of the power that rate-distortion theory gives for Gaussian weights. To
 second order that costs tr(H) tr(G) / 2 times their variance (metric.py), and error feedback makes
-it less. Files of sound models lost at most 4 times as much (docs/MEASUREMENTS.md, "Every rate
+it less. Files of sound models lost at most 4 times as much (docs/results.md, "Every rate
 and every size"); `MARGIN` is well above that.
 """
 

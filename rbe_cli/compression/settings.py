@@ -49,7 +49,7 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a preset gives on an English GPT-2 of 6 million parameters (docs/MEASUREMENTS.md).
+    """What a preset gives on an English GPT-2 of 6 million parameters (docs/results.md).
 
     Attributes:
         kl_divergence: nats a token, on text that neither the model nor the codec saw.

@@ -122,7 +122,7 @@ ACTIVATIONS: dict[Activation, int] = {
 PAGE_POSITIONS = 64
 Activations = Literal["auto", "8", "16"]
 """Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
-more than five times as much (docs/MEASUREMENTS.md)."""
+more than five times as much (docs/design-notes.md)."""
 KvType = Literal["fp32", "fp16", "int8"]
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
 GROUP_ROWS = 256  # activations that share a scale

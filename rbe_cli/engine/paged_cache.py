@@ -46,8 +46,8 @@ class PagedCache:
         self.lengths = np.zeros(batch, np.int64)
         self.kind = kind
         self.width = _width(config)
-        row_pages = -(-config.n_positions // PAGE_POSITIONS)
-        self._table = np.zeros((batch, row_pages), np.int64)  # addresses
+        self._row_pages = -(-config.n_positions // PAGE_POSITIONS)
+        self._table = np.zeros((batch, self._row_pages), np.int64)  # addresses
         self._rows: list[list[NDArray[np.uint8]]] = [[] for _ in range(batch)]
         self._free: list[NDArray[np.uint8]] = []
         self._arena = Arena()
@@ -55,7 +55,7 @@ class PagedCache:
         self._page_bytes = config.n_layer * config.n_head * own
         self._ones = np.ones(max(score_bytes(config.n_positions) // 4, self.width), np.float32)
         self.record = np.zeros(1, CACHE)
-        self.record["pages"], self.record["row_pages"] = address(self._table), row_pages
+        self.record["pages"], self.record["row_pages"] = address(self._table), self._row_pages
         self.record["heads"], self.record["head_dim"] = config.n_head, config.head_dim
         self.record["width"], self.record["head_bytes"] = self.width, own
         self.record["kind"] = KV_TYPES.index(kind)
@@ -71,6 +71,14 @@ class PagedCache:
     def position_bytes(self) -> int:
         """Of one token's keys and values."""
         return self._page_bytes // PAGE_POSITIONS
+
+    def add_row(self) -> int:
+        """Add an empty row, and return its number."""
+        self._table = np.concatenate([self._table, np.zeros((1, self._row_pages), np.int64)])
+        self.lengths = np.append(self.lengths, 0)
+        self._rows.append([])
+        self.record["pages"] = address(self._table)
+        return len(self._rows) - 1
 
     def reserve(self, row: int, tokens: int) -> None:
         """Make room for `tokens` more in a row."""

@@ -1,6 +1,9 @@
 """A model in use: rows of text that grow token by token."""
 
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,10 +21,11 @@ DEFAULT_ACTIVATIONS: Activations = "auto"
 
 
 class _Rows:
-    """What sessions share: a model, and a cache of rows."""
+    """What sessions share: a model, a cache of rows, and a lock that each call holds."""
 
     model: Gpt2
     cache: PagedCache | KVCache
+    _lock: threading.Lock
 
     @property
     def n_positions(self) -> int:
@@ -39,7 +43,8 @@ class _Rows:
 
     def reset(self, row: int) -> None:
         """Empty a row."""
-        self.cache.reset(row)
+        with self._lock:
+            self.cache.reset(row)
 
 
 class Session(_Rows):
@@ -47,6 +52,10 @@ class Session(_Rows):
 
     A row's logits depend neither on the other rows, nor on the number of threads; nor, where
     activations are rounded to 16 bits, on how its tokens were divided into calls.
+
+    Several Python threads may use one session: its calls wait for each other. Two users of one
+    row would mix their tokens, so each takes a row of its own. The rows below `batch` belong to
+    those who name them; `borrow_rows` lends others.
     """
 
     def __init__(
@@ -72,6 +81,9 @@ class Session(_Rows):
         _check_batch(batch)
         assert model.kernels.team is not None
         self.model = model
+        self._lock = threading.Lock()
+        self._spare_rows: list[int] = []
+        self._returned_rows: deque[int] = deque()
         self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
         self._plan = ModelPlan(model, model.kernels.team, activations, progress)
 
@@ -82,7 +94,34 @@ class Session(_Rows):
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but a row's first `length` tokens."""
-        self.cache.truncate(row, length)
+        with self._lock:
+            self.cache.truncate(row, length)
+
+    @contextmanager
+    def borrow_rows(self, count: int) -> Iterator[list[int]]:
+        """Lend `count` empty rows, for as long as the context lasts.
+
+        They are lent to nobody else, and are none of those below `batch`. A row takes memory for
+        its tokens only, and what it took serves others when it comes back.
+        """
+        with self._lock:
+            self._collect_rows()
+            while len(self._spare_rows) < count:
+                self._spare_rows.append(self.cache.add_row())
+            rows, self._spare_rows = self._spare_rows[:count], self._spare_rows[count:]
+        try:
+            yield rows
+        finally:
+            # The lock is not taken here: a generator that was left half-way ends in the garbage
+            # collector, perhaps within a call of this thread that holds the lock.
+            self._returned_rows.extend(rows)
+
+    def _collect_rows(self) -> None:
+        """Empty the rows that came back, so that they can be lent again."""
+        while self._returned_rows:
+            row = self._returned_rows.popleft()
+            self.cache.reset(row)
+            self._spare_rows.append(row)
 
     def prefill(self, row: int, tokens: Int64) -> Float32:
         """Append `tokens` `[n]` to a row; returns the logits `[vocab]` after the last one.
@@ -107,28 +146,30 @@ class Session(_Rows):
             UsageError: as `Gpt2.forward`.
         """
         ids, row_ids = np.ascontiguousarray(tokens, np.int64), np.array(rows, np.int64)
-        positions = self.cache.lengths[row_ids]
-        self.model.check(ids[:, None], positions)
-        for row in rows:
-            self.cache.reserve(row, 1)
-        logits = self._plan.run(self.cache, ids, row_ids, positions, range(len(ids)))
-        self.cache.advance(row_ids, 1)
+        with self._lock:
+            positions = self.cache.lengths[row_ids]
+            self.model.check(ids[:, None], positions)
+            for row in rows:
+                self.cache.reserve(row, 1)
+            logits = self._plan.run(self.cache, ids, row_ids, positions, range(len(ids)))
+            self.cache.advance(row_ids, 1)
         return logits
 
     def _append(self, row: int, tokens: Int64, wanted: int, is_prompt: bool) -> Float32:
         """Append to a row; returns the logits `[wanted, vocab]` after its last tokens."""
         ids = np.ascontiguousarray(tokens, np.int64)
-        self.model.check(ids[None], self.cache.lengths[[row]])
         first = len(ids) - wanted
         found = []
-        for start in range(0, len(ids), CHUNK_TOKENS):
-            part = ids[start : start + CHUNK_TOKENS]
-            self.cache.reserve(row, len(part))
-            positions = np.arange(len(part)) + self.cache.lengths[row]
-            own = range(max(first - start, 0), len(part))
-            rows = np.full(len(part), row)
-            found.append(self._plan.run(self.cache, part, rows, positions, own, is_prompt))
-            self.cache.advance(np.array([row]), len(part))
+        with self._lock:
+            self.model.check(ids[None], self.cache.lengths[[row]])
+            for start in range(0, len(ids), CHUNK_TOKENS):
+                part = ids[start : start + CHUNK_TOKENS]
+                self.cache.reserve(row, len(part))
+                positions = np.arange(len(part)) + self.cache.lengths[row]
+                own = range(max(first - start, 0), len(part))
+                rows = np.full(len(part), row)
+                found.append(self._plan.run(self.cache, part, rows, positions, own, is_prompt))
+                self.cache.advance(np.array([row]), len(part))
         return np.concatenate(found)
 
 
@@ -139,17 +180,20 @@ class ReferenceSession(_Rows):
         """Start with empty rows; raises as `Session`."""
         _check_batch(batch)
         self.model = model
+        self._lock = threading.Lock()
         self.cache: KVCache = KVCache(model.config, batch)
 
     def prefill(self, row: int, tokens: Int64) -> Float32:
         """As `Session.prefill`."""
         sequence = np.asarray(tokens, np.int64)[None]  # [1, n]
-        return self.model.forward(sequence, self.cache, np.array([row]), last_only=True)[0]
+        with self._lock:
+            return self.model.forward(sequence, self.cache, np.array([row]), last_only=True)[0]
 
     def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
         """As `Session.decode`."""
-        column = np.asarray(tokens, np.int64)[:, None]  # [len(rows), 1]
-        return self.model.forward(column, self.cache, np.asarray(rows, np.int64), last_only=True)
+        column, row_ids = np.asarray(tokens, np.int64)[:, None], np.asarray(rows, np.int64)
+        with self._lock:
+            return self.model.forward(column, self.cache, row_ids, last_only=True)
 
 
 def _check_batch(batch: int) -> None:

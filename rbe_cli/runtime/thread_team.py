@@ -111,7 +111,7 @@ def get_team(threads: int | None, instructions: InstructionSet | None = None) ->
         raise UsageError(f"--threads {threads}: at least one thread is needed")
     key = min(threads or default_threads(), affine_cpus()), instructions or available()[0]
     if key not in _teams:
-        _teams[key] = Team(*key)
+        _teams.setdefault(key, Team(*key))  # at once, as two Python threads may come here
     return _teams[key]
 
 

@@ -1,27 +1,33 @@
-"""Guesses of what comes next, from what came before (prompt lookup decoding, Saxena 2023).
+"""Draft tokens by prompt lookup (Saxena 2023, "Prompt Lookup Decoding").
 
 Where the last tokens have occurred before, what followed them then is likely to follow again:
-names, quotations, code, and the loops of a greedy model. A model checks several guessed tokens
-in hardly more time than it takes for one, as both read all weights once.
+names, quotations, code, and the loops of a greedy model. A model verifies several draft tokens
+in hardly more time than it takes for one, as both read all weights once (speculative decoding,
+Leviathan et al. 2023). Only tokens that the model itself would have chosen are accepted.
 """
 
 from collections.abc import Sequence
 
 _LENGTH = 3  # tokens that must have occurred before
-_MOST = 7  # guesses at once
+_MOST = 7  # draft tokens at once
 _FEWEST = 1
 
 
 class DraftTokens:
-    """Guesses for one row; the better they were, the more it makes."""
+    """Proposes draft tokens for one row; the more are accepted, the more it proposes."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[int, ...], int] = {}  # tokens -> where what followed them is
         self._known = 0  # tokens of the history that are in `_last`
         self._count = _MOST // 2
 
-    def guess(self, history: Sequence[int], most: int) -> list[int]:
-        """Up to `most` tokens that may follow `history`, which has grown since the last call."""
+    def propose(self, history: Sequence[int], most: int) -> list[int]:
+        """Return up to `most` draft tokens.
+
+        Args:
+            history: the row's tokens, which have only grown since the last call.
+            most: below 1, none are proposed.
+        """
         if most < 1:
             return []
         key = tuple(history[-_LENGTH:])
@@ -31,16 +37,16 @@ class DraftTokens:
         start = self._last.get(key) if len(key) == _LENGTH else None
         if start is None:
             return []
-        guesses: list[int] = []
+        drafted: list[int] = []
         for place in range(start, start + min(self._count, most)):
-            # Past its end, the history goes on as guessed: in a loop, round and round.
+            # Past its end, the history goes on as drafted: in a loop, round and round.
             is_known = place < len(history)
-            guesses.append(history[place] if is_known else guesses[place - len(history)])
-        return guesses
+            drafted.append(history[place] if is_known else drafted[place - len(history)])
+        return drafted
 
-    def learn(self, guessed: int, right: int) -> None:
-        """Count how many of the last guesses, from the first on, were right."""
-        if right == guessed:
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Adapt to how many of the last draft tokens, from the first on, were accepted."""
+        if accepted == proposed:
             self._count = min(_MOST, self._count + 2)
-        elif right < guessed / 2:
+        elif accepted < proposed / 2:
             self._count = max(_FEWEST, self._count // 2)

@@ -1,6 +1,7 @@
 """The generation loop: prefill each row, then decode all rows that go on, one token at a time."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,7 +20,11 @@ FinishReason = Literal["eos", "stop", "length", "context"]
 
 
 class GenerationSession(Protocol):
-    """A model with one KV cache a row, as the loop sees it."""
+    """A model with one KV cache a row, as the loop sees it.
+
+    Several generations may use one session at once, from one thread or from several: each
+    borrows rows of its own.
+    """
 
     @property
     def n_positions(self) -> int:
@@ -28,6 +33,9 @@ class GenerationSession(Protocol):
     @property
     def vocab_size(self) -> int:
         """Logits a token."""
+
+    def borrow_rows(self, count: int) -> AbstractContextManager[Sequence[int]]:
+        """Lend `count` empty rows to one generation, until the context is left."""
 
     def length(self, row: int) -> int:
         """Tokens in the row's cache."""
@@ -71,11 +79,12 @@ class GenerationStep:
 
 @dataclass(eq=False)
 class _Row:
-    index: int
+    index: int  # of the prompt
     history: list[int]  # the prompt and what was generated; the cache holds its end
     tokens_left: int
     rng: np.random.Generator
     text: TextStream
+    place: int = -1  # the session's row that is lent to it
     finished: bool = False
 
 
@@ -86,14 +95,15 @@ def generate(
     tokenizer: Tokenizer | None,
     eos_token_ids: Collection[int],
 ) -> Iterator[GenerationStep]:
-    """Continue every prompt `[n]`, each in the session's row of the same index.
+    """Continue every prompt `[n]`, each in a row of the session that is lent to it.
 
     Rows are independent: a row's tokens follow from its prompt, the options, the seed and its
     index alone. Steps of different rows alternate in no promised order. The checks are made at
-    the call, the work while iterating.
+    the call, the work while iterating. Whoever stops half-way closes or drops the iterator,
+    which gives the rows back.
 
     Args:
-        session: the model; its rows from 0 to len(prompts) - 1 are emptied and used.
+        session: the model; others may use it at the same time.
         prompts: ids below `session.vocab_size`.
         options: how tokens are chosen and when a row ends.
         tokenizer: None leaves every step's text empty.
@@ -118,10 +128,11 @@ def generate(
         )
         for index, prompt in enumerate(prompts)
     ]
-    return _steps(session, rows, options, tokenizer, frozenset(eos_token_ids))
+    return _Loop(session, options, tokenizer, frozenset(eos_token_ids)).run(rows)
 
 
 def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: GenerationOptions) -> None:
+    """Refuse a prompt that cannot be continued; errors as of `generate`."""
     if prompt.size == 0:
         raise UsageError("the prompt is empty: there is nothing to continue")
     if prompt.size > n_positions and options.on_overflow == "stop":
@@ -131,92 +142,108 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
         )
 
 
-def _steps(
-    session: GenerationSession,
-    rows: list[_Row],
-    options: GenerationOptions,
-    tokenizer: Tokenizer | None,
-    eos_token_ids: frozenset[int],
-) -> Iterator[GenerationStep]:
-    next_token = make_sampler(options)
+class _Loop:
+    """One generation: all its rows, from the prompts to their ends."""
 
-    def advance(row: _Row, logits: NDArray[np.float32]) -> GenerationStep:
-        token = next_token(logits, row.history, row.rng)
+    def __init__(
+        self,
+        session: GenerationSession,
+        options: GenerationOptions,
+        tokenizer: Tokenizer | None,
+        eos_token_ids: frozenset[int],
+    ) -> None:
+        self._session = session
+        self._options = options
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._next_token = make_sampler(options)
+
+    def run(self, rows: list[_Row]) -> Iterator[GenerationStep]:
+        """Yield the steps of all rows."""
+        # Draft tokens follow one row's history, and what is drawn at random seldom equals them.
+        is_greedy = self._options.greedy or self._options.temperature == 0
+        drafts = DraftTokens() if self._options.lookup and is_greedy and len(rows) == 1 else None
+        with self._session.borrow_rows(len(rows)) as places:
+            for row, place in zip(rows, places, strict=True):
+                row.place = place
+            for row in rows:
+                yield self._advance(row, self._refill(row))
+            while rows := [row for row in rows if not row.finished]:
+                if drafts is not None and not self._is_full(rows[0]):
+                    yield from self._advance_by_drafts(rows[0], drafts)
+                else:
+                    yield from self._advance_all(rows)
+
+    def _advance_all(self, rows: Sequence[_Row]) -> Iterator[GenerationStep]:
+        """Yield one step of each row; those with room are decoded together."""
+        full = [row for row in rows if self._is_full(row)]
+        ready = [row for row in rows if not self._is_full(row)]
+        if ready:
+            tokens = np.array([row.history[-1] for row in ready], dtype=np.int64)
+            batch = self._session.decode([row.place for row in ready], tokens)
+            for row, logits in zip(ready, batch, strict=True):
+                yield self._advance(row, logits)
+        for row in full:
+            yield self._advance(row, self._refill(row))
+
+    def _advance_by_drafts(self, row: _Row, drafts: DraftTokens) -> Iterator[GenerationStep]:
+        """Yield one step of a row, or several if draft tokens are accepted."""
+        session, before = self._session, self._session.length(row.place)
+        most = min(row.tokens_left - 1, session.n_positions - before - 2)
+        drafted = drafts.propose(row.history, most)
+        tokens = np.array([row.history[-1], *drafted], dtype=np.int64)
+        if not drafted:
+            yield self._advance(row, session.decode([row.place], tokens)[0])
+            return
+        steps: list[GenerationStep] = []
+        for draft, logits in zip([*drafted, None], session.extend(row.place, tokens), strict=True):
+            steps.append(self._advance(row, logits))
+            if row.finished or steps[-1].token != draft:
+                break
+        session.truncate(row.place, before + len(steps))
+        drafts.learn(len(drafted), len(steps) - 1)
+        yield from steps
+
+    def _advance(self, row: _Row, logits: NDArray[np.float32]) -> GenerationStep:
+        """Choose a row's next token from the logits `[vocab]`, and return the step."""
+        token = self._next_token(logits, row.history, row.rng)
         row.history.append(token)
         row.tokens_left -= 1
-        text = "" if token in eos_token_ids else row.text.push(token)
-        reason = finish_reason(row, token)
+        text = "" if token in self._eos_token_ids else row.text.push(token)
+        reason = self._finish_reason(row, token)
         if reason is not None and reason != "stop":
             text += row.text.finish()
         row.finished = reason is not None
         scored = None
-        if options.logprobs is not None:
-            scored = chosen_logprob(logits, token, options.logprobs, tokenizer)
+        if self._options.logprobs is not None:
+            scored = chosen_logprob(logits, token, self._options.logprobs, self._tokenizer)
         return GenerationStep(row.index, token, text, reason, scored)
 
-    def finish_reason(row: _Row, token: int) -> FinishReason | None:
-        if token in eos_token_ids:
+    def _finish_reason(self, row: _Row, token: int) -> FinishReason | None:
+        """Return why a row ends with `token`; None if it goes on."""
+        if token in self._eos_token_ids:
             return "eos"
         if row.text.stopped:
             return "stop"
         if row.tokens_left == 0:
             return "length"
-        if options.on_overflow == "stop" and _is_full(session, row):
+        if self._options.on_overflow == "stop" and self._is_full(row):
             return "context"
         return None
 
-    def advance_by_lookup(row: _Row) -> Iterator[GenerationStep]:
-        """One step, or several if guesses of what comes next are right."""
-        before = session.length(row.index)
-        most = min(row.tokens_left - 1, session.n_positions - before - 2)
-        guesses = lookup.guess(row.history, most)
-        tokens = np.array([row.history[-1], *guesses], dtype=np.int64)
-        if not guesses:
-            yield advance(row, session.decode([row.index], tokens)[0])
-            return
-        steps: list[GenerationStep] = []
-        for guess, logits in zip([*guesses, None], session.extend(row.index, tokens), strict=True):
-            steps.append(advance(row, logits))
-            if row.finished or steps[-1].token != guess:
-                break
-        session.truncate(row.index, before + len(steps))
-        lookup.learn(len(guesses), len(steps) - 1)
-        yield from steps
+    def _is_full(self, row: _Row) -> bool:
+        """Return whether a row's cache has no position left."""
+        return self._session.length(row.place) >= self._session.n_positions
 
-    lookup = DraftTokens()
-    # One row's history at a time; what is drawn at random is seldom guessed.
-    is_greedy = options.greedy or options.temperature == 0
-    is_guessing = options.lookup and is_greedy and len(rows) == 1
-    for row in rows:
-        yield advance(row, _refill(session, row))
-    while rows := [row for row in rows if not row.finished]:
-        if is_guessing and not _is_full(session, rows[0]):
-            yield from advance_by_lookup(rows[0])
-            continue
-        full = [row for row in rows if _is_full(session, row)]
-        ready = [row for row in rows if not _is_full(session, row)]
-        if ready:
-            tokens = np.array([row.history[-1] for row in ready], dtype=np.int64)
-            batch = session.decode([row.index for row in ready], tokens)  # [len(ready), vocab]
-            for row, logits in zip(ready, batch, strict=True):
-                yield advance(row, logits)
-        for row in full:
-            yield advance(row, _refill(session, row))
+    def _refill(self, row: _Row) -> NDArray[np.float32]:
+        """Fill the row's cache anew; return the logits `[vocab]` after its last token.
 
-
-def _is_full(session: GenerationSession, row: _Row) -> bool:
-    return session.length(row.index) >= session.n_positions
-
-
-def _refill(session: GenerationSession, row: _Row) -> NDArray[np.float32]:
-    """Fill the row's cache anew; return the logits [vocab] after its last token.
-
-    Of a history longer than the context the newest half of a context stays. It has to be
-    computed again: GPT-2's positions are learned and absolute, and are part of every cached key
-    and value, so those cannot be moved to an earlier position.
-    """
-    tokens = row.history
-    if len(tokens) > session.n_positions:
-        tokens = tokens[-max(1, session.n_positions // 2) :]
-    session.reset(row.index)
-    return session.prefill(row.index, np.array(tokens, dtype=np.int64))
+        Of a history longer than the context the newest half of a context stays. It has to be
+        computed again: GPT-2's positions are learned and absolute, and are part of every cached
+        key and value, so those cannot be moved to an earlier position.
+        """
+        tokens = row.history
+        if len(tokens) > self._session.n_positions:
+            tokens = tokens[-max(1, self._session.n_positions // 2) :]
+        self._session.reset(row.place)
+        return self._session.prefill(row.place, np.array(tokens, dtype=np.int64))

@@ -1,6 +1,7 @@
 """A generation whose results and timings are kept while its steps stream by."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -70,6 +71,9 @@ class TimedSession:
         self.n_positions = session.n_positions
         self.vocab_size = session.vocab_size
 
+    def borrow_rows(self, count: int) -> AbstractContextManager[Sequence[int]]:
+        return self._session.borrow_rows(count)
+
     def length(self, row: int) -> int:
         return self._session.length(row)
 
@@ -98,7 +102,7 @@ class TimedSession:
         return logits
 
     def truncate(self, row: int, length: int) -> None:
-        self._stats.decode_tokens -= self._session.length(row) - length  # wrong guesses
+        self._stats.decode_tokens -= self._session.length(row) - length  # rejected draft tokens
         self._session.truncate(row, length)
 
 

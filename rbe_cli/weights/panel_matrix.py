@@ -10,7 +10,6 @@ past 8 bits are cut in two, v = low + 256 * high with low in 8 bits: the few til
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -216,12 +215,21 @@ class PanelMatrix(CompressedMatrix):
         """Of a panel."""
         return -(-self.shape[0] // TILE_ROWS)
 
-    @cached_property
+    @property
     def record(self) -> NDArray[np.void]:
-        """The matrix as compiled kernels know it, without a bias, `[1]` of `records.MATRIX`.
+        """The matrix as compiled kernels know it, without a bias, `[1]` of `MATRIX`.
 
         Valid as long as this object lives.
         """
+        own = vars(self)
+        if "_record" not in own:
+            # At once, as two threads may come here: the first record stays, with its arrays.
+            own.setdefault("_record", self._made_record())
+        record: NDArray[np.void] = own["_record"][0]
+        return record
+
+    def _made_record(self) -> tuple[NDArray[np.void], tuple[NDArray[np.generic], ...]]:
+        """Return a record, and what it points to beside the attributes."""
         count = len(self.low.layouts) // self.tiles
         row_steps = np.zeros(self.tiles * TILE_ROWS, np.float32)
         row_steps[: self.shape[0]] = self.row_steps
@@ -234,7 +242,6 @@ class PanelMatrix(CompressedMatrix):
         panel_starts = np.arange(count + 1) * self.tiles
         high_starts = np.searchsorted(self.high_tiles, panel_starts)
         starts = self.low.starts[panel_starts]
-        self._kept.extend((starts, row_steps, column_steps, high, high_starts))
         found = np.zeros(1, MATRIX)
         found["form"], found["values"] = PACKED, address(self.low.values)
         found["starts"], found["layouts"] = address(starts), address(self.low.layouts)
@@ -243,12 +250,7 @@ class PanelMatrix(CompressedMatrix):
         found["rows"], found["tiles"], found["panels"] = self.shape[0], self.tiles, count
         found["row_steps"], found["column_steps"] = address(row_steps), address(column_steps)
         found["high_tiles"], found["high_starts"] = address(high), address(high_starts)
-        return found
-
-    @cached_property
-    def _kept(self) -> list[NDArray[np.generic]]:
-        """What the record points to, beside the attributes."""
-        return []
+        return found, (starts, row_steps, column_steps, high, high_starts)
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ class HashSession:
         self.prefills: list[tuple[int, list[int]]] = []
         self.batches: list[list[int]] = []
         self.extensions: list[list[int]] = []
+
+    def borrow_rows(self, count: int) -> AbstractContextManager[Sequence[int]]:
+        return nullcontext(range(count))
 
     def length(self, row: int) -> int:
         return len(self.caches[row])

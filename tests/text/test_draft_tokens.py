@@ -1,6 +1,7 @@
-"""Guessing what comes next changes the calls of the model, and never the text."""
+"""Draft tokens change the calls of the model, and never the text."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ class LoopingSession:
         self._logits = 2 * np.random.default_rng(seed).standard_normal((9, 9), dtype=np.float32)
         self.cache: list[int] = []
         self.calls = 0
+
+    def borrow_rows(self, count: int) -> Any:
+        return nullcontext(range(count))
 
     def length(self, row: int) -> int:
         return len(self.cache)
@@ -68,11 +72,11 @@ def test_the_steps_are_the_same(
 ) -> None:  # fmt: skip
     options = {"max_tokens": max_tokens, "greedy": greedy, "seed": seed, "on_overflow": overflow}
     plain = LoopingSession(seed, n_positions)
-    guessing = LoopingSession(seed, n_positions)
+    drafting = LoopingSession(seed, n_positions)
     expected = steps_of(plain, prompt, eos, lookup=False, **options)
-    assert steps_of(guessing, prompt, eos, lookup=True, **options) == expected
-    assert guessing.cache == plain.cache
-    assert guessing.calls <= plain.calls
+    assert steps_of(drafting, prompt, eos, lookup=True, **options) == expected
+    assert drafting.cache == plain.cache
+    assert drafting.calls <= plain.calls
 
 
 def test_a_text_that_repeats_itself_takes_few_calls() -> None:
@@ -82,14 +86,14 @@ def test_a_text_that_repeats_itself_takes_few_calls() -> None:
     assert session.calls < 60
 
 
-def test_several_rows_are_not_guessed(make_session: MakeSession) -> None:
+def test_several_rows_have_no_draft_tokens(make_session: MakeSession) -> None:
     session = make_session(rows=2)
     prompts = [np.array([1, 2, 1, 2, 1, 2])] * 2
     list(generate(session, prompts, GenerationOptions(max_tokens=5), None, ()))
     assert session.extensions == []
 
 
-def test_wrong_guesses_are_not_counted_as_decoded(make_session: MakeSession) -> None:
+def test_rejected_draft_tokens_are_not_counted_as_decoded(make_session: MakeSession) -> None:
     prompt = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3])
     recorded = RecordedGeneration(
         make_session(rows=1), [prompt], GenerationOptions(max_tokens=20, greedy=True), None, ()
@@ -98,23 +102,23 @@ def test_wrong_guesses_are_not_counted_as_decoded(make_session: MakeSession) -> 
     assert recorded.stats.decode_tokens == len(steps) - 1
 
 
-def test_a_guess_is_what_followed_last_time() -> None:
-    lookup = DraftTokens()
-    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
-    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 1, 2, 3], 2) == [7, 1]
+def test_a_draft_is_what_followed_last_time() -> None:
+    drafts = DraftTokens()
+    assert drafts.propose([1, 2, 3, 4, 5, 9, 1, 2, 3], 2) == [4, 5]
+    assert drafts.propose([1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 1, 2, 3], 2) == [7, 1]
 
 
 @pytest.mark.parametrize("history", [[], [1], [1, 1], [1, 2, 3], [1, 2, 3, 4]])
-def test_without_a_repetition_there_is_no_guess(history: list[int]) -> None:
-    assert DraftTokens().guess(history, 5) == []
+def test_without_a_repetition_there_is_no_draft(history: list[int]) -> None:
+    assert DraftTokens().propose(history, 5) == []
 
 
-def test_right_guesses_make_more_and_wrong_ones_fewer() -> None:
-    lookup, history = DraftTokens(), [1, 2, 3, *range(10, 30), 1, 2, 3]
-    first = len(lookup.guess(history, 100))
-    lookup.learn(first, first)
-    assert len(lookup.guess(history, 100)) > first
+def test_accepted_tokens_make_more_and_rejected_ones_fewer() -> None:
+    drafts, history = DraftTokens(), [1, 2, 3, *range(10, 30), 1, 2, 3]
+    first = len(drafts.propose(history, 100))
+    drafts.learn(first, first)
+    assert len(drafts.propose(history, 100)) > first
     for _ in range(5):
-        lookup.learn(7, 0)
-    assert len(lookup.guess(history, 100)) == 1
-    assert lookup.guess(history, 0) == []
+        drafts.learn(7, 0)
+    assert len(drafts.propose(history, 100)) == 1
+    assert drafts.propose(history, 0) == []

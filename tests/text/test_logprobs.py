@@ -63,8 +63,8 @@ def test_text_of_a_token_is_its_part_of_a_text(tokenizer: Tokenizer) -> None:
         position = text.index(piece, position) + len(piece)
 
 
-def test_guessed_tokens_have_the_same_values(make_session: MakeSession) -> None:
-    """A session that repeats itself, so that guesses are right and wrong."""
+def test_draft_tokens_have_the_same_values(make_session: MakeSession) -> None:
+    """A session that repeats itself, so that draft tokens are accepted and rejected."""
 
     def steps(lookup: bool) -> Any:
         session = make_session(rows=1, n_positions=200)
@@ -78,8 +78,8 @@ def test_guessed_tokens_have_the_same_values(make_session: MakeSession) -> None:
         logits[10 + length % 7 + (length % 31 == 0)] = 9
         return logits
 
-    guessing, found = steps(lookup=True)
-    assert any(len(tokens) > 2 for tokens in guessing.extensions)
+    drafting, found = steps(lookup=True)
+    assert any(len(tokens) > 2 for tokens in drafting.extensions)
     assert found == steps(lookup=False)[1]
     for step in found:
         assert step.logprobs.token == step.token == step.logprobs.top[0].token

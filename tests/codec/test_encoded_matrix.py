@@ -5,12 +5,17 @@ import pytest
 from examples import examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from oracles import entropy_decoder
 from safetensors.numpy import load_file
 
-from rbe_cli.codec import reference
 from rbe_cli.codec.column_blocks import MAX_COLUMNS, column_blocks
 from rbe_cli.codec.ectcq import scales
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock, encode_block
+from rbe_cli.codec.ectcq.encoded_matrix import (
+    TUNED_RESOLUTION,
+    EncodedMatrix,
+    HybridBlock,
+    encode_block,
+)
 from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
 from rbe_cli.codec.ectcq.trellis import PARITY_CHECKS, QuantiserOptions, state_labels
 from rbe_cli.codec.entropy import rans
@@ -55,21 +60,15 @@ def decode(matrix):
 
 
 def reference_decode(matrix):
-    """The same, by the reference decoder.
+    """The same, by the oracle.
 
     Raises:
-        PayloadError: as that decoder, or a weight may be infinite.
+        PayloadError: as the oracle, or a weight may be infinite.
     """
-    rows, columns = matrix.shape
-    integers, levels = joined(
-        reference.decode_block(block, (rows, part.stop - part.start), matrix.states)
-        for block, part in zip(matrix.blocks, column_blocks(columns), strict=True)
-    )
-    with np.errstate(over="ignore"):
-        exact = matrix.step * 2.0 ** (levels / 8)
-    if (exact * MAX_INTEGER > np.finfo(np.float32).max).any():
+    integers, steps = entropy_decoder.decode_integers(matrix)
+    if (steps.astype(np.float64) * MAX_INTEGER > np.finfo(np.float32).max).any():
         raise PayloadError("steps")
-    return integers, exact
+    return integers, steps
 
 
 def outcome(data, shape, decoder):
@@ -93,7 +92,7 @@ def test_roundtrip_through_bytes(shape, step):
     decoded = read.decode()
     assert decoded.dtype == np.float32
     np.testing.assert_array_equal(decoded, matrix.decode())
-    np.testing.assert_array_equal(decoded, reference.decode(read))
+    np.testing.assert_array_equal(decoded, entropy_decoder.decode(read))
     integers, steps = decode(read)
     np.testing.assert_array_equal(steps, np.float32(step))
     np.testing.assert_array_equal(decoded, np.float32(step) * integers.astype(np.float32))
@@ -107,7 +106,7 @@ def test_every_trellis_comes_back(states):
     matrix = encode(weights, 0.3, states=states)
     read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
     assert read.states == matrix.states == states
-    np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
+    np.testing.assert_array_equal(read.decode(), entropy_decoder.decode(matrix))
     assert np.abs(read.decode() - weights).max() <= 4 * 0.3
 
 
@@ -122,11 +121,25 @@ def test_each_column_has_the_step_of_its_importance(columns):
     assert np.abs(octaves).max() <= 1 / 16 + 1e-5  # half an eighth
     decoded = read.decode()
     np.testing.assert_array_equal(decoded, steps * integers)
-    np.testing.assert_array_equal(decoded, reference.decode(read))
+    np.testing.assert_array_equal(decoded, entropy_decoder.decode(read))
     assert (np.abs(decoded - weights) <= 4 * steps).all()
     slow_integers, slow_steps = reference_decode(read)
     np.testing.assert_array_equal(integers, slow_integers)
-    np.testing.assert_allclose(steps, slow_steps, rtol=1e-6)
+    np.testing.assert_array_equal(steps, slow_steps)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 70, 1025])
+def test_tuned_steps_are_decoded_as_by_the_oracle(columns):
+    """Steps after tuning are kept in 32nds of an octave, not in eighths."""
+    factors = np.exp2(np.linspace(-1, 1, columns, dtype=np.float32))
+    matrix = encode(gaussian((40, columns)), 0.3).rescaled(factors)
+    read = EncodedMatrix.from_bytes(matrix.to_bytes(), matrix.shape)
+    assert read.resolution == TUNED_RESOLUTION
+    np.testing.assert_array_equal(read.decode(), entropy_decoder.decode(read))
+    found, expected = decode(read), entropy_decoder.decode_integers(read)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_allclose(expected[1], np.float32(0.3) * factors, rtol=2 ** (1 / 63) - 1)
 
 
 def test_the_step_is_that_of_columns_of_unit_importance():
@@ -157,7 +170,7 @@ def test_extreme_weights_survive(weights):
     weights = weights.astype(np.float32)
     matrix = encode(weights, 0.5)
     read = EncodedMatrix.from_bytes(matrix.to_bytes(), weights.shape)
-    np.testing.assert_array_equal(read.decode(), reference.decode(matrix))
+    np.testing.assert_array_equal(read.decode(), entropy_decoder.decode(matrix))
     raised = 2 * np.abs(weights.astype(np.float64)).max(axis=0) / MAX_INTEGER
     allowed = 4 * np.maximum(0.5, 2 ** (1 / LEVELS_PER_OCTAVE) * raised)
     assert (np.abs(read.decode() - weights.astype(np.float64)) <= allowed).all()
@@ -271,7 +284,7 @@ def test_no_integer_leaves_a_limited_alphabet(octaves, correlation, largest, sta
     matrix = EncodedMatrix(weights.shape, 0.5, (block,), states)
     integers, _ = matrix.decode_block(0)
     assert -largest - 1 <= integers.min() <= integers.max() <= largest
-    np.testing.assert_array_equal(matrix.decode(), reference.decode(matrix))
+    np.testing.assert_array_equal(matrix.decode(), entropy_decoder.decode(matrix))
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
@@ -285,6 +298,7 @@ def test_a_limit_that_is_not_reached_changes_nothing():
 
 SMALL = encode(gaussian((9, 5)), 0.5)
 WIDE = encode(gaussian((2, MAX_COLUMNS + 3)), 0.5)
+TUNED = SMALL.rescaled(np.array([0.8, 0.9, 1.0, 1.1, 1.3], np.float32))
 
 
 def test_every_truncation_is_refused():
@@ -320,14 +334,25 @@ def test_a_trellis_that_is_none_is_refused(states):
         EncodedMatrix.from_bytes(data[:4] + np.uint16(states).tobytes() + data[6:], SMALL.shape)
 
 
-def forged(step, level):
-    """A matrix of ones whose columns' steps are `level` eighths of an octave over `step`."""
+def forged(step, level, resolution=LEVELS_PER_OCTAVE):
+    """A matrix of zeros whose columns' steps are level / resolution octaves over `step`."""
     levels = np.full(5, level, np.int16)
     rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
     models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
     integers = np.zeros((9, 5), np.int32)
     states, words = rans.encode(integers, rows, columns, levels, models, state_labels(8))
-    return EncodedMatrix((9, 5), step, (HybridBlock(models, states, words),)).to_bytes()
+    block = HybridBlock(models, states, words)
+    return EncodedMatrix((9, 5), step, (block,), resolution=resolution).to_bytes()
+
+
+@pytest.mark.parametrize("resolution", [8, 32])
+@pytest.mark.parametrize("decoder", [decode, entropy_decoder.decode_integers])
+def test_a_level_is_a_fraction_of_an_octave(decoder, resolution):
+    """docs/FORMAT.md: 8 levels an octave, or 32 after tuning."""
+    for octaves in (-2, 0, 1, 3):
+        data = forged(0.5, octaves * resolution, resolution)
+        _, steps = decoder(EncodedMatrix.from_bytes(data, (9, 5)))
+        np.testing.assert_array_equal(steps, np.full(5, 0.5 * 2.0**octaves, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +377,7 @@ def test_garbage_is_refused(data, rows, columns):
 
 @examples(200)
 @given(
-    matrix=st.sampled_from([SMALL, WIDE]),
+    matrix=st.sampled_from([SMALL, WIDE, TUNED]),
     where=st.integers(0, 10**6),
     change=st.integers(1, 255),
 )

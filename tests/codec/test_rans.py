@@ -7,8 +7,8 @@ from examples import examples
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracles import entropy_decoder
 
-from rbe_cli.codec import reference
 from rbe_cli.codec.column_blocks import trellis_order
 from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.encoded_matrix import HybridBlock
@@ -36,8 +36,8 @@ def paths(qs, states=8):
     for row, values in enumerate(qs.tolist()):
         state = 0
         for column, q in enumerate(values):
-            integers[row, column] = 2 * q + reference.state_offset(state, states)
-            state = reference.next_state(state, q, states)
+            integers[row, column] = 2 * q + entropy_decoder.state_offset(state, states)
+            state = entropy_decoder.next_state(state, q, states)
     return integers
 
 
@@ -74,7 +74,7 @@ def assert_decodes_to(block, integers, rows, columns, steps, states=8):
     for found, original in zip(levels, (rows, columns, steps), strict=True):
         np.testing.assert_array_equal(found, original)
     assert {found.dtype for found in (values, *levels)} == {np.dtype(np.int16)}
-    slow_values, slow_steps = reference.decode_block(block, shape, states)
+    slow_values, slow_steps = entropy_decoder.decode_block(block, shape, states)
     np.testing.assert_array_equal(slow_values, values)
     np.testing.assert_array_equal(slow_steps[order], steps)
 
@@ -184,14 +184,14 @@ def test_a_changed_number_is_refused_or_decoded_as_by_the_reference(
         8 * damaged.itemsize
     )
     fast = outcome(decode, block, shape, states)
-    slow = outcome(reference.decode_block, block, shape, states)
+    slow = outcome(entropy_decoder.decode_block, block, shape, states)
     assert (fast is None) == (slow is None)
     if fast is not None:
         np.testing.assert_array_equal(fast[0], slow[0])
         np.testing.assert_array_equal(fast[3], slow[1][trellis_order(shape[1])])
 
 
-@pytest.mark.parametrize("decoder", [decode, reference.decode_block])
+@pytest.mark.parametrize("decoder", [decode, entropy_decoder.decode_block])
 def test_words_too_few_and_too_many(decoder):
     block = encode(*random_block((20, 20), 0))
     for words in (block.words[:-1], block.words[:0], np.append(block.words, np.uint16(0))):
@@ -199,7 +199,7 @@ def test_words_too_few_and_too_many(decoder):
             decoder(HybridBlock(block.scale_models, block.states, words), (20, 20), 8)
 
 
-@pytest.mark.parametrize("decoder", [decode, reference.decode_block])
+@pytest.mark.parametrize("decoder", [decode, entropy_decoder.decode_block])
 @pytest.mark.parametrize("shape", [(19, 20), (20, 19), (21, 20), (20, 21), (40, 10)])
 def test_another_shape(decoder, shape):
     block = encode(*random_block((20, 20), 0))

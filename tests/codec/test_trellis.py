@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from oracles import entropy_decoder
 
-from rbe_cli.codec import reference
 from rbe_cli.codec.ectcq import trellis
 from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
 from rbe_cli.codec.ectcq.trellis_programs import next_state, symbol_of
@@ -40,8 +40,8 @@ def path(qs, state=0, states=8):
     """(trellis integers of a stretch's q, end state)."""
     integers = []
     for q in qs:
-        integers.append(2 * q + reference.state_offset(state, states))
-        state = reference.next_state(state, q, states)
+        integers.append(2 * q + entropy_decoder.state_offset(state, states))
+        state = entropy_decoder.next_state(state, q, states)
     return integers, state
 
 
@@ -66,14 +66,14 @@ def cost(integers, weights, rate_weight):
 def test_walk_is_that_of_the_reference(states):
     labels = trellis.state_labels(states).tolist()
     for (state, label), q in product(enumerate(labels), range(-4, 5)):
-        assert label >> 1 == reference.state_offset(state, states)
-        expected = reference.next_state(state, q, states)
+        assert label >> 1 == entropy_decoder.state_offset(state, states)
+        expected = entropy_decoder.next_state(state, q, states)
         assert next_state.py_func(state, label, q, states) == expected
 
 
 @pytest.mark.parametrize("states", PARITY_CHECKS)
 def test_every_state_has_two_successors_and_two_predecessors(states):
-    edges = {(s, reference.next_state(s, q, states)) for s in range(states) for q in (0, 1)}
+    edges = {(s, entropy_decoder.next_state(s, q, states)) for s in range(states) for q in (0, 1)}
     assert len(edges) == 2 * states
     for state in range(states):
         assert sum(after == state for _, after in edges) == 2
@@ -86,15 +86,15 @@ def test_free_distances_are_those_of_ungerboeck_s_table(states, distance):
     The codes are linear: it is the weight of the lightest path from state 0 back to it.
     """
     weight = {0: 0, 1: 1, 2: 4, 3: 1}  # the least square of an integer of a residue modulo 4
-    heap, seen = [(weight[2], reference.next_state(0, 1, states))], set()
+    heap, seen = [(weight[2], entropy_decoder.next_state(0, 1, states))], set()
     while heap[0][1] != 0:
         so_far, state = heapq.heappop(heap)
         if state in seen:
             continue
         seen.add(state)
         for q in (0, 1):
-            residue = 2 * q + reference.state_offset(state, states)
-            after = reference.next_state(state, q, states)
+            residue = 2 * q + entropy_decoder.state_offset(state, states)
+            after = entropy_decoder.next_state(state, q, states)
             heapq.heappush(heap, (so_far + weight[residue], after))
     assert heap[0][0] == distance
 

@@ -1,7 +1,8 @@
-"""The decoders of `ectcq` and `coded` again, in plain Python: slow, obvious, and what the fast
-ones are held to.
+"""The decoders of the codecs `ectcq` and `coded` in plain Python.
 
-They take nothing from those but the frequencies of codec/entropy/entropy_model.py.
+They are slow and easy to check, and the tests hold the compiled decoders to them. From the package
+they take the parsed fields of a matrix, the order of its columns and the frequencies of
+codec/entropy/entropy_model.py, nothing else.
 """
 
 import struct
@@ -38,12 +39,12 @@ def _parity(register: int, powers: set[int]) -> int:
 
 
 def state_offset(state: int, states: int) -> int:
-    """z of a trellis state."""
+    """Return z of a trellis state."""
     return _parity(2 * state, _POLYNOMIALS[states][1])
 
 
 def next_state(state: int, q: int, states: int) -> int:
-    """The trellis state after q."""
+    """Return the trellis state after q."""
     u = (q + _parity(2 * state, _POLYNOMIALS[states][0])) % 2
     return (2 * state + u) % states
 
@@ -66,13 +67,13 @@ class _Lanes:
         self._states[lane] = state
 
     def _uniform(self, lane: int, bits: int) -> int:
-        """A value that is coded as it is."""
+        """Decode a value that is coded as it is."""
         value = self._states[lane] % 2**bits
         self._remove(lane, 2**bits, 1, value)
         return value
 
     def integer(self, lane: int, level: int, z: int) -> int:
-        """q, coded under a level's table."""
+        """Decode q, which is coded under a level's table."""
         level = min(max(level, MIN_LEVEL), MAX_LEVEL)
         frequencies: list[int] = entropy_tables().frequency[level - MIN_LEVEL, z].tolist()
         total, symbol, start = 2**PROBABILITY_BITS, 0, 0
@@ -86,7 +87,7 @@ class _Lanes:
         return high * 2**low_bits + self._uniform(lane, low_bits) if low_bits else high
 
     def close(self) -> None:
-        """Every state is back where the encoder began, and no word is left."""
+        """Check that every state is back where the encoder began, and that no word is left."""
         if self._words or any(state != 2**16 for state in self._states):
             raise PayloadError("the words do not end where the integers do")
 
@@ -94,12 +95,12 @@ class _Lanes:
 def decode_block(
     block: HybridBlock, shape: tuple[int, int], states: int
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Integers of one block, int16 `[K, B]`, and the levels of its columns' steps, int16 `[B]`.
+    """Return a block's integers, int16 `[K, B]`, and the levels of its steps, int16 `[B]`.
 
     Args:
-        block: of a matrix.
-        shape: (K, B).
-        states: of the trellis.
+        block: a block of a matrix.
+        shape: the pair (K, B).
+        states: the number of states of the trellis.
 
     Raises:
         PayloadError: the words are not exactly the block.
@@ -130,7 +131,7 @@ def decode_block(
 
 
 def decode_vector(data: bytes, count: int) -> NDArray[np.float32]:
-    """A vector of codec `coded`, whose offset and step are sound, as float32 `[count]`.
+    """Return a vector of the codec `coded`, whose offset and step are sound, float32 `[count]`.
 
     Raises:
         PayloadError: the words are not exactly so many integers.
@@ -142,17 +143,33 @@ def decode_vector(data: bytes, count: int) -> NDArray[np.float32]:
     return np.array([offset + step * n for n in integers]).astype(np.float32)
 
 
-def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
-    """The whole matrix as float32 `[K, N]`.
+def decode_integers(
+    matrix: EncodedMatrix,
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Return the integers, int16 `[K, N]`, and the steps of the columns, float32 `[N]`.
+
+    A step may be infinite, where the compiled decoder refuses the file.
 
     Raises:
         PayloadError: as `decode_block`.
     """
     rows, columns = matrix.shape
     widths = [part.stop - part.start for part in column_blocks(columns)]
-    parts = []
-    for block, width in zip(matrix.blocks, widths, strict=True):
-        integers, levels = decode_block(block, (rows, width), matrix.states)
-        steps = np.float32(matrix.step) * np.exp2(levels / np.float32(8))
-        parts.append(integers * steps)
-    return np.hstack(parts)
+    parts = [
+        decode_block(block, (rows, width), matrix.states)
+        for block, width in zip(matrix.blocks, widths, strict=True)
+    ]
+    levels = np.concatenate([levels for _, levels in parts])
+    with np.errstate(over="ignore"):
+        steps = np.float32(matrix.step) * np.exp2(levels / np.float32(matrix.resolution))
+    return np.hstack([integers for integers, _ in parts]), steps
+
+
+def decode(matrix: EncodedMatrix) -> NDArray[np.float32]:
+    """Return the whole matrix as float32 `[K, N]`.
+
+    Raises:
+        PayloadError: as `decode_block`.
+    """
+    integers, steps = decode_integers(matrix)
+    return integers * steps

@@ -11,7 +11,7 @@ import pytest
 from deadlines import run_together
 from hypothesis import given
 from hypothesis import strategies as st
-from random_panels import FORMS, random_matrix
+from random_panels import FORMS, extreme_matrix, random_matrix
 
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.kernels.linear.linear_call import matmul
@@ -70,18 +70,16 @@ def test_equals_the_twin(seed, tokens, rows, columns, form, exponent, instructio
 
 @BY_FORM
 @pytest.mark.parametrize("extreme", [1.0, -1.0])
-def test_the_largest_sums_do_not_overflow(form, extreme):
+@pytest.mark.parametrize("largest", [False, True], ids=["smallest", "largest"])
+def test_the_largest_sums_do_not_overflow(form, largest, extreme):
     """All codes and all activations at their limits, over several groups."""
-    matrix = random_matrix(np.random.default_rng(0), 1024, 16, form)
-    for code in (0x00, 0xFF):
-        if form in ("mixed", "wide"):
-            continue  # their padding and codes are not random bytes
-        matrix.low.values[...] = code
-        x = np.full((3, 1024), extreme, np.float32)
-        expected, bound = twin(x, matrix, np.zeros(16, np.float32))
-        for instructions in available():
-            found = multiply(get_team(1, instructions), x, matrix, np.zeros(16, np.float32))
-            assert (np.abs(found - expected) <= bound).all()
+    matrix = extreme_matrix(1024, 16, form, largest=largest)
+    assert matrix.high_tiles.size == (1024 // 32 if form == "wide" else 0)
+    x, bias = np.full((3, 1024), extreme, np.float32), np.zeros(16, np.float32)
+    expected, bound = twin(x, matrix, bias)
+    for instructions in available():
+        found = multiply(get_team(1, instructions), x, matrix, bias)
+        assert (np.abs(found - expected) <= bound).all()
 
 
 @BY_FORM

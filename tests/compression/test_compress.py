@@ -183,7 +183,7 @@ def test_reported_quality_is_that_on_text_the_codec_did_not_see(checkpoint, comp
     assert 0.5 < quality.top_1_agreement < 1
     assert (quality.windows, quality.context) == (len(text.held_out), 64)
     assert quality.text == "ids.npy"
-    assert 0 < quality.kl_divergence < 0.2
+    assert 0 < quality.kl_divergence < 0.07
 
 
 def test_provenance_tells_where_the_file_comes_from(checkpoint, compressed):
@@ -306,10 +306,7 @@ def test_an_existing_output_is_refused_before_any_work(checkpoint, tmp_path):
 
 
 def test_the_demo_at_four_bits(tmp_path):
-    checkpoint = open_checkpoint("demo")
-    ids = tmp_path / "ids.npy"
-    rng = np.random.default_rng(0)
-    np.save(ids, rng.integers(0, checkpoint.config.vocab_size, (5, 256)))
-    result = run(checkpoint, tmp_path / "a.rbe", calib_tokens=ids, calib_samples=4)
+    """With an eighth of the usual text; all of it gives a KL divergence of .0082."""
+    result = run(open_checkpoint("demo"), tmp_path / "a.rbe", calib_samples=16)
     assert result.bits_per_weight == pytest.approx(4, rel=0.01)
-    assert 0 < result.quality.kl_divergence < 0.1
+    assert 0 < result.quality.kl_divergence < 0.0105

@@ -52,7 +52,7 @@ class LayerOptions:
 
 @dataclass(frozen=True)
 class LayerTiming:
-    """One layer, computed one way, under the contract's names.
+    """Describe one layer, computed one way, in the fields of docs/json.md.
 
     Attributes:
         shape: of the input, BATCHxSEQxDIM.

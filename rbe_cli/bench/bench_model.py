@@ -42,7 +42,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelTiming:
-    """A model in use by one sequence, under the contract's names.
+    """Describe a model in use by one sequence, in the fields of docs/json.md.
 
     Attributes:
         model: the file.

@@ -50,7 +50,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Start:
-    """Under the contract's names, see `bench_model.ModelTiming`."""
+    """Hold the fields of docs/json.md, as `bench_model.ModelTiming` does."""
 
     load_seconds: float
     time_to_first_token_seconds: float

@@ -32,7 +32,7 @@ class BenchResult:
             self.left_out.append(row)
 
     def record(self) -> dict[str, Any]:
-        """The result under the contract's names; the fields of a single model stand at the top."""
+        """Return the fields of docs/json.md; those of a single model stand at the top."""
         record: dict[str, Any] = {
             "machine": asdict(self.machine),
             "results": [asdict(row) for row in self.results],

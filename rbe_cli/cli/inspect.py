@@ -135,7 +135,7 @@ def _compare(container: "Container", diff: str, offline: bool, out: Output) -> "
 
 
 def _describe(container: "Container", verified: bool) -> dict[str, Any]:
-    """The contract's fields; `verified` is None if nothing but the header was read."""
+    """Return the fields of docs/json.md; `verified` is None if only the header was read."""
     import msgspec
 
     from rbe_cli.model.tensor_names import parameter_count

@@ -31,7 +31,7 @@ class RunWindow:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The contract's fields, then more; None or empty where not asked for.
+    """Hold the fields of docs/json.md; they are None or empty where not asked for.
 
     A field that ends in `_error` is the standard error of another (evaluation/means.py).
 

@@ -23,7 +23,7 @@ _FILE_SUFFIXES = (".rbe", ".safetensors", ".bin", ".json", ".onnx", ".pt")
 
 @dataclass(frozen=True)
 class DecompressResult:
-    """What was written, under the contract's names.
+    """Describe what was written, in the fields of docs/json.md.
 
     Attributes:
         format: `folder` or `gguf`.

@@ -76,7 +76,7 @@ class CompressOptions:
 
 @dataclass(frozen=True)
 class CompressResult:
-    """What was written, under the contract's names.
+    """Describe what was written, in the fields of docs/json.md.
 
     `tuning` is None where there was none; `warnings` are faults that `force` accepted.
     """

@@ -13,7 +13,7 @@ from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.progress import Progress
 
-SIZE_TOLERANCE = 0.01  # of the target, as the contract allows
+SIZE_TOLERANCE = 0.01  # of the target
 GOOD_ENOUGH = 0.002  # of the target: no further attempt is made
 _SEARCH_TOLERANCE = 0.001  # of the target, for the forecast
 _ATTEMPTS = 4  # at encoding everything, each with a better forecast

@@ -10,7 +10,7 @@ Part = Literal["ln_1", "attention", "ln_2", "feed_forward", "residual"]
 
 @dataclass
 class LayerProfile:
-    """Of one layer, summed over its forward passes, under the contract's names.
+    """Describe one layer, summed over its forward passes, in the fields of docs/json.md.
 
     Attributes:
         layer: from 0.
@@ -56,7 +56,7 @@ class LayerProfile:
             self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
 
     def record(self) -> dict[str, int]:
-        """The contract's fields."""
+        """Return the fields of docs/json.md."""
         names = ["layer", *(f"{part}_ns" for part in get_args(Part))]
         return {name: getattr(self, name) for name in (*names, "total_ns", "peak_memory_bytes")}
 

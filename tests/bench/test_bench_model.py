@@ -155,7 +155,7 @@ def test_a_missing_model_is_not_found(tmp_path: Path, kernels: Kernels) -> None:
         time_model(ModelOptions(tmp_path / "no.rbe"), kernels, 1)
 
 
-def test_the_command_reports_the_contract_s_fields(
+def test_the_command_reports_the_documented_fields(
     model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["bench", "--model", str(model_file), "--repeat", "1", "--threads", "1"]

@@ -59,7 +59,7 @@ def tensor(record: dict[str, Any], name: str) -> dict[str, Any]:
 # The record
 
 
-def test_the_record_has_the_contract_s_fields(compressed: dict[str, Any]) -> None:
+def test_the_record_has_the_documented_fields(compressed: dict[str, Any]) -> None:
     assert list(compressed) == FIELDS
     assert list(compressed["quality"]) == QUALITY_FIELDS
     for entry in compressed["tensors"]:

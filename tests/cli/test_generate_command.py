@@ -55,7 +55,7 @@ Generate = Callable[..., Any]
 # The record
 
 
-def test_the_record_has_the_contract_s_fields(generate: Generate, tokenizer_json: bytes) -> None:
+def test_the_record_has_the_documented_fields(generate: Generate, tokenizer_json: bytes) -> None:
     record = generate(PROMPT, "--seed", 3, "--max-tokens", 20)
     tokenizer = Tokenizer(tokenizer_json, 300)
     assert list(record) == FIELDS

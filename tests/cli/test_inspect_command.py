@@ -36,7 +36,7 @@ def record(rbe: Rbe, rbe_file: Path) -> dict[str, Any]:
     return rbe("inspect", rbe_file, "--format", "json").json
 
 
-def test_the_record_has_the_contract_s_fields(record: dict[str, Any]) -> None:
+def test_the_record_has_the_documented_fields(record: dict[str, Any]) -> None:
     assert list(record) == FIELDS
     for section in record["sections"]:
         assert list(section) == ["name", "offset", "bytes", "checksum"]

@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # set up once; a process that is done takes some of another's.
 PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 
-.PHONY: demo test test-full lint format clean
+.PHONY: demo test test-full lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -31,6 +31,11 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The command line's reference, and the site in build/site. It needs no network.
+docs: $(INSTALLED)
+	$(BIN)/python tools/make_cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

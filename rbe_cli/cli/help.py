@@ -33,8 +33,12 @@ class Verbs(TyperGroup):
         _write_examples(self.epilog, formatter)
 
 
-def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
-    """Arguments first, then each heading's options; the common ones come last."""
+def records_by_heading(parameters: Iterable[Any], ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return each heading's records of a name and a help text.
+
+    Arguments come first, then the headings in the order of the options; the common options come
+    last. Hidden parameters are left out.
+    """
     groups: dict[str, list[tuple[str, str]]] = {}
     common: list[tuple[str, str]] = []
     for parameter in parameters:
@@ -47,7 +51,11 @@ def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
             groups.setdefault(heading, []).append(record)
         else:
             common.append(record)
-    for heading, records in {**groups, _COMMON: common}.items():
+    return {**groups, _COMMON: common}
+
+
+def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
+    for heading, records in records_by_heading(parameters, ctx).items():
         with formatter.section(heading):
             formatter.write_dl(records, col_max=24)
 

@@ -10,16 +10,16 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from benchmarks.engines import report
+from benchmarks.engines import speed_report
 from benchmarks.engines.check import CHECKED_BITS, check_logits
-from benchmarks.engines.contestant import Contestant, Subject, run_json
-from benchmarks.engines.ours import Rbe
+from benchmarks.engines.contestant import Contestant, EngineSubject, run_json
 from benchmarks.engines.peer import Peer
 from benchmarks.engines.peers import MODULES
-from rbe_cli.bench.machine import this_machine
+from benchmarks.engines.rbe_engine import Rbe
+from rbe_cli.bench.machine_info import this_machine
 from rbe_cli.errors import OutputError, RbeError, UsageError
 
-ENGINES = (report.OURS, *MODULES)
+ENGINES = (speed_report.OURS, *MODULES)
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
@@ -72,19 +72,19 @@ def run(arguments: argparse.Namespace) -> None:
         rows = make_rows(contestants, subject)
         measure(rows, subject, arguments.rounds)
     found = [row for _, row in rows]
-    report.show(found, Console(width=report.WIDTH))
+    speed_report.show(found, Console(width=speed_report.WIDTH))
     if arguments.json:
         conditions = {
             "source": Path(subject.source).name,
             "machine": asdict(this_machine(arguments.threads)),
         }
         try:
-            report.write_json(arguments.json, conditions, found)
+            speed_report.write_json(arguments.json, conditions, found)
         except OSError as error:
             raise OutputError(f"the report cannot be written: {error}") from error
 
 
-def prepare(source: str | None, work: Path, seed: int) -> Subject:
+def prepare(source: str | None, work: Path, seed: int) -> EngineSubject:
     """The checkpoint and the reference's logits, by a process of its own."""
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def prepare(source: str | None, work: Path, seed: int) -> Subject:
     sources = [] if source is None else [source]
     command = [sys.executable, "-m", "benchmarks.engines.prepare", str(work), str(seed), *sources]
     found = run_json(command)
-    return Subject(found["source"], Path(found["folder"]), found["vocab_size"])
+    return EngineSubject(found["source"], Path(found["folder"]), found["vocab_size"])
 
 
 def installed(arguments: argparse.Namespace) -> list[Contestant]:
@@ -115,12 +115,12 @@ def installed(arguments: argparse.Namespace) -> list[Contestant]:
 
 
 def make_contestant(name: str, python: str, threads: int) -> Contestant:
-    return Rbe(threads) if name == report.OURS else Peer(name, python, threads)
+    return Rbe(threads) if name == speed_report.OURS else Peer(name, python, threads)
 
 
 def make_rows(
-    contestants: Sequence[Contestant], subject: Subject
-) -> list[tuple[Contestant, report.Row]]:
+    contestants: Sequence[Contestant], subject: EngineSubject
+) -> list[tuple[Contestant, speed_report.Row]]:
     """Every variant built, and checked where it has bits enough; nothing measured yet."""
     rows = []
     for contestant in contestants:
@@ -129,11 +129,13 @@ def make_rows(
             contestant.build(subject, variant)
             checked = bits >= CHECKED_BITS
             cosine = check_logits(contestant, subject, variant) if checked else None
-            rows.append((contestant, report.Row(contestant.name, variant, bits, cosine, [])))
+            rows.append((contestant, speed_report.Row(contestant.name, variant, bits, cosine, [])))
     return rows
 
 
-def measure(rows: Sequence[tuple[Contestant, report.Row]], subject: Subject, rounds: int) -> None:
+def measure(
+    rows: Sequence[tuple[Contestant, speed_report.Row]], subject: EngineSubject, rounds: int
+) -> None:
     """Fill the rows, all of them once in each round."""
     for index in range(rounds):
         for contestant, row in rows:

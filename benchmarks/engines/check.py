@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines.contestant import Contestant, Subject
+from benchmarks.engines.contestant import Contestant, EngineSubject
 from rbe_cli.errors import QualityError
 
 CHECKED_BITS = 8  # and more: what fewer bits do to random weights is no error of the engine
 LEAST_COSINE = 0.99
 
 
-def check_logits(contestant: Contestant, subject: Subject, variant: str) -> float:
+def check_logits(contestant: Contestant, subject: EngineSubject, variant: str) -> float:
     """The cosine of the engine's logits with those of plain numpy in float32, means taken out.
 
     Raises:

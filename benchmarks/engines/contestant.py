@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Subject:
+class EngineSubject:
     """The checkpoint that all engines run.
 
     Attributes:
@@ -74,15 +74,15 @@ class Contestant(ABC):
         """Whether its packages are there."""
 
     @abstractmethod
-    def build(self, subject: Subject, variant: str) -> None:
+    def build(self, subject: EngineSubject, variant: str) -> None:
         """Bring the checkpoint into the engine's form, unless that is there already."""
 
     @abstractmethod
-    def write_logits(self, subject: Subject, variant: str, path: Path) -> None:
+    def write_logits(self, subject: EngineSubject, variant: str, path: Path) -> None:
         """After the prompt that is checked: float32 `[vocab]` as `.npy`, up to a constant."""
 
     @abstractmethod
-    def measure(self, subject: Subject, variant: str) -> Measurement:
+    def measure(self, subject: EngineSubject, variant: str) -> Measurement:
         """One round."""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engines.session import Engine, Session
+from benchmarks.engines.peer_session import PeerEngine, PeerSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rbe_cli.checkpoint.checkpoint import Float32
 
 
-class Ct2Session(Session):
+class Ct2Session(PeerSession):
     """A generator; its cache is its own affair, and so is which tokens it decodes."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -52,7 +52,7 @@ class Ct2Session(Session):
         )
 
 
-class CTranslate2(Engine):
+class CTranslate2(PeerEngine):
     """Its int8: a scale for each row of weights, inputs in int8 as well."""
 
     packages = ("ctranslate2",)

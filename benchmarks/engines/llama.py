@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from benchmarks.engines.session import Engine, SteppingSession
+from benchmarks.engines.peer_session import PeerEngine, SteppingSession
 
 WITH_FLASH, WITHOUT_FLASH = "flash attention", "no flash attention"
 TYPES = {  # name: llama.cpp's file type, and ggml's type of the matrices
@@ -88,7 +88,7 @@ class LlamaSession(SteppingSession):
             self._llama.llama_model_free(self._model)
 
 
-class LlamaCpp(Engine):
+class LlamaCpp(PeerEngine):
     """Every matrix, the tied embedding among them, of the one type of the name."""
 
     packages = ("llama_cpp", "gguf")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.engines.session import Engine, SteppingSession
+from benchmarks.engines.peer_session import PeerEngine, SteppingSession
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -63,7 +63,7 @@ class OrtSession(SteppingSession):
         self._length = stop
 
 
-class OnnxRuntime(Engine):
+class OnnxRuntime(PeerEngine):
     """Two ways to quantise, inputs in int8 in both: one is faster at prompts, one at decoding.
 
     `dynamic` has a scale for each output, `blocks` (MatMulNBits) for 128 weights of an output.

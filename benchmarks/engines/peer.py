@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.engines.contestant import (
     ROOT,
     Contestant,
+    EngineSubject,
     Measurement,
-    Subject,
     environment,
     run_json,
     seconds_of,
@@ -37,19 +37,21 @@ class Peer(Contestant):
         command = [self._python, "-c", FIND, *peer(self.name).packages]
         return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode == 0
 
-    def build(self, subject: Subject, variant: str) -> None:
+    def build(self, subject: EngineSubject, variant: str) -> None:
         if not self._path(subject, variant).exists():
             run_json(self._command("build", subject, variant))
 
-    def write_logits(self, subject: Subject, variant: str, path: Path) -> None:
+    def write_logits(self, subject: EngineSubject, variant: str, path: Path) -> None:
         run_json(self._command("logits", subject, variant, str(path)))
 
-    def measure(self, subject: Subject, variant: str) -> Measurement:
+    def measure(self, subject: EngineSubject, variant: str) -> Measurement:
         found = run_json(self._command("measure", subject, variant))
         one_token = self._command("first-token", subject, variant)
         return Measurement(**found, one_token_seconds=seconds_of(one_token))
 
-    def _command(self, action: str, subject: Subject, variant: str, output: str = "") -> list[str]:
+    def _command(
+        self, action: str, subject: EngineSubject, variant: str, output: str = ""
+    ) -> list[str]:
         job = Job(
             engine=self.name,
             variant=variant,
@@ -61,5 +63,5 @@ class Peer(Contestant):
         )
         return [self._python, "-m", "benchmarks.engines.worker", action, job.to_json()]
 
-    def _path(self, subject: Subject, variant: str) -> Path:
+    def _path(self, subject: EngineSubject, variant: str) -> Path:
         return subject.folder / f"{self.name}-{variant}"

@@ -30,7 +30,7 @@ REFERENCE = Path(__file__).parents[2] / "tests" / "reference_gpt2.py"
 
 
 def prepare(source: str | None, work: Path, seed: int) -> dict[str, object]:
-    """The subject of the comparison, under the names of `Subject`.
+    """The subject of the comparison, under the names of `EngineSubject`.
 
     Args:
         source: as of `rbe compress`; None for a random GPT-2 of 124 million parameters.

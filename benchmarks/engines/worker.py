@@ -14,11 +14,11 @@ from benchmarks.engines.job import (
     Job,
     some_tokens,
 )
+from benchmarks.engines.peer_session import PeerEngine, PeerSession
 from benchmarks.engines.peers import peer
-from benchmarks.engines.session import Engine, Session
 
 
-def build(engine: Engine, job: Job) -> dict[str, Any]:
+def build(engine: PeerEngine, job: Job) -> dict[str, Any]:
     """The model under its own name once it is whole."""
     path = Path(job.path)
     unfinished = path.with_name(f"unfinished-{path.name}")
@@ -27,7 +27,7 @@ def build(engine: Engine, job: Job) -> dict[str, Any]:
     return {"path": job.path}
 
 
-def measure(engine: Engine, job: Job) -> dict[str, Any]:
+def measure(engine: PeerEngine, job: Job) -> dict[str, Any]:
     """Under the names of `Measurement`, the fastest of the engine's settings.
 
     Loading and memory are those of the first setting.
@@ -46,7 +46,7 @@ def measure(engine: Engine, job: Job) -> dict[str, Any]:
     return found
 
 
-def speeds(session: Session, vocab_size: int) -> dict[str, float]:
+def speeds(session: PeerSession, vocab_size: int) -> dict[str, float]:
     """Tokens a second of prefill and decode, each after a call that is not timed."""
     prompt = some_tokens(PREFILL_TOKENS, vocab_size)
     session.prefill(prompt)
@@ -61,7 +61,7 @@ def speeds(session: Session, vocab_size: int) -> dict[str, float]:
     }
 
 
-def write_logits(engine: Engine, job: Job) -> dict[str, Any]:
+def write_logits(engine: PeerEngine, job: Job) -> dict[str, Any]:
     """Of the last token of the prompt that is checked, float32 `[vocab]`."""
     import numpy as np
 
@@ -71,7 +71,7 @@ def write_logits(engine: Engine, job: Job) -> dict[str, Any]:
     return {"path": job.output}
 
 
-def first_token(engine: Engine, job: Job) -> dict[str, Any]:
+def first_token(engine: PeerEngine, job: Job) -> dict[str, Any]:
     """The likeliest token after a prompt of `DEPTH`."""
     session = engine.open(Path(job.path), job.variant, engine.settings[0], job.threads)
     logits = session.logits(some_tokens(DEPTH, job.vocab_size))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rbe_cli.bench.bench_cases import random_tensors
-from rbe_cli.bench.bench_shape import DEFAULT_SHAPES, Shape
+from rbe_cli.bench.operator_cases import random_tensors
+from rbe_cli.bench.operator_shapes import DEFAULT_SHAPES, Shape
 from rbe_cli.bench.timing import time_in_turn
 from rbe_cli.kernels import numpy_twins
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels

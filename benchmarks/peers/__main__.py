@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.peers import kquants, ours, report
-from benchmarks.peers.measure import Point, Subject, assemble, input_moments, score
+from benchmarks.peers import kquants, rbe_scheme, scheme_report
+from benchmarks.peers.measure import Point, SchemeSubject, assemble, input_moments, score
 from benchmarks.peers.quantised import Float32
 from benchmarks.peers.schemes import ggml, grids
 from rbe_cli.checkpoint.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, workers: Workers) -> None:
     text = calibration_text(checkpoint, model, arguments, workers)
     windows = held_out_windows(checkpoint, text, arguments)
     original = evaluate(model, windows, workers)
-    conditions = report.Conditions(
+    conditions = scheme_report.Conditions(
         source=checkpoint.source,
         predictions=original.predictions,
         context=max(window.tokens.size for window in windows),
@@ -86,23 +86,23 @@ def run(arguments: argparse.Namespace, workers: Workers) -> None:
     )
     moments = input_moments(model, [window.tokens for window in windows])
     names = [name for name in checkpoint.tensors if is_quantised(name, arguments.layers_only)]
-    subject = Subject(checkpoint, model, names, windows, moments)
+    subject = SchemeSubject(checkpoint, model, names, windows, moments)
     points = []
-    print(conditions, report.heading(), sep="\n\n")
+    print(conditions, scheme_report.heading(), sep="\n\n")
     for point in measure_all(subject, input_moments(model, text.used), arguments, workers):
         points.append(point)
-        print(report.row(point), flush=True)
+        print(scheme_report.row(point), flush=True)
     try:
         if arguments.json:
-            report.write_json(arguments.json, conditions, points)
+            scheme_report.write_json(arguments.json, conditions, points)
         if arguments.plot:
-            report.draw(arguments.plot, conditions, points)
+            scheme_report.draw(arguments.plot, conditions, points)
     except OSError as error:
         raise OutputError(f"a report cannot be written: {error}") from error
 
 
 def measure_all(
-    subject: Subject,
+    subject: SchemeSubject,
     moments: Mapping[str, Float32],
     arguments: argparse.Namespace,
     workers: Workers,
@@ -127,9 +127,9 @@ def measure_all(
     options = ["--seed", str(arguments.seed)]
     options += ["--calib", str(arguments.calib)] if arguments.calib else []
     options += ["--threads", str(arguments.threads)] if arguments.threads else []
-    for bits in ours.BITS:
-        candidate = ours.compress(subject, bits, arguments.layers_only, options)
-        yield score(subject, candidate, report.OURS, f"{bits} bits", workers)
+    for bits in rbe_scheme.BITS:
+        candidate = rbe_scheme.compress(subject, bits, arguments.layers_only, options)
+        yield score(subject, candidate, scheme_report.OURS, f"{bits} bits", workers)
 
 
 def is_quantised(name: str, layers_only: bool) -> bool:

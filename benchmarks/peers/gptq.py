@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.grid import GROUP, Grid, grid_bits
-from benchmarks.peers.quantised import Float32, Quantised
+from benchmarks.peers.quantised import Float32, QuantisedMatrix
 
 DAMPING = 0.01  # of the mean of the moment's diagonal, the paper's
 GROUP_INDEX_BITS = 8  # a row: with activation order, neighbours belong to different groups
 
 
-def quantise(weights: Float32, moment: Float32, bits: int) -> Quantised:
+def quantise(weights: Float32, moment: Float32, bits: int) -> QuantisedMatrix:
     """Weights `[K, N]` for inputs whose E[x x^T] is `moment` `[K, K]`."""
     rows, columns = weights.shape
     order = np.argsort(-np.diagonal(moment), kind="stable")
@@ -34,7 +34,7 @@ def quantise(weights: Float32, moment: Float32, bits: int) -> Quantised:
         left[stop:] -= factor[start:stop, stop:].T @ errors
     decoded = np.empty_like(weights)
     decoded[order] = rounded
-    return Quantised(decoded, grid_bits((rows, columns), bits) + rows * GROUP_INDEX_BITS)
+    return QuantisedMatrix(decoded, grid_bits((rows, columns), bits) + rows * GROUP_INDEX_BITS)
 
 
 def _inverse_factor(moment: Float32) -> Float32:

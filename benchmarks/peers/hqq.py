@@ -7,7 +7,7 @@ along the inputs (its `axis=1`), which came out better than its `axis=0`.
 
 import numpy as np
 
-from benchmarks.peers.quantised import Float32, Quantised
+from benchmarks.peers.quantised import Float32, QuantisedMatrix
 
 GROUP = 64  # inputs that share a scale and a zero, for each output
 SCALE_BITS = ZERO_BITS = 16
@@ -17,14 +17,16 @@ ITERATIONS = 20
 TINY = np.float32(1e-30)
 
 
-def quantise(weights: Float32, bits: int) -> Quantised:
+def quantise(weights: Float32, bits: int) -> QuantisedMatrix:
     """Each group of `[K, N]` with its own scale and zero."""
     rows, columns = weights.shape
     decoded = np.empty_like(weights)
     for start in range(0, rows, GROUP):
         decoded[start : start + GROUP] = _quantise_group(weights[start : start + GROUP], bits)
     groups = -(-rows // GROUP)
-    return Quantised(decoded, weights.size * bits + groups * columns * (SCALE_BITS + ZERO_BITS))
+    return QuantisedMatrix(
+        decoded, weights.size * bits + groups * columns * (SCALE_BITS + ZERO_BITS)
+    )
 
 
 def _quantise_group(weights: Float32, bits: int) -> Float32:

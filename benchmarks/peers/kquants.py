@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.quantised import Float32, Quantised
+from benchmarks.peers.quantised import Float32, QuantisedMatrix
 from rbe_cli.model.config import Gpt2Config
 
 PURE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -29,7 +29,9 @@ def is_installed() -> bool:
     return _library_path() is not None and find_spec("gguf") is not None
 
 
-def quantise(weights: Float32, type_name: str, importance: Float32 | None = None) -> Quantised:
+def quantise(
+    weights: Float32, type_name: str, importance: Float32 | None = None
+) -> QuantisedMatrix:
     """Weights `[K, N]` in one of ggml's types, which must suit K (`fitting_type`).
 
     Args:
@@ -51,7 +53,7 @@ def quantise(weights: Float32, type_name: str, importance: Float32 | None = None
         int(kind), rows.ctypes.data, stored.ctypes.data, 0, *rows.shape, pointer
     )
     assert written == stored.nbytes
-    return Quantised(np.ascontiguousarray(dequantize(stored, kind).T), 8 * stored.nbytes)
+    return QuantisedMatrix(np.ascontiguousarray(dequantize(stored, kind).T), 8 * stored.nbytes)
 
 
 def fitting_type(type_name: str, inputs: int) -> str:

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from benchmarks.peers.quantised import Float32, Quantised
+from benchmarks.peers.quantised import Float32, QuantisedMatrix
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.evaluation.batching import Tokens, Window
 from rbe_cli.evaluation.evaluate import evaluate
@@ -19,7 +19,7 @@ OTHER_BITS = 16  # of a weight outside the quantised matrices
 
 
 @dataclass(frozen=True)
-class Subject:
+class SchemeSubject:
     """What all schemes are measured on.
 
     Attributes:
@@ -90,7 +90,7 @@ class Point:
     perplexity: float
 
 
-def assemble(subject: Subject, matrices: Mapping[str, Quantised]) -> Candidate:
+def assemble(subject: SchemeSubject, matrices: Mapping[str, QuantisedMatrix]) -> Candidate:
     """The model with these matrices and all else as float16."""
     tensors = {
         name: tensor.astype(np.float16).astype(np.float32)
@@ -106,7 +106,7 @@ def assemble(subject: Subject, matrices: Mapping[str, Quantised]) -> Candidate:
 
 
 def score(
-    subject: Subject, candidate: Candidate, scheme: str, rate: str, workers: Workers
+    subject: SchemeSubject, candidate: Candidate, scheme: str, rate: str, workers: Workers
 ) -> Point:
     """How far the candidate is from the original on the text."""
     found = evaluate(candidate.model, subject.windows, workers, subject.reference)
@@ -122,7 +122,7 @@ def score(
     )
 
 
-def _output_error(subject: Subject, model: Gpt2) -> float:
+def _output_error(subject: SchemeSubject, model: Gpt2) -> float:
     errors = []
     for linear in model.linears():
         if is_embedding(linear.name):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 
 
-class Quantised(NamedTuple):
+class QuantisedMatrix(NamedTuple):
     """A matrix after quantisation.
 
     Attributes:

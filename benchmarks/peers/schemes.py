@@ -7,8 +7,8 @@ import numpy as np
 
 from benchmarks.peers import gptq, hqq, kquants, rtn
 from benchmarks.peers.grid import GROUP
-from benchmarks.peers.measure import Subject
-from benchmarks.peers.quantised import Float32, Quantised
+from benchmarks.peers.measure import SchemeSubject
+from benchmarks.peers.quantised import Float32, QuantisedMatrix
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.model.config import Gpt2Config
 
@@ -26,12 +26,12 @@ class Scheme:
 
     family: str
     rate: str
-    quantise: Callable[[str, Float32], Quantised]
+    quantise: Callable[[str, Float32], QuantisedMatrix]
 
-    def apply(self, subject: Subject, workers: Workers) -> dict[str, Quantised]:
+    def apply(self, subject: SchemeSubject, workers: Workers) -> dict[str, QuantisedMatrix]:
         """All matrices of the subject, several side by side."""
 
-        def quantise(name: str) -> Quantised:
+        def quantise(name: str) -> QuantisedMatrix:
             return self.quantise(name, subject.matrix(name))
 
         return dict(zip(subject.names, workers.map(quantise, subject.names), strict=True))
@@ -75,7 +75,7 @@ def ggml(config: Gpt2Config, moments: Mapping[str, Float32] | None) -> list[Sche
     """
     suffix = "" if moments is None else ", imatrix"
 
-    def quantise(type_name: str, name: str, weights: Float32) -> Quantised:
+    def quantise(type_name: str, name: str, weights: Float32) -> QuantisedMatrix:
         importance = None if moments is None else np.diagonal(moments[name])
         return kquants.quantise(weights, kquants.fitting_type(type_name, len(weights)), importance)
 

@@ -33,7 +33,7 @@ _ITEM_BYTES = {
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+class _HeaderEntry(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str
     shape: Annotated[list[_Count], msgspec.Meta(max_length=8)]
     data_offsets: tuple[_Count, _Count]
@@ -78,7 +78,7 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
     return tensors
 
 
-def _parse(path: Path, header: bytes) -> dict[str, _Entry]:
+def _parse(path: Path, header: bytes) -> dict[str, _HeaderEntry]:
     """The header's entries, each of a known type; its numbers are not yet compared."""
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _parse(path: Path, header: bytes) -> dict[str, _Entry]:
         fields = json.loads(header, object_pairs_hook=without_duplicates)
         if isinstance(fields, dict):
             fields.pop("__metadata__", None)
-        entries = msgspec.convert(fields, dict[str, _Entry])
+        entries = msgspec.convert(fields, dict[str, _HeaderEntry])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: malformed safetensors header: {error}") from error
     for name, entry in entries.items():

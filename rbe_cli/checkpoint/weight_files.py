@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rbe_cli.checkpoint.checked_files import read_json_object
 from rbe_cli.checkpoint.file_kind import FileKind, file_kind, refuse_placeholder
-from rbe_cli.checkpoint.other_folders import refuse_folder
 from rbe_cli.checkpoint.safetensors_file import list_safetensors
+from rbe_cli.checkpoint.stored_weights import StoredWeights
 from rbe_cli.checkpoint.torch_files.torch_file import read_torch_file
-from rbe_cli.checkpoint.weight_list import Weights
+from rbe_cli.checkpoint.unsupported_folders import refuse_folder
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 INDEX_SUFFIX = ".index.json"
@@ -87,7 +87,7 @@ def weights_of_file(path: Path) -> list[Path]:
     return files
 
 
-def read_weights(paths: Iterable[Path]) -> Weights:
+def read_weights(paths: Iterable[Path]) -> StoredWeights:
     """List the tensors of weight files, without reading them.
 
     Raises:
@@ -95,7 +95,7 @@ def read_weights(paths: Iterable[Path]) -> Weights:
         CheckpointError: a file is malformed, or is no weight file.
     """
     found = [_read_weight_file(path) for path in paths]
-    return Weights(
+    return StoredWeights(
         tensors=[pair for weights in found for pair in weights.tensors],
         nbytes=sum(weights.nbytes for weights in found),
         own_config=next((weights.own_config for weights in found if weights.own_config), None),
@@ -103,14 +103,14 @@ def read_weights(paths: Iterable[Path]) -> Weights:
     )
 
 
-def _read_weight_file(path: Path) -> Weights:
+def _read_weight_file(path: Path) -> StoredWeights:
     """List one file's tensors; what it holds decides how, and only then its name."""
     refuse_placeholder(path)
     kind = file_kind(path)
     if refusal := _REFUSALS.get(kind):
         raise CheckpointError(f"{path} {refusal}")
     if kind is FileKind.safetensors or (kind is FileKind.unknown and path.suffix == ".safetensors"):
-        return Weights(list(list_safetensors(path).items()), path.stat().st_size)
+        return StoredWeights(list(list_safetensors(path).items()), path.stat().st_size)
     if kind is FileKind.unknown and path.suffix not in WEIGHT_SUFFIXES:
         step = ": give its folder" if path.suffix == ".json" else ""
         raise CheckpointError(

@@ -23,7 +23,7 @@ from rbe_cli.cli.output import Output
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.bench.bench_start import ModelOptions
+    from rbe_cli.bench.model_start import ModelOptions
 
 EXAMPLES = """\
 rbe bench --shape 8x256x768 --op linear
@@ -203,24 +203,24 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
-    from rbe_cli.bench import bench_cases, bench_layers, bench_shape
-    from rbe_cli.bench.benchmark import Bench
-    from rbe_cli.bench.pictures import check_picture, draw_bench
+    from rbe_cli.bench import operator_cases, operator_shapes, operators
+    from rbe_cli.bench.bench_run import Bench
+    from rbe_cli.cli.charts import check_picture, draw_bench
     from rbe_cli.container.find_file import find_rbe
 
     out = Output(format.shared, quiet, verbose)
     if plot is not None:
         check_picture(plot, force=force)
-    shapes = [bench_shape.Shape.parse(text) for text in shape or ()]
+    shapes = [operator_shapes.Shape.parse(text) for text in shape or ()]
     if max_seconds is None and not shapes and repeat is None:
         max_seconds = _DEFAULT_SECONDS
     if not shapes and (not model or op or variant or backward):
-        shapes = list(bench_shape.DEFAULT_SHAPES)
-    ops = [bench_shape.Op(op)] if op and op is not Op.all else list(bench_shape.Op)
-    variants = list(bench_cases.Variant)
+        shapes = list(operator_shapes.DEFAULT_SHAPES)
+    ops = [operator_shapes.Op(op)] if op and op is not Op.all else list(operator_shapes.Op)
+    variants = list(operator_cases.Variant)
     if variant and variant is not Variant.all:
-        variants = [bench_cases.Variant(variant)]
-    layers = bench_layers.LayerOptions(
+        variants = [operator_cases.Variant(variant)]
+    layers = operators.LayerOptions(
         shapes, ops, variants, backward, max_memory, repeat, max_seconds
     )
     with out.progress() as progress:
@@ -256,7 +256,7 @@ def _model_options(
     kv_type: KvType | None,
     activations: Activations | None,
 ) -> "list[ModelOptions]":
-    from rbe_cli.bench.bench_start import ModelOptions
+    from rbe_cli.bench.model_start import ModelOptions
     from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE
 
     if paths:

@@ -12,10 +12,10 @@ from rbe_cli.cli.output import Format, Output, drawable, facts, size
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rbe_cli.bench.bench_layers import LayerTiming
-    from rbe_cli.bench.bench_model import ModelTiming, Spread
-    from rbe_cli.bench.benchmark import BenchResult, Row
-    from rbe_cli.bench.machine import Machine
+    from rbe_cli.bench.bench_run import BenchResult, Row
+    from rbe_cli.bench.machine_info import Machine
+    from rbe_cli.bench.models import ModelTiming, RateSpread
+    from rbe_cli.bench.operators import LayerTiming
 
 
 class BenchFormat(StrEnum):
@@ -83,8 +83,8 @@ class Report:
 
     def row(self, row: "Row") -> None:
         """Print a row; `end` says how many were left out."""
-        from rbe_cli.bench.bench_layers import LayerTiming, LeftOut
-        from rbe_cli.bench.bench_model import ModelTiming
+        from rbe_cli.bench.models import ModelTiming
+        from rbe_cli.bench.operators import LayerTiming, LeftOut
 
         if isinstance(row, LeftOut):
             return
@@ -133,8 +133,8 @@ class Report:
 
         All rows have the columns of all kinds of rows to come; what a row lacks stays empty.
         """
-        from rbe_cli.bench.bench_layers import LayerTiming
-        from rbe_cli.bench.bench_model import ModelTiming
+        from rbe_cli.bench.models import ModelTiming
+        from rbe_cli.bench.operators import LayerTiming
 
         kinds: list[Any] = [ModelTiming] * bool(self._models) + [LayerTiming] * self._layers
         names = [field.name for kind in kinds for field in fields(kind)]
@@ -210,7 +210,7 @@ def _show_model(console: "Console", timing: "ModelTiming") -> None:
     )
 
 
-def _rate(median: float, spread: "Spread") -> str:
+def _rate(median: float, spread: "RateSpread") -> str:
     return f"{median:.1f} tokens/s ({spread.min:.1f} to {spread.max:.1f})"
 
 

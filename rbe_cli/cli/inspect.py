@@ -95,7 +95,7 @@ def inspect(
     out = Output(format, quiet, verbose)
     picture = Path(plot) if plot else None
     if picture is not None:
-        from rbe_cli.bench.pictures import check_picture, draw_tensors
+        from rbe_cli.cli.charts import check_picture, draw_tensors
 
         check_picture(picture, force=force)
     with open_rbe(file, offline, out) as container:

@@ -25,7 +25,7 @@ def _details() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from rbe_cli.bench.machine import cpu_model
+    from rbe_cli.bench.machine_info import cpu_model
     from rbe_cli.runtime.cpus import affine_cpus, default_threads
     from rbe_cli.runtime.instruction_sets import available
     from rbe_cli.runtime.objects import cache_folder

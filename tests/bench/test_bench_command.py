@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from rbe_cli.bench import timing
-from rbe_cli.bench.bench_cases import Variant
-from rbe_cli.bench.bench_layers import LayerOptions, LeftOut
-from rbe_cli.bench.bench_shape import Op
+from rbe_cli.bench.operator_cases import Variant
+from rbe_cli.bench.operator_shapes import Op
+from rbe_cli.bench.operators import LayerOptions, LeftOut
 from rbe_cli.cli.app import run
 from rbe_cli.cli.output import Output
 
@@ -139,7 +139,7 @@ def interrupting(calls: int) -> Any:
 def test_ctrl_c_keeps_what_was_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, style: str
 ) -> None:
-    monkeypatch.setattr("rbe_cli.bench.bench_layers.time_in_turn", interrupting(2))
+    monkeypatch.setattr("rbe_cli.bench.operators.time_in_turn", interrupting(2))
     chosen = ["--variant", "fused", "--format", style]
     assert run([*QUICK, "--shape", "1x2x8", *chosen]) == 130
     captured = capsys.readouterr()
@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_what_was_measured(
 def test_ctrl_c_before_the_first_row_is_an_empty_record(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbe_cli.bench.bench_layers.time_in_turn", interrupting(0))
+    monkeypatch.setattr("rbe_cli.bench.operators.time_in_turn", interrupting(0))
     assert run([*QUICK, "--shape", "1x2x8", "--format", "json"]) == 130
     assert json.loads(capsys.readouterr().out)["results"] == []
 
@@ -168,7 +168,7 @@ def test_rows_are_printed_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Output, "write", lambda self, text: events.append("row"))
     real = timing.time_in_turn
     monkeypatch.setattr(
-        "rbe_cli.bench.bench_layers.time_in_turn",
+        "rbe_cli.bench.operators.time_in_turn",
         lambda *arguments: events.append("timed") or real(*arguments),
     )
     assert run([*QUICK, "--shape", "1x2x8", "--variant", "fused", "--format", "md", "-q"]) == 0
@@ -198,7 +198,7 @@ def test_the_default_takes_less_than_a_minute(
         given.append(options)
         return iter([LeftOut(Op.block, Variant.fused, "1x2x8", "time")])
 
-    monkeypatch.setattr("rbe_cli.bench.benchmark.time_layers", time_layers)
+    monkeypatch.setattr("rbe_cli.bench.bench_run.time_layers", time_layers)
     assert run(["bench", *arguments, "--format", "json"]) == 0
     (options,) = given
     assert options.seconds == seconds
@@ -209,7 +209,7 @@ def test_what_is_left_out_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [LeftOut(Op.block, Variant.fused, "1x2x8", why) for why in ("time", "time", "memory")]
-    monkeypatch.setattr("rbe_cli.bench.benchmark.time_layers", lambda *_: iter(rows))
+    monkeypatch.setattr("rbe_cli.bench.bench_run.time_layers", lambda *_: iter(rows))
     assert run(["bench", "--format", "json"]) == 0
     captured = capsys.readouterr()
     assert "2 layers were left out, as they would take too long: --max-seconds" in captured.err
@@ -241,7 +241,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused_first(
     assert "the name has to end with .png or .svg" in capsys.readouterr().err
     assert run(["bench", "--plot", str(tmp_path / "no" / "a.png")]) == 4
     assert "folder" in capsys.readouterr().err
-    monkeypatch.setattr("rbe_cli.bench.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("rbe_cli.cli.charts.find_spec", lambda name: None)
     assert run(["bench", "--plot", str(tmp_path / "a.png")]) == 2
     captured = capsys.readouterr()
     assert "--plot FILE needs matplotlib: pip install 'rbe-cli[plot]'" in captured.err

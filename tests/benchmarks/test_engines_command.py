@@ -9,10 +9,10 @@ from small_models import small_config
 from benchmarks.engines import __main__ as engines
 from benchmarks.engines import peers
 from benchmarks.engines.check import check_logits
-from benchmarks.engines.contestant import Contestant, Measurement, Subject
+from benchmarks.engines.contestant import Contestant, EngineSubject, Measurement
 from benchmarks.engines.job import Job
+from benchmarks.engines.peer_session import PeerEngine, PeerSession, SteppingSession
 from benchmarks.engines.random_checkpoint import write_random
-from benchmarks.engines.session import Engine, Session, SteppingSession
 from benchmarks.engines.worker import build, measure
 from rbe_cli.errors import QualityError
 
@@ -84,7 +84,7 @@ def test_an_engine_that_computes_something_else_ends_the_benchmark(checkpoint, p
 
 
 def test_logits_that_are_no_numbers_fail_the_check(tmp_path):
-    subject = Subject("source", tmp_path, 4)
+    subject = EngineSubject("source", tmp_path, 4)
     np.save(subject.reference, np.arange(4, dtype=np.float32))
     with pytest.raises(QualityError):
         check_logits(Pretending("x", 8, [], np.nan), subject, "v")
@@ -150,7 +150,7 @@ class PretendingSession(SteppingSession):
         return [0.0]
 
 
-class PretendingEngine(Engine):
+class PretendingEngine(PeerEngine):
     packages, variants, settings = ("none",), {"v": 8}, ("slow", "fast")
 
     def build(self, source, variant, path):
@@ -158,7 +158,7 @@ class PretendingEngine(Engine):
         if source == "broken":
             raise RuntimeError(source)
 
-    def open(self, path, variant, setting, threads) -> Session:
+    def open(self, path, variant, setting, threads) -> PeerSession:
         Clock.now += 3.0
         return PretendingSession({"slow": 2.0, "fast": 1.0}[setting])
 
@@ -169,7 +169,7 @@ def job(tmp_path, source="source"):
 
 def test_a_worker_keeps_the_fastest_setting_of_each_phase(tmp_path, monkeypatch):
     clock = "benchmarks.engines.{}.perf_counter"
-    for module in ("worker", "session"):
+    for module in ("worker", "peer_session"):
         monkeypatch.setattr(clock.format(module), lambda: Clock.now)
     found = measure(PretendingEngine(), job(tmp_path))
     assert found["load_seconds"] == 3.0

@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.engines import report
+from benchmarks.engines import speed_report
 from benchmarks.engines.contestant import Measurement
-from benchmarks.engines.report import Row, Spread
+from benchmarks.engines.speed_report import Row, Spread
 
 
 def measurement(prefill=1000.0, decode=100.0, one_token=0.5, **settings):
@@ -28,7 +28,7 @@ def test_a_ratio_is_taken_round_by_round():
     # the machine was ten times as fast in the second round, for both
     ours = row("rbe", "speed-8bit", 8, measurement(decode=200), measurement(decode=3000))
     peer = row("llama.cpp", "Q8_0", 8, measurement(decode=100), measurement(decode=1000))
-    (found,) = report.ratios([ours, peer])
+    (found,) = speed_report.ratios([ours, peer])
     assert (found.ours, found.peer) == ("rbe speed-8bit", "llama.cpp Q8_0")
     assert found.decode == Spread(2.5, 2.0, 3.0)
     assert found.prefill == Spread(1.0, 1.0, 1.0)
@@ -37,7 +37,7 @@ def test_a_ratio_is_taken_round_by_round():
 def test_a_shorter_process_counts_as_faster():
     ours = row("rbe", "speed-8bit", 8, measurement(one_token=0.1))
     peer = row("llama.cpp", "Q8_0", 8, measurement(one_token=0.4))
-    assert report.ratios([ours, peer])[0].one_token.median == pytest.approx(4.0)
+    assert speed_report.ratios([ours, peer])[0].one_token.median == pytest.approx(4.0)
 
 
 def test_only_rows_of_the_same_width_are_compared_and_no_two_peers():
@@ -48,7 +48,7 @@ def test_only_rows_of_the_same_width_are_compared_and_no_two_peers():
         row("llama.cpp", "Q4_0", 4, measurement()),
         row("onnxruntime", "int4", 4, measurement()),
     ]
-    pairs = {(found.ours, found.peer) for found in report.ratios(rows)}
+    pairs = {(found.ours, found.peer) for found in speed_report.ratios(rows)}
     assert pairs == {
         ("rbe speed-4bit", "llama.cpp Q4_0"),
         ("rbe speed-4bit", "onnxruntime int4"),
@@ -57,7 +57,7 @@ def test_only_rows_of_the_same_width_are_compared_and_no_two_peers():
 
 def test_without_rbe_there_are_rows_and_no_ratios(capsys):
     rows = [row("llama.cpp", "Q8_0", 8, measurement(1310.0, 209.0), measurement(1320.0, 211.0))]
-    report.show(rows, Console(width=200))
+    speed_report.show(rows, Console(width=200))
     printed = capsys.readouterr().out
     assert "llama.cpp Q8_0" in printed
     assert "1315 (1310-1320)" in printed
@@ -70,7 +70,7 @@ def test_the_fastest_setting_is_named():
     with_flash = measurement(prefill_setting="flash", decode_setting="flash")
     without = measurement(prefill_setting="flash", decode_setting="no flash")
     rows = [row("llama.cpp", "F16", 16, with_flash, without), row("rbe", "x", 8, measurement())]
-    assert report.settings(rows) == [
+    assert speed_report.settings(rows) == [
         "llama.cpp F16, fastest prefill: flash in 2 of 2 rounds",
         "llama.cpp F16, fastest decode: flash in 1, no flash in 1 of 2 rounds",
     ]
@@ -82,7 +82,7 @@ def test_the_json_has_all_rounds_and_the_ratios(tmp_path):
         row("rbe", "speed-2bit", 2, measurement(decode=1600)),
         row("llama.cpp", "Q2_K", 2, measurement(decode=400)),
     ]
-    report.write_json(path, {"source": "random"}, rows)
+    speed_report.write_json(path, {"source": "random"}, rows)
     found = json.loads(path.read_text())
     assert found["source"] == "random"
     assert found["rows"][1]["rounds"][0]["decode_tokens_per_second"] == 400

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from small_models import random_tensors, small_config
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import kquants, ours, schemes
+from benchmarks.peers import kquants, rbe_scheme, schemes
 from rbe_cli.model.tensor_names import parameter_count
 
 CONFIG = small_config(n_embd=24, n_layer=1, n_head=2, n_positions=48, vocab_size=120)
@@ -35,7 +35,7 @@ def checkpoint(tmp_path):
 @pytest.fixture(autouse=True)
 def one_rate(monkeypatch):
     monkeypatch.setattr(schemes, "BITS", (4,))
-    monkeypatch.setattr(ours, "BITS", (4,))
+    monkeypatch.setattr(rbe_scheme, "BITS", (4,))
     monkeypatch.setattr(kquants, "find_spec", lambda name: None)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_models import random_tensors, small_config
 
-from benchmarks.peers.measure import Subject, assemble, input_moments, score
-from benchmarks.peers.quantised import Quantised
+from benchmarks.peers.measure import SchemeSubject, assemble, input_moments, score
+from benchmarks.peers.quantised import QuantisedMatrix
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.jobs.workers import workers
@@ -27,7 +27,7 @@ def subject():
     names = [name for name in tensors if is_matrix(name) and name != "wpe.weight"]
     checkpoint = Checkpoint(config, tensors, None, "test", "", 0)
     moments = input_moments(model, text)
-    return Subject(checkpoint, model, names, [Window(tokens) for tokens in text], moments)
+    return SchemeSubject(checkpoint, model, names, [Window(tokens) for tokens in text], moments)
 
 
 def quantised(subject, bits, noise=0.0):
@@ -37,7 +37,7 @@ def quantised(subject, bits, noise=0.0):
     for name in subject.names:
         weights = subject.matrix(name)
         factor = 1 + noise * rng.normal(size=weights.shape).astype(np.float32)
-        found[name] = Quantised(weights * factor, bits * weights.size)
+        found[name] = QuantisedMatrix(weights * factor, bits * weights.size)
     return found
 
 

@@ -314,7 +314,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused(
     done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.pdf")
     assert (done.code, done.out) == (2, "")
     assert "the name has to end with .png or .svg" in done.err
-    monkeypatch.setattr("rbe_cli.bench.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("rbe_cli.cli.charts.find_spec", lambda name: None)
     done = rbe("inspect", rbe_file, "--plot", tmp_path / "a.png")
     assert done.code == 2
     assert "pip install 'rbe-cli[plot]'" in done.err

@@ -108,7 +108,7 @@ def _read(path: Path, cursor: "_Cursor") -> GgufFile:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _TensorInfo:
     """A tensor as the header declares it; `offset` counts from the beginning of the data."""
 
     name: str
@@ -165,14 +165,14 @@ class _Cursor:
             raise CheckpointError(f"it declares an array of {count} texts")
         return [self.text() for _ in range(count)]
 
-    def entry(self) -> _Entry:
+    def entry(self) -> _TensorInfo:
         """Return the next tensor's declaration; GGUF puts the size of a row first."""
         name, dimensions = self.text(), self.number("<u4")
         if not 1 <= dimensions <= 4:
             raise CheckpointError(f"tensor {name[:80]!r} has {dimensions} dimensions")
         sizes = [self.number("<u8") for _ in range(dimensions)]
         kind, offset = self.number("<u4"), self.number("<u8")
-        return _Entry(name, tuple(reversed(sizes)), kind, offset)
+        return _TensorInfo(name, tuple(reversed(sizes)), kind, offset)
 
 
 def _scalar(kind: int) -> str:
@@ -181,7 +181,7 @@ def _scalar(kind: int) -> str:
     return _SCALARS[kind]
 
 
-def _form(entry: _Entry) -> _Form:
+def _form(entry: _TensorInfo) -> _Form:
     """Return how a tensor is stored, its bytes computed from its sizes."""
     count = prod(entry.shape)
     if entry.type in _FLOATS:
@@ -202,7 +202,7 @@ def _form(entry: _Entry) -> _Form:
     return _Form(kind.name, None, count // block * block_bytes)
 
 
-def _read_tensor(path: Path, offset: int, entry: _Entry, form: _Form) -> Float32:
+def _read_tensor(path: Path, offset: int, entry: _TensorInfo, form: _Form) -> Float32:
     """Read the tensor at byte `offset`: float32 `[*shape]`."""
     with open_file(path) as file:
         raw = np.fromfile(file, np.uint8, form.bytes, offset=offset)

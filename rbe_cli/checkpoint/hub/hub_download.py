@@ -23,9 +23,9 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from rbe_cli.checkpoint.checked_files import read_json_object
 from rbe_cli.checkpoint.hub.hub_cache import Snapshot, cached_snapshots, model_folder_name
-from rbe_cli.checkpoint.other_folders import ADAPTER_CONFIG, refuse_adapter
 from rbe_cli.checkpoint.source_name import HubName
 from rbe_cli.checkpoint.tokenizer.tokenizer_files import TOKENIZER_FILES, has_tokenizer
+from rbe_cli.checkpoint.unsupported_folders import ADAPTER_CONFIG, refuse_adapter
 from rbe_cli.checkpoint.weight_files import missing_weights
 from rbe_cli.errors import NotFoundError, OfflineError, RbeError
 from rbe_cli.model.config_dialects import to_gpt2_names

@@ -15,18 +15,18 @@ from rbe_cli.checkpoint.checked_files import errors_name, open_file
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.checkpoint.file_kind import FileKind, file_kind
+from rbe_cli.checkpoint.stored_weights import StoredWeights
 from rbe_cli.checkpoint.torch_files.restricted_pickle import Inert
 from rbe_cli.checkpoint.torch_files.torch_archive import TorchArchive, open_torch_archive
 from rbe_cli.checkpoint.torch_files.torch_legacy import read_legacy
 from rbe_cli.checkpoint.torch_files.torch_pickle import Storage, View, load_object
 from rbe_cli.checkpoint.torch_files.training_checkpoint import find_state_dict
-from rbe_cli.checkpoint.weight_list import Weights
 from rbe_cli.errors import CheckpointError
 
 _MAX_PICKLE_BYTES = 1 << 23
 
 
-def read_torch_file(path: Path) -> Weights:
+def read_torch_file(path: Path) -> StoredWeights:
     """List the tensors of the state dict in a file, in its order.
 
     Raises:
@@ -45,7 +45,7 @@ def read_torch_file(path: Path) -> Weights:
         return _weights(path, value, partial(_zip_tensor, path, archive))
 
 
-def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor]) -> Weights:
+def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor]) -> StoredWeights:
     """List the tensors of a saved object's state dict; what is no tensor there is no weight."""
     found = find_state_dict(value)
     tensors = []
@@ -61,7 +61,7 @@ def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor])
     if found.state is not value:
         views = (item for item in found.state.values() if isinstance(item, View))
         nbytes = sum({view.storage.key: view.storage.nbytes for view in views}.values())
-    return Weights(tensors, nbytes, found.own_config, found.notes)
+    return StoredWeights(tensors, nbytes, found.own_config, found.notes)
 
 
 def _zip_tensor(path: Path, archive: TorchArchive, view: View) -> CheckpointTensor:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rbe_cli.bench.bench_layers import LayerOptions, LayerTiming, LeftOut, time_layers
-from rbe_cli.bench.bench_model import ModelTiming, time_models
-from rbe_cli.bench.bench_start import ModelOptions
-from rbe_cli.bench.machine import Machine, this_machine
+from rbe_cli.bench.machine_info import Machine, this_machine
+from rbe_cli.bench.model_start import ModelOptions
+from rbe_cli.bench.models import ModelTiming, time_models
+from rbe_cli.bench.operators import LayerOptions, LayerTiming, LeftOut, time_layers
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.progress import Progress, no_progress
 

@@ -23,7 +23,7 @@ from rbe_cli.kernels.kernel_records import Activations, KvType
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.progress import Progress, no_progress
 
-_PROGRAM = "from rbe_cli.bench.bench_start import main; main()"
+_PROGRAM = "from rbe_cli.bench.model_start import main; main()"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Start:
-    """Hold the fields of docs/json.md, as `bench_model.ModelTiming` does."""
+    """Hold the fields of docs/json.md, as `models.ModelTiming` does."""
 
     load_seconds: float
     time_to_first_token_seconds: float

@@ -4,7 +4,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.engines.contestant import Contestant, Measurement, Subject, run_json, seconds_of
+from benchmarks.engines.contestant import (
+    Contestant,
+    EngineSubject,
+    Measurement,
+    run_json,
+    seconds_of,
+)
 from benchmarks.engines.job import (
     CHECKED_TOKENS,
     DECODED_TOKENS,
@@ -32,13 +38,13 @@ class Rbe(Contestant):
     def is_installed(self) -> bool:
         return True
 
-    def build(self, subject: Subject, variant: str) -> None:
+    def build(self, subject: EngineSubject, variant: str) -> None:
         path = self._path(subject, variant)
         if not path.exists():
             options = ["--preset", variant, "--calib-samples", str(CALIB_SAMPLES), "--force"]
             run_json(self._command("compress", subject.source, str(path), *options))
 
-    def write_logits(self, subject: Subject, variant: str, path: Path) -> None:
+    def write_logits(self, subject: EngineSubject, variant: str, path: Path) -> None:
         import numpy as np
 
         tokens = token_file(subject, CHECKED_TOKENS)
@@ -47,7 +53,7 @@ class Rbe(Contestant):
         run_json(self._command("run", model, *wanted))
         np.save(path, np.load(path).reshape(-1, subject.vocab_size)[-1])
 
-    def measure(self, subject: Subject, variant: str) -> Measurement:
+    def measure(self, subject: EngineSubject, variant: str) -> Measurement:
         path = self._path(subject, variant)
         prefill = self._bench(path, prompt=PREFILL_TOKENS, new=1, depth=0)
         decode = self._bench(path, prompt=1, new=DECODED_TOKENS, depth=DEPTH)
@@ -71,11 +77,11 @@ class Rbe(Contestant):
         common = ["--threads", str(self._threads), "--format", "json", "--quiet"]
         return [sys.executable, "-m", "rbe_cli", *arguments, *common]
 
-    def _path(self, subject: Subject, variant: str) -> Path:
+    def _path(self, subject: EngineSubject, variant: str) -> Path:
         return subject.folder / f"{variant}.rbe"
 
 
-def token_file(subject: Subject, count: int) -> Path:
+def token_file(subject: EngineSubject, count: int) -> Path:
     """The first `some_tokens` as `rbe` reads them."""
     path = subject.folder / f"{count}-tokens.txt"
     path.write_text(" ".join(map(str, some_tokens(count, subject.vocab_size))) + "\n")

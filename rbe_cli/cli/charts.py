@@ -11,7 +11,7 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from rbe_cli.bench.benchmark import BenchResult
+    from rbe_cli.bench.bench_run import BenchResult
 
 FORMATS = (".png", ".svg")
 _INCH_A_BAR = 0.2

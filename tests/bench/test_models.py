@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbe_cli.bench.bench_layers import random_tensors
-from rbe_cli.bench.bench_model import ModelTiming, bytes_per_token, time_models
-from rbe_cli.bench.bench_start import ModelOptions, start_alone
+from rbe_cli.bench.model_start import ModelOptions, start_alone
+from rbe_cli.bench.models import ModelTiming, bytes_per_token, time_models
+from rbe_cli.bench.operators import random_tensors
 from rbe_cli.cli.app import run
 from rbe_cli.codec.vectors import dense_tensor
 from rbe_cli.container.header import Provenance
@@ -252,7 +252,7 @@ def test_a_model_that_cannot_start_alone_is_named(tmp_path: Path, model_file: Pa
 def test_a_slow_model_decodes_fewer_tokens(
     model_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbe_cli.bench.bench_model._DECODE_SECONDS", 1e-9)
+    monkeypatch.setattr("rbe_cli.bench.models._DECODE_SECONDS", 1e-9)
     timing = time_model(ModelOptions(model_file), kernels, 1)
     assert (timing.prompt_tokens, timing.max_tokens) == (24, 16)
     assert time_model(ModelOptions(model_file, max_tokens=20), kernels, 1).max_tokens == 20

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from rbe_cli.bench.bench_shape import Op, Shape
+from rbe_cli.bench.operator_shapes import Op, Shape
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.peers.measure import OTHER_BITS, Candidate, Subject
+from benchmarks.peers.measure import OTHER_BITS, Candidate, SchemeSubject
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.errors import RbeError
@@ -18,7 +18,9 @@ BITS = (2, 3, 4, 5, 6)
 KEEP_EMBEDDINGS = ("--override", f"^(wte|wpe|lm_head)=codec=float{OTHER_BITS}")
 
 
-def compress(subject: Subject, bits: float, layers_only: bool, options: list[str]) -> Candidate:
+def compress(
+    subject: SchemeSubject, bits: float, layers_only: bool, options: list[str]
+) -> Candidate:
     """The model out of `rbe compress`.
 
     Args:

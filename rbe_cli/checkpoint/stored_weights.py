@@ -7,7 +7,7 @@ from rbe_cli.checkpoint.checkpoint_tensor import CheckpointTensor
 
 
 @dataclass(frozen=True)
-class Weights:
+class StoredWeights:
     """What a checkpoint's weight files hold.
 
     Attributes:

@@ -1,7 +1,9 @@
-"""`python -m benchmarks.layers.errors FILE.rbe SOURCE TEXT`: what compression costs each layer.
+"""Measure what compression costs each layer.
 
-Relative errors of the outputs of a compressed model's blocks, feed-forward and attention parts,
-each on the input that it has in the original, over the text's first windows.
+    python -m benchmarks.layers.layer_errors FILE.rbe SOURCE TEXT
+
+Prints the relative errors of the outputs of a compressed model's blocks, feed-forward and
+attention parts, each on the input that it has in the original, over the text's first windows.
 """
 
 import argparse
@@ -49,7 +51,7 @@ def _relative(actual: Floating, expected: Floating) -> float:
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers.errors")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers.layer_errors")
     parser.add_argument("file", type=Path)
     parser.add_argument("source")
     parser.add_argument("text", type=Path)

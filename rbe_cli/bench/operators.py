@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from rbe_cli.bench.bench_budget import Budget
-from rbe_cli.bench.bench_cases import Case, Layer, Variant, build_case, held, random_tensors
-from rbe_cli.bench.bench_shape import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.operator_cases import Case, Layer, Variant, build_case, held, random_tensors
+from rbe_cli.bench.operator_shapes import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError

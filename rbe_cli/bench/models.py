@@ -6,7 +6,7 @@ from statistics import median
 from time import perf_counter
 from typing import Literal, NamedTuple
 
-from rbe_cli.bench.bench_start import (
+from rbe_cli.bench.model_start import (
     ModelOptions,
     Start,
     load,
@@ -33,7 +33,7 @@ _DECODE_SECONDS = 5.0  # at most of one decode, where the number of tokens is no
 _PROBE_TOKENS = 4
 
 
-class Spread(NamedTuple):
+class RateSpread(NamedTuple):
     """The slowest and the fastest, in tokens per second."""
 
     min: float
@@ -69,8 +69,8 @@ class ModelTiming:
     time_to_first_token_seconds: float
     peak_rss_bytes: int
     bytes_per_token: int
-    prefill_spread: Spread
-    decode_spread: Spread
+    prefill_spread: RateSpread
+    decode_spread: RateSpread
     read_bytes_per_second: float
     bandwidth_share: float
     kv_type: KvType
@@ -207,8 +207,8 @@ def _timings(
             yield run.timing(own)
 
 
-def _spread(tokens: int, seconds: Sequence[float]) -> Spread:
-    return Spread(tokens / max(seconds), tokens / min(seconds))
+def _spread(tokens: int, seconds: Sequence[float]) -> RateSpread:
+    return RateSpread(tokens / max(seconds), tokens / min(seconds))
 
 
 def bytes_per_token(model: Gpt2, cache: PagedCache, depth: int) -> int:

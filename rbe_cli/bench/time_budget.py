@@ -3,8 +3,8 @@
 import math
 from time import perf_counter
 
-from rbe_cli.bench.bench_cases import Variant
-from rbe_cli.bench.bench_shape import Op
+from rbe_cli.bench.operator_cases import Variant
+from rbe_cli.bench.operator_shapes import Op
 
 
 class Budget:

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rbe_cli.bench.machine import cpu_model, this_machine
+from rbe_cli.bench.machine_info import cpu_model, this_machine
 from rbe_cli.runtime.cpus import affine_cpus
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 
-class Session(ABC):
+class PeerSession(ABC):
     """A loaded model and its cache, used by one sequence."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Session(ABC):
         """
 
 
-class SteppingSession(Session):
+class SteppingSession(PeerSession):
     """A session that takes one token at a time."""
 
     @abstractmethod
@@ -59,7 +59,7 @@ class SteppingSession(Session):
         return perf_counter() - start
 
 
-class Engine(ABC):
+class PeerEngine(ABC):
     """A peer.
 
     Attributes:
@@ -77,5 +77,5 @@ class Engine(ABC):
         """Write a checkpoint in the engine's own form, a file or a folder."""
 
     @abstractmethod
-    def open(self, path: Path, variant: str, setting: str, threads: int) -> Session:
+    def open(self, path: Path, variant: str, setting: str, threads: int) -> PeerSession:
         """Load what `build` wrote."""

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rbe_cli.bench import bench_layers
-from rbe_cli.bench.bench_cases import Variant, build_case, random_panels, random_tensors
-from rbe_cli.bench.bench_layers import (
+from rbe_cli.bench import operators
+from rbe_cli.bench.operator_cases import Variant, build_case, random_panels, random_tensors
+from rbe_cli.bench.operator_shapes import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.operators import (
     LayerOptions,
     LayerTiming,
     LeftOut,
     check_memory,
     time_layers,
 )
-from rbe_cli.bench.bench_shape import Op, Shape, byte_count, flop_count
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.progress import no_progress
@@ -146,17 +146,17 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every layer takes its floating-point operations at 1 a microsecond; building is free."""
     clock = Clock()
-    for module in ("bench_layers", "bench_budget", "timing"):
+    for module in ("operators", "time_budget", "timing"):
         monkeypatch.setattr(f"rbe_cli.bench.{module}.perf_counter", clock)
 
-    def warm_call(self: bench_layers._Cases, variant: Variant, op: Op) -> Callable[[], Any]:
+    def warm_call(self: operators._Cases, variant: Variant, op: Op) -> Callable[[], Any]:
         def call() -> Any:
             clock.now += flop_count(op, self._shape) / 1e6
             return None
 
         return call
 
-    monkeypatch.setattr(bench_layers._Cases, "warm_call", warm_call)
+    monkeypatch.setattr(operators._Cases, "warm_call", warm_call)
     return clock
 
 

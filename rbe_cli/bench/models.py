@@ -137,8 +137,6 @@ class _Run:
         prompt_tokens: int,
         max_tokens: int,
     ) -> None:
-        team = session.model.kernels.team
-        assert team is not None
         self._options, self._start, self._session = options, started, session
         self._prompt = random_tokens(session, prompt_tokens, 1)
         self._new = random_tokens(session, max_tokens, 2)
@@ -147,7 +145,7 @@ class _Run:
         if options.max_tokens is None:
             self._new = self._new[: self._within_seconds()]
         self._read_bytes = bytes_per_token(session.model, session.cache, options.depth)
-        self._read = Reader(team, self._read_bytes)
+        self._read = Reader(session.team, self._read_bytes)
 
     def calls(self) -> dict[Part, Callable[[], object]]:
         return {"prefill": self._prefill, "decode": self._decode, "read": self._read}

@@ -61,7 +61,7 @@ class ModelPlan:
         """
         self._activations = activations
         self.config = model.config
-        self._team = team
+        self.team = team
         self._pacer = ThreadTuner(team.threads)
         programs = MULTIPLY, MULTIPLY_COARSE, ATTEND, libraries.FORWARD
         multiply, multiply_coarse, attend, self._program = load(
@@ -138,17 +138,17 @@ class ModelPlan:
         elif count == 1:
             threads = self._pacer.threads
             start = perf_counter()
-            self._team.run(self._program, self._job_address, threads)
+            self.team.run(self._program, self._job_address, threads)
             self._pacer.record(perf_counter() - start)
         else:
-            self._team.run(self._program, self._job_address)
+            self.team.run(self._program, self._job_address)
         logits = self._buffers["logits"][: len(wanted), : self.config.vocab_size]
         return logits.astype(np.float32)  # a copy
 
     def _run_coded(self) -> None:
         """Run up to each coded layer, decode it, and run it."""
         start = 0
-        with ThreadPoolExecutor(self._team.threads) as pool:
+        with ThreadPoolExecutor(self.team.threads) as pool:
             for number, block in self._coded.items():
                 self._run_layers(start, number)
                 decoded = dict(pool.map(_decoded, _coded_matrices(block)))
@@ -164,7 +164,7 @@ class ModelPlan:
     def _run_layers(self, first: int, last: int) -> None:
         if first < last or last == self.config.n_layer:
             self._job["first"], self._job["last"] = first, last
-            self._team.run(self._program, self._job_address)
+            self.team.run(self._program, self._job_address)
 
     def _reserve(self, tokens: int, wanted: int, cache: PagedCache) -> None:
         """Memory for so many tokens and logits; what it holds between two runs means nothing."""
@@ -172,12 +172,12 @@ class ModelPlan:
         if room == self._room and self._buffers:
             return
         self._room = tokens, wanted = room
-        config, threads = self.config, self._team.threads
+        config, threads = self.config, self.team.threads
         rows = max(tokens, threads)
         width = config.n_embd
         widths = (width, width, 3 * width, width, config.n_inner, config.vocab_size)
         job = self._job[0]
-        job["flags"] = self._team.flags
+        job["flags"] = self.team.flags
         self._inputs = {name: np.zeros(max(tokens, wanted), np.int64) for name in _INPUTS}
         for name, values in self._inputs.items():
             job[name] = address(values)

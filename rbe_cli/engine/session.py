@@ -15,6 +15,7 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Int64
+from rbe_cli.runtime.thread_team import Team
 
 DEFAULT_KV_TYPE: KvType = "fp16"
 DEFAULT_ACTIVATIONS: Activations = "auto"
@@ -76,16 +77,23 @@ class Session(_Rows):
             progress: hears of compilation, if there is any.
 
         Raises:
-            UsageError: `batch` is below 1.
+            UsageError: `batch` is below 1, or the model's kernels are not compiled.
         """
         _check_batch(batch)
-        assert model.kernels.team is not None
+        team = model.kernels.team
+        if team is None:
+            raise UsageError("a Session needs a model with compiled kernels (engine fast)")
         self.model = model
         self._lock = threading.Lock()
         self._spare_rows: list[int] = []
         self._returned_rows: deque[int] = deque()
         self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
-        self._plan = ModelPlan(model, model.kernels.team, activations, progress)
+        self._plan = ModelPlan(model, team, activations, progress)
+
+    @property
+    def team(self) -> Team:
+        """The threads that compute."""
+        return self._plan.team
 
     @property
     def coded_layers(self) -> int:

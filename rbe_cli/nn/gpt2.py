@@ -170,9 +170,12 @@ class Gpt2:
             grad: `[batch, seq, vocab_size]`, with respect to the logits.
             observe: sees all layers that have parameters.
             mask: as of the forward pass.
+
+        Raises:
+            UsageError: the tape holds no forward pass.
         """
-        assert tape.hidden is not None
-        grad = self.logits_backward(tape.hidden, grad, observe)
+        _, hidden = tape.outcome()
+        grad = self.logits_backward(hidden, grad, observe)
         return self.hidden_backward(tape, grad, observe, mask)
 
     def logits_backward(
@@ -196,12 +199,12 @@ class Gpt2:
         mask: Mask | None = None,
     ) -> Floating:
         """The rest of `backward`, from the gradient of the last block's output."""
-        assert tape.tokens is not None
+        tokens, _ = tape.outcome()
         for block in reversed(self.blocks):
             grad = block.backward(tape.pop(), grad, observe, mask=mask)
         if observe is not None:
-            observe.embedding(self.wte, tape.tokens, grad)
-            positions = np.broadcast_to(np.arange(tape.tokens.shape[1]), tape.tokens.shape)
+            observe.embedding(self.wte, tokens, grad)
+            positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
             observe.embedding(self.wpe, positions, grad)
         return grad
 

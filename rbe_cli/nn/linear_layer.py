@@ -43,7 +43,7 @@ class Linear:
 
         Args:
             x: float16 is taken as float32.
-            observe: sees the input.
+            observe: sees the input, after `norm`.
             norm: of x, before the product.
             activation: function of the result.
             out: takes the result, `[tokens, N]`.
@@ -51,19 +51,18 @@ class Linear:
         rows, columns = self.weight.shape
         kind = np.result_type(x, np.float32)
         tokens = np.ascontiguousarray(x, kind).reshape(-1, rows)
-        if observe is not None:
-            assert norm is None
-            observe(self.name, tokens)
         if out is None:
             out = np.empty((len(tokens), columns), kind)
         weight = decoded(self.weight)
+        if norm is not None and (observe is not None or not isinstance(weight, PanelMatrix)):
+            normed = np.empty_like(tokens)
+            self._kernels.layer_norm(tokens, *norm, normed)
+            tokens, norm = normed, None
+        if observe is not None:
+            observe(self.name, tokens)
         if isinstance(weight, PanelMatrix):
             self._kernels.matmul(tokens, weight, self.bias, out, norm, activation)
         else:
-            if norm is not None:
-                normed = np.empty_like(tokens)
-                self._kernels.layer_norm(tokens, *norm, normed)
-                tokens = normed
             np.matmul(tokens, weight, out=out)
             out += self.bias
             if activation is not None:

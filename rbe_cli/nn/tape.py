@@ -8,19 +8,36 @@ in memory up to a limit, and in files beyond it.
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
+from rbe_cli.errors import UsageError
 from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 
 @dataclass
 class SavedTensors:
-    """Of one block.
+    """What one block leaves; of this class itself, the rest is to be computed again.
 
     Attributes:
         x: the block's input `[batch, seq, d]`.
-        qkv: `[batch, seq, 3 * d]`; None, as all that follows, if it is to be computed again.
+    """
+
+    x: Floating
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
+
+
+@dataclass
+class AllSavedTensors(SavedTensors):
+    """All that the backward pass of one block needs.
+
+    Attributes:
+        qkv: queries, keys and values, `[batch, seq, 3 * d]`.
         mixed: the heads' outputs, `[batch, seq, d]`.
         middle: the sum after attention, `[batch, seq, d]`.
         hidden: before the activation function, `[batch, seq, n_inner]`; None in a feed-forward
@@ -28,18 +45,12 @@ class SavedTensors:
         statistics_1, statistics_2: of the LayerNorms' inputs, `[tokens, 2]`.
     """
 
-    x: Floating
-    qkv: Floating | None = None
-    mixed: Floating | None = None
-    middle: Floating | None = None
-    hidden: Floating | None = None
-    statistics_1: Float64 | None = None
-    statistics_2: Float64 | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in vars(self).values() if array is not None)
+    qkv: Floating
+    mixed: Floating
+    middle: Floating
+    hidden: Floating | None
+    statistics_1: Float64
+    statistics_2: Float64
 
 
 @dataclass
@@ -89,9 +100,19 @@ class Tape:
             self._bytes -= last.nbytes
             return last
         with np.load(last, allow_pickle=False) as arrays:
-            found = SavedTensors(**arrays)
+            found: dict[str, Any] = {"hidden": None} | dict(arrays)
         last.unlink()
-        return found
+        return AllSavedTensors(**found) if "qkv" in found else SavedTensors(found["x"])
+
+    def outcome(self) -> tuple[Int64, Floating]:
+        """Return the ids and the last block's output of the forward pass.
+
+        Raises:
+            UsageError: none was recorded.
+        """
+        if self.tokens is None or self.hidden is None:
+            raise UsageError("the tape holds no forward pass: call record before backward")
+        return self.tokens, self.hidden
 
     def close(self) -> None:
         """Delete what was written."""

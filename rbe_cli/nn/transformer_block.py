@@ -8,7 +8,7 @@ from rbe_cli.nn.kv_cache import LayerCache
 from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.profile import LayerProfile, ignore
-from rbe_cli.nn.tape import SavedTensors
+from rbe_cli.nn.tape import AllSavedTensors, SavedTensors
 from rbe_cli.runtime.arrays import Floating, Mask
 from rbe_cli.weights.weight_forms import is_packed
 
@@ -127,7 +127,6 @@ class TransformerBlock:
             return self(x, cache, mask=mask), SavedTensors(x)
         saved = self._recomputed(x, cache, mask)
         middle = saved.middle
-        assert middle is not None
         if saved.hidden is None:
             out = self.mlp(self.ln_2(middle))
         else:
@@ -150,18 +149,19 @@ class TransformerBlock:
             observe: sees the linear layers and the LayerNorms.
             mask: as of the forward pass.
         """
-        if saved.qkv is None:
+        if not isinstance(saved, AllSavedTensors):
             saved = self._recomputed(saved.x, None, mask)
-        qkv, mixed, middle = saved.qkv, saved.mixed, saved.middle
-        assert qkv is not None
-        assert mixed is not None
-        assert middle is not None
+        middle = saved.middle
         fed = self.mlp.backward(self.ln_2(middle), grad, observe, saved.hidden)
         grad = grad + self.ln_2.backward(middle, fed, observe, saved.statistics_2)
-        attended = self.attn.backward(self.ln_1(saved.x), qkv, mixed, grad, observe, mask)
+        attended = self.attn.backward(
+            self.ln_1(saved.x), saved.qkv, saved.mixed, grad, observe, mask
+        )
         return grad + self.ln_1.backward(saved.x, attended, observe, saved.statistics_1)
 
-    def _recomputed(self, x: Floating, cache: LayerCache | None, mask: Mask | None) -> SavedTensors:
+    def _recomputed(
+        self, x: Floating, cache: LayerCache | None, mask: Mask | None
+    ) -> AllSavedTensors:
         """All that the backward pass needs."""
         tokens = x.shape[0] * x.shape[1]
         statistics_1, statistics_2 = np.empty((tokens, 2)), np.empty((tokens, 2))
@@ -170,7 +170,7 @@ class TransformerBlock:
         middle = x + self.attn.c_proj(mixed)
         normed = self.ln_2(middle, statistics_2)
         hidden = None if self.mlp.checkpoint else self.mlp.expand(normed)
-        return SavedTensors(x, qkv, mixed, middle, hidden, statistics_1, statistics_2)
+        return AllSavedTensors(x, qkv, mixed, middle, hidden, statistics_1, statistics_2)
 
     def _sequences_at_once(self, x: Floating) -> int:
         """As many as make up a chunk where weights are compressed, and as the limit allows."""

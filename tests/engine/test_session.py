@@ -164,6 +164,12 @@ def test_a_batch_needs_a_row(model, kind):
         kind(model, batch=0)
 
 
+def test_a_session_needs_compiled_kernels(model):
+    plain = Gpt2(model.config, random_tensors(model.config), load_kernels("reference"))
+    with pytest.raises(UsageError, match="compiled kernels"):
+        Session(plain)
+
+
 def test_ids_outside_the_vocabulary_are_refused(model):
     session = Session(model)
     for wrong in (-1, model.config.vocab_size):

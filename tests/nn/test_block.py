@@ -5,11 +5,12 @@ import pytest
 from small_layers import peak_bytes, random_block, random_input
 from small_models import relative_error
 
+from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gradients import Gradients
 from rbe_cli.nn.kv_cache import KVCache
 from rbe_cli.nn.profile import LayerProfile
-from rbe_cli.nn.tape import SavedTensors, Tape
+from rbe_cli.nn.tape import AllSavedTensors, SavedTensors, Tape
 
 
 def layer_cache(config, batch, positions):
@@ -75,8 +76,9 @@ def test_saved_and_recomputed_gradients_are_equal(kernels, recomputes, is_masked
     found = []
     for checkpoint in (False, True):
         _, saved = block.record(x, mask=mask, checkpoint=checkpoint)
-        assert (saved.qkv is None) == checkpoint
-        assert (saved.hidden is None) == (checkpoint or recomputes)
+        assert isinstance(saved, AllSavedTensors) == (not checkpoint)
+        if not checkpoint:
+            assert (saved.hidden is None) == recomputes
         gradients = Gradients()
         found.append((block.backward(saved, grad, gradients, mask=mask), gradients.sums))
     (first, sums), (second, same) = found
@@ -140,9 +142,25 @@ def test_profiles_count_time_and_memory(fast):
     assert profile.peak_memory_bytes > 2 * x.nbytes
 
 
-def test_tapes_write_what_exceeds_the_limit(tmp_path, monkeypatch):
+def all_saved(hidden):
+    """Arrays of no sense, which a tape only keeps."""
+    statistics = np.zeros((2, 6, 2))
+    saved = (random_input(2, 3, 4, seed=i) for i in range(4))
+    return AllSavedTensors(*saved, hidden, *statistics)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SavedTensors(random_input(2, 3, 4)),
+        lambda: all_saved(None),
+        lambda: all_saved(random_input(2, 3, 8)),
+    ],
+    ids=["input alone", "without hidden", "all"],
+)
+def test_tapes_write_what_exceeds_the_limit(make, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    blocks = [SavedTensors(random_input(2, 3, 4, seed=i), qkv=random_input(5)) for i in range(4)]
+    blocks = [make() for _ in range(4)]
     with Tape(memory_limit=2 * blocks[0].nbytes) as tape:
         for block in blocks:
             tape.append(block)
@@ -151,7 +169,12 @@ def test_tapes_write_what_exceeds_the_limit(tmp_path, monkeypatch):
         assert tape.file_bytes == sum(file.stat().st_size for file in files)
         for block in reversed(blocks):
             found = tape.pop()
-            np.testing.assert_array_equal(found.x, block.x)
-            np.testing.assert_array_equal(found.qkv, block.qkv)
-            assert found.mixed is None
+            assert type(found) is type(block)
+            for name, array in vars(block).items():
+                np.testing.assert_array_equal(getattr(found, name), array)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tape_without_a_forward_pass_is_refused():
+    with pytest.raises(UsageError, match="call record before backward"):
+        Tape().outcome()

@@ -60,3 +60,13 @@ def test_fusion_changes_nothing(kernels):
     normed = block.ln_2(x)
     np.testing.assert_array_equal(fused, block.mlp(normed))
     np.testing.assert_array_equal(fused, block.mlp.contract(block.mlp.expand(normed)))
+
+
+def test_an_observer_sees_what_is_multiplied(kernels):
+    """With a norm, that is its output."""
+    block, _ = random_block(kernels, 7)
+    x, seen = random_input(2, 9, 42), []
+    linear = block.mlp.c_fc
+    out = linear(x, lambda _, values: seen.append(values.copy()), norm=block.ln_2.norm)
+    np.testing.assert_array_equal(seen, [block.ln_2(x).reshape(-1, 42)])
+    np.testing.assert_array_equal(out, linear(x, norm=block.ln_2.norm))

@@ -24,7 +24,7 @@ INTRODUCTION = """\
 <!-- Written by tools/make_cli_reference.py. Change the help texts in rbe_cli/cli/ instead. -->
 
 `rbe VERB --help` shows the same texts. Results go to stdout; progress, notes, timings and errors go
-to stderr. The fields of `--format json` are in the JSON reference (json.md).
+to stderr. The fields of `--format json` are in the [JSON reference](json.md).
 """
 EXIT_CODES = (
     (0, "The command did what it was asked to do."),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rbe_cli.cli import generate_options as options
-from rbe_cli.cli.inputs import Prompt, load_tokenizer, open_rbe, read_prompts, stdin_lines, unescape
+from rbe_cli.cli.inputs import Prompt, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
     Activations,
     FormatOption,
@@ -75,6 +75,7 @@ def generate(
     from rbe_cli.engine.session import Session
     from rbe_cli.kernels.kernel_table import load_kernels
     from rbe_cli.text.generation_options import GenerationOptions
+    from rbe_cli.text.stored_tokenizer import load_tokenizer
 
     out = Output(format, quiet, verbose)
     if greedy:

@@ -44,23 +44,6 @@ def open_rbe(name: str, offline: bool, out: Output) -> "Container":
     return Container.open(path)
 
 
-def load_tokenizer(container: "Container") -> "Tokenizer | None":
-    """Return the file's tokenizer; None if it has none.
-
-    Raises:
-        BadFileError: the tokenizer is damaged; the message names the file.
-    """
-    from rbe_cli.text.tokenizer import Tokenizer
-
-    stored = container.tokenizer_json()
-    if stored is None:
-        return None
-    try:
-        return Tokenizer(stored, container.config.vocab_size)
-    except BadFileError as error:
-        raise BadFileError(f"{container.path}: {error}") from error
-
-
 def read_prompts(
     text: str | None,
     file: Path | None,

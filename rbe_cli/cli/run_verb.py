@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from rbe_cli.cli.inputs import load_tokenizer, open_rbe, read_prompts
+from rbe_cli.cli.inputs import open_rbe, read_prompts
 from rbe_cli.cli.numbers import whole
 from rbe_cli.cli.options import (
     SPEED,
@@ -174,6 +174,7 @@ def run(
     from rbe_cli.engine.load import load_model
     from rbe_cli.engine.warm_up import warm_up
     from rbe_cli.kernels.kernel_table import load_kernels
+    from rbe_cli.text.stored_tokenizer import load_tokenizer
 
     out = Output(format, quiet, verbose)
     if perplexity and (logits or hidden):

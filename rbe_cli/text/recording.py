@@ -15,29 +15,6 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 
 @dataclass
-class GenerationResult:
-    """What one row has generated so far; `finish_reason` is None while it goes on.
-
-    `tokens` holds every token that was generated, an end-of-text token and those of a stop
-    string included; `text` holds neither. `logprobs` belong to the tokens one by one; they are
-    empty if none were asked for.
-    """
-
-    prompt_tokens: int
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    logprobs: list[ChosenLogprob] = field(default_factory=list)
-
-    def add(self, step: GenerationStep) -> None:
-        self.tokens.append(step.token)
-        if step.logprobs is not None:
-            self.logprobs.append(step.logprobs)
-        self.text += step.text
-        self.finish_reason = step.finish_reason
-
-
-@dataclass
 class GenerationStats:
     """Tokens that went through the model, all rows together, and the seconds spent there.
 
@@ -60,6 +37,30 @@ class GenerationStats:
     def decode_tokens_per_second(self) -> float | None:
         """None if nothing was decoded: a row's first token comes from the prefill."""
         return self.decode_tokens / self.decode_seconds if self.decode_tokens else None
+
+
+@dataclass
+class GenerationResult:
+    """What one row has generated so far; `finish_reason` is None while it goes on.
+
+    `tokens` holds every token that was generated, an end-of-text token and those of a stop
+    string included; `text` holds neither. `logprobs` belong to the tokens one by one; they are
+    empty if none were asked for. `statistics` are those of all rows together.
+    """
+
+    prompt_tokens: int
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    logprobs: list[ChosenLogprob] = field(default_factory=list)
+    statistics: GenerationStats = field(default_factory=GenerationStats)
+
+    def add(self, step: GenerationStep) -> None:
+        self.tokens.append(step.token)
+        if step.logprobs is not None:
+            self.logprobs.append(step.logprobs)
+        self.text += step.text
+        self.finish_reason = step.finish_reason
 
 
 class TimedSession:
@@ -124,8 +125,8 @@ class RecordedGeneration:
         tokenizer: Tokenizer | None,
         eos_token_ids: Collection[int],
     ) -> None:
-        self.results = [GenerationResult(prompt.size) for prompt in prompts]
         self.stats = GenerationStats()
+        self.results = [GenerationResult(prompt.size, statistics=self.stats) for prompt in prompts]
         timed = TimedSession(session, self.stats)
         self._steps = generate(timed, prompts, options, tokenizer, eos_token_ids)
 

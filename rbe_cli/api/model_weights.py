@@ -1,0 +1,161 @@
+"""The weights of a loaded model, the changes made to them, and the file they are saved to."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import msgspec
+from numpy.typing import ArrayLike
+
+from rbe_cli import __version__
+from rbe_cli.api.changed_tensors import as_stored, stored_form
+from rbe_cli.api.model_tensors import checked
+from rbe_cli.compression.output_file import Quality
+from rbe_cli.container.reader import Container
+from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.container.writer import write_container
+from rbe_cli.errors import UsageError
+from rbe_cli.model.tensor_names import is_embedding
+from rbe_cli.nn import parameters as trained
+from rbe_cli.runtime.arrays import Float32, Floating
+from rbe_cli.weights import weight_forms
+from rbe_cli.weights.weight_forms import Weight
+
+_MEASURED = {field.name for field in fields(Quality)}  # what a file says of its own quality
+
+
+class ModelWeights:
+    """Weights by name, which several threads may read and change.
+
+    Attributes:
+        changes: how many there were; closing is one.
+    """
+
+    def __init__(self, container: Container, weights: dict[str, Weight]) -> None:
+        """Args:
+        container: the file, which stays open.
+        weights: of all its tensors, as `Gpt2` takes them.
+        """
+        self.changes = 0
+        self._container = container
+        self._weights: dict[str, Weight] | None = weights
+        self._changed: dict[str, StoredTensor | None] = {}  # None: not encoded yet
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Let go of the weights and of the file."""
+        with self._lock:
+            self._weights = None
+            self._changed.clear()
+            self.changes += 1
+            self._container.close()
+
+    def current(self) -> tuple[dict[str, Weight], int]:
+        """Return the weights as they are now, which never change in place, and `changes`.
+
+        Raises:
+            UsageError: the model is closed.
+        """
+        with self._lock:
+            if self._weights is None:
+                raise UsageError("the model is closed")
+            return self._weights, self.changes
+
+    def names(self) -> tuple[str, ...]:
+        """Return the canonical names in the order of the file."""
+        return tuple(self._container.tensors)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape that a checkpoint gives to a tensor."""
+        return self._container.layout.tensors[name].shape
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return what a file would hold of a tensor now."""
+        with self._lock:
+            weights, _ = self.current()
+            before = self._container.tensors[name]
+            if name not in self._changed:
+                return before
+            found = self._changed[name]
+            if found is None:
+                found = self._changed[name] = stored_form(before, weights[name])
+            return found
+
+    def values(self, name: str) -> Float32:
+        """Return a copy of a tensor's values, in the shape of a checkpoint."""
+        weights, _ = self.current()
+        return as_stored(name, weights[name])
+
+    def replace_tensor(self, name: str, values: Float32) -> None:
+        """Give a tensor other values, in the shape of a checkpoint; see `ModelTensors`."""
+        with self._lock:
+            self._replace({name: values.T if is_embedding(name) else values})
+
+    def parameters(self) -> dict[str, Floating]:
+        """See `Model.parameters`."""
+        weights, _ = self.current()
+        known = trained.split(weights).items()
+        return {n: own.copy() for n, own in known if not self._is_fixed(*_tensor_of(n, weights))}
+
+    def set_parameters(self, values: Mapping[str, ArrayLike]) -> None:
+        """See `Model.set_parameters`."""
+        with self._lock:
+            weights, _ = self.current()
+            asked: dict[str, dict[str, Floating]] = {}
+            for name, own in values.items():
+                tensor, suffix = _tensor_of(name, weights)
+                known = weight_forms.parameters(weights[tensor]) if tensor in weights else {}
+                if suffix not in known or self._is_fixed(tensor, suffix):
+                    raise UsageError(f"the model has no parameter {name!r}")
+                found = checked(name, own, known[suffix].shape)
+                if suffix.endswith("_steps") and not (found > 0).all():
+                    raise UsageError(f"{name} takes steps above 0")
+                asked.setdefault(tensor, known)[suffix] = found
+            self._replace(
+                {
+                    name: weight_forms.with_parameters(weights[name], own)
+                    for name, own in asked.items()
+                }
+            )
+
+    def save(self, path: Path, *, force: bool) -> int:
+        """See `Model.save`."""
+        with self._lock:
+            self.current()
+            tensors = [self.stored(name) for name in self.names()]
+            provenance = self._container.provenance
+            if self._changed:
+                kept = {key: own for key, own in provenance.extra.items() if key not in _MEASURED}
+                provenance = msgspec.structs.replace(
+                    provenance,
+                    tool_version=__version__,
+                    extra=kept | {"changed_tensors": len(self._changed)},
+                )
+        return write_container(
+            path,
+            config=self._container.config,
+            tensors=tensors,
+            tokenizer_json=self._container.tokenizer_json(),
+            provenance=provenance,
+            force=force,
+        )
+
+    def _replace(self, weights: Mapping[str, Weight]) -> None:
+        """Take other weights; the lock is held."""
+        current, _ = self.current()
+        self._weights = current | dict(weights)
+        self._changed |= dict.fromkeys(weights)
+        self.changes += 1
+
+    def _is_fixed(self, name: str, suffix: str) -> bool:
+        """Whether a file cannot hold other values of a parameter."""
+        return suffix == ".row_steps" and self._container.tensors[name].codec == "ectcq"
+
+
+def _tensor_of(name: str, weights: Mapping[str, Weight]) -> tuple[str, str]:
+    """Return the tensor that a parameter belongs to, and the rest of its name."""
+    if name in weights:
+        return name, ""
+    tensor, _, suffix = name.rpartition(".")
+    return tensor, f".{suffix}"

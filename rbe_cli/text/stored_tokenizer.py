@@ -1,0 +1,20 @@
+"""The tokenizer that a `.rbe` file holds."""
+
+from rbe_cli.container.reader import Container
+from rbe_cli.errors import BadFileError
+from rbe_cli.text.tokenizer import Tokenizer
+
+
+def load_tokenizer(container: Container) -> Tokenizer | None:
+    """Return the file's tokenizer; None if it has none.
+
+    Raises:
+        BadFileError: the tokenizer is damaged; the message names the file.
+    """
+    stored = container.tokenizer_json()
+    if stored is None:
+        return None
+    try:
+        return Tokenizer(stored, container.config.vocab_size)
+    except BadFileError as error:
+        raise BadFileError(f"{container.path}: {error}") from error

@@ -1,20 +1,23 @@
-"""A new folder appears under its name whole, or not at all.
+"""Write a folder atomically: it appears under its name whole, or not at all (atomic_write.py).
 
-It is filled as `.rbe-*.partial` beside its place, synced, and given its name in one step. An
-old folder that it replaces is first renamed to `.rbe-*.old`, and deleted once the new one is in
-place; it is put back if that fails. A leftover of either pattern stays only after a power cut
-or SIGKILL.
+An old folder that the new one replaces is first renamed to `.rbe-*.old`, and deleted once the
+new one is in place. It is put back if that fails. A leftover of this pattern stays only after a
+power cut or SIGKILL.
 """
 
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rbe_cli.container.atomic_file import check_parent, exists_error, sync_folder
+from rbe_cli.container.atomic_write import (
+    check_place,
+    output_errors,
+    sync_folder,
+    temporary_names,
+)
 from rbe_cli.errors import OutputError
 
 IsReplaceable = Callable[[str], bool]
@@ -33,18 +36,9 @@ def check_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> N
         NotFoundError: the folder that is to hold it does not exist.
         OutputError: it cannot be written, or exists and may not be replaced.
     """
-    check_parent(path)
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+    if not check_place(path, stat.S_ISDIR, "folder", force=force):
         return
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    if not stat.S_ISDIR(mode):
-        raise OutputError(f"cannot write {path}: it exists and is not a folder")
-    if not force:
-        raise exists_error(path)
-    with _os_errors(path), os.scandir(path) as entries:
+    with output_errors(path), os.scandir(path) as entries:
         others = sorted(
             entry.name
             for entry in entries
@@ -72,16 +66,16 @@ def new_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> Ite
             writing failed.
     """
     check_folder(path, is_replaceable, force=force)
-    place, token = Path(os.path.abspath(path)), secrets.token_hex(8)  # `.` has no name itself
-    temporary = place.with_name(f".rbe-{token}.partial")
-    with _os_errors(path):
+    place = Path(os.path.abspath(path))  # `.` has no name itself
+    temporary, old = temporary_names(place)
+    with output_errors(path):
         try:
             temporary.mkdir()
             yield temporary
             _sync_files(temporary)
             check_folder(path, is_replaceable, force=force)
             if place.exists():
-                _exchange(temporary, place, place.with_name(f".rbe-{token}.old"))
+                _exchange(temporary, place, old)
             else:
                 os.rename(temporary, place)
             sync_folder(place.parent)
@@ -108,11 +102,3 @@ def _sync_files(folder: Path) -> None:
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
     sync_folder(folder)
-
-
-@contextmanager
-def _os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

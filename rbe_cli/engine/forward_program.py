@@ -10,10 +10,12 @@ import numpy as np
 
 from rbe_cli.engine.forward_records import FORWARD, LAYER
 from rbe_cli.kernels.activations.vector_math import activate
-from rbe_cli.kernels.attention.cached_attention import append
+from rbe_cli.kernels.attention.cache_pages import append
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
-from rbe_cli.kernels.linear.dot import UNPACKED_OFFSET, coarse, layout_bytes, unpack_tile
+from rbe_cli.kernels.linear.block_dot import unpack_tile
 from rbe_cli.kernels.linear.products import quantise
+from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET, coarse
+from rbe_cli.kernels.linear.tile_dot import layout_bytes
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
     address_of,

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, in pages of 64 positions (cached_attention.py)."""
+"""Keys and values of the tokens already seen, in pages of 64 positions (cache_pages.py)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -45,7 +45,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.ir_type)
 
 
-# For those who emit instructions themselves (kernels/linear/dot.py).
+# For those who emit instructions themselves (kernels/linear/quad_products.py).
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:

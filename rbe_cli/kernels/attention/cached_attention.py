@@ -1,15 +1,5 @@
-"""Causal attention over a paged KV cache, in float32, float16 or int8 (Vaswani et al. 2017, 3.2).
+"""Compute causal attention over a paged KV cache (cache_pages.py; Vaswani et al. 2017, 3.2).
 
-A page holds 64 positions of one sequence: for each layer and head its keys, then its values,
-then (int8) the scales of both. W is the head's size rounded up to a multiple of 32:
-
-    keys    float32 or float16   [4 blocks, W, 16 positions]
-    values  float32 or float16   [64 positions, W]
-    keys    int8                 4 panels of W rows by 16 positions (panel_layout.py, "int8")
-    values  int8                 W / 16 panels of 64 positions by 16 of W
-    scales  float32              [2, 64], of each key and each value
-
-so that lanes are positions where scores are summed, and elements of the head where values are.
 int8 goes through the kernels of matrices, with queries and weights rounded to 16 bits. A
 query's result does not depend on the queries beside it: sums have one written order.
 """
@@ -21,14 +11,25 @@ from llvmlite import ir
 from numba.core import types
 
 from rbe_cli.kernels.activations.vector_math import exp
+from rbe_cli.kernels.attention.cache_pages import (
+    BLOCK,
+    FLOAT16,
+    FLOAT32,
+    PAGE_BLOCKS,
+    PAGE_TILES,
+    TILE_BYTES,
+    cached_element,
+    element_bytes,
+    page_address,
+)
 from rbe_cli.kernels.kernel_records import CACHE, GROUP_ROWS, PAGE_POSITIONS
-from rbe_cli.kernels.linear.dot import UNPACKED_OFFSET, add_tile, token_sums, token_total
 from rbe_cli.kernels.linear.products import panel_sum, quantise
+from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET
+from rbe_cli.kernels.linear.tile_dot import add_tile, token_sums, token_total
 from rbe_cli.runtime.arithmetic import Choice
-from rbe_cli.runtime.floating import from_half, multiply_add, to_half
+from rbe_cli.runtime.floating import from_half, multiply_add
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
-    F16,
     F32,
     FLOATS,
     I64,
@@ -43,7 +44,6 @@ from rbe_cli.runtime.simd import (
     load_double,
     load_float,
     load_floats,
-    load_int,
     load_int32,
     prefetch,
     record,
@@ -51,52 +51,23 @@ from rbe_cli.runtime.simd import (
     splat_float,
     splat_int,
     store,
-    store_byte,
     store_float,
     store_floats,
     to_floats,
 )
 from rbe_cli.weights.panel_layout import INT_8, LAYOUTS, TILE_ROWS, VECTOR_BYTES
 
-FLOAT32, FLOAT16 = Choice("fp32"), Choice("fp16")
 _FOUR, _ONE_QUERY = Choice(4), Choice(1)
 _CHAINS = 4  # partial sums, by position or element modulo 4
-_BLOCK = 16  # positions
-_PAGE_BLOCKS = PAGE_POSITIONS // _BLOCK
-_PAGE_TILES = PAGE_POSITIONS // TILE_ROWS
-_TILE_BYTES = 8 * VECTOR_BYTES
 _INT_8 = LAYOUTS.index(INT_8)
 _ZERO, _LEAST = np.float32(0), np.float32(-np.inf)
-_127 = np.float32(127)
-
-
-def _element(kind: Any) -> tuple[ir.Type, int]:
-    """LLVM's type and bytes of a cache's element."""
-    return (F32, 4) if kind.value == "fp32" else (F16, 2)
 
 
 def _load_cached(builder: ir.IRBuilder, kind: Any, address: ir.Value) -> ir.Value:
     """16 elements as float32."""
-    element, _ = _element(kind)
+    element, _ = cached_element(kind)
     value = load(builder, address, ir.VectorType(element, LANES))
     return value if element is F32 else from_half(builder, value)
-
-
-@kernel_intrinsic
-def _element_bytes(typing: Any, kind: Any) -> Any:
-    size = ir.Constant(I64, _element(kind)[1])
-    return types.int64(kind), lambda *_: size
-
-
-@kernel_intrinsic
-def _store_element(typing: Any, kind: Any, address: Any, value: Any) -> Any:
-    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        element, _ = _element(kind)
-        own = values[2] if element is F32 else to_half(builder, values[2])
-        store(builder, values[1], own)
-        return context.get_dummy_value()
-
-    return types.void(kind, types.int64, types.float32), emit
 
 
 @kernel_intrinsic
@@ -155,63 +126,6 @@ def _store_sums(typing: Any, queries: Any, sums: Any, out: Any, stride: Any) -> 
         return context.get_dummy_value()
 
     return types.void(queries, sums, types.int64, types.int64), emit
-
-
-@program_code
-def _page(cache: Any, row: int, position: int, layer: int, head: int) -> Any:
-    """Address of a head's part of the page that holds a position."""
-    pages = cache.pages + 8 * (row * cache.row_pages + position // PAGE_POSITIONS)
-    return load_int(pages) + (layer * cache.heads + head) * cache.head_bytes
-
-
-@program_code
-def append(
-    cache: Any, layer: int, head: int, row: int, position: int, key: int, value: int
-) -> None:
-    """Keep a position's key and value, float32 `[head_dim]` at two addresses."""
-    page = _page(cache, row, position, layer, head)
-    place = position % PAGE_POSITIONS
-    if cache.kind == 0:
-        _append_floats(FLOAT32, cache, page, place, key, value)
-    elif cache.kind == 1:
-        _append_floats(FLOAT16, cache, page, place, key, value)
-    else:
-        scales = page + 2 * PAGE_POSITIONS * cache.width + 4 * place
-        _append_codes(
-            page + place // _BLOCK * (cache.width // TILE_ROWS * _TILE_BYTES)
-            + place % _BLOCK * 4,
-            True, cache.head_dim, key, scales,
-        )  # fmt: skip
-        values = page + PAGE_POSITIONS * cache.width
-        values += place // TILE_ROWS * _TILE_BYTES + place % TILE_ROWS // 4 * VECTOR_BYTES
-        _append_codes(values + place % 4, False, cache.head_dim, value, scales + 4 * PAGE_POSITIONS)
-
-
-@program_code
-def _append_floats(kind: Any, cache: Any, page: int, place: int, key: int, value: int) -> None:
-    size = _element_bytes(kind)
-    keys = page + (place // _BLOCK * cache.width * _BLOCK + place % _BLOCK) * size
-    values = page + (PAGE_POSITIONS + place) * cache.width * size
-    for i in range(cache.head_dim):
-        _store_element(kind, keys + _BLOCK * size * i, load_float(key + 4 * i))
-        _store_element(kind, values + size * i, load_float(value + 4 * i))
-
-
-@program_code
-def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) -> None:
-    """One column (`down`) or one row of a matrix in panels of 8-bit integers."""
-    largest = _ZERO
-    for i in range(head_dim):
-        largest = max(largest, abs(load_float(vector + 4 * i)))
-    inverse = _127 / largest if largest > 0 else _ZERO
-    for i in range(head_dim):
-        if down:
-            place = i // TILE_ROWS * _TILE_BYTES + i % TILE_ROWS // 4 * VECTOR_BYTES + i % 4
-        else:
-            place = i // LANES * _PAGE_TILES * _TILE_BYTES + i % LANES * 4
-        rounded = np.rint(load_float(vector + 4 * i) * inverse)
-        store_byte(out + place, np.int32(rounded) + np.int32(UNPACKED_OFFSET))
-    store_float(scale, largest / _127)
 
 
 @program_code
@@ -274,7 +188,7 @@ def _fetch(cache: Any, page: int, following: int, place: int) -> None:
 @program_code
 def _softmax(weights: int, length: int, blocks: int) -> Any:
     """exp(score - largest) of `length` scores, zeros to the end of the blocks; returns the sum."""
-    for position in range(length, blocks * _BLOCK):
+    for position in range(length, blocks * BLOCK):
         store_float(weights + 4 * position, _LEAST)
     largest = splat_float(_LEAST)
     for block in range(blocks):
@@ -283,9 +197,9 @@ def _softmax(weights: int, length: int, blocks: int) -> Any:
     total = splat_float(_ZERO)
     for block in range(blocks):
         power = exp(load_floats(weights + 64 * block) - top)
-        if (block + 1) * _BLOCK > length:
+        if (block + 1) * BLOCK > length:
             store_floats(weights + 64 * block, power)
-            for position in range(length, blocks * _BLOCK):
+            for position in range(length, blocks * BLOCK):
                 store_float(weights + 4 * position, _ZERO)
             power = load_floats(weights + 64 * block)
         store_floats(weights + 64 * block, power)
@@ -312,20 +226,20 @@ def _attend_floats(
     out: int,
     scratch: int,
 ) -> None:
-    width, size = cache.width, _element_bytes(kind)
+    width, size = cache.width, element_bytes(kind)
     mixed = scratch + 16 * width  # [4, width]
     weights = mixed + 16 * width  # [4, score_stride]
     stride = cache.score_stride
-    blocks = (position + count + _BLOCK - 1) // _BLOCK
+    blocks = (position + count + BLOCK - 1) // BLOCK
     for block in range(blocks):
-        page = _page(cache, row, block * _BLOCK, layer, head)
-        following = min(block * _BLOCK + PAGE_POSITIONS, position)
-        _fetch(cache, page, _page(cache, row, following, layer, head), block % _PAGE_BLOCKS)
-        keys = page + block % _PAGE_BLOCKS * width * _BLOCK * size
+        page = page_address(cache, row, block * BLOCK, layer, head)
+        following = min(block * BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, page_address(cache, row, following, layer, head), block % PAGE_BLOCKS)
+        keys = page + block % PAGE_BLOCKS * width * BLOCK * size
         sums = _zero_sums(queries)
         for d in range(0, width, _CHAINS):
             sums = _add_scaled_rows(
-                kind, queries, keys + d * _BLOCK * size, _BLOCK * size, scratch + 4 * d,
+                kind, queries, keys + d * BLOCK * size, BLOCK * size, scratch + 4 * d,
                 4 * width, sums,
             )  # fmt: skip
         _store_sums(queries, sums, weights + 64 * block, stride)
@@ -335,9 +249,9 @@ def _attend_floats(
     for d in range(0, width, LANES):
         sums = _zero_sums(queries)
         for start in range(0, position + count, PAGE_POSITIONS):
-            page = _page(cache, row, start, layer, head)
+            page = page_address(cache, row, start, layer, head)
             values = page + (PAGE_POSITIONS * width + d) * size
-            stop = min(start + PAGE_POSITIONS, blocks * _BLOCK)
+            stop = min(start + PAGE_POSITIONS, blocks * BLOCK)
             for place in range(start, stop, _CHAINS):
                 sums = _add_scaled_rows(
                     kind, queries, values + (place - start) * width * size, width * size,
@@ -367,31 +281,31 @@ def _attend_codes(
     mixed = scratch + 16 * width
     weights = mixed + 16 * width
     rounded = weights + 4 * cache.score_stride  # quantised queries, then weights
-    blocks = (length + _BLOCK - 1) // _BLOCK
-    panel = width // TILE_ROWS * _TILE_BYTES
+    blocks = (length + BLOCK - 1) // BLOCK
+    panel = width // TILE_ROWS * TILE_BYTES
     scales = 2 * PAGE_POSITIONS * width
     quantise(arithmetic, query, cache.ones, width, rounded)
     for block in range(blocks):
-        page = _page(cache, row, block * _BLOCK, layer, head)
-        place = block % _PAGE_BLOCKS
-        following = min(block * _BLOCK + PAGE_POSITIONS, position)
-        _fetch(cache, page, _page(cache, row, following, layer, head), place)
+        page = page_address(cache, row, block * BLOCK, layer, head)
+        place = block % PAGE_BLOCKS
+        following = min(block * BLOCK + PAGE_POSITIONS, position)
+        _fetch(cache, page, page_address(cache, row, following, layer, head), place)
         keys = page + place * panel
         score = panel_sum(arithmetic, _INT_8, keys, width // TILE_ROWS, rounded)
         score = score * load_floats(page + scales + 64 * place)
         store_floats(weights + 64 * block, score)
     total = _softmax(weights, length, blocks)
     padded = (length + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
-    for block in range(blocks, padded // _BLOCK):
+    for block in range(blocks, padded // BLOCK):
         store_floats(weights + 64 * block, splat_float(_ZERO))
     for block in range(blocks):
-        page = _page(cache, row, block * _BLOCK, layer, head)
-        own = page + scales + 4 * PAGE_POSITIONS + 64 * (block % _PAGE_BLOCKS)
+        page = page_address(cache, row, block * BLOCK, layer, head)
+        own = page + scales + 4 * PAGE_POSITIONS + 64 * (block % PAGE_BLOCKS)
         place = weights + 64 * block
         store_floats(place, load_floats(place) * load_floats(own))
     quantise(arithmetic, weights, cache.ones, padded, rounded)
     for d in range(0, width, LANES):
-        offset = PAGE_POSITIONS * width + d // LANES * _PAGE_TILES * _TILE_BYTES
+        offset = PAGE_POSITIONS * width + d // LANES * PAGE_TILES * TILE_BYTES
         mix = _mix_codes(arithmetic, cache, layer, head, row, padded // TILE_ROWS, offset, rounded)
         store_floats(mixed + 4 * d, mix)
     _copy_scaled(mixed, np.float32(1) / total, out, cache.head_dim)
@@ -416,8 +330,8 @@ def _mix_codes(
     for group in range(groups):
         sums = token_sums(arithmetic)
         for tile in range(group * group_tiles, min((group + 1) * group_tiles, tiles)):
-            page = _page(cache, row, tile * TILE_ROWS, layer, head)
-            values = page + offset + tile % _PAGE_TILES * _TILE_BYTES
+            page = page_address(cache, row, tile * TILE_ROWS, layer, head)
+            values = page + offset + tile % PAGE_TILES * TILE_BYTES
             x = words + 2 * TILE_ROWS * tile
             sums = add_tile(arithmetic, _INT_8, values, x, sums)
         scale = splat_float(load_float(rounded + 8 * group))

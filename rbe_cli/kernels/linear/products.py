@@ -1,9 +1,9 @@
-"""out = x W + bias for a matrix in panels, exact but for the rounding of x to 16 bits.
+"""Compute out = x W + bias for a matrix in panels, exactly but for the rounding of x.
 
 The steps of rows are multiplied into x, which is then rounded, 256 rows at a time, to integers
 within +-32512 (or +-127: "coarse") of a scale of their own. A group's products are summed
-without rounding (dot.py), times its scale in float32, group after group: an output depends
-neither on the threads, nor on the tokens beside it, nor on the instruction set.
+without rounding (quad_products.py), times its scale in float32, group after group: an output
+depends neither on the threads, nor on the tokens beside it, nor on the instruction set.
 
 One token reads packed codes on their way from memory. For more, a group of two panels is
 unpacked into the L1 cache and serves all tokens.
@@ -14,19 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rbe_cli.kernels.kernel_records import GROUP_ROWS
-from rbe_cli.kernels.linear.dot import (
-    add_block,
-    add_quad,
+from rbe_cli.kernels.linear.block_dot import add_block, add_quad, block_sums, unpack_tile
+from rbe_cli.kernels.linear.quad_products import coarse, halves_of, store_quads
+from rbe_cli.kernels.linear.tile_dot import (
     add_tile,
-    block_sums,
-    coarse,
-    halves_of,
     layout_bytes,
     layout_offset,
-    store_quads,
     token_sums,
     token_total,
-    unpack_tile,
 )
 from rbe_cli.runtime.arithmetic import Choice
 from rbe_cli.runtime.jit import program_code

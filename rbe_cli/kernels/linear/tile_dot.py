@@ -1,0 +1,103 @@
+"""Multiply a tile of codes by one token's activations (quad_products.py)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from rbe_cli.kernels.linear.quad_products import (
+    QUADS,
+    add_products,
+    bytes_of_quad,
+    constant,
+    elements,
+    for_layout,
+    total_of,
+    tuple_of,
+    words_of,
+)
+from rbe_cli.runtime.simd import I64, ints, kernel_intrinsic, prefetch_line
+from rbe_cli.weights.panel_layout import LAYOUTS, VECTOR_BYTES, PanelLayout
+
+_AHEAD_BYTES = 8192  # of what is prefetched: 1 / 10 microsecond at 80 GB/s
+_CHAINS = 4  # sums of one token, side by side, as an addition takes four cycles
+
+
+def _table_of(read: Callable[[PanelLayout], int], name: str) -> Any:
+    """A function for kernels: a number of the layout whose place is known when the code runs."""
+
+    def number(typing: Any, place: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+            kind = ir.ArrayType(I64, len(LAYOUTS))
+            table = ir.Constant(kind, [read(layout) for layout in LAYOUTS])
+            stored = cgutils.global_constant(builder.module, f"layouts.{name}", table)
+            zero = ir.Constant(I64, 0)
+            return builder.load(builder.gep(stored, [zero, values[0]]))
+
+        return types.int64(types.int64), emit
+
+    return kernel_intrinsic(number)
+
+
+layout_offset = _table_of(lambda layout: layout.offset, "offset")
+layout_bytes = _table_of(lambda layout: layout.bits * VECTOR_BYTES, "bytes")  # of a tile
+
+
+@kernel_intrinsic
+def token_sums(typing: Any, arithmetic: Any) -> Any:
+    """Sums for `add_tile`, still zero."""
+    result = tuple_of(ints, _CHAINS * arithmetic.value.halves)
+
+    def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
+        return context.make_tuple(builder, result, [constant(0)] * result.count)
+
+    return result(arithmetic), emit
+
+
+@kernel_intrinsic
+def add_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, x: Any, sums: Any) -> Any:
+    """Sums plus the products of a tile at address `tile` and one token's activations at `x`.
+
+    `layout` is a place in `LAYOUTS`. What lies some tiles on is fetched into the cache.
+    """
+    own, halves = arithmetic.value, arithmetic.value.halves
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, layout, tile, x, packed = values
+        before = elements(builder, packed, sums.count)
+
+        def add(layout: PanelLayout) -> list[ir.Value]:
+            _prefetch_tile(builder, layout, tile)
+            current = list(before)
+            for quad in range(QUADS):
+                codes = bytes_of_quad(builder, own.instructions, layout, tile, quad)
+                chain = slice(halves * (quad % _CHAINS), halves * (quad % _CHAINS + 1))
+                words = words_of(builder, own, x, quad)
+                current[chain] = add_products(builder, own, current[chain], codes, words)
+            return current
+
+        return context.make_tuple(builder, sums, for_layout(builder, layout, add))
+
+    return sums(arithmetic, types.int64, types.int64, types.int64, sums), emit
+
+
+def _prefetch_tile(builder: ir.IRBuilder, layout: PanelLayout, tile: ir.Value) -> None:
+    for vector in range(layout.bits):
+        address = builder.add(tile, ir.Constant(I64, _AHEAD_BYTES + VECTOR_BYTES * vector))
+        prefetch_line(builder, address)
+
+
+@kernel_intrinsic
+def token_total(typing: Any, arithmetic: Any, sums: Any) -> Any:
+    """The sums of products in 16 lanes (ints), of what `add_tile` has collected."""
+    own, halves = arithmetic.value, arithmetic.value.halves
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        current = elements(builder, values[1], sums.count)
+        merged = current[:halves]
+        for i, value in enumerate(current[halves:]):
+            merged[i % halves] = builder.add(merged[i % halves], value)
+        return total_of(builder, own, merged)
+
+    return ints(arithmetic, sums), emit

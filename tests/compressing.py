@@ -6,7 +6,6 @@ import numpy as np
 
 from rbe_cli.compression.pipeline import CompressOptions, compress
 from rbe_cli.compression.settings import Settings
-from rbe_cli.container.decode import decode as decode_tensor
 from rbe_cli.container.reader import Container
 from rbe_cli.jobs.workers import workers
 from rbe_cli.progress import no_progress
@@ -27,7 +26,7 @@ def decode(path):
     with Container.open(path) as container:
         container.verify()
         for name, stored in container.tensors.items():
-            tensors[name] = decode_tensor(stored)
+            tensors[name] = stored.decode()
     return tensors
 
 

@@ -115,7 +115,6 @@ def inspect(
 
 
 def _verify(container: "Container", out: Output) -> None:
-    from rbe_cli.engine.load import resident
 
     container.verify()
     container.tokenizer_json()
@@ -123,7 +122,7 @@ def _verify(container: "Container", out: Output) -> None:
     with out.progress() as progress:
         progress("decoding", 0, len(names))
         for index, name in enumerate(names):
-            resident(container.tensors[name])
+            container.tensors[name].resident()
             progress("decoding", index + 1, len(names))
 
 

@@ -1,12 +1,27 @@
-"""The codecs a `.rbe` file may name, with the version of each that this tool reads and writes."""
+"""All codecs that a `.rbe` file may name."""
 
-CODEC_VERSIONS: dict[str, int] = {
-    "classic": 1,
-    "coded": 1,
-    "ectcq": 1,
-    "fixed": 2,
-    "float16": 1,
-    "float32": 1,
-    "scalar": 1,
+from rbe_cli.codec.classic.classic_codec import CLASSIC
+from rbe_cli.codec.codec import Codec
+from rbe_cli.codec.ectcq.ectcq_codec import ECTCQ
+from rbe_cli.codec.fixed.fixed_codec import FIXED
+from rbe_cli.codec.vectors.dense_codec import FLOAT16, FLOAT32
+from rbe_cli.codec.vectors.vector_codecs import CODED, SCALAR
+
+CODECS: dict[str, Codec] = {
+    codec.name: codec for codec in (CLASSIC, CODED, ECTCQ, FIXED, FLOAT16, FLOAT32, SCALAR)
 }
-"""Codec name -> version of its payload's layout; a change of layout is a new version."""
+"""Name -> codec."""
+
+
+def codec_named(name: str) -> Codec:
+    """Return a codec of the registry.
+
+    Raises:
+        KeyError: there is none of this name. Readers check names first (container/validate.py).
+    """
+    return CODECS[name]
+
+
+def matrix_codec_names() -> list[str]:
+    """Return the names of the codecs that settings may ask for a matrix."""
+    return [codec.name for codec in CODECS.values() if codec.takes_matrices]

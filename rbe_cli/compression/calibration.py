@@ -68,6 +68,11 @@ def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
     return 4 * few if tunes else few
 
 
+def most_held_out_tokens(config: Gpt2Config, samples: int) -> int:
+    """Return the most predictions that quality is measured on."""
+    return held_out(samples) * (min(WINDOW, config.n_positions) - 1)
+
+
 def held_out(samples: int) -> int:
     """Return how many sequences are kept for measuring quality, beside those to calibrate on."""
     return max(1, samples // _HELD_OUT)

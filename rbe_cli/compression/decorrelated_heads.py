@@ -1,27 +1,33 @@
 """The checkpoint as another, of the same function, whose attention takes fewer bits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.codec.ectcq.head_bases import decorrelate
-from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.tensor_plan import TensorPlan
+
+_PARTS = ("c_attn.weight", "c_attn.bias", "c_proj.weight")
 
 
 def with_decorrelated_heads(
-    checkpoint: Checkpoint, settings: Settings
+    checkpoint: Checkpoint, plans: Sequence[TensorPlan]
 ) -> dict[str, NDArray[np.float32]]:
-    """All tensors, the attention's of each layer in other bases (codec/ectcq/head_bases.py).
+    """Return all tensors, those of each layer's attention in other bases (ectcq/head_bases.py).
 
-    A layer stays as it is if any of them is not entropy-coded: at a fixed rate, and where the
-    basis is smooth functions, it does not pay, and what is to be kept is kept.
+    A layer stays as it is unless its codec gains from that for both matrices and the bias may
+    change: at a fixed rate, and where the basis is smooth functions, it does not pay.
     """
     tensors = dict(checkpoint.tensors)
+    by_name = {plan.name: plan for plan in plans}
     for layer in range(checkpoint.config.n_layer):
-        parts = ("c_attn.weight", "c_attn.bias", "c_proj.weight")
-        names = [f"h.{layer}.attn.{part}" for part in parts]
-        if all(settings.codec(name) == "ectcq" for name in names):
-            c_attn, bias, c_proj = (tensors[name] for name in names)
-            changed = decorrelate(c_attn, bias, c_proj, checkpoint.config.n_head)
+        names = [f"h.{layer}.attn.{part}" for part in _PARTS]
+        c_attn, bias, c_proj = (by_name[name] for name in names)
+        gains = all(plan.codec.gains_from_head_bases for plan in (c_attn, c_proj))
+        if gains and not bias.options.is_asked:
+            weight, vector, projection = (tensors[name] for name in names)
+            changed = decorrelate(weight, vector, projection, checkpoint.config.n_head)
             tensors |= zip(names, changed, strict=True)
     return tensors

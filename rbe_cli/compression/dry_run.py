@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.codec.ectcq.encoded_matrix import side_bits
+from rbe_cli.codec.codec import SteppedCodec
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.compression.calibration import from_model
 from rbe_cli.compression.pipeline import CompressOptions
 from rbe_cli.compression.pipeline_stages import PROBE_SPEED, stages
@@ -66,8 +67,9 @@ def forecast(
     speed = weights_per_second(checkpoint) * workers.jobs
     bits = {}
     for tensor in planned.tensors:
-        if tensor.codec == "ectcq":
-            side = side_bits(*checkpoint.tensors[tensor.name].shape)
+        codec = codec_named(tensor.codec)
+        if isinstance(codec, SteppedCodec):
+            side = codec.side_bits(tensor.shape)
             count = checkpoint.tensors[tensor.name].size
             bits[tensor.name] = max(8 * tensor.bytes - side, 0) / count
     kl = _SHARE * noise_kl(checkpoint, bits, workers, progress) if bits else None

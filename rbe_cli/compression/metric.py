@@ -12,14 +12,15 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
-from rbe_cli.compression.encoding import Cost, deviation
+from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
+from rbe_cli.compression.encoding import deviation
 from rbe_cli.compression.moments import collect
-from rbe_cli.compression.settings import Objective, Settings
+from rbe_cli.compression.settings import Objective
+from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.evaluation.batching import Tokens
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
-from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 
@@ -35,11 +36,6 @@ _MOST_DAMPING = 1e3
 _TOKEN_DAMPING = 0.02  # of the tokens' importance: calibration saw few of the rare ones
 
 
-def is_coded(name: str, settings: Settings) -> bool:
-    """Whether a tensor is a matrix that is not left as it is."""
-    return is_matrix(name) and settings.codec(name) not in ("float16", "float32")
-
-
 def as_matrix(name: str, tensor: Float32) -> Float32:
     """A checkpoint's matrix as `[K inputs, N outputs]`."""
     return tensor.T if is_embedding(name) else tensor
@@ -50,7 +46,7 @@ class Metric:
     """What errors cost, tensor by tensor.
 
     Attributes:
-        unit_steps: by matrix that is coded, see `Cost`; that of a matrix on which nothing
+        unit_steps: by matrix that is coded, see `ErrorCost`; that of a matrix on which nothing
             depends has the others' mean rate.
         even_losses: by matrix that is coded, nats a token that independent errors of variance 1
             in all its weights cost, to second order.
@@ -63,9 +59,9 @@ class Metric:
     squares: dict[str, NDArray[np.float64]]
     folder: WorkFolder
 
-    def cost(self, name: str) -> Cost:
+    def cost(self, name: str) -> ErrorCost:
         """Of a matrix that is coded."""
-        return Cost.from_arrays(self.folder.require(f"cost-{name}"))
+        return ErrorCost.from_arrays(self.folder.require(f"cost-{name}"))
 
     def layer_inputs(self, name: str, head: str) -> InputFactor | None:
         """Of the layer that a coded matrix belongs to; None if it only embeds, or is a vector.
@@ -85,7 +81,8 @@ def measure(
     model: Gpt2,
     tensors: Mapping[str, Float32],
     sequences: Sequence[Tokens],
-    settings: Settings,
+    plans: Sequence[TensorPlan],
+    objective: Objective,
     bits: float,
     seed: int,
     workers: Workers,
@@ -98,7 +95,8 @@ def measure(
         model: of the checkpoint.
         tensors: of the checkpoint.
         sequences: calibration text.
-        settings: which matrices are coded, and with which objective.
+        plans: of all tensors; errors count in those that are lossy matrices.
+        objective: see the module.
         bits: a weight, about what matrices without a rate of their own will have.
         seed: of the tokens that are sampled from the predictions.
         workers: measure and factor side by side.
@@ -108,18 +106,19 @@ def measure(
     Raises:
         CheckpointError: the weights are so large that activations or their squares overflow.
     """
-    if not any(is_coded(name, settings) for name in tensors):  # errors are not to be weighed
+    lossy = {plan.name: plan for plan in plans if plan.is_lossy_matrix}
+    if not lossy:  # errors are not to be weighed
         return Metric({}, {}, {}, folder)
     names = [f"h.{layer}" for layer in range(len(model.blocks))] + ["embeddings"]
     tokens = sum(map(len, sequences))
     if any(folder.load(f"squares-{name}") is None for name in names):
         for name, part in collect(model, sequences, seed, workers, folder, progress):
-            coded = [name for name in part.inputs if is_coded(name, settings)]
+            coded = [name for name in part.inputs if name in lossy]
             weights = (as_matrix(name, tensors[name]) for name in coded)
             inputs, outputs = (part.inputs[n] for n in coded), (part.outputs[n] for n in coded)
-            rates = (settings.bits(name) or bits for name in coded)
+            rates = (lossy[name].options.bits or bits for name in coded)
             costs = workers.map(
-                make_cost, weights, inputs, outputs, repeat(settings.objective), rates,
+                make_cost, weights, inputs, outputs, repeat(objective), rates,
                 repeat(tokens),
             )  # fmt: skip
             units: Arrays = {}
@@ -180,7 +179,7 @@ def make_cost(
     objective: Objective,
     bits: float,
     tokens: int,
-) -> Cost:
+) -> ErrorCost:
     """The cost of errors in a matrix.
 
     Args:
@@ -198,7 +197,7 @@ def make_cost(
         importance = np.concatenate(outputs)
         power = float(np.einsum("kn,kn,n->", weights, inputs @ weights, importance)) or 1.0
         outputs = [part / power for part in outputs]
-    return Cost(factor, tuple(_output_factors(outputs, bits, tokens)))
+    return ErrorCost(factor, tuple(_output_factors(outputs, bits, tokens)))
 
 
 def _output_factors(

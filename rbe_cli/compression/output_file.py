@@ -1,19 +1,24 @@
 """The file that a compression makes: its size before it is written, and its writing."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source_name import public_name
 from rbe_cli.container.file_layout import bits_per_weight
+from rbe_cli.container.file_size import FileSize, TensorSize, container_prefix, packed_bytes
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.tokenizer_section import TokenizerFacts, pack_tokenizer
-from rbe_cli.container.writer import container_bytes, write_container
+from rbe_cli.container.writer import write_container
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import Evaluation
+
+_FLOAT_BYTES = 9  # of a number as msgpack
 
 
 @dataclass(frozen=True)
@@ -81,41 +86,36 @@ class OutputFile:
         preset: str | None,
         calibration: str,
         seed: int,
-        text: str = "",
+        text: str,
+        most_tokens: int,
     ) -> None:
-        """Args:
-        checkpoint: what is compressed.
-        goals, preset, calibration, seed: for the provenance.
-        text: what the quality will be measured on, see `Quality`.
+        """Take what is known before anything is measured.
+
+        Args:
+            checkpoint: what is compressed.
+            goals, preset, calibration, seed: for the provenance.
+            text: what the quality will be measured on, see `Quality`.
+            most_tokens: upper bound of the tokens that it will be measured on.
         """
         self._checkpoint = checkpoint
         self._goals = dict(goals)
         self._preset = preset
         self._calibration = calibration
         self._seed = seed
-        self._text = text
         tokenizer = checkpoint.tokenizer_json
         self._tokenizer = TokenizerFacts.of_json(tokenizer, checkpoint.tokenizer_missing)
         self._tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
-
-    def size(self, tensors: Iterable[StoredTensor], matrices: Mapping[str, int]) -> float:
-        """Bits a weight of the file with these tensors, and matrices of so many bytes to come."""
-        parts = [(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
-        parts += [(name, "ectcq", count) for name, count in matrices.items()]
-        return self.bits_per_weight(self.bytes(parts))
-
-    def bytes(self, parts: Iterable[tuple[str, str, int]]) -> int:
-        """Bytes of the file with tensors of these names, codecs and bytes."""
-        return container_bytes(
-            config=self._checkpoint.config,
-            tensors=parts,
-            tokenizer_bytes=self._tokenizer_bytes,
-            provenance=self._provenance(self._usual_quality()),
-        )
+        # Bytes of the file, from the sizes of its tensors; at most a few more than it will have.
+        provenance = self._largest_provenance(text, most_tokens)
+        self.bytes = FileSize(checkpoint.config, self._tokenizer_bytes, provenance)
 
     def bits_per_weight(self, file_bytes: int) -> float:
         """Of a file of so many bytes, its tokenizer not counted."""
         return bits_per_weight(self._checkpoint.config, file_bytes, self._tokenizer_bytes or 0)
+
+    def bits_per_weight_of(self, stored: Sequence[StoredTensor]) -> float:
+        """Return the bits a weight of the file with these tensors, which are all."""
+        return self.bits_per_weight(self.bytes(sizes_of(stored)))
 
     def write(
         self, path: Path, tensors: Sequence[StoredTensor], quality: Quality, *, force: bool
@@ -126,21 +126,23 @@ class OutputFile:
             config=self._checkpoint.config,
             tensors=tensors,
             tokenizer_json=self._checkpoint.tokenizer_json,
-            provenance=self._provenance(quality),
+            provenance=self._provenance(dataclasses.asdict(quality)),
             force=force,
         )
 
-    def _usual_quality(self) -> Quality:
-        """One that takes as many bytes in the header as what will be measured, or hardly more."""
-        number, count = 0.5, 0xFFFF
-        return Quality(
-            *(number, number, number, count, number, number, number, number, number, number),
-            windows=0xFF,
-            context=count,
-            text=self._text,
+    def _largest_provenance(self, text: str, most_tokens: int) -> int:
+        """Return the most bytes that the provenance may take, whatever quality is measured."""
+        known = self._provenance({})
+        fields = dataclasses.fields(Quality)
+        count = len(known.extra) + len(fields)
+        largest: dict[Any, int] = {str: packed_bytes(text), int: packed_bytes(most_tokens)}
+        added = sum(
+            packed_bytes(field.name) + largest.get(field.type, _FLOAT_BYTES) for field in fields
         )
+        prefixes = container_prefix(count) - container_prefix(len(known.extra))
+        return packed_bytes(known) + added + prefixes
 
-    def _provenance(self, quality: Quality) -> Provenance:
+    def _provenance(self, measured: Mapping[str, Any]) -> Provenance:
         return Provenance(
             source=_readable(public_name(self._checkpoint.source)),
             source_hash=self._checkpoint.source_hash,
@@ -148,8 +150,36 @@ class OutputFile:
             preset=self._preset,
             calibration=_readable(self._calibration),
             seed=self._seed,
-            extra=self._goals | asdict(quality) | self._tokenizer.extras,
+            extra=self._goals | dict(measured) | self._tokenizer.extras,
         )
+
+
+class PartialFile:
+    """A file some of whose tensors are encoded already."""
+
+    def __init__(
+        self, file: OutputFile, stored: Sequence[StoredTensor], codecs: Mapping[str, str]
+    ) -> None:
+        """Take what is known.
+
+        Args:
+            file: that is to come.
+            stored: tensors that are encoded.
+            codecs: name of the codec of each other tensor, by its name.
+        """
+        self._file = file
+        self._known = sizes_of(stored)
+        self._codecs = codecs
+
+    def bits_per_weight(self, sizes: Mapping[str, int]) -> float:
+        """Return the bits a weight of the file if the other tensors take so many bytes."""
+        others = [TensorSize(name, self._codecs[name], size) for name, size in sizes.items()]
+        return self._file.bits_per_weight(self._file.bytes([*self._known, *others]))
+
+
+def sizes_of(stored: Sequence[StoredTensor]) -> list[TensorSize]:
+    """Return the sizes of encoded tensors."""
+    return [TensorSize(tensor.name, tensor.codec, len(tensor.data)) for tensor in stored]
 
 
 def _readable(name: str) -> str:

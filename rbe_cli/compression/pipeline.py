@@ -1,10 +1,9 @@
 """Compress: checkpoint -> calibration -> costs -> steps -> blocks -> `.rbe` file."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,12 +22,12 @@ from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
 from rbe_cli.compression.storing import Storing
-from rbe_cli.compression.target import KL_A_BIT, Aim, exactly, find_aim
+from rbe_cli.compression.target import KL_A_BIT, Target, find_target
+from rbe_cli.compression.tensor_plan import make_plan, with_exact
 from rbe_cli.compression.tensor_report import TensorReport, report
 from rbe_cli.compression.tune.tuning import Tuning, TuningReport
 from rbe_cli.container.atomic_file import check_output
 from rbe_cli.container.stored_tensor import StoredTensor
-from rbe_cli.engine.load import resident
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import CheckpointError, QualityError, UsageError
 from rbe_cli.evaluation.batching import Window
@@ -165,14 +164,17 @@ def _compress(
     started = time.perf_counter()
     settings = options.settings
     description, text = calibration.describe(options.calib, options.calib_tokens)
-    file = OutputFile(checkpoint, settings.goals, options.preset, description, options.seed, text)
-    aim = find_aim(checkpoint, settings, file)
-    made = _make(checkpoint, options, aim, file, workers, folder, progress)
+    tokens = calibration.most_held_out_tokens(checkpoint.config, _samples(checkpoint, options))
+    file = OutputFile(
+        checkpoint, settings.goals, options.preset, description, options.seed, text, tokens
+    )
+    plans = make_plan(checkpoint.config, settings)
+    target = find_target(plans, checkpoint.tensors, settings, file)
+    made = _make(checkpoint, options, target, file, workers, folder, progress)
     if settings.target_kl is not None and made.quality.kl_divergence > settings.target_kl:
         # No lossy file comes so near. Exact tensors do, unless a rule keeps some from being so.
-        exact = msgspec.structs.replace(exactly(checkpoint, settings), target_kl=None)
-        aim = dataclasses.replace(aim, settings=exact)
-        made = _make(checkpoint, options, aim, file, workers, folder, progress)
+        exact = replace(target, plans=with_exact(plans, checkpoint.tensors))
+        made = _make(checkpoint, options, exact, file, workers, folder, progress, search=False)
         if made.quality.kl_divergence > settings.target_kl:
             raise UsageError(
                 f"a KL divergence of {settings.target_kl} cannot be reached with these rules: "
@@ -232,15 +234,25 @@ class _Made:
 def _make(
     checkpoint: Checkpoint,
     options: CompressOptions,
-    aim: Aim,
+    target: Target,
     file: OutputFile,
     workers: Workers,
     folder: WorkFolder,
     progress: Progress,
+    *,
+    search: bool = True,
 ) -> _Made:
-    """Calibrate, measure and encode, and evaluate what that gives."""
-    settings = aim.settings
-    tensors = with_decorrelated_heads(checkpoint, settings)
+    """Calibrate, measure and encode, and evaluate what that gives.
+
+    Args:
+        checkpoint, options: see `compress`.
+        target: what is to be reached.
+        file: that is to come.
+        workers, folder, progress: see `compress`.
+        search: for a target of KL divergence, whether the rate is searched that meets it.
+    """
+    settings, plans = options.settings, target.plans
+    tensors = with_decorrelated_heads(checkpoint, plans)
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
     warm_up(model, progress)
     prepare(("codec",), progress=progress)
@@ -248,33 +260,33 @@ def _make(
     # More text than this makes no better metric, though it does a better tuning.
     few = options.calib_samples or calibration.default_samples(checkpoint.config)
     metric = measure(
-        model, tensors, text.used[:few], settings, aim.matrix_bits, options.seed,
-        workers, folder, progress,
+        model, tensors, text.used[:few], plans, settings.objective, target.matrix_bits,
+        options.seed, workers, folder, progress,
     )  # fmt: skip
-    storing = Storing(
-        checkpoint.config, tensors, settings, metric, file.size, workers, folder, progress
-    )
+    storing = Storing(plans, tensors, metric, file, workers, folder, progress)
 
     def quality(stored: Sequence[StoredTensor]) -> Quality:
         return _measure(model, stored, text, workers, progress)
 
     stored: Sequence[StoredTensor]
-    if settings.target_kl is None:
-        stored = storing.store(aim.bits_per_weight, aim.most)
+    if settings.target_kl is None or not search:
+        stored = storing.store(target.bits_per_weight, target.most)
         reached = quality(stored)
     else:
-        stored, reached = _store_at_kl(settings.target_kl, aim.bits_per_weight, storing, quality)
-    if file.size(stored, {}) > aim.most:
+        stored, reached = _store_at_kl(settings.target_kl, target.bits_per_weight, storing, quality)
+    if file.bits_per_weight_of(stored) > target.most:
         raise UsageError(f"{settings.target_size} bytes cannot be reached: the nearest is larger")
     tuning = None
     if options.tune is not None:
         tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
-        largest = min(aim.most, (1 + GOOD_ENOUGH) * max(aim.bits_per_weight, file.size(stored, {})))
+        reached_bits = max(target.bits_per_weight, file.bits_per_weight_of(stored))
+        largest = min(target.most, (1 + GOOD_ENOUGH) * reached_bits)
         stored, reached, tuning = tune(
-            stored, reached, options.tune, quality, lambda own: file.size(own, {}) <= largest
-        )
+            stored, reached, options.tune, quality,
+            lambda own: file.bits_per_weight_of(own) <= largest,
+        )  # fmt: skip
     reports = list(_reports(stored, tensors, metric, model.head.name, workers))
-    expectation = expect(reports, tensors, settings, metric)
+    expectation = expect(reports, tensors, plans, metric)
     return _Made(stored, reached, tuning, reports, expectation)
 
 
@@ -286,14 +298,18 @@ def _calibrate(
     folder: WorkFolder,
     progress: Progress,
 ) -> calibration.Calibration:
-    tunes = options.tune is not None
-    samples = options.calib_samples or calibration.default_samples(checkpoint.config, tunes)
-    seed = options.seed
+    samples, seed = _samples(checkpoint, options), options.seed
     if options.calib:
         return calibration.from_text(checkpoint, options.calib, samples, seed)
     if options.calib_tokens:
         return calibration.from_token_file(checkpoint, options.calib_tokens, samples, seed)
     return calibration.from_model(model, samples, seed, workers, folder, progress)
+
+
+def _samples(checkpoint: Checkpoint, options: CompressOptions) -> int:
+    """Return how many sequences to calibrate on."""
+    tunes = options.tune is not None
+    return options.calib_samples or calibration.default_samples(checkpoint.config, tunes)
 
 
 def _store_at_kl(
@@ -345,7 +361,7 @@ def _measure(
     progress: Progress,
 ) -> Quality:
     """Measure the tensors as the engine would run them, on the text that is held out."""
-    weights = {tensor.name: resident(tensor) for tensor in stored}
+    weights = {tensor.name: tensor.resident() for tensor in stored}
     compressed = Gpt2(model.config, weights, model.kernels)
     warm_up(compressed, progress)
     windows = [Window(sequence) for sequence in text.held_out]

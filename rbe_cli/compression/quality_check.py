@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.encoded_matrix import side_bits
 from rbe_cli.compression.metric import Metric
-from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.compression.tensor_report import TensorReport
 from rbe_cli.runtime.arrays import sum_of_squares
 
@@ -43,7 +42,7 @@ class Expectation:
 def expect(
     reports: Sequence[TensorReport],
     tensors: Mapping[str, NDArray[np.float32]],
-    settings: Settings,
+    plans: Sequence[TensorPlan],
     metric: Metric,
 ) -> Expectation:
     """What the rates of a file's tensors should cost.
@@ -51,27 +50,18 @@ def expect(
     Args:
         reports: of all tensors of the file.
         tensors: of the checkpoint.
-        settings: that the file was made with.
+        plans: of all tensors.
         metric: of the checkpoint's matrices.
     """
     should, costs = 0.0, {}
+    by_name = {plan.name: plan for plan in plans}
     for report in reports:
         if report.name in metric.even_losses:
             power = sum_of_squares(tensors[report.name]) / tensors[report.name].size
             loss = power * metric.even_losses[report.name]  # of errors as large as the weights
-            should += loss * _error_power(report, settings)
+            plan = by_name[report.name]
+            should += loss * plan.codec.plain_error_power(
+                report.bits_per_weight, report.shape, plan.options, report.relative_error
+            )
             costs[report.name] = loss * report.relative_error**2
     return Expectation(max(MARGIN * should, NOISE), max(costs, key=costs.__getitem__, default=None))
-
-
-def _error_power(report: TensorReport, settings: Settings) -> float:
-    """That plain rounding at the matrix's rate has, over that of its weights."""
-    if report.codec == "ectcq":
-        rows, columns = report.shape
-        side = side_bits(rows, columns) / (rows * columns)
-        return min(4.0 ** -(report.bits_per_weight - side), 1.0)
-    # The classic scheme errs by what it leaves out, and a fixed rate by its rows' largest
-    # weights: no law of the rate alone. But eight bits that err by a weight's size are wrong.
-    bits = settings.bits(report.name) if report.codec == "fixed" else None
-    most = 2.0**-bits if bits else 1.0
-    return min(report.relative_error**2, most)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
 
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
 from rbe_cli.compression.encoding import Source, deviation, encode_all, sampled_bits
 from rbe_cli.compression.scale_search import solve_scale
 from rbe_cli.errors import UsageError
@@ -19,6 +19,13 @@ _SEARCH_TOLERANCE = 0.001  # of the target, for the forecast
 _ATTEMPTS = 4  # at encoding everything, each with a better forecast
 
 Steps = dict[str, float]
+
+
+class FileBudget(Protocol):
+    """Knows all of a file but the matrices that rate control encodes."""
+
+    def bits_per_weight(self, sizes: Mapping[str, int]) -> float:
+        """Return the bits a weight of the file, given the bytes of these matrices."""
 
 
 class SizeForecast:
@@ -56,12 +63,12 @@ def fit(
     sources: Mapping[str, Source],
     own: Mapping[str, float],
     target: float,
-    size: Callable[[Mapping[str, int]], float],
+    file: FileBudget,
     workers: Workers,
     folder: WorkFolder,
     progress: Progress,
     most: float = math.inf,
-) -> dict[str, EncodedMatrix]:
+) -> dict[str, bytes]:
     """Encode every source so that the file has the target's size, if any rate is free.
 
     The file is smaller if the finest steps that integers allow make it so.
@@ -70,7 +77,7 @@ def fit(
         sources: the matrices.
         own: bits a weight of the matrices that have a rate of their own.
         target: bits a weight of the file.
-        size: bits a weight of the file, given the bytes of every matrix.
+        file: tells the bits a weight of the file, given the bytes of every matrix.
         workers: encode blocks.
         folder: keeps encoded matrices.
         progress: told after each matrix.
@@ -89,14 +96,14 @@ def fit(
     def solve() -> Steps:
         if tried:
             forecast.learn(*tried[-1])
-        return _solve(sources, own, goal, size, forecast)
+        return _solve(sources, own, goal, file, forecast)
 
     for attempt in range(_ATTEMPTS):
         step_name = f"bits-{target:.6f}-attempt-{attempt}"
         steps = _saved_steps(folder, step_name, solve)
         encoded = _encode(sources, steps, workers, folder, step_name, progress)
-        sizes = {name: matrix.nbytes for name, matrix in encoded.items()}
-        reached = size(sizes)
+        sizes = {name: len(data) for name, data in encoded.items()}
+        reached = file.bits_per_weight(sizes)
         misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]
         if is_free:
             misses.append(abs(reached / target - 1))
@@ -134,22 +141,20 @@ def _encode(
     folder: WorkFolder,
     attempt: str,
     progress: Progress,
-) -> dict[str, EncodedMatrix]:
+) -> dict[str, bytes]:
     """All sources; those that an earlier run encoded are read from the folder."""
     progress("encoding", 0, len(sources))
     saved = {name: folder.load(f"{attempt}-{name}") for name in sources}
     missing = {name: source for name, source in sources.items() if saved[name] is None}
     encoding = encode_all(missing, steps, workers)
-    encoded: dict[str, EncodedMatrix] = {}
-    for name, source in sources.items():
+    encoded: dict[str, bytes] = {}
+    for name in sources:
         arrays = saved[name]
         if arrays is None:
             _, encoded[name] = next(encoding)
-            data = np.frombuffer(encoded[name].to_bytes(), np.uint8)
-            folder.save(f"{attempt}-{name}", {"bytes": data})
+            folder.save(f"{attempt}-{name}", {"bytes": np.frombuffer(encoded[name], np.uint8)})
         else:
-            shape = source.weights.shape
-            encoded[name] = EncodedMatrix.from_bytes(arrays["bytes"].data, (shape[0], shape[1]))
+            encoded[name] = arrays["bytes"].tobytes()
         progress("encoding", len(encoded), len(sources))
     return encoded
 
@@ -158,7 +163,7 @@ def _solve(
     sources: Mapping[str, Source],
     own: Mapping[str, float],
     target: float,
-    size: Callable[[Mapping[str, int]], float],
+    file: FileBudget,
     forecast: SizeForecast,
 ) -> Steps:
     """Steps of all sources: `own` bits a weight for some, the others share the target."""
@@ -183,7 +188,7 @@ def _solve(
         return {name: guess * scale * source.unit_step for name, source in shared.items()}
 
     def bits_per_weight(scale: float) -> float:
-        return size(known | forecast.bytes(scaled(scale)))
+        return file.bits_per_weight(known | forecast.bytes(scaled(scale)))
 
     return steps | scaled(solve_scale(bits_per_weight, target, _SEARCH_TOLERANCE * target))
 

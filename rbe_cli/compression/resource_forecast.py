@@ -2,22 +2,23 @@
 
 import time
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.codec.codec import SteppedCodec
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import encode_block
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
-from rbe_cli.compression.calibration import describe
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
+from rbe_cli.compression.calibration import default_samples, describe, most_held_out_tokens
 from rbe_cli.compression.output_file import OutputFile
 from rbe_cli.compression.settings import Settings
-from rbe_cli.compression.target import find_aim, planned_parts
+from rbe_cli.compression.target import find_target
+from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import CHUNK_LOGITS, MAX_BATCH_TOKENS
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
+from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.runtime.cpus import default_threads
 
 _REPEATS = 5
@@ -61,15 +62,18 @@ class ResourceForecast:
 def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) -> ResourceForecast:
     """Forecast sizes, memory and time of a run with so many tasks at once."""
     jobs = jobs or default_threads()
-    config, shapes = checkpoint.config, tensor_shapes(checkpoint.config)
+    config = checkpoint.config
     description, text = describe(None, None)
-    file = OutputFile(checkpoint, settings.goals, None, description, 0, text)
-    aim = find_aim(checkpoint, settings, file)
-    parts = planned_parts(config, aim.settings, aim.matrix_bits)
-    planned = [PlannedTensor(name, shapes[name], codec, size) for name, codec, size in parts]
-    # `file.bytes(parts)` would pad all matrices of one rate at once, which no real file does.
-    file_bytes = aim.overhead_bytes + sum(size for _, _, size in parts)
-    encoded = sum(prod(tensor.shape) for tensor in planned if tensor.codec == "ectcq")
+    tokens = most_held_out_tokens(config, default_samples(config))
+    file = OutputFile(checkpoint, settings.goals, None, description, 0, text, tokens)
+    target = find_target(make_plan(config, settings), checkpoint.tensors, settings, file)
+    planned = [
+        PlannedTensor(own.name, own.shape, own.codec.name, own.expected_bytes(target.matrix_bits))
+        for own in target.plans
+    ]
+    # `file.bytes` would pad all matrices of one rate at once, which no real file does.
+    file_bytes = target.overhead_bytes + sum(tensor.bytes for tensor in planned)
+    encoded = sum(own.size for own in target.plans if isinstance(own.codec, SteppedCodec))
     parameters = parameter_count(config)
     return ResourceForecast(
         checkpoint.source,

@@ -3,26 +3,32 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from rbe_cli.codec.classic.classic_matrix import DEFAULT_BLOCK, MAX_BLOCK, MIN_BLOCK
+from rbe_cli.codec.codec import CodecOptions
+from rbe_cli.codec.ectcq.ectcq_codec import ECTCQ
 from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+from rbe_cli.codec.registry import CODECS, codec_named, matrix_codec_names
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
-from rbe_cli.model.tensor_names import is_embedding
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
 MAX_BITS = 12.0  # a weight of a matrix: what lossy coding is of use for (compression/target.py)
-Codec = Literal["ectcq", "fixed", "classic", "float16", "float32"]
 Objective = Literal["kl", "outputs"]
 _OVERRIDE = re.compile(
     r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
 )
+
+
+def _check_codec(name: str | None) -> None:
+    """Raise ValueError, which msgspec reports with its place, for a codec that there is not."""
+    known = matrix_codec_names()
+    if name is not None and name not in known:
+        raise ValueError(f"codec = {name!r} is none of {', '.join(known)}")
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,14 +44,13 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     match: str
-    codec: Codec | None = None
+    codec: str | None = None
     bits: float | None = None
     block: int | None = None
 
-    @classmethod
-    def of_names(cls, names: Iterable[str], codec: Codec) -> "Override":
-        """A rule for exactly these tensors."""
-        return cls(f"^(?:{'|'.join(map(re.escape, names))})$", codec)
+    def __post_init__(self) -> None:
+        """Refuse a codec that there is not."""
+        _check_codec(self.codec)
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,8 +94,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
     override: tuple[Override, ...] = ()
     max_kl_divergence: float | None = None
-    default_codec: Codec = msgspec.field(default="ectcq", name="codec")
-    default_block: int = msgspec.field(default=DEFAULT_BLOCK, name="block")
+    default_codec: str = msgspec.field(default=ECTCQ.name, name="codec")
+    default_block: int = msgspec.field(default=CodecOptions.block, name="block")
     default_bits: float | None = msgspec.field(default=None, name="bits")
     target_size: int | None = None
     target_kl: float | None = None
@@ -98,6 +103,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     states: int = QuantiserOptions.states
     max_integer: int = QuantiserOptions.max_integer
     measured: Measured | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a codec that there is not."""
+        _check_codec(self.default_codec)
 
     @property
     def goals(self) -> dict[str, float]:
@@ -109,35 +118,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "bits": self.default_bits,
         }
         return {name: value for name, value in values.items() if value is not None}
-
-    def codec(self, name: str) -> Codec:
-        """The codec asked for a tensor; vectors are dense whatever is asked for matrices."""
-        rule = self._rule(name)
-        return (rule and rule.codec) or self.default_codec
-
-    def block(self, name: str) -> int:
-        """Rows and columns of a matrix's blocks in the classic scheme."""
-        rule = self._rule(name)
-        return (rule and rule.block) or self.default_block
-
-    def bits(self, name: str) -> float | None:
-        """Bits a weight asked for a matrix; None for its share of the target."""
-        rule = self._rule(name)
-        return (rule and rule.bits) or self.default_bits
-
-    def is_free(self, name: str) -> bool:
-        """Whether a tensor's codec and rate are left to the target."""
-        return self.codec(name) == "ectcq" and self.bits(name) is None
-
-    def quantiser(self, name: str) -> QuantiserOptions:
-        """That a matrix is encoded with; the alphabet of embeddings is not limited."""
-        if is_embedding(name):
-            return QuantiserOptions(self.states)
-        return QuantiserOptions(self.states, self.max_integer)
-
-    def _rule(self, name: str) -> Override | None:
-        matching = [rule for rule in self.override if re.search(rule.match, name)]
-        return matching[-1] if matching else None
 
     def check(self, where: str) -> None:
         """Refuse values out of range.
@@ -169,16 +149,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 re.compile(rule.match)
             except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(f"{where}: {rule.match!r} is no regular expression") from error
-        for rule in (Override("", self.default_codec, self.default_bits), *self.override):
-            bits = rule.bits or self.default_bits
-            if (rule.codec or self.default_codec) == "fixed" and bits not in (2, 4, 8):
-                raise UsageError(f"{where}: the codec fixed needs bits = 2, 4 or 8, not {bits}")
-        QuantiserOptions(self.states, self.max_integer)
-        for block in [self.default_block, *(rule.block for rule in self.override)]:
-            if block is not None and not MIN_BLOCK <= block <= MAX_BLOCK:
-                raise UsageError(
-                    f"{where}: block = {block} is not between {MIN_BLOCK} and {MAX_BLOCK}"
-                )
+        for rule in (Override(""), *self.override):
+            options = CodecOptions(
+                bits=rule.bits or self.default_bits,
+                block=self.default_block if rule.block is None else rule.block,
+                states=self.states,
+                max_integer=self.max_integer,
+            )
+            try:
+                codec_named(rule.codec or self.default_codec).check_bits(options)
+                for codec in CODECS.values():
+                    codec.check_range(options)
+            except UsageError as error:
+                raise UsageError(f"{where}: {error}") from error
 
 
 def _presets_folder() -> Path:

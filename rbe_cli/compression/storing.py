@@ -1,36 +1,27 @@
-"""Gives every tensor of a checkpoint its form in the file."""
+"""Encodes every tensor of a checkpoint by its plan, at the size that is asked for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
-from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
-from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
-from rbe_cli.codec.vectors import dense_tensor
-from rbe_cli.codec.vectors.coded_vector import choose
-from rbe_cli.compression.encoding import Cost, Source, encode_all
+from rbe_cli.codec.codec import Codec, EncodingJob, Payload, SteppedCodec
+from rbe_cli.codec.error_cost import ErrorCost
+from rbe_cli.compression.encoding import Source, encode_all
 from rbe_cli.compression.metric import Metric, as_matrix
+from rbe_cli.compression.output_file import OutputFile, PartialFile
 from rbe_cli.compression.rate_control import fit, rate_factor
-from rbe_cli.compression.rates import are_vectors_coded, matrix_rate
-from rbe_cli.compression.settings import Settings
-from rbe_cli.container.file_layout import DENSE_ITEM_BYTES
+from rbe_cli.compression.tensor_plan import TensorPlan, free_rate
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
-from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import is_matrix
-from rbe_cli.progress import Progress
+from rbe_cli.progress import Progress, no_progress
 
 Float32 = NDArray[np.float32]
-_SURPLUS = 0.016  # of a step, at 0 bits: what reconstructed matrices would be larger by
-Size = Callable[[Sequence[StoredTensor], Mapping[str, int]], float]
 
 
 class Storing:
@@ -38,35 +29,35 @@ class Storing:
 
     def __init__(
         self,
-        config: Gpt2Config,
+        plans: Sequence[TensorPlan],
         tensors: Mapping[str, Float32],
-        settings: Settings,
         metric: Metric,
-        size: Size,
+        file: OutputFile,
         workers: Workers,
         folder: WorkFolder,
         progress: Progress,
     ) -> None:
-        """Args:
-        config, tensors: of the checkpoint.
-        settings: say which codec a tensor has.
-        metric: what errors cost.
-        size: bits a weight of a file of these tensors, and of matrices of so many bytes.
-        workers, folder: encode, and keep what is encoded.
-        progress: told after each matrix.
+        """Take what stays the same at every size.
+
+        Args:
+            plans: of all tensors, in the checkpoint's order.
+            tensors: of the checkpoint.
+            metric: what errors cost.
+            file: that is to come.
+            workers, folder: encode, and keep what is encoded.
+            progress: told after each matrix.
         """
-        self._config = config
+        self._plans = {plan.name: plan for plan in plans}
         self._tensors = tensors
-        self._settings = settings
         self._metric = metric
-        self._size = size
+        self._file = file
         self._workers = workers
         self._folder = folder
         self._progress = progress
         self._factor: float | None = None  # of the last file's unit steps
 
     def store(self, bits_per_weight: float, most: float = math.inf) -> list[StoredTensor]:
-        """All tensors, in the checkpoint's order.
+        """Return all tensors encoded, in the checkpoint's order.
 
         Args:
             bits_per_weight: of the file, which holds if any matrix's rate is free.
@@ -75,107 +66,105 @@ class Storing:
         Raises:
             UsageError: the size cannot be reached.
         """
-        rate = matrix_rate(self._config, self._settings, bits_per_weight)
-        by_codec: dict[str, list[str]] = {}
-        for name in self._tensors:
-            codec = self._settings.codec(name) if is_matrix(name) else "vector"
-            by_codec.setdefault(codec, []).append(name)
-        sources = {name: self._source(name) for name in by_codec.pop("ectcq", [])}
-        self._factor = rate_factor(sources.values(), rate) if sources else None
-        stored = [self.vector(name, self._tensors[name]) for name in by_codec.pop("vector")]
-        stored += self._classic(by_codec.pop("classic", []), rate)
-        stored += self._fixed(by_codec.pop("fixed", []))
-        stored += [
-            self._dense(name, self._tensors[name]) for names in by_codec.values() for name in names
+        plans = list(self._plans.values())
+        rate = free_rate(plans, bits_per_weight)
+        stepped = {
+            plan.name: self._source(plan, plan.codec)
+            for plan in plans
+            if isinstance(plan.codec, SteppedCodec)
+        }
+        self._factor = rate_factor(stepped.values(), rate) if stepped else None
+        others = [plan for plan in plans if plan.name not in stepped]
+        stored = [
+            self.vector(own.name, self._tensors[own.name]) for own in others if not own.is_matrix
         ]
-        own = {name: bits for name in sources if (bits := self._settings.bits(name)) is not None}
-        size = partial(self._size, stored)
+        stored += self._matrices([own for own in others if own.is_matrix], rate)
+        own = {
+            name: bits for name in stepped if (bits := self._plans[name].options.bits) is not None
+        }
+        codecs = {name: source.codec.name for name, source in stepped.items()}
         encoded = fit(
-            sources, own, bits_per_weight, size, self._workers, self._folder, self._progress, most
-        )
+            stepped, own, bits_per_weight, PartialFile(self._file, stored, codecs),
+            self._workers, self._folder, self._progress, most,
+        )  # fmt: skip
         stored += [
-            StoredTensor(name, self._tensors[name].shape, "ectcq", matrix.to_bytes())
-            for name, matrix in encoded.items()
+            self._stored(name, Payload(codecs[name], data)) for name, data in encoded.items()
         ]
         by_name = {tensor.name: tensor for tensor in stored}
-        return [by_name[name] for name in self._tensors]
-
-    def _source(self, name: str) -> Source:
-        return Source(
-            as_matrix(name, self._tensors[name]),
-            self._metric.unit_steps[name],
-            partial(self._metric.cost, name),
-            self._settings.quantiser(name),
-        )
+        return [by_name[name] for name in self._plans]
 
     def vector(self, name: str, values: Float32) -> StoredTensor:
-        """A bias or LayerNorm parameter, in a file like the last one.
+        """Return a bias or LayerNorm parameter, encoded for a file like the last one.
 
         Its error is held to a quarter of what would be worth its bits, so that it does not show.
         """
-        is_kept = self._settings.codec(name) in DENSE_ITEM_BYTES
-        is_coded = are_vectors_coded(self._config, self._settings)
-        if is_kept or self._factor is None or not is_coded:
-            return self._dense(name, values)
-        mean = float(np.mean(self._metric.squares[name]))
-        # Where nothing depends on the vector, nothing says what errors would cost: hardly any.
-        step = self._factor / math.sqrt(mean) / 2 if mean > 0 else 0.0
-        step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
-        codec, data = choose(values, step)
-        return StoredTensor(name, values.shape, codec, data)
+        plan, step = self._plans[name], None
+        if self._factor is not None and name in self._metric.squares:
+            mean = float(np.mean(self._metric.squares[name]))
+            # Where nothing depends on the vector, nothing says what errors would cost: hardly any.
+            step = self._factor / math.sqrt(mean) / 2 if mean > 0 else 0.0
+            step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
+        return self._stored(name, _encode(plan, values, EncodingJob(plan.options, step=step)))
 
-    def encode_again(self, stored: StoredTensor, weights: Float32, cost: Cost) -> StoredTensor:
-        """A layer's matrix with other weights `[K, N]`, in about as many bytes.
+    def encode_again(self, stored: StoredTensor, weights: Float32, cost: ErrorCost) -> StoredTensor:
+        """Return a layer's matrix with other weights `[K, N]`, in about as many bytes.
 
         Args:
-            stored: it, by a codec with feedback.
+            stored: the matrix as it is encoded, by a codec that weighs errors.
             weights: that it shall have.
             cost: of errors in them.
         """
-        name = stored.name
-        if stored.codec == "fixed":
-            bits = FixedMatrix.from_bytes(stored.data, stored.matrix_shape).bits
-            encode = _encode_fixed, (weights,), (bits,), (cost,)
-            return replace(stored, data=next(self._workers.map(*encode)))
-        before = EncodedMatrix.from_bytes(stored.data, stored.matrix_shape)
-        source = Source(weights, 1.0, lambda: cost, self._settings.quantiser(name))
-        step = before.step * (1 + _SURPLUS * 2.0 ** (-8 * before.nbytes / weights.size))
-        ((_, after),) = encode_all({name: source}, {name: step}, self._workers)
-        return replace(stored, data=after.to_bytes())
+        plan = self._plans[stored.name]
+        job = plan.codec.job_like(stored.data, stored.encoded_shape, plan.options, cost)
+        if isinstance(plan.codec, SteppedCodec) and job.step is not None:
+            source = Source(plan.codec, plan.options, weights, 1.0, lambda: cost)
+            ((_, data),) = encode_all({plan.name: source}, {plan.name: job.step}, self._workers)
+            return replace(stored, data=data)
+        (payload,) = self._workers.map(_encode, (plan,), (weights,), (job,))
+        return replace(stored, data=payload.data)
 
-    def _dense(self, name: str, tensor: Float32) -> StoredTensor:
-        asked = self._settings.codec(name)
-        codec = asked if asked in ("float16", "float32") else dense_tensor.choose(tensor)
-        if codec == "float16" and np.abs(tensor).max() > np.finfo(np.float16).max:
-            raise UsageError(f"{name} has values beyond the range of float16, which was asked for")
-        return StoredTensor(name, tensor.shape, codec, dense_tensor.encode(tensor, codec))
+    def _source(self, plan: TensorPlan, codec: SteppedCodec) -> Source:
+        return Source(
+            codec,
+            plan.options,
+            as_matrix(plan.name, self._tensors[plan.name]),
+            self._metric.unit_steps[plan.name],
+            partial(self._metric.cost, plan.name),
+        )
 
-    def _fixed(self, names: Sequence[str]) -> Iterator[StoredTensor]:
-        """Matrices of a fixed rate."""
-        bits = [int(self._settings.bits(name) or 0) for name in names]
-        weights = (as_matrix(name, self._tensors[name]) for name in names)
-        costs = (self._metric.cost(name) for name in names)
-        if names:
-            self._progress("encoding", 0, len(names))
-        encoded = self._workers.map(_encode_fixed, weights, bits, costs)
-        for done, (name, data) in enumerate(zip(names, encoded, strict=True), 1):
-            self._progress("encoding", done, len(names))
-            yield StoredTensor(name, self._tensors[name].shape, "fixed", data)
+    def _matrices(self, plans: Sequence[TensorPlan], rate: float) -> Iterator[StoredTensor]:
+        """Yield matrices whose codecs find their own steps; free ones are encoded at `rate`.
 
-    def _classic(self, names: Sequence[str], rate: float) -> Iterator[StoredTensor]:
-        """Matrices of the classic scheme, at `rate` unless they have one of their own."""
-        settings = self._settings
-        weights = (as_matrix(name, self._tensors[name]) for name in names)
-        bits = [settings.bits(name) or rate for name in names]
-        blocks = [settings.block(name) for name in names]
-        encoded = self._workers.map(_encode_classic, weights, bits, blocks)
-        for name, data in zip(names, encoded, strict=True):
-            yield StoredTensor(name, self._tensors[name].shape, "classic", data)
+        They are told to the progress only if rate control does not follow, which takes longer.
+        """
+        encoded = self._workers.map(
+            _encode,
+            plans,
+            (self._values(plan) for plan in plans),
+            (self._job(plan, rate) for plan in plans),
+        )
+        tell = no_progress if self._factor is not None or not plans else self._progress
+        tell("encoding", 0, len(plans))
+        for done, (plan, payload) in enumerate(zip(plans, encoded, strict=True), 1):
+            tell("encoding", done, len(plans))
+            yield self._stored(plan.name, payload)
+
+    def _job(self, plan: TensorPlan, rate: float) -> EncodingJob:
+        cost = self._metric.cost(plan.name) if plan.codec.weighs_errors else None
+        return EncodingJob(plan.options, rate, cost)
+
+    def _values(self, plan: TensorPlan) -> Float32:
+        tensor = self._tensors[plan.name]
+        return tensor if plan.codec.keeps_orientation else as_matrix(plan.name, tensor)
+
+    def _stored(self, name: str, payload: Payload) -> StoredTensor:
+        return StoredTensor(name, self._tensors[name].shape, payload.codec, payload.data)
 
 
-def _encode_fixed(weights: Float32, bits: int, cost: Cost) -> bytes:
-    return encode_matrix(weights, bits, cost.inputs, cost.outputs).to_bytes()
-
-
-def _encode_classic(weights: Float32, bits: float, block: int) -> bytes:
-    return ClassicMatrix.encode(weights, bits, block).to_bytes()
+def _encode(plan: TensorPlan, values: Float32, job: EncodingJob) -> Payload:
+    """Encode a tensor; errors name it."""
+    codec: Codec = plan.codec
+    try:
+        return codec.encode(values, job)
+    except UsageError as error:
+        raise UsageError(f"{plan.name}: {error}") from error

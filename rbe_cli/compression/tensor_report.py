@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor
+from rbe_cli.codec.error_cost import InputFactor
 from rbe_cli.compression.metric import as_matrix
-from rbe_cli.container.decode import decode
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.runtime.arrays import sum_of_squares
 
@@ -35,7 +34,7 @@ def report(stored: StoredTensor, tensor: Float32, inputs: InputFactor | None) ->
         tensor: in the checkpoint.
         inputs: of the layer that the matrix belongs to; None if there is no such layer.
     """
-    change = tensor - decode(stored)
+    change = tensor - stored.decode()
     norm = math.sqrt(sum_of_squares(tensor))
     output_error = None
     if inputs is not None:

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checked_files import xxh3_of_files
 from rbe_cli.checkpoint.checkpoint import Checkpoint, LazyTensors
-from rbe_cli.container.decode import decode
 from rbe_cli.container.reader import Container
 
 
@@ -43,4 +42,4 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
 
 
 def _decoded(container: Container, name: str) -> NDArray[np.float32]:
-    return decode(container.tensors[name])
+    return container.tensors[name].decode()

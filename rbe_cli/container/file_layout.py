@@ -4,7 +4,7 @@ All sizes are Python integers, so no sum of theirs can overflow.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rbe_cli.container.header import PREAMBLE, Header
@@ -12,9 +12,6 @@ from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-DENSE_ITEM_BYTES = {"float16": 2, "float32": 4}
-VECTOR_CODECS = {"coded", "scalar"}  # of tensors of one dimension alone
-_SCALAR_BYTES = 4
 VECTORS = "vectors"
 TOKENIZER = "tokenizer"
 
@@ -71,16 +68,13 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def dense_bytes(codec: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor stored as it is, in one of `DENSE_ITEM_BYTES`."""
-    return DENSE_ITEM_BYTES[codec] * math.prod(shape)
-
-
-def exact_bytes(codec: str, shape: tuple[int, ...]) -> int | None:
-    """Bytes of a tensor where they follow from its codec and shape, None where they do not."""
-    if codec == "scalar":
-        return _SCALAR_BYTES
-    return dense_bytes(codec, shape) if codec in DENSE_ITEM_BYTES else None
+def section_offsets(header_end: int, sizes: Iterable[int]) -> list[int]:
+    """Return where sections of these sizes begin, the first after the header."""
+    offsets, end = [], header_end
+    for size in sizes:
+        offsets.append(aligned(end))
+        end = offsets[-1] + size
+    return offsets
 
 
 def place(header: Header, header_bytes: int) -> FileLayout:
@@ -106,11 +100,11 @@ def place(header: Header, header_bytes: int) -> FileLayout:
     if header.tokenizer is not None:
         spans.append((TOKENIZER, header.tokenizer.size, header.tokenizer.checksum))
     sections: dict[str, PlacedSection] = {}
-    header_end = end = PREAMBLE.size + header_bytes
-    for name, size, checksum in spans:
-        sections[name] = PlacedSection(name, aligned(end), size, checksum)
-        end = sections[name].end
-    return FileLayout(header_end, sections, tensors, file_bytes=end)
+    header_end = PREAMBLE.size + header_bytes
+    offsets = section_offsets(header_end, [size for _, size, _ in spans])
+    for offset, (name, size, checksum) in zip(offsets, spans, strict=True):
+        sections[name] = PlacedSection(name, offset, size, checksum)
+    return FileLayout(header_end, sections, tensors, file_bytes=offsets[-1] + spans[-1][1])
 
 
 def bits_per_weight(config: Gpt2Config, file_bytes: int, tokenizer_bytes: int) -> float:

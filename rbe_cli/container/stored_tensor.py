@@ -1,8 +1,18 @@
-"""A tensor as the container sees it: bytes that only its codec understands."""
+"""A tensor as the container sees it: bytes that its codec understands."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from rbe_cli.codec.registry import codec_named
+from rbe_cli.errors import PayloadError
 from rbe_cli.model.tensor_names import is_embedding
+
+if TYPE_CHECKING:
+    from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.weight_forms import Weight
 
 
 @dataclass(frozen=True)
@@ -12,7 +22,7 @@ class StoredTensor:
     Attributes:
         name: canonical name (`rbe_cli.model.tensor_names`).
         shape: shape of the decoded tensor.
-        codec: a name of `rbe_cli.codec.registry.CODEC_VERSIONS`.
+        codec: a name of `rbe_cli.codec.registry.CODECS`.
         data: the codec's bytes; from a file a read-only view of the mapping, whose start
             is 64-byte aligned for a matrix, and of no alignment for a vector.
     """
@@ -27,3 +37,54 @@ class StoredTensor:
         """(K inputs, N outputs) of a matrix; embeddings are stored the other way round."""
         rows, columns = self.shape[::-1] if is_embedding(self.name) else self.shape
         return rows, columns
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the codec stores the transpose of what a checkpoint holds."""
+        return is_embedding(self.name) and not codec_named(self.codec).keeps_orientation
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Shape of what the codec stores."""
+        return self.shape[::-1] if self.is_transposed else self.shape
+
+    def decode(self) -> "Float32":
+        """Return the tensor as a checkpoint holds it, float32.
+
+        Raises:
+            PayloadError: its bytes are wrong; names the tensor.
+        """
+        with self._errors_name_the_tensor():
+            values = codec_named(self.codec).decode(self.data, self.encoded_shape)
+        return values.T if self.is_transposed else values
+
+    def resident(self) -> "Weight":
+        """Return the tensor as a model takes it: matrices `[K inputs, N outputs]`.
+
+        Raises:
+            PayloadError: its bytes are wrong; names the tensor.
+        """
+        codec = codec_named(self.codec)
+        with self._errors_name_the_tensor():
+            if is_embedding(self.name) and codec.keeps_orientation:
+                return codec.decode(self.data, self.shape).T
+            return codec.resident(self.data, self.encoded_shape)
+
+    def coded(self, data: bytes | None = None) -> "CodedMatrix | None":
+        """Return a matrix that stays encoded in memory, or None where its codec has no such form.
+
+        Args:
+            data: a copy of the bytes; None for the tensor's own.
+
+        Raises:
+            PayloadError: its bytes are wrong; names the tensor.
+        """
+        with self._errors_name_the_tensor():
+            return codec_named(self.codec).coded(data or self.data, self.encoded_shape)
+
+    @contextmanager
+    def _errors_name_the_tensor(self) -> Iterator[None]:
+        try:
+            yield
+        except PayloadError as error:
+            raise PayloadError(f"tensor {self.name}: {error}") from error

@@ -9,14 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from rbe_cli.codec.registry import CODEC_VERSIONS
-from rbe_cli.container.file_layout import (
-    DENSE_ITEM_BYTES,
-    VECTOR_CODECS,
-    FileLayout,
-    exact_bytes,
-    place,
-)
+from rbe_cli.codec.registry import CODECS, codec_named
+from rbe_cli.container.file_layout import FileLayout, place
 from rbe_cli.container.header import (
     FORMAT_VERSION,
     HEADER_LIMIT,
@@ -90,7 +84,7 @@ def trusted_header(encoded: bytes) -> Header:
     )
     tensors: list[Matrix | Vector] = [*header.matrices, *header.vectors]
     for tensor in tensors:
-        expected = exact_bytes(tensor.codec, shapes[tensor.name])
+        expected = codec_named(tensor.codec).exact_bytes(shapes[tensor.name])
         if expected is not None and tensor.size != expected:
             raise GeometryError(
                 f"{tensor.name} has {tensor.size} bytes of {tensor.codec}, not {expected}"
@@ -140,12 +134,11 @@ def _decode(encoded: bytes) -> Header:
 
 def _check_codecs(header: Header) -> None:
     for codec, version in header.codec_versions.items():
-        if codec not in CODEC_VERSIONS:
+        if codec not in CODECS:
             raise VersionError(f"codec {codec!r} is unknown to this tool")
-        if version != CODEC_VERSIONS[codec]:
-            raise VersionError(
-                f"codec {codec} version {version}; this tool reads version {CODEC_VERSIONS[codec]}"
-            )
+        known = codec_named(codec).version
+        if version != known:
+            raise VersionError(f"codec {codec} version {version}; this tool reads version {known}")
     used = {matrix.codec for matrix in header.matrices} | {v.codec for v in header.vectors}
     if used != header.codec_versions.keys():
         raise HeaderError(
@@ -153,10 +146,10 @@ def _check_codecs(header: Header) -> None:
             f"the versions given are of {sorted(header.codec_versions)}"
         )
     for matrix in header.matrices:
-        if matrix.codec in VECTOR_CODECS:
+        if not codec_named(matrix.codec).takes_matrices:
             raise HeaderError(f"matrix {matrix.name!r} has the codec {matrix.codec} of vectors")
     for vector in header.vectors:
-        if vector.codec not in VECTOR_CODECS | DENSE_ITEM_BYTES.keys():
+        if not codec_named(vector.codec).takes_vectors:
             raise HeaderError(f"vector {vector.name!r} has the codec {vector.codec} of matrices")
 
 

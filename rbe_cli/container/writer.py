@@ -1,9 +1,9 @@
-"""Write a `.rbe` file, or say beforehand how many bytes it would have."""
+"""Write a `.rbe` file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rbe_cli.codec.registry import CODEC_VERSIONS
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.container.atomic_file import check_output, new_file
 from rbe_cli.container.file_layout import TOKENIZER, VECTORS, FileLayout, place
 from rbe_cli.container.header import (
@@ -22,31 +22,6 @@ from rbe_cli.container.validate import trusted_header
 from rbe_cli.errors import HeaderError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_matrix
-
-_NO_CHECKSUM = bytes(8)
-
-
-def container_bytes(
-    *,
-    config: Gpt2Config,
-    tensors: Iterable[tuple[str, str, int]],
-    tokenizer_bytes: int | None,
-    provenance: Provenance,
-) -> int:
-    """Exact size of the file that `write_container` would make of these parts.
-
-    Args:
-        config: the model's.
-        tensors: name, codec and encoded bytes of every tensor.
-        tokenizer_bytes: `len(pack_tokenizer(json))`; None without a tokenizer.
-        provenance: with texts as long, and numbers as large, as they will be.
-
-    Raises:
-        HeaderError, GeometryError: as `write_container`.
-    """
-    header = _header(config, tensors, tokenizer_bytes, provenance, {})
-    encoded = encode_header(header)
-    return place(trusted_header(encoded), len(encoded)).file_bytes
 
 
 def write_container(
@@ -77,13 +52,7 @@ def write_container(
     """
     check_output(path, force=force)
     payloads = _payloads(tensors, tokenizer_json)
-    header = _header(
-        config,
-        [(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors],
-        len(payloads[TOKENIZER]) if TOKENIZER in payloads else None,
-        provenance,
-        {name: checksum(data) for name, data in payloads.items()},
-    )
+    header = _header(config, tensors, provenance, payloads)
     encoded = encode_header(header)
     layout = place(trusted_header(encoded), len(encoded))
     _check_shapes(tensors, layout)
@@ -109,30 +78,32 @@ def _payloads(
 
 def _header(
     config: Gpt2Config,
-    tensors: Iterable[tuple[str, str, int]],
-    tokenizer_bytes: int | None,
+    tensors: Sequence[StoredTensor],
     provenance: Provenance,
-    checksums: Mapping[str, bytes],
+    payloads: Mapping[str, bytes | memoryview],
 ) -> Header:
-    """The header of these parts; its encoded length does not depend on the checksums."""
+    """Return the header of a file with these tensors and sections."""
+    checksums = {name: checksum(data) for name, data in payloads.items()}
     matrices: list[Matrix] = []
     vectors: list[Vector] = []
-    for name, codec, size in tensors:
+    for tensor in tensors:
+        name, codec, size = tensor.name, tensor.codec, len(tensor.data)
         if is_matrix(name):
-            matrices.append(Matrix(name, codec, size, checksums.get(name, _NO_CHECKSUM)))
+            matrices.append(Matrix(name, codec, size, checksums[name]))
         else:
             vectors.append(Vector(name, codec, size))
-    used = {matrix.codec for matrix in matrices} | {vector.codec for vector in vectors}
     tokenizer = None
-    if tokenizer_bytes is not None:
-        tokenizer = TokenizerRecord(tokenizer_bytes, checksums.get(TOKENIZER, _NO_CHECKSUM))
+    if TOKENIZER in payloads:
+        tokenizer = TokenizerRecord(len(payloads[TOKENIZER]), checksums[TOKENIZER])
     return Header(
         config=config,
-        codec_versions={codec: CODEC_VERSIONS[codec] for codec in sorted(used)},
+        codec_versions={
+            name: codec_named(name).version for name in sorted({t.codec for t in tensors})
+        },
         provenance=provenance,
         matrices=matrices,
         vectors=vectors,
-        vectors_checksum=checksums.get(VECTORS, _NO_CHECKSUM),
+        vectors_checksum=checksums[VECTORS],
         tokenizer=tokenizer,
     )
 

@@ -7,21 +7,17 @@ from itertools import groupby
 
 import psutil
 
-from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
-from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
-from rbe_cli.codec.vectors.coded_vector import decode_vector
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
-from rbe_cli.errors import PayloadError, UsageError
+from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
-from rbe_cli.model.tensor_names import is_embedding, is_of_layer
+from rbe_cli.model.tensor_names import is_of_layer
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.cpus import default_threads
 from rbe_cli.runtime.native import prepare
-from rbe_cli.weights.coded_matrix import CodedMatrix
 from rbe_cli.weights.panel_matrix import PanelMatrix
 from rbe_cli.weights.weight_forms import Weight
 
@@ -74,7 +70,7 @@ def load_weights(
         ContainerError: a section's checksum or a tensor's bytes are wrong.
         UsageError: the embeddings and one decoded layer alone do not fit.
     """
-    if any(tensor.codec in ("ectcq", "coded") for tensor in container.tensors.values()):
+    if any(codec_named(tensor.codec).needs_programs for tensor in container.tensors.values()):
         prepare(("codec",), progress=progress)
     pool = ThreadPoolExecutor(threads or default_threads())
     try:
@@ -94,7 +90,7 @@ def _decode(
     arena = Arena()
 
     def decode(tensor: StoredTensor) -> Weight:
-        weight = resident(tensor)
+        weight = tensor.resident()
         if isinstance(weight, PanelMatrix):
             weight = weight.placed(arena)
             container.forget()  # what was read of the file
@@ -124,66 +120,26 @@ def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -
     return weights
 
 
-def resident(tensor: StoredTensor) -> Weight:
-    """One tensor as a model takes it: embeddings and head `[n_embd, rows]`.
-
-    A matrix of a fixed rate is a view of what is stored. One of the classic scheme becomes dense
-    float32: it is there to compare the quality.
-
-    Raises:
-        PayloadError: its bytes are wrong; names the tensor.
-    """
-    try:
-        if tensor.codec == "ectcq":
-            return _integers(tensor)
-        if tensor.codec == "fixed":
-            fixed = FixedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
-            return PanelMatrix.of_one_layout(
-                fixed.values, fixed.layout, fixed.row_steps, fixed.column_steps, fixed.shape
-            )
-        if tensor.codec == "classic":
-            return ClassicMatrix.from_bytes(tensor.data, tensor.matrix_shape).decode()
-        values = decode_vector(tensor.data, tensor.shape, tensor.codec)
-        return values.T if is_embedding(tensor.name) else values
-    except PayloadError as error:
-        raise PayloadError(f"tensor {tensor.name}: {error}") from error
-
-
-def _integers(tensor: StoredTensor) -> Weight:
-    """In panels; dense if an integer is too large for those."""
-    coded = _coded(tensor, tensor.data)
-    try:
-        return coded.decoded()
-    except OverflowError:
-        return coded.encoded.decode()
-
-
-def _coded(tensor: StoredTensor, data: bytes | memoryview) -> CodedMatrix:
-    return CodedMatrix(EncodedMatrix.from_bytes(data, tensor.matrix_shape))
-
-
 def _layers(tensors: Mapping[str, StoredTensor]) -> Iterator[dict[str, StoredTensor]]:
     """A layer's tensors at a time, and those before and after the layers."""
     for _, names in groupby(tensors, key=lambda name: name.split(".")[:2] * is_of_layer(name)):
         yield {name: tensors[name] for name in names}
 
 
-def _can_stay_coded(tensor: StoredTensor) -> bool:
-    return is_of_layer(tensor.name) and tensor.codec == "ectcq"
-
-
 def _coded_bytes(tensors: Mapping[str, StoredTensor]) -> int:
-    """Of the matrices that may stay entropy-coded."""
-    return sum(len(own.data) for own in tensors.values() if _can_stay_coded(own))
+    """Return the bytes of the matrices of layers that may stay entropy-coded."""
+    own = [tensor for name, tensor in tensors.items() if is_of_layer(name)]
+    return sum(len(tensor.data) for tensor in own if tensor.coded() is not None)
 
 
 def _give_back(tensors: Mapping[str, StoredTensor], weights: dict[str, Weight]) -> int:
-    """Leave a layer's entropy-coded matrices as they are; returns the bytes that this saves."""
+    """Leave a layer's matrices entropy-coded where they can be; return the bytes saved."""
     saved = 0
     for name, tensor in tensors.items():
         weight = weights[name]
-        if _can_stay_coded(tensor) and isinstance(weight, PanelMatrix):  # else it was too large
-            coded = _coded(tensor, bytes(tensor.data))  # a copy: the file is forgotten
-            weights[name] = coded
-            saved += weight.nbytes - coded.nbytes
+        if isinstance(weight, PanelMatrix):  # else an integer was too large
+            coded = tensor.coded(bytes(tensor.data))  # a copy: the file is forgotten
+            if coded is not None:
+                weights[name] = coded
+                saved += weight.nbytes - coded.nbytes
     return saved

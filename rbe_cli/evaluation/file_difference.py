@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.container.decode import decode
 from rbe_cli.container.file_layout import PlacedTensor
 from rbe_cli.container.reader import Container
 from rbe_cli.model.tensor_names import parameter_count
@@ -146,8 +145,8 @@ def _tensor_error(name: str, this: Container, other: Container) -> float | None:
     own, its = this.tensors[name], other.tensors[name]
     if own.codec == its.codec and own.data == its.data:
         return 0.0
-    values = decode(its).astype(np.float64)
-    change = float(np.linalg.norm(decode(own) - values))
+    values = its.decode().astype(np.float64)
+    change = float(np.linalg.norm(own.decode() - values))
     return _relative(change, float(np.linalg.norm(values)))
 
 
@@ -179,7 +178,7 @@ def _products(container: Container, layer: int) -> tuple[list[Float64], list[Flo
     """
     config, prefix = container.config, f"h.{layer}.attn"
     c_attn, bias, c_proj = (
-        decode(container.tensors[f"{prefix}.{name}"]).astype(np.float64)
+        container.tensors[f"{prefix}.{name}"].decode().astype(np.float64)
         for name in ("c_attn.weight", "c_attn.bias", "c_proj.weight")
     )
     q, k, v = np.split(np.vstack([c_attn, bias]), 3, axis=1)  # [d + 1, d] each

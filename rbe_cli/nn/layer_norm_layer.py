@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from rbe_cli.codec.vectors.coded_vector import choose, decode_vector
+from rbe_cli.codec.registry import codec_named
+from rbe_cli.codec.vectors.coded_vector import choose
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.nn.observer import GradientObserver
@@ -31,7 +32,7 @@ class CompressedVector:
 
     def decode(self) -> Floating:
         """The values, float32."""
-        return decode_vector(self.data, self.shape, self.codec)
+        return codec_named(self.codec).decode(self.data, self.shape)
 
 
 Parameter = Floating | float | CompressedVector

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from rbe_cli.codec.classic.classic_matrix import ClassicBlock, ClassicMatrix
 from rbe_cli.codec.classic.transforms import TRANSFORMS, transform
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
 
 GPT2_ATTENTION = (

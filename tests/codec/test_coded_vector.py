@@ -8,14 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from oracles import entropy_decoder
 
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.codec.vectors import dense_tensor
-from rbe_cli.codec.vectors.coded_vector import choose, decode_vector, encode_vector
+from rbe_cli.codec.vectors.coded_vector import choose, encode_vector
 from rbe_cli.errors import PayloadError
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VALUES = arrays(np.float32, st.integers(1, 60), elements=FINITE | st.floats(-2, 2, width=32))
 STEPS = st.floats(1e-6, 1e3)
 CODECS = ["coded", "float16", "float32", "scalar"]
+
+
+def decode_vector(data, shape, codec):
+    return codec_named(codec).decode(data, shape)
 
 
 def largest_error(decoded, values):

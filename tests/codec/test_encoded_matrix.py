@@ -16,10 +16,10 @@ from rbe_cli.codec.ectcq.encoded_matrix import (
     HybridBlock,
     encode_block,
 )
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
 from rbe_cli.codec.ectcq.trellis import PARITY_CHECKS, QuantiserOptions, state_labels
 from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"

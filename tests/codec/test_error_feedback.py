@@ -9,9 +9,6 @@ from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
 from rbe_cli.codec.ectcq.error_feedback import (
     RATE_WEIGHT,
-    InputFactor,
-    OutputFactor,
-    damped_cholesky,
     quantise,
 )
 from rbe_cli.codec.ectcq.trellis import (
@@ -21,6 +18,7 @@ from rbe_cli.codec.ectcq.trellis import (
     make_search,
 )
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor, damped_cholesky
 from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
 from rbe_cli.runtime.native import load
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, trellis_order
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix, quantiser, steps
 from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
 

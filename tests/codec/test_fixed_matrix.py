@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix
 from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix, payload_bytes
 from rbe_cli.errors import PayloadError

@@ -13,6 +13,7 @@ from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.compression import calibration
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
 from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import OutputError, UsageError
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, parameter_count, tensor_shapes
@@ -101,7 +102,7 @@ def test_reported_bits_are_those_of_the_file(compressed):
 
 def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed):
     result, decoded = compressed
-    originals = with_decorrelated_heads(checkpoint, Settings(3.0))
+    originals = with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(3.0)))
     for tensor in result.tensors:
         original = originals[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
@@ -112,7 +113,10 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
 
 def output_errors(checkpoint, kernels, decoded, sequences):
     """Weight name -> relative error of the layer's outputs on these sequences' inputs."""
-    inputs, originals = {}, with_decorrelated_heads(checkpoint, Settings(3.0))
+    inputs, originals = (
+        {},
+        with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(3.0))),
+    )
     model = Gpt2.from_checkpoint(checkpoint.config, originals, kernels)
 
     def observe(name, values):
@@ -273,7 +277,7 @@ def test_values_beyond_float16_cannot_be_asked_to_be_float16(checkpoint, tmp_pat
     wpe = checkpoint.tensors["wpe.weight"].copy()
     wpe[63, 5] = -70000
     settings = Settings(6.0, override=(Override("wpe", "float16"),))
-    with pytest.raises(UsageError, match=r"wpe\.weight .* float16"):
+    with pytest.raises(UsageError, match=r"wpe\.weight: .* float16"):
         run(with_tensors(checkpoint, wpe__weight=wpe), tmp_path / "a.rbe", settings)
     assert list(tmp_path.iterdir()) == []
 

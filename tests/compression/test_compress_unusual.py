@@ -12,6 +12,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
 from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import CheckpointError, UsageError
 
@@ -113,7 +114,9 @@ def test_any_shape_can_be_compressed(tmp_path, changes):
     result = run(checkpoint, tmp_path / "a.rbe", settings, calib_samples=8)
     decoded = decode(tmp_path / "a.rbe")
     assert result.bits_per_weight == pytest.approx(9, rel=0.01)
-    for name, original in with_decorrelated_heads(checkpoint, settings).items():
+    for name, original in with_decorrelated_heads(
+        checkpoint, make_plan(checkpoint.config, settings)
+    ).items():
         assert relative(decoded[name] - original, original) < 0.1
     with Container.open(tmp_path / "a.rbe") as container:
         assert container.tokenizer_json() is None

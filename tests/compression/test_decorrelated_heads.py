@@ -4,10 +4,11 @@ from small_models import float64
 
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
 from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.compression.tensor_plan import make_plan
 
 
 def test_the_model_computes_the_same(checkpoint):
-    changed = with_decorrelated_heads(checkpoint, Settings(4.0))
+    changed = with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(4.0)))
     tokens = np.arange(40)
     before, after = (
         gpt2(tokens, float64(tensors), checkpoint.config)
@@ -24,10 +25,14 @@ def test_layers_with_a_tensor_that_is_kept_stay_as_they_are(checkpoint):
         Override(r"h\.0\.attn\.c_attn\.bias", "float32"),
         Override("h.0.*proj", "classic"),
     ):
-        changed = with_decorrelated_heads(checkpoint, Settings(4.0, override=(rule,)))
+        changed = with_decorrelated_heads(
+            checkpoint, make_plan(checkpoint.config, Settings(4.0, override=(rule,)))
+        )
         for name, tensor in changed.items():
             same = (tensor == checkpoint.tensors[name]).all()
             assert same == (not name.startswith("h.1.attn") or name == "h.1.attn.c_proj.bias")
     fixed = Settings(default_codec="fixed", default_bits=4.0)
-    for name, tensor in with_decorrelated_heads(checkpoint, fixed).items():
+    for name, tensor in with_decorrelated_heads(
+        checkpoint, make_plan(checkpoint.config, fixed)
+    ).items():
         np.testing.assert_array_equal(tensor, checkpoint.tensors[name])

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from sources import source_of
+from sources import encode as encode_one
+from sources import matrices_of, source_of
 
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import encode_block
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
-from rbe_cli.compression.encoding import Cost, encode_all, sampled_bits
+from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
+from rbe_cli.compression.encoding import encode_all, sampled_bits
 from rbe_cli.jobs.workers import workers
 
 
@@ -25,7 +26,7 @@ def random_source(rows, columns, seed, *, mixed=True, scale=1.0):
         for part in column_blocks(columns)
     )
     weights = scale * rng.normal(size=(rows, columns))
-    return source_of(weights, Cost(inputs, outputs))
+    return source_of(weights, ErrorCost(inputs, outputs))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,12 @@ STEPS = {"wide": 0.3, "tall": 0.1, "square": 0.7, "embedding": 0.2}
 
 def encode(sources, threads):
     with workers(threads) as pool:
-        return dict(encode_all(sources, STEPS, pool))
+        return matrices_of(sources, dict(encode_all(sources, STEPS, pool)))
 
 
 def bits(source, step, pool):
     """(sampled, whole) bits a weight."""
-    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, pool)]
+    matrix = encode_one(source, step, pool)
     sampled = sampled_bits({"a": source}, {"a": step}, pool)["a"]
     return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.weights.size
 
@@ -83,9 +84,9 @@ def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(pool, scale):
     moment = np.diag(rng.uniform(0.1, 9, 200) / scale**2).astype(np.float32)
     importance = rng.uniform(0.1, 9, 90)
     inputs, outputs = InputFactor.from_moment(moment, 0.0), OutputFactor.from_importance(importance)
-    source = source_of(source.weights, Cost(inputs, (outputs,)))
+    source = source_of(source.weights, ErrorCost(inputs, (outputs,)))
     step = 0.1 * source.unit_step
-    (matrix,) = [matrix for _, matrix in encode_all({"a": source}, {"a": step}, pool)]
+    matrix = encode_one(source, step, pool)
     change = (source.weights - matrix.decode()).astype(np.float64)
     loss = np.sum(np.diag(moment)[:, None] * importance * change**2)
     assert loss / source.weights.size == pytest.approx(0.27 * 0.1**2, rel=0.05)

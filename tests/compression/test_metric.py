@@ -7,12 +7,12 @@ from reference_gpt2 import gpt2, softmax
 from small_models import float64, relative_error
 
 from rbe_cli.codec.column_blocks import column_blocks, trellis_order
-from rbe_cli.codec.ectcq.error_feedback import OutputFactor
+from rbe_cli.codec.error_cost import ErrorCost, OutputFactor
 from rbe_cli.compression.calibration import from_model
-from rbe_cli.compression.encoding import Cost
 from rbe_cli.compression.metric import input_factor, make_cost, measure
 from rbe_cli.compression.moments import collect
 from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.jobs.workers import workers
 from rbe_cli.model.tensor_names import is_embedding, is_matrix
 from rbe_cli.nn.gpt2 import Gpt2
@@ -162,7 +162,7 @@ def test_costs_survive_the_work_folder(weights, moments, tokens, folder):
     for outputs in (moments[1], tokens):
         cost = make_cost(weights, moments[0], outputs, "kl", 3.0, MANY)
         folder.save("cost", cost.to_arrays())
-        again = Cost.from_arrays(folder.require("cost"))
+        again = ErrorCost.from_arrays(folder.require("cost"))
         assert again.unit_step == cost.unit_step
         assert again.inputs.damping == cost.inputs.damping
         for name, array in cost.to_arrays().items():
@@ -184,7 +184,9 @@ def test_a_block_that_nothing_depends_on_costs_what_the_others_do(weights, momen
 def measured_of(checkpoint, kernels, settings, pool, folder):
     model = Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, kernels)
     tokens = [np.arange(60), np.arange(60, 90)]
-    arguments = checkpoint.tensors, tokens, settings, 4.0, 0, pool, folder, no_progress
+    plans = make_plan(checkpoint.config, settings)
+    rest = settings.objective, 4.0, 0, pool, folder, no_progress
+    arguments = checkpoint.tensors, tokens, plans, *rest
     return measure(model, *arguments)
 
 

@@ -6,10 +6,13 @@ from compressing import run, with_tensors
 from small_models import random_tensors, small_config
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.codec.codec import CodecOptions
 from rbe_cli.codec.ectcq.encoded_matrix import encode_block
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.compression.metric import Metric
 from rbe_cli.compression.quality_check import MARGIN, NOISE, expect
-from rbe_cli.compression.settings import Override, Settings
+from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.compression.tensor_report import TensorReport
 from rbe_cli.errors import QualityError
 
@@ -26,7 +29,7 @@ def ruin(monkeypatch):
             weights = np.clip(weights, -largest, largest)
         return encode_block(weights, *arguments)
 
-    monkeypatch.setattr("rbe_cli.compression.encoding.encode_block", encode)
+    monkeypatch.setattr("rbe_cli.codec.ectcq.encoded_matrix.encode_block", encode)
 
 
 @pytest.mark.parametrize("rate", [6.0, 9.0, 12.0])
@@ -93,8 +96,14 @@ def tensor_report(codec, bits, relative_error=0.5, name="a"):
 def expected(*reports, losses=None):
     tensors = {own.name: np.full((1000, 1000), 3.0, np.float32) for own in reports}
     losses = losses or {own.name: 1e-6 for own in reports}
-    rates = tuple(Override(own.name, bits=own.bits_per_weight) for own in reports)
-    return expect(reports, tensors, Settings(4.0, override=rates), Metric({}, losses, {}, None))
+    plans = [
+        TensorPlan(
+            own.name, own.shape, "linear", codec_named(own.codec),
+            CodecOptions(bits=own.bits_per_weight), is_free=False,
+        )
+        for own in reports
+    ]  # fmt: skip
+    return expect(reports, tensors, plans, Metric({}, losses, {}, None))
 
 
 def test_a_coded_matrix_should_lose_a_quarter_with_each_bit():

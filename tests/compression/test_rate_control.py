@@ -1,12 +1,13 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from compressing import relative
-from sources import source_of
+from sources import matrices_of, source_of
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
-from rbe_cli.compression.encoding import Cost, encode_all
+from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
+from rbe_cli.compression.encoding import encode_all
 from rbe_cli.compression.rate_control import SizeForecast, fit
 from rbe_cli.errors import UsageError
 from rbe_cli.progress import no_progress
@@ -27,7 +28,7 @@ def sources():
     for number, (name, shape) in enumerate(SHAPES.items()):
         scale = 10.0**number
         outputs = OutputFactor.from_importance(np.full(shape[1], scale**-2))
-        cost = Cost(InputFactor.identity(shape[0]), (outputs,))
+        cost = ErrorCost(InputFactor.identity(shape[0]), (outputs,))
         found[name] = source_of(scale * rng.normal(size=shape), cost)
     return found
 
@@ -39,7 +40,7 @@ def mixed_sources(sources):
     return {
         name: source_of(
             source.weights,
-            Cost(
+            ErrorCost(
                 InputFactor.from_moment(correlated(rng, len(source.weights)), 0.01),
                 (OutputFactor.from_moment(correlated(rng, source.weights.shape[1]), 0.01),),
             ),
@@ -51,7 +52,8 @@ def mixed_sources(sources):
 @pytest.fixture
 def fitted(pool, new_folder):
     def run(sources, own, target, progress=no_progress, folder=None):
-        return fit(sources, own, target, size, pool, folder or new_folder(), progress)
+        encoded = fit(sources, own, target, FILE, pool, folder or new_folder(), progress)
+        return matrices_of(sources, encoded)
 
     return run
 
@@ -59,6 +61,9 @@ def fitted(pool, new_folder):
 def size(matrices):
     """Bits a weight of a file that holds nothing else."""
     return 8 * sum(matrices.values()) / WEIGHTS
+
+
+FILE = SimpleNamespace(bits_per_weight=size)
 
 
 def reached(encoded):
@@ -90,7 +95,7 @@ def test_matrices_that_matter_alike_have_the_same_rate(sources, fitted):
 
 def test_a_matrix_that_matters_more_has_more_bits(sources, fitted):
     outputs = OutputFactor.from_importance(np.full(120, 0.16))
-    grave = source_of(sources["b"].weights, Cost(InputFactor.identity(40), (outputs,)))
+    grave = source_of(sources["b"].weights, ErrorCost(InputFactor.identity(40), (outputs,)))
     plain = fitted(sources, {}, 4.0)
     shifted = fitted(sources | {"b": grave}, {}, 4.0)
     relative = shifted["b"].step / shifted["a"].step * plain["a"].step / plain["b"].step
@@ -143,8 +148,8 @@ def test_a_size_that_must_not_be_exceeded_is_not(mixed_sources, fitted, pool, ne
     """Even where the nearest file is larger."""
     nearest = reached(fitted(mixed_sources, {}, 4.0))
     most = nearest - 1e-4
-    arguments = mixed_sources, {}, 4.0, size, pool, new_folder(), no_progress, most
-    assert 0.99 * most < reached(fit(*arguments)) <= most
+    arguments = mixed_sources, {}, 4.0, FILE, pool, new_folder(), no_progress, most
+    assert 0.99 * most < reached(matrices_of(mixed_sources, fit(*arguments))) <= most
 
 
 @pytest.mark.parametrize("which", ["sources", "mixed_sources"])
@@ -152,7 +157,7 @@ def test_a_forecast_learns_what_whole_matrices_take(which, request, pool):
     sources = request.getfixturevalue(which)
 
     def written(steps):
-        return {name: matrix.nbytes for name, matrix in encode_all(sources, steps, pool)}
+        return {name: len(data) for name, data in encode_all(sources, steps, pool)}
 
     forecast = SizeForecast(sources, pool)
     steps = {name: 0.3 * float(source.weights.std()) for name, source in sources.items()}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor
+from rbe_cli.codec.error_cost import InputFactor
 from rbe_cli.compression.tune.reconstruction import reconstruct
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.weights.weight_forms import dense

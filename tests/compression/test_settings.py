@@ -197,26 +197,6 @@ def test_no_override_escapes_the_tree_of_errors(match, key, value):
     )
 
 
-def test_the_last_rule_that_matches_holds():
-    settings = Settings(
-        4.0,
-        override=(
-            Override("c_proj", "float16"),
-            Override(r"^h\.1\.", bits=6.0),
-            Override("mlp", "float32"),
-        ),
-    )
-    expected = {
-        "wte.weight": ("ectcq", None),
-        "h.0.attn.c_proj.weight": ("float16", None),
-        "h.1.attn.c_proj.weight": ("ectcq", 6.0),  # a whole rule holds, not one of its keys
-        "h.1.mlp.c_proj.weight": ("float32", None),
-        "xh.1.ln": ("ectcq", None),
-    }
-    found = {name: (settings.codec(name), settings.bits(name)) for name in expected}
-    assert found == expected
-
-
 @given(st.floats())
 def test_a_target_is_within_bounds_or_refused(target):
     settings = Settings(target)
@@ -240,52 +220,7 @@ def test_bits_of_a_matrix_are_within_bounds_or_refused(bits):
                 settings.check("here")
 
 
-def test_a_rule_can_name_tensors():
-    rule = Override.of_names(["h.1.attn.c_attn.weight", "wte.weight"], "float16")
-    settings = Settings(4.0, override=(Override("mlp", bits=3.0), rule))
-    names = {
-        "wte.weight": ("float16", False),
-        "h.1.attn.c_attn.weight": ("float16", False),
-        "h.1.attn.c_attn.weights": ("ectcq", True),
-        "h.11.attn.c_attn.weight": ("ectcq", True),
-        "hx1.attn.c_attn.weight": ("ectcq", True),
-        "h.1.mlp.c_fc.weight": ("ectcq", False),
-    }
-    assert {name: (settings.codec(name), settings.is_free(name)) for name in names} == names
-
-
 # The classic scheme
-
-
-def test_a_config_file_chooses_the_codec_of_all_matrices(tmp_path):
-    path = write(
-        tmp_path,
-        """
-        target_bpw = 3
-        codec = "classic"
-        block = 32
-        [[override]]
-        match = "wte"
-        bits = 5.0
-        [[override]]
-        match = "wpe"
-        codec = "ectcq"
-        [[override]]
-        match = "mlp"
-        block = 128
-        """,
-    )
-    settings = load_config(path)
-    found = {
-        name: (settings.codec(name), settings.bits(name), settings.block(name))
-        for name in ("attn", "wte", "wpe", "mlp")
-    }
-    assert found == {
-        "attn": ("classic", None, 32),
-        "wte": ("classic", 5.0, 32),
-        "wpe": ("ectcq", None, 32),
-        "mlp": ("classic", None, 128),
-    }
 
 
 @pytest.mark.parametrize(

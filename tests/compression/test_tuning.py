@@ -53,7 +53,7 @@ def test_what_is_worse_is_not_kept(checkpoint, tmp_path, monkeypatch):
 
 
 def test_what_is_too_large_is_not_kept(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("rbe_cli.compression.storing._SURPLUS", -0.9)
+    monkeypatch.setattr("rbe_cli.codec.ectcq.ectcq_codec._SURPLUS", -0.9)
     tuned = run(checkpoint, tmp_path / "a.rbe", Settings(3.0), tune=0)
     assert tuned.tuning == tuning.TuningReport(0, tuned.quality.kl_divergence)
     assert tuned.bits_per_weight == pytest.approx(3.0, rel=0.01)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbe_cli.codec.registry import CODEC_VERSIONS
+from rbe_cli.codec.registry import CODECS
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
@@ -38,7 +38,7 @@ def tensors(config: Gpt2Config) -> list[StoredTensor]:
     """`wpe` as float16, the other matrices and the vectors in all codecs they may have."""
     random = np.random.default_rng(0)
     of_vectors = ["coded", "float16", "float32", "scalar"]
-    of_matrices = sorted(CODEC_VERSIONS.keys() - set(of_vectors))
+    of_matrices = sorted(CODECS.keys() - set(of_vectors))
     codecs = {True: cycle(of_matrices), False: cycle(of_vectors)}
     stored = []
     for index, (name, shape) in enumerate(tensor_shapes(config).items()):

@@ -13,12 +13,13 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.codec.registry import CODEC_VERSIONS
+from rbe_cli.codec.registry import CODECS
+from rbe_cli.container.file_size import FileSize, TensorSize, packed_bytes
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.tokenizer_section import TOKENIZER_LIMIT, pack_tokenizer, unpack_tokenizer
-from rbe_cli.container.writer import container_bytes, write_container
+from rbe_cli.container.writer import write_container
 from rbe_cli.errors import CheckpointError, GeometryError, HeaderError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
@@ -36,7 +37,7 @@ def test_everything_comes_back(
         assert container.format_version == 1
         assert container.config == config
         assert container.provenance == provenance
-        assert container.codec_versions == CODEC_VERSIONS
+        assert container.codec_versions == {name: codec.version for name, codec in CODECS.items()}
         assert container.tokenizer_json() == tokenizer_json
         assert container.file_bytes == rbe_file.stat().st_size
         assert {tensor.name: tensor for tensor in tensors} == dict(container.tensors)
@@ -76,7 +77,7 @@ def test_layout_is_that_of_the_specification(
     assert checksum == xxhash.xxh3_64(data[24:end]).digest()
     raw_config, codecs, _, matrices, vectors, _, tokenizer = msgspec.msgpack.decode(data[24:end])
     assert raw_config == msgspec.to_builtins(config)
-    assert codecs == CODEC_VERSIONS
+    assert codecs == {name: codec.version for name, codec in CODECS.items()}
     by_name = {tensor.name: tensor for tensor in tensors}
     for name, codec, size, checksum in matrices:
         start = math.ceil(end / 64) * 64
@@ -160,13 +161,10 @@ def test_any_sizes_round_trip_and_are_foretold(
         tokenizer_json=tokenizer_json,
         provenance=provenance,
     )
-    foretold = container_bytes(
-        config=config,
-        tensors=[(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors],
-        tokenizer_bytes=None if tokenizer_json is None else len(pack_tokenizer(tokenizer_json)),
-        provenance=provenance,
-    )
-    assert foretold == written == path.stat().st_size
+    packed = None if tokenizer_json is None else len(pack_tokenizer(tokenizer_json))
+    file_size = FileSize(config, packed, packed_bytes(provenance))
+    sizes = [TensorSize(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
+    assert file_size(sizes) == written == path.stat().st_size
     with Container.open(path) as container:
         container.verify()
         assert container.provenance == provenance

@@ -10,14 +10,14 @@ from small_models import float64, random_tensors, relative_error, small_config
 
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
 from rbe_cli.codec.vectors import dense_tensor
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
-from rbe_cli.engine.load import MemoryLimit, _decode_within, load_model, resident
+from rbe_cli.engine.load import MemoryLimit, _decode_within, load_model
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
@@ -111,7 +111,7 @@ def test_matrices_of_fixed_rates_are_views_of_what_is_stored(bits):
     tensor = random_tensors(small_config())["wte.weight"]
     data, decoded = encode_fixed(tensor, bits, transposed=True)
     stored = np.frombuffer(data, np.uint8)
-    matrix = resident(StoredTensor("wte.weight", tensor.shape, "fixed", stored.data))
+    matrix = StoredTensor("wte.weight", tensor.shape, "fixed", stored.data).resident()
     assert isinstance(matrix, PanelMatrix)
     assert matrix.layout.bits == bits
     assert np.shares_memory(matrix.low.values, stored)
@@ -122,7 +122,7 @@ def test_matrices_of_fixed_rates_are_views_of_what_is_stored(bits):
 def test_matrices_stay_integers():
     tensor = random_tensors(small_config())["wte.weight"]
     data, decoded = encode(tensor, 0.08, transposed=True)
-    matrix = resident(StoredTensor("wte.weight", tensor.shape, "ectcq", data))
+    matrix = StoredTensor("wte.weight", tensor.shape, "ectcq", data).resident()
     assert isinstance(matrix, PanelMatrix)
     assert matrix.shape == tensor.shape[::-1]
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
@@ -131,7 +131,7 @@ def test_matrices_stay_integers():
 @pytest.mark.parametrize("codec", ["ectcq", "fixed", "classic", "float16"])
 def test_a_damaged_tensor_is_named(codec):
     with pytest.raises(PayloadError, match=r"tensor h\.0\.mlp\.c_fc\.weight: "):
-        resident(StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9))
+        StoredTensor("h.0.mlp.c_fc.weight", (4, 4), codec, b"\xff" * 9).resident()
 
 
 def coded_model(path, config, limit):

@@ -22,13 +22,15 @@ The bytes of a matrix (codec `classic`, version 1, little-endian), its blocks ro
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.classic.classic_codec import MAX_BLOCK, MIN_BLOCK
 from rbe_cli.codec.classic.transforms import TRANSFORMS, transform
+from rbe_cli.codec.codec import CodecOptions
 from rbe_cli.errors import PayloadError
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
 
@@ -36,8 +38,6 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floating = NDArray[np.floating[Any]]
 
-MIN_BLOCK, MAX_BLOCK = 16, 256
-DEFAULT_BLOCK = 64
 _FUNCTIONS = 8
 _HEADER_BYTES = 2
 _BLOCK_BYTES = 1 + 2 + 4 * _FUNCTIONS
@@ -93,7 +93,9 @@ class ClassicMatrix(CompressedMatrix):
     is_packed: ClassVar[bool] = False
 
     @classmethod
-    def encode(cls, weights: Float32, bits: float, block: int = DEFAULT_BLOCK) -> "ClassicMatrix":
+    def encode(
+        cls, weights: Float32, bits: float, block: int = CodecOptions.block
+    ) -> "ClassicMatrix":
         """Encode float32 `[K, N]`.
 
         Args:
@@ -177,7 +179,11 @@ class ClassicMatrix(CompressedMatrix):
         return np.concatenate([block.values for block in self.blocks])
 
     def decoded(self) -> Floating:
-        """Return all weights, `[K, N]`."""
+        """Return all weights, `[K, N]`; they are decoded once and kept."""
+        return self._dense
+
+    @cached_property
+    def _dense(self) -> Floating:
         return self.decode()
 
     def parameters(self) -> dict[str, Floating]:

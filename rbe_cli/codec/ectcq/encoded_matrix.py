@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.column_blocks import column_blocks, trellis_order
 from rbe_cli.codec.ectcq import scales
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor, quantise
+from rbe_cli.codec.ectcq.error_feedback import quantise
 from rbe_cli.codec.ectcq.trellis import (
     DEFAULT_OPTIONS,
     PARITY_CHECKS,
@@ -31,6 +31,7 @@ from rbe_cli.codec.ectcq.trellis import (
 )
 from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]

@@ -9,15 +9,14 @@ already written: the rows below by L, and in all these rows the columns before b
 the identity this is LDLQ (Chee et al. 2023) and GPTQ (Frantar et al. 2022).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.column_blocks import SEGMENT, trellis_order
+from rbe_cli.codec.column_blocks import SEGMENT
 from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, QuantiserOptions, make_search
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.runtime.libraries import QUANTISE_ROWS
 from rbe_cli.runtime.native import load
 
@@ -25,128 +24,6 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 RATE_WEIGHT = 0.25  # lambda: squared steps that a bit is worth to the Viterbi search
 _ROWS = 64  # rows quantised between two matrix products
-_NONE = np.zeros((0, 0), np.float32)
-_LEAST_DAMPING = 1e-9  # of the mean diagonal: what is tried first where none was asked for
-
-
-@dataclass(frozen=True)
-class InputFactor:
-    """H's factors in the order of quantisation.
-
-    Attributes:
-        order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
-        lower: float32 `[K, K]`, L in that order; `[0, 0]` where H is the identity.
-        diagonal: float64 `[K]`, D in that order.
-        damping: what was added to H's diagonal.
-    """
-
-    order: NDArray[np.int64]
-    lower: Float32
-    diagonal: Float64
-    damping: float
-
-    @classmethod
-    def identity(cls, rows: int) -> "InputFactor":
-        """Of inputs that are uncorrelated and of variance 1."""
-        return cls(np.arange(rows), _NONE, np.ones(rows), 0.0)
-
-    @classmethod
-    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "InputFactor":
-        """Factor H + damping mean(diag H) I, with more damping if that is singular.
-
-        Args:
-            moment: H, symmetric, `[K, K]`; all of it may be zero.
-            damping: at least 0.
-        """
-        order = np.argsort(np.diag(moment), kind="stable")
-        cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping)
-        root = np.diag(cholesky)
-        lower = (cholesky / root).astype(np.float32)
-        return cls(order, lower, root**2, added)
-
-    def output_power(self, change: Float32) -> float:
-        """tr(C^T H C), the mean squared output, summed over outputs, of inputs times C `[K, N]`."""
-        ordered = change[self.order]
-        transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
-        rows = np.einsum("kn,kn->k", transformed, transformed, dtype=np.float64)
-        power = float(rows @ self.diagonal)
-        return power - self.damping * float(np.einsum("kn,kn->", change, change, dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class OutputFactor:
-    """G's factors for the columns of a block, in the trellis's order.
-
-    Attributes:
-        mixing: float32 `[B, B]`, M transposed: row j holds what column j's error adds to the
-            later columns' targets; `[0, 0]` where G is diagonal. Columns of a segment are not
-            mixed: they are written together.
-        diagonal: float64 `[B]`, C.
-    """
-
-    mixing: Float32
-    diagonal: Float64
-
-    @classmethod
-    def identity(cls, columns: int) -> "OutputFactor":
-        """Of outputs that all matter alike."""
-        return cls(_NONE, np.ones(columns))
-
-    @classmethod
-    def from_importance(cls, importance: Float64) -> "OutputFactor":
-        """Of a diagonal G, positive, `[B]`."""
-        return cls(_NONE, importance[trellis_order(len(importance))])
-
-    @classmethod
-    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "OutputFactor":
-        """Factor G + damping mean(diag G) I, with more damping if that is singular.
-
-        Args:
-            moment: G, symmetric, `[B, B]`; all of it may be zero.
-            damping: at least 0.
-        """
-        # The first column to be written is eliminated last: G is factored back to front.
-        order = trellis_order(len(moment))[::-1]
-        cholesky, _ = damped_cholesky(moment[np.ix_(order, order)], damping)
-        mixing = np.zeros_like(cholesky)
-        diagonal = np.empty(len(order))
-        for stop in range(len(order), 0, -SEGMENT):
-            part = slice(max(0, stop - SEGMENT), stop)
-            corner = cholesky[part, part]
-            diagonal[part] = np.sum(corner**2, axis=1)
-            mixing[stop:, part] = np.linalg.solve(corner.T, cholesky[stop:, part].T).T
-        front_to_back = np.ascontiguousarray(mixing[::-1, ::-1], np.float32)
-        return cls(front_to_back, diagonal[::-1].copy())
-
-
-def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
-    """The Cholesky factor of a moment plus `damping` times its mean diagonal, and what was added.
-
-    Rounding errors in a moment can make it indefinite by more than the damping, above all one
-    of few tokens or of channels of very different size. Exactly computed, no conditional
-    variance is below what was added; where one is below half of that, rounding errors decide
-    it, and the damping is raised until none is.
-
-    Args:
-        moment: symmetric, finite, `[n, n]`; for one of zeros, the mean is taken to be 1.
-        damping: at least 0.
-    """
-    damped = moment.astype(np.float64)
-    if not np.isfinite(damped).all():
-        raise ValueError("a moment is not finite")  # no damping would help
-    diagonal = np.diag(damped).copy()
-    mean = float(np.mean(diagonal)) or 1.0
-    while True:
-        added = damping * mean
-        np.fill_diagonal(damped, diagonal + added)
-        try:
-            cholesky = np.asarray(np.linalg.cholesky(damped), np.float64)
-        except np.linalg.LinAlgError:
-            pass
-        else:
-            if np.diag(cholesky).min() ** 2 > 0.5 * added:
-                return cholesky, added
-        damping = max(4 * damping, _LEAST_DAMPING)
 
 
 def quantise(

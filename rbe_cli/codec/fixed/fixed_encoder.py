@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.column_blocks import column_blocks, trellis_order
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, StepLevels, steps
 from rbe_cli.runtime.libraries import QUANTISE_FIXED_ROWS
 from rbe_cli.runtime.native import load

@@ -15,7 +15,6 @@ needs Numba, which is imported only when it is called: most files are loaded wit
 
 import math
 import struct
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +23,13 @@ from rbe_cli.codec.vectors import dense_tensor
 from rbe_cli.errors import PayloadError
 
 Float32 = NDArray[np.float32]
-VectorCodec = Literal["coded", "float16", "float32", "scalar"]
 _CODED = struct.Struct("<ffhI")  # offset, step, level, state
 _SCALAR = struct.Struct("<f")
 _INTEGERS = np.iinfo(np.int16)  # of n; an escape holds no more
 
 
-def choose(values: Float32, step: float) -> tuple[VectorCodec, bytes]:
-    """The codec that takes the fewest bytes, and the bytes.
+def choose(values: Float32, step: float) -> tuple[str, bytes]:
+    """Return the name of the codec that takes the fewest bytes, and the bytes.
 
     `float32` holds any values. The others are considered if no value errs by more than half a
     step (and what float32 rounds away).
@@ -40,19 +38,19 @@ def choose(values: Float32, step: float) -> tuple[VectorCodec, bytes]:
         values: finite, `[n]`, not empty.
         step: what an error may be twice, positive and within float32.
     """
-    best: tuple[VectorCodec, bytes] = "float32", dense_tensor.encode(values, "float32")
+    best: tuple[str, bytes] = "float32", dense_tensor.encode(values, "float32")
     with np.errstate(over="ignore"):  # what float16 does not reach is not near enough
-        half = dense_tensor.encode(values, "float16")
-    smaller: list[tuple[VectorCodec, bytes]] = [
-        ("float16", half),
-        ("coded", encode_vector(values, step)),
-        ("scalar", _SCALAR.pack((float(values.min()) + float(values.max())) / 2)),
+        half = values.astype(np.float16)
+    coded, scalar = encode_vector(values, step), encode_scalar(values)
+    smaller = [
+        ("float16", half.astype("<f2").tobytes(), half.astype(np.float32)),
+        ("coded", coded, _integers_of(coded, values.shape)),
+        ("scalar", scalar, np.full(values.shape, _SCALAR.unpack(scalar)[0], np.float32)),
     ]
     exact = values.astype(np.float64)
     allowed = 0.5 * np.float32(step) + np.abs(exact) * np.finfo(np.float32).eps
-    for name, data in smaller:
-        error = np.abs(_decode(data, values.shape, name) - exact)
-        if (error <= allowed).all() and len(data) < len(best[1]):
+    for name, data, found in smaller:
+        if (np.abs(found - exact) <= allowed).all() and len(data) < len(best[1]):
             best = name, data
     return best
 
@@ -73,20 +71,28 @@ def encode_vector(values: Float32, step: float) -> bytes:
     return _CODED.pack(offset, step, level, state) + words.astype("<u2").tobytes()
 
 
-def decode_vector(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Float32:
-    """The values as float32.
+def encode_scalar(values: Float32) -> bytes:
+    """Return the bytes of codec `scalar`: the middle between the least and the largest value."""
+    return _SCALAR.pack((float(values.min()) + float(values.max())) / 2)
 
-    Args:
-        data: the codec's bytes.
-        shape: of the tensor.
-        codec: a `VectorCodec`.
+
+def decode_coded(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
+    """Return the values of codec `coded`, float32.
 
     Raises:
-        PayloadError: the bytes are not a tensor of this shape, or a value is not finite.
+        PayloadError: the bytes are not a vector of this shape, or a value is not finite.
     """
-    if codec in ("float16", "float32"):
-        return dense_tensor.decode(data, shape, codec)
-    values = _decode(data, shape, codec)
+    return _finite(_integers_of(data, shape))
+
+
+def decode_scalar(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
+    """Return the values of codec `scalar`, float32; raises as `decode_coded`."""
+    if len(data) != _SCALAR.size:
+        raise PayloadError(f"{len(data)} bytes are not one scalar")
+    return _finite(np.full(shape, _SCALAR.unpack(data)[0], np.float32))
+
+
+def _finite(values: Float32) -> Float32:
     if not np.isfinite(values).all():
         raise PayloadError("a vector holds NaN or infinite values")
     return values
@@ -103,14 +109,8 @@ def _cheapest_level(n: NDArray[np.int16]) -> int:
     return int(np.argmin(bits)) + MIN_LEVEL
 
 
-def _decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> Float32:
-    """Values of any codec but `float32`, which may be infinite."""
-    if codec == "float16":
-        return np.frombuffer(data, "<f2").reshape(shape).astype(np.float32)
-    if codec == "scalar":
-        if len(data) != _SCALAR.size:
-            raise PayloadError(f"{len(data)} bytes are not one scalar")
-        return np.full(shape, _SCALAR.unpack(data)[0], np.float32)
+def _integers_of(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
+    """Return the values of codec `coded`, which may be infinite."""
     word_bytes = len(data) - _CODED.size
     if word_bytes < 0 or word_bytes % 2:
         raise PayloadError(f"{len(data)} bytes are not a coded vector")

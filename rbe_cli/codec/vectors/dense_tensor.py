@@ -8,28 +8,32 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import PayloadError
 
-DenseCodec = Literal["float16", "float32"]
+DenseType = Literal["float16", "float32"]
 _DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 _TOLERANCE = 5e-4  # relative; half a unit in float16's last place, far below any weight's error
 
 
-def choose(tensor: NDArray[np.float32]) -> DenseCodec:
+def choose(tensor: NDArray[np.float32]) -> DenseType:
     """`float16` unless its rounding would be more than a normal number's half unit."""
-    limit = float(np.finfo(np.float16).max)
-    if np.abs(tensor).max(initial=0.0) > limit:
+    if not fits_float16(tensor):
         return "float32"
     error = np.linalg.norm(tensor - tensor.astype(np.float16).astype(np.float32))
     return "float16" if error <= _TOLERANCE * np.linalg.norm(tensor) else "float32"
 
 
-def exact(tensor: NDArray[np.float32]) -> DenseCodec:
+def fits_float16(tensor: NDArray[np.float32]) -> bool:
+    """Return whether no value is beyond the range of float16."""
+    return float(np.abs(tensor).max(initial=0.0)) <= float(np.finfo(np.float16).max)
+
+
+def exact(tensor: NDArray[np.float32]) -> DenseType:
     """The smaller of the two that holds every value of a tensor exactly."""
     with np.errstate(over="ignore"):
         rounded = tensor.astype(np.float16).astype(np.float32)
     return "float16" if np.array_equal(rounded, tensor) else "float32"
 
 
-def encode(tensor: NDArray[np.float32], codec: DenseCodec) -> bytes:
+def encode(tensor: NDArray[np.float32], codec: DenseType) -> bytes:
     """The tensor's little-endian bytes in C order."""
     return np.ascontiguousarray(tensor, dtype=_DTYPES[codec]).tobytes()
 

@@ -14,7 +14,7 @@ from itertools import repeat
 
 import numpy as np
 
-from rbe_cli.codec.ectcq.error_feedback import InputFactor
+from rbe_cli.codec.error_cost import InputFactor
 from rbe_cli.compression.metric import input_factor
 from rbe_cli.compression.moments import products
 from rbe_cli.evaluation.batching import Tokens, batches

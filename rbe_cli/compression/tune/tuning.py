@@ -12,14 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
-from rbe_cli.codec.ectcq.error_feedback import InputFactor
+from rbe_cli.codec.error_cost import InputFactor
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.compression.metric import Metric, as_matrix
 from rbe_cli.compression.output_file import Quality
 from rbe_cli.compression.storing import Storing
 from rbe_cli.compression.tune.distillation import distil
 from rbe_cli.compression.tune.reconstruction import reconstruct
-from rbe_cli.container.decode import decode
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.evaluation.batching import Tokens
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
@@ -30,7 +29,6 @@ from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
 
 Stored = Sequence[StoredTensor]
-_REENCODED = ("ectcq", "fixed")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,11 @@ class Tuning:
     def _reconstructed(self, stored: Stored) -> Stored:
         """With all matrices of layers that a codec with feedback wrote encoded again."""
         by_name = {tensor.name: tensor for tensor in stored}
-        bits = {tensor.name: _bits([tensor]) for tensor in stored if tensor.codec in _REENCODED}
+        bits = {
+            tensor.name: _bits([tensor])
+            for tensor in stored
+            if codec_named(tensor.codec).weighs_errors
+        }
 
         def encode(name: str, weights: Float32, inputs: InputFactor) -> Float32:
             cost = replace(self._metric.cost(name), inputs=inputs)
@@ -128,7 +130,7 @@ class Tuning:
                 lambda: _bytes(self._storing.encode_again(by_name[name], weights, cost)),
             )
             by_name[name] = replace(by_name[name], data=saved["bytes"].tobytes())
-            return decode(by_name[name])
+            return by_name[name].decode()
 
         compressed = Gpt2(self._model.config, _decoded(stored), self._model.kernels)
         biases = reconstruct(
@@ -140,7 +142,7 @@ class Tuning:
 
     def _trained(self, stored: Stored, steps: int) -> Stored:
         """With trained steps and vectors."""
-        factored = [tensor.name for tensor in stored if tensor.codec == "ectcq"]
+        factored = [tensor.name for tensor in stored if codec_named(tensor.codec).has_column_steps]
         bits = _bits([tensor for tensor in stored if is_matrix(tensor.name)])
         tuned = distil(
             self._model, _decoded(stored), factored, self._sequences, steps, bits, self._seed,
@@ -158,8 +160,8 @@ class Tuning:
 
 
 def _rescaled(tensor: StoredTensor, factors: Float32) -> StoredTensor:
-    matrix = EncodedMatrix.from_bytes(tensor.data, tensor.matrix_shape)
-    return replace(tensor, data=matrix.rescaled(factors).to_bytes())
+    codec = codec_named(tensor.codec)
+    return replace(tensor, data=codec.rescaled(tensor.data, tensor.matrix_shape, factors))
 
 
 def _bits(stored: Stored) -> float:
@@ -170,7 +172,7 @@ def _bits(stored: Stored) -> float:
 
 def _decoded(stored: Stored) -> dict[str, Float32]:
     """As `Gpt2` takes them, matrices `[inputs, outputs]`."""
-    return {tensor.name: as_matrix(tensor.name, decode(tensor)) for tensor in stored}
+    return {tensor.name: as_matrix(tensor.name, tensor.decode()) for tensor in stored}
 
 
 def _bytes(tensor: StoredTensor) -> Arrays:

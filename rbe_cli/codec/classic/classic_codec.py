@@ -1,0 +1,45 @@
+"""The codec `classic`: the original design's scheme, to compare with."""
+
+from typing import TYPE_CHECKING
+
+from rbe_cli.codec.codec import Codec, CodecOptions, Data, EncodingJob, Payload, Shape
+from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+    from rbe_cli.runtime.arrays import Float32
+
+MIN_BLOCK, MAX_BLOCK = 16, 256
+
+
+class ClassicCodec(Codec):
+    """Smooth surfaces and a few transform coefficients (classic_matrix.py)."""
+
+    name = "classic"
+
+    def check_range(self, options: CodecOptions) -> None:
+        """Refuse blocks that are too small or too large."""
+        if not MIN_BLOCK <= options.block <= MAX_BLOCK:
+            raise UsageError(f"block = {options.block} is not between {MIN_BLOCK} and {MAX_BLOCK}")
+
+    def decode(self, data: Data, shape: Shape) -> "Float32":
+        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        return self.resident(data, shape).decode()
+
+    def resident(self, data: Data, shape: Shape) -> "ClassicMatrix":
+        """Return the factors of the functions and the coefficients, which can be trained."""
+        from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+
+        rows, columns = shape
+        return ClassicMatrix.from_bytes(data, (rows, columns))
+
+    def encode(self, values: "Float32", job: EncodingJob) -> Payload:
+        """Encode a matrix `[K, N]` at its own bits a weight, or at the job's rate."""
+        from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+
+        bits = job.options.bits or job.rate
+        matrix = ClassicMatrix.encode(values, bits, job.options.block)
+        return Payload(self.name, matrix.to_bytes())
+
+
+CLASSIC = ClassicCodec()

@@ -1,0 +1,217 @@
+"""What a codec is: everything that the rest of the program knows of one.
+
+A codec turns a tensor into bytes and back. The registry (registry.py) lists all of them; no
+other code compares the names of codecs. Importing this module imports neither numpy nor any
+codec's arithmetic, so that a file's header can be checked at once.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from rbe_cli.codec.error_cost import ErrorCost
+    from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.weight_forms import Weight
+
+Shape = tuple[int, ...]
+Data = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class CodecOptions:
+    """What the settings ask of one tensor's codec. Each codec reads what concerns it.
+
+    Attributes:
+        bits: bits a weight; None for a share of the file's target.
+        block: rows and columns of the blocks of `classic`.
+        states: states of the trellis of `ectcq`.
+        max_integer: largest integer that `ectcq` may use; None for all that it can code.
+        is_asked: whether the settings name the codec, so that no other may take its place.
+    """
+
+    bits: float | None = None
+    block: int = 64
+    states: int = 8
+    max_integer: int | None = None
+    is_asked: bool = False
+
+
+@dataclass(frozen=True)
+class EncodingJob:
+    """What an encoder is told beside the values.
+
+    Attributes:
+        options: of the tensor.
+        rate: about the bits a weight that a matrix without bits of its own should have.
+        cost: what an error in each weight costs; None if that was not measured.
+        step: quantisation step; None if the codec finds its own.
+    """
+
+    options: CodecOptions = CodecOptions()
+    rate: float = 4.0
+    cost: "ErrorCost | None" = None
+    step: float | None = None
+
+
+class Payload(NamedTuple):
+    """An encoded tensor: the name of the codec that reads it, and its bytes."""
+
+    codec: str
+    data: bytes
+
+
+class Codec(ABC):
+    """One way to store a tensor.
+
+    A matrix is `[K inputs, N outputs]`, float32, unless `keeps_orientation` is set.
+
+    Attributes:
+        name: name in the header of a file and in settings.
+        version: version of the layout of its bytes. A change of layout is a new version.
+        takes_matrices, takes_vectors: which tensors may have this codec.
+        is_exact: whether it stores the values as floating-point numbers.
+        keeps_orientation: whether a matrix is stored as the checkpoint holds it: embeddings are
+            then `[rows, n_embd]`.
+        needs_programs: whether decoding runs compiled programs.
+        gains_from_head_bases: whether a layer's attention takes fewer bits in other bases
+            (ectcq/head_bases.py).
+        weighs_errors: whether the encoder uses the cost of errors, so that weights not yet
+            written make up for the errors of others.
+        has_column_steps: whether `rescaled` can multiply each column by a factor.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    takes_matrices: ClassVar[bool] = True
+    takes_vectors: ClassVar[bool] = False
+    is_exact: ClassVar[bool] = False
+    keeps_orientation: ClassVar[bool] = False
+    needs_programs: ClassVar[bool] = False
+    gains_from_head_bases: ClassVar[bool] = False
+    weighs_errors: ClassVar[bool] = False
+    has_column_steps: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Pickle the codec by its name: a process has one object a codec."""
+        from rbe_cli.codec.registry import codec_named
+
+        return codec_named, (self.name,)
+
+    def exact_bytes(self, shape: Shape) -> int | None:
+        """Return the bytes of a tensor where they follow from its shape, else None."""
+        return None
+
+    def check_range(self, options: CodecOptions) -> None:  # noqa: B027 - most have no options
+        """Refuse values of this codec's own options that are out of range.
+
+        Raises:
+            UsageError: naming the option and its value.
+        """
+
+    def check_bits(self, options: CodecOptions) -> None:  # noqa: B027 - most take any number
+        """Refuse a number of bits at which this codec, which was chosen, cannot encode.
+
+        Raises:
+            UsageError: naming what it needs.
+        """
+
+    @abstractmethod
+    def decode(self, data: Data, shape: Shape) -> "Float32":
+        """Return the values as float32.
+
+        Raises:
+            PayloadError: the bytes are not a tensor of this shape, or a value is not finite.
+        """
+
+    def resident(self, data: Data, shape: Shape) -> "Weight":
+        """Return the form in which a model keeps the tensor in memory. Raises as `decode`."""
+        return self.decode(data, shape)
+
+    def coded(self, data: Data, shape: Shape) -> "CodedMatrix | None":
+        """Return a matrix that stays encoded in memory, or None where the codec has no such form.
+
+        Raises:
+            PayloadError: the bytes are not a matrix of this shape.
+        """
+        return None
+
+    @abstractmethod
+    def encode(self, values: "Float32", job: EncodingJob) -> Payload:
+        """Encode finite values.
+
+        Raises:
+            UsageError: the codec was asked for by name and cannot hold the values.
+        """
+
+    def expected_bits(self, options: CodecOptions, rate: float) -> float:
+        """Return about the bits a weight, in a file whose free matrices have `rate`."""
+        return rate if options.bits is None else options.bits
+
+    def job_like(
+        self, data: Data, shape: Shape, options: CodecOptions, cost: "ErrorCost"
+    ) -> EncodingJob:
+        """Return the job that encodes other weights of a matrix in about as many bytes."""
+        return EncodingJob(options, rate=8 * len(data) / math.prod(shape), cost=cost)
+
+    def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
+        """Return the same integers with each column's step times a factor `[N]` above 0."""
+        raise NotImplementedError(f"the codec {self.name} has no steps of columns")
+
+    def plain_error_power(
+        self, bits: float, shape: Shape, options: CodecOptions, relative_error: float
+    ) -> float:
+        """Return the power of errors that plain rounding should make, over that of the weights.
+
+        Args:
+            bits: bits a weight that the tensor takes.
+            shape: shape of the tensor.
+            options: of the tensor.
+            relative_error: what the codec's error is, a relative Frobenius norm. It is the
+                answer where no law of the rate is known.
+        """
+        return min(relative_error**2, 1.0)
+
+
+class SteppedCodec(Codec):
+    """A codec of matrices whose size follows from a quantisation step.
+
+    Rate control finds the steps at which a file has its size. It encodes parts of a matrix side
+    by side, and foretells the size of a matrix from a sample of its columns.
+    """
+
+    @abstractmethod
+    def parts(self, weights: "Float32", job: EncodingJob) -> Iterator[tuple[Any, ...]]:
+        """Yield the arguments of `encode_part` for each part of a matrix."""
+
+    @abstractmethod
+    def encode_part(self, *arguments: Any) -> Any:
+        """Encode a part of a matrix."""
+
+    @abstractmethod
+    def count_parts(self, shape: Shape) -> int:
+        """Return the number of parts of a matrix."""
+
+    @abstractmethod
+    def join(self, shape: Shape, parts: Sequence[Any], job: EncodingJob) -> bytes:
+        """Return the bytes of a matrix from its encoded parts."""
+
+    @abstractmethod
+    def sample(self, weights: "Float32", job: EncodingJob) -> tuple[Any, ...]:
+        """Return the arguments of `sampled_bits` for some columns of a matrix."""
+
+    @abstractmethod
+    def sampled_bits(self, *arguments: Any) -> float:
+        """Return the bits a weight of a sample, without what only whole matrices have."""
+
+    @abstractmethod
+    def side_bits(self, shape: Shape) -> float:
+        """Return about the bits of headers and scales, which do not make weights finer."""
+
+    def encode(self, values: "Float32", job: EncodingJob) -> Payload:
+        """Encode a matrix part by part."""
+        parts = [self.encode_part(*arguments) for arguments in self.parts(values, job)]
+        return Payload(self.name, self.join(values.shape, parts, job))

@@ -1,0 +1,158 @@
+"""The codec `ectcq`: entropy-coded integers, chosen by a trellis for the least loss."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rbe_cli.codec.codec import CodecOptions, Data, EncodingJob, Shape, SteppedCodec
+
+if TYPE_CHECKING:
+    from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
+    from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+    from rbe_cli.codec.error_cost import ErrorCost
+    from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.weight_forms import Weight
+
+_SAMPLE_COLUMNS = 64
+_LEAST_STEP, _LARGEST_STEP = 1e-37, 1e33  # times any integer, normal numbers of float32
+_SURPLUS = 0.016  # of a step, at 0 bits: what matrices encoded again would be larger by
+
+
+class EctcqCodec(SteppedCodec):
+    """Hybrid-encoded blocks: log-scales and entropy-coded integers (encoded_matrix.py)."""
+
+    name = "ectcq"
+    needs_programs = True
+    gains_from_head_bases = True
+    weighs_errors = True
+    has_column_steps = True
+
+    def check_range(self, options: CodecOptions) -> None:
+        """Refuse a trellis or an alphabet that there is not."""
+        _quantiser(options)
+
+    def decode(self, data: Data, shape: Shape) -> "Float32":
+        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        return _matrix(data, shape).decode()
+
+    def resident(self, data: Data, shape: Shape) -> "Weight":
+        """Return the integers in panels; float32 if an integer is too large for those."""
+        from rbe_cli.weights.coded_matrix import CodedMatrix
+
+        matrix = _matrix(data, shape)
+        try:
+            return CodedMatrix(matrix).decoded()
+        except OverflowError:
+            return matrix.decode()
+
+    def coded(self, data: Data, shape: Shape) -> "CodedMatrix":
+        """Return the matrix as it is stored. Raises as `Codec.coded`."""
+        from rbe_cli.weights.coded_matrix import CodedMatrix
+
+        return CodedMatrix(_matrix(data, shape))
+
+    def parts(self, weights: "Float32", job: EncodingJob) -> Iterator[tuple[Any, ...]]:
+        """Yield the arguments of `encode_part` for each block of columns."""
+        import numpy as np
+
+        from rbe_cli.codec.column_blocks import column_blocks
+
+        cost, options = _cost(weights, job), _quantiser(job.options)
+        ranges = column_blocks(weights.shape[1])
+        for columns, outputs in zip(ranges, cost.outputs, strict=True):
+            part = np.ascontiguousarray(weights[:, columns])
+            yield part, _step(job), cost.inputs, outputs, cost.unit, options
+
+    def encode_part(self, *arguments: Any) -> "HybridBlock":
+        """Encode one block; arguments as of `encoded_matrix.encode_block`."""
+        from rbe_cli.codec.ectcq.encoded_matrix import encode_block
+
+        return encode_block(*arguments)
+
+    def count_parts(self, shape: Shape) -> int:
+        """Return the number of blocks of a matrix."""
+        from rbe_cli.codec.column_blocks import column_blocks
+
+        return len(column_blocks(shape[1]))
+
+    def join(self, shape: Shape, parts: Sequence["HybridBlock"], job: EncodingJob) -> bytes:
+        """Return the bytes of a matrix from its blocks."""
+        from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
+
+        rows, columns = shape
+        states = job.options.states
+        return EncodedMatrix((rows, columns), _step(job), tuple(parts), states).to_bytes()
+
+    def sample(self, weights: "Float32", job: EncodingJob) -> tuple[Any, ...]:
+        """Return the arguments of `sampled_bits` for some evenly spaced columns."""
+        import numpy as np
+
+        cost, columns = _cost(weights, job), weights.shape[1]
+        chosen = np.linspace(0, columns - 1, min(columns, _SAMPLE_COLUMNS)).astype(np.int64)
+        part = np.ascontiguousarray(weights[:, chosen])
+        outputs = cost.columns(chosen)
+        return part, _step(job), cost.inputs, outputs, cost.unit, _quantiser(job.options)
+
+    def sampled_bits(self, *arguments: Any) -> float:
+        """Return the bits a weight of a sample, its scales included."""
+        return 8.0 * self.encode_part(*arguments).nbytes / arguments[0].size
+
+    def side_bits(self, shape: Shape) -> float:
+        """Return about the bits of headers and scales, which do not make weights finer."""
+        from rbe_cli.codec.ectcq.encoded_matrix import side_bits
+
+        rows, columns = shape
+        return side_bits(rows, columns)
+
+    def job_like(
+        self, data: Data, shape: Shape, options: CodecOptions, cost: "ErrorCost"
+    ) -> EncodingJob:
+        """Return the job that encodes other weights in about as many bytes."""
+        before = _matrix(data, shape)
+        bits = 8 * before.nbytes / (before.shape[0] * before.shape[1])
+        step = before.step * (1 + _SURPLUS * 2.0**-bits)
+        return EncodingJob(options, cost=cost, step=step)
+
+    def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
+        """Return the same integers with each column's step times a factor `[N]` above 0."""
+        return _matrix(data, shape).rescaled(factors).to_bytes()
+
+    def plain_error_power(
+        self, bits: float, shape: Shape, options: CodecOptions, relative_error: float
+    ) -> float:
+        """Return the power that rate-distortion theory gives for Gaussian weights."""
+        rows, columns = shape
+        return float(min(4.0 ** -(bits - self.side_bits(shape) / (rows * columns)), 1.0))
+
+
+def _matrix(data: Data, shape: Shape) -> "EncodedMatrix":
+    from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
+
+    rows, columns = shape
+    return EncodedMatrix.from_bytes(data, (rows, columns))
+
+
+def _quantiser(options: CodecOptions) -> "QuantiserOptions":
+    from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+
+    if options.max_integer is None:
+        return QuantiserOptions(options.states)
+    return QuantiserOptions(options.states, options.max_integer)
+
+
+def _cost(weights: "Float32", job: EncodingJob) -> "ErrorCost":
+    from rbe_cli.codec.error_cost import ErrorCost
+
+    return job.cost or ErrorCost.even(weights.shape)
+
+
+def _step(job: EncodingJob) -> float:
+    """Return the step as a file holds it."""
+    import numpy as np
+
+    if job.step is None:
+        raise ValueError("the codec ectcq needs a step")
+    return float(np.float32(min(max(job.step, _LEAST_STEP), _LARGEST_STEP)))
+
+
+ECTCQ = EctcqCodec()

@@ -1,0 +1,68 @@
+"""The codec `fixed`: 2, 4 or 8 bits a weight, in the panels that lie in memory."""
+
+from typing import TYPE_CHECKING
+
+from rbe_cli.codec.codec import Codec, CodecOptions, Data, EncodingJob, Payload, Shape
+from rbe_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.panel_matrix import PanelMatrix
+
+_BITS = (2, 4, 8)
+
+
+class FixedCodec(Codec):
+    """Levels times steps of rows and columns (fixed_matrix.py)."""
+
+    name = "fixed"
+    version = 2
+    weighs_errors = True
+
+    def check_bits(self, options: CodecOptions) -> None:
+        """Refuse a number of bits that has no levels."""
+        if options.bits not in _BITS:
+            raise UsageError(f"the codec fixed needs bits = 2, 4 or 8, not {options.bits}")
+
+    def decode(self, data: Data, shape: Shape) -> "Float32":
+        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+
+        return FixedMatrix.from_bytes(data, _pair(shape)).decode()
+
+    def resident(self, data: Data, shape: Shape) -> "PanelMatrix":
+        """Return the matrix in panels, which are a view of the bytes."""
+        from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+        from rbe_cli.weights.panel_matrix import PanelMatrix
+
+        fixed = FixedMatrix.from_bytes(data, _pair(shape))
+        steps = fixed.row_steps, fixed.column_steps
+        return PanelMatrix.of_one_layout(fixed.values, fixed.layout, *steps, fixed.shape)
+
+    def encode(self, values: "Float32", job: EncodingJob) -> Payload:
+        """Encode a matrix `[K, N]` with error feedback."""
+        from rbe_cli.codec.error_cost import ErrorCost
+        from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
+
+        self.check_bits(job.options)
+        cost = job.cost or ErrorCost.even(values.shape)
+        matrix = encode_matrix(values, int(job.options.bits or 0), cost.inputs, cost.outputs)
+        return Payload(self.name, matrix.to_bytes())
+
+    def plain_error_power(
+        self, bits: float, shape: Shape, options: CodecOptions, relative_error: float
+    ) -> float:
+        """Return the codec's own error power, at most a power of two for each bit.
+
+        A fixed rate errs by its rows' largest weights, so that no law of the rate alone holds.
+        But eight bits that err by a weight's size are wrong.
+        """
+        return min(relative_error**2, 2.0 ** -(options.bits or 0.0))
+
+
+def _pair(shape: Shape) -> tuple[int, int]:
+    rows, columns = shape
+    return rows, columns
+
+
+FIXED = FixedCodec()

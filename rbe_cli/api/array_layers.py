@@ -1,24 +1,19 @@
 """Compressed layers from arrays: a linear layer, or a transformer block, ready to compute."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rbe_cli.api.model_tensors import checked
-from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
+from rbe_cli.codec.codec import Codec, CodecOptions, EncodingJob, SteppedCodec
 from rbe_cli.codec.column_blocks import column_blocks
-from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
-from rbe_cli.codec.ectcq.error_feedback import InputFactor, OutputFactor
-from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS
-from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
-from rbe_cli.compression.encoding import Cost, Source, deviation, encode_all, sampled_bits
+from rbe_cli.codec.error_cost import ErrorCost
+from rbe_cli.codec.registry import CODECS
+from rbe_cli.compression.encoding import Source, deviation, encode_all, sampled_bits
 from rbe_cli.compression.metric import make_cost
 from rbe_cli.compression.scale_search import solve_scale
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW
-from rbe_cli.container.stored_tensor import StoredTensor
-from rbe_cli.engine.load import resident
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.workers import workers
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
@@ -32,8 +27,6 @@ from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Float32
 from rbe_cli.weights.weight_forms import Weight
 
-MatrixCodec = Literal["ectcq", "fixed", "classic"]
-_FIXED_BITS = (2, 4, 8)
 _TOLERANCE = 0.01  # of the bits that are asked for
 
 
@@ -42,7 +35,7 @@ def compress_linear(
     bias: ArrayLike | None = None,
     bits: float = 4,
     *,
-    codec: MatrixCodec = "ectcq",
+    codec: str = "ectcq",
     inputs: ArrayLike | None = None,
     threads: int | None = None,
     name: str = "weight",
@@ -75,7 +68,7 @@ def compress_block(
     n_head: int,
     bits: float = 4,
     *,
-    codec: MatrixCodec = "ectcq",
+    codec: str = "ectcq",
     activation: Activation = "gelu_new",
     epsilon: float = 1e-5,
     inputs: ArrayLike | None = None,
@@ -186,41 +179,52 @@ def _compressed(
     name: str,
     weights: Float32,
     bits: float,
-    codec: MatrixCodec,
+    codec: str,
     inputs: Float32 | None,
     threads: int | None,
 ) -> Weight:
     """Return a matrix `[K, N]` as a layer multiplies by it."""
-    if codec not in ("ectcq", "fixed", "classic"):
-        raise UsageError(f"`codec` is ectcq, fixed or classic, not {codec!r}")
+    chosen = _codec(codec)
     if not MIN_BPW <= bits <= MAX_BITS:
         raise UsageError(f"`bits` = {bits} is not between {MIN_BPW} and {MAX_BITS}")
-    if codec == "classic":
-        return ClassicMatrix.encode(weights, bits)
-    if codec == "fixed":
-        if bits not in _FIXED_BITS:
-            raise UsageError(f"`bits` is 2, 4 or 8 with the codec fixed, not {bits}")
-        cost = _cost(weights, bits, inputs)
-        data = encode_matrix(weights, int(bits), cost.inputs, cost.outputs).to_bytes()
+    options = CodecOptions(bits)
+    chosen.check_bits(options)
+    cost = _cost(weights, bits, inputs)
+    if isinstance(chosen, SteppedCodec):
+        data = _stepped(chosen, options, weights, bits, cost, threads)
     else:
-        data = _ectcq(weights, bits, _cost(weights, bits, inputs), threads).to_bytes()
-    return resident(StoredTensor(name, weights.shape, codec, data))
+        data = chosen.encode(weights, EncodingJob(options, bits, cost)).data
+    return chosen.resident(data, weights.shape)
 
 
-def _cost(weights: Float32, bits: float, inputs: Float32 | None) -> Cost:
+def _codec(name: str) -> Codec:
+    """Return a lossy codec of matrices."""
+    known = [own for own in CODECS.values() if own.takes_matrices and not own.is_exact]
+    for codec in known:
+        if codec.name == name:
+            return codec
+    raise UsageError(f"`codec` is one of {', '.join(own.name for own in known)}, not {name!r}")
+
+
+def _cost(weights: Float32, bits: float, inputs: Float32 | None) -> ErrorCost:
     """Return what errors cost: the mean squared error of the outputs, or of the weights."""
-    blocks = column_blocks(weights.shape[1])
     if inputs is None:
-        outputs = tuple(OutputFactor.identity(part.stop - part.start) for part in blocks)
-        return Cost(InputFactor.identity(weights.shape[0]), outputs)
+        return ErrorCost.even(weights.shape)
     moment = inputs.T.astype(np.float64) @ inputs / len(inputs)
-    ones = [np.ones(part.stop - part.start) for part in blocks]
+    ones = [np.ones(part.stop - part.start) for part in column_blocks(weights.shape[1])]
     return make_cost(weights, moment, ones, "outputs", bits, len(inputs))
 
 
-def _ectcq(weights: Float32, bits: float, cost: Cost, threads: int | None) -> EncodedMatrix:
+def _stepped(
+    codec: SteppedCodec,
+    options: CodecOptions,
+    weights: Float32,
+    bits: float,
+    cost: ErrorCost,
+    threads: int | None,
+) -> bytes:
     """Encode at about so many bits a weight: what whole matrices take over samples is learnt."""
-    source = Source(weights, cost.unit_step, lambda: cost, DEFAULT_OPTIONS)
+    source = Source(codec, options, weights, cost.unit_step, lambda: cost)
     unit = deviation(weights) * 2.0 ** (1.05 - bits)
     surplus = 0.0
     with workers(threads) as pool:
@@ -231,7 +235,7 @@ def _ectcq(weights: Float32, bits: float, cost: Cost, threads: int | None) -> En
         for _ in range(3):
             step = unit * solve_scale(rate, bits, 0.2 * _TOLERANCE * bits)
             ((_, encoded),) = encode_all({"": source}, {"": step}, pool)
-            reached = 8 * encoded.nbytes / weights.size
+            reached = 8 * len(encoded) / weights.size
             if abs(reached / bits - 1) <= _TOLERANCE:
                 break
             surplus += reached - rate(step / unit)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from rbe_cli import __version__
 from rbe_cli.api.changed_tensors import as_stored, stored_form
 from rbe_cli.api.model_tensors import checked
+from rbe_cli.codec.registry import codec_named
 from rbe_cli.compression.output_file import Quality
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
@@ -150,7 +151,7 @@ class ModelWeights:
 
     def _is_fixed(self, name: str, suffix: str) -> bool:
         """Whether a file cannot hold other values of a parameter."""
-        return suffix == ".row_steps" and self._container.tensors[name].codec == "ectcq"
+        return suffix in codec_named(self._container.tensors[name].codec).fixed_parameters
 
 
 def _tensor_of(name: str, weights: Mapping[str, Weight]) -> tuple[str, str]:

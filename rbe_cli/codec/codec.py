@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from rbe_cli.errors import UsageError
+
 if TYPE_CHECKING:
     from rbe_cli.codec.error_cost import ErrorCost
     from rbe_cli.runtime.arrays import Float32
     from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.weight_forms import Weight
 
 Shape = tuple[int, ...]
@@ -82,6 +85,7 @@ class Codec(ABC):
         weighs_errors: whether the encoder uses the cost of errors, so that weights not yet
             written make up for the errors of others.
         has_column_steps: whether `rescaled` can multiply each column by a factor.
+        fixed_parameters: suffixes of the parameters of a resident form that no file can change.
     """
 
     name: ClassVar[str]
@@ -94,6 +98,7 @@ class Codec(ABC):
     gains_from_head_bases: ClassVar[bool] = False
     weighs_errors: ClassVar[bool] = False
     has_column_steps: ClassVar[bool] = False
+    fixed_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         """Pickle the codec by its name: a process has one object a codec."""
@@ -160,6 +165,19 @@ class Codec(ABC):
     def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
         """Return the same integers with each column's step times a factor `[N]` above 0."""
         raise NotImplementedError(f"the codec {self.name} has no steps of columns")
+
+    def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
+        """Return the bytes of a matrix whose resident form has other parameters now.
+
+        Args:
+            data: bytes of the matrix before.
+            shape: (K, N).
+            weight: the resident form with its changed parameters.
+
+        Raises:
+            UsageError: the codec cannot store such parameters.
+        """
+        raise UsageError(f"the codec {self.name} has no parameters that can be changed")
 
     def plain_error_power(
         self, bits: float, shape: Shape, options: CodecOptions, relative_error: float

@@ -94,8 +94,8 @@ def test_a_block_that_is_compressed_takes_less_memory() -> None:
         ({"bias": np.ones(3)}, r"`bias` has the shape \(96,\), not \(3,\)"),
         ({"inputs": np.ones((4, 3))}, r"`inputs` are \[tokens, 128\], not an array of shape"),
         ({"bits": 0}, "`bits` = 0 is not between 1.0 and 12.0"),
-        ({"bits": 3, "codec": "fixed"}, "`bits` is 2, 4 or 8 with the codec fixed, not 3"),
-        ({"codec": "zip"}, "`codec` is ectcq, fixed or classic, not 'zip'"),
+        ({"bits": 3, "codec": "fixed"}, "the codec fixed needs bits = 2, 4 or 8, not 3"),
+        ({"codec": "zip"}, "`codec` is one of classic, ectcq, fixed, not 'zip'"),
     ],
 )
 def test_arrays_that_are_no_linear_layer(changes: dict[str, Any], sentence: str) -> None:

@@ -8,6 +8,7 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
     from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.compressed_matrix import CompressedMatrix
 
 MIN_BLOCK, MAX_BLOCK = 16, 256
 
@@ -40,6 +41,11 @@ class ClassicCodec(Codec):
         bits = job.options.bits or job.rate
         matrix = ClassicMatrix.encode(values, bits, job.options.block)
         return Payload(self.name, matrix.to_bytes())
+
+    def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
+        """Return the same functions and places with the weight's factors."""
+        values = weight.parameters()
+        return self.resident(data, shape).with_parameters(values).to_bytes()
 
 
 CLASSIC = ClassicCodec()

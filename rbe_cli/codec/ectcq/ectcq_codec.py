@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbe_cli.codec.codec import CodecOptions, Data, EncodingJob, Shape, SteppedCodec
+from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from rbe_cli.codec.error_cost import ErrorCost
     from rbe_cli.runtime.arrays import Float32
     from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.weight_forms import Weight
 
 _SAMPLE_COLUMNS = 64
@@ -26,6 +28,7 @@ class EctcqCodec(SteppedCodec):
     gains_from_head_bases = True
     weighs_errors = True
     has_column_steps = True
+    fixed_parameters = frozenset({".row_steps"})
 
     def check_range(self, options: CodecOptions) -> None:
         """Refuse a trellis or an alphabet that there is not."""
@@ -116,6 +119,18 @@ class EctcqCodec(SteppedCodec):
     def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
         """Return the same integers with each column's step times a factor `[N]` above 0."""
         return _matrix(data, shape).rescaled(factors).to_bytes()
+
+    def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
+        """Return the same integers with the weight's steps of columns, rounded to levels."""
+        import numpy as np
+
+        values = weight.parameters()
+        if not (values[".row_steps"] == 1).all():
+            raise UsageError(
+                "the codec ectcq stores steps of columns, and steps of rows were changed"
+            )
+        steps = np.concatenate([own for _, _, own in _matrix(data, shape).decoded_blocks()])
+        return self.rescaled(data, shape, (values[".column_steps"] / steps).astype(np.float32))
 
     def plain_error_power(
         self, bits: float, shape: Shape, options: CodecOptions, relative_error: float

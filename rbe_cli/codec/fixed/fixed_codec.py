@@ -7,6 +7,7 @@ from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rbe_cli.runtime.arrays import Float32
+    from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.panel_matrix import PanelMatrix
 
 _BITS = (2, 4, 8)
@@ -48,6 +49,14 @@ class FixedCodec(Codec):
         cost = job.cost or ErrorCost.even(values.shape)
         matrix = encode_matrix(values, int(job.options.bits or 0), cost.inputs, cost.outputs)
         return Payload(self.name, matrix.to_bytes())
+
+    def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
+        """Return the same codes with the weight's steps, rounded to levels."""
+        from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+
+        values = weight.parameters()
+        matrix = FixedMatrix.from_bytes(data, _pair(shape))
+        return matrix.with_steps(values[".row_steps"], values[".column_steps"]).to_bytes()
 
     def plain_error_power(
         self, bits: float, shape: Shape, options: CodecOptions, relative_error: float

@@ -10,12 +10,12 @@ version 2, little-endian); the bits of a weight, 2, 4 or 8, follow from their nu
     unit           float32
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.errors import PayloadError
+from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.weights import panel_layout
 from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8, PanelLayout
 
@@ -23,7 +23,8 @@ Float32 = NDArray[np.float32]
 StepLevels = NDArray[np.int8]
 
 LAYOUTS: dict[int, PanelLayout] = {2: EVEN_2, 4: BENT_4, 8: INT_8}
-_STEPS = np.exp2(np.arange(-128, 128) / 8).astype(np.float32)
+_LEVELS_PER_OCTAVE = 8
+_STEPS = np.exp2(np.arange(-128, 128) / _LEVELS_PER_OCTAVE).astype(np.float32)
 
 
 def steps(levels: StepLevels) -> Float32:
@@ -93,6 +94,21 @@ class FixedMatrix:
         )
         _check_steps(matrix)
         return matrix
+
+    def with_steps(self, row_steps: Float32, column_steps: Float32) -> "FixedMatrix":
+        """Return the same codes with other steps, rounded to levels.
+
+        Raises:
+            UsageError: the steps span more than the levels reach.
+        """
+        unit = float(np.float32(column_steps.max()))
+        levels = []
+        for own in (row_steps, column_steps / unit):
+            rounded = np.rint(_LEVELS_PER_OCTAVE * np.log2(own))
+            if rounded.min() < -128 or rounded.max() > 127:
+                raise UsageError("the steps span more than the codec fixed stores")
+            levels.append(rounded.astype(np.int8))
+        return replace(self, row_levels=levels[0], column_levels=levels[1], unit=unit)
 
     def decode(self) -> Float32:
         """The whole matrix as float32 `[K, N]`."""

@@ -13,6 +13,7 @@ import math
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from torch.nn import functional
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "activation_function": "gelu_new",
     "architectures": ["GPT2LMHeadModel"],
     "bos_token_id": 0,
@@ -175,7 +176,7 @@ def train(args: argparse.Namespace) -> None:
     for step in range(args.steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / args.steps))
         scale = min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * cosine)
-        offsets = rng.integers(0, len(tokens) - n - 1, args.batch)
+        offsets = rng.integers(0, len(tokens) - n - 1, (args.batch,))
         batch = torch.from_numpy(np.stack([tokens[o : o + n + 1] for o in offsets]))
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(batch[:, :-1])

@@ -99,9 +99,10 @@ ROWS = [["h.0.attn.c_attn.weight", "300 x 32", "a sentence of more than twenty c
 
 
 def drawn(width: int) -> str:
-    console = Console(width=width, file=StringIO(), highlight=False)
+    file = StringIO()
+    console = Console(width=width, file=file, highlight=False)
     console.print(table("", ["tensor", "shape", "what it is"], ROWS))
-    return re.sub(" +\n", "\n", console.file.getvalue())
+    return re.sub(" +\n", "\n", file.getvalue())
 
 
 def test_a_table_that_fits_has_a_line_a_row() -> None:

@@ -25,8 +25,8 @@ def test_float32_is_exact(tensor):
 def test_the_chosen_codec_loses_nothing_that_matters(tensor):
     codec = dense_tensor.choose(tensor)
     decoded = dense_tensor.decode(dense_tensor.encode(tensor, codec), tensor.shape, codec)
-    error = np.linalg.norm((decoded - tensor).astype(np.float64))
-    norm = np.linalg.norm(tensor.astype(np.float64))
+    error = float(np.linalg.norm((decoded - tensor).astype(np.float64)))
+    norm = float(np.linalg.norm(tensor.astype(np.float64)))
     assert error <= max(2**-11 * 1.03 * norm, 1e-20)
 
 

@@ -98,7 +98,8 @@ def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damp
     order, segment = trellis_order(columns), np.arange(columns) // SEGMENT
     mixed = segment[:, None] < segment
     np.testing.assert_array_equal(factor.mixing[~mixed], 0)
-    assert (factor.mixing.dtype, factor.diagonal.dtype) == (np.float32, np.float64)
+    assert factor.mixing.dtype == np.float32
+    assert factor.diagonal.dtype == np.float64
 
     unit = np.eye(columns) + factor.mixing  # M, unit upper triangular: it changes later columns
     expected = damped(moment, damping)[np.ix_(order, order)]
@@ -375,7 +376,7 @@ def test_columns_that_matter_more_have_finer_steps():
     assert lost.max() < 1.1 * lost.min()
 
 
-DEGENERATE = {
+DEGENERATE_MOMENTS = {
     "zero": np.zeros((70, 70)),
     "rank 1": np.ones((70, 70)),
     "dead": np.diag(np.arange(70) % 2),
@@ -386,7 +387,7 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("moment", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("moment", DEGENERATE_MOMENTS.values(), ids=DEGENERATE_MOMENTS)
 def test_any_second_moment_of_inputs_can_be_used(moment):
     moment = moment.astype(np.float32)
     inputs, outputs = InputFactor.from_moment(moment, 0.01), OutputFactor.identity(30)
@@ -400,7 +401,7 @@ def test_any_second_moment_of_inputs_can_be_used(moment):
     assert loss(weights, matrix, *moments) <= 1.1 * loss(weights, plain, *moments)
 
 
-@pytest.mark.parametrize("moment", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("moment", DEGENERATE_MOMENTS.values(), ids=DEGENERATE_MOMENTS)
 def test_any_second_moment_of_gradients_can_be_used(moment):
     moment = moment.astype(np.float32)
     outputs = OutputFactor.from_moment(moment, 0.01)

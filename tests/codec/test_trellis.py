@@ -26,6 +26,11 @@ OPTIONS = st.builds(
 )
 
 
+def python_of(program):
+    """The Python function that Numba would compile."""
+    return program.py_func
+
+
 def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS):
     """(integers, end state)."""
     columns = len(target)
@@ -48,7 +53,7 @@ def path(qs, state=0, states=8):
 @cache
 def bits(n, level):
     level = min(max(level, MIN_LEVEL), MAX_LEVEL) - MIN_LEVEL
-    return float(TABLES.bits[level, n & 1, symbol_of.py_func(n >> 1, TABLES.shift[level])])
+    return float(TABLES.bits[level, n & 1, python_of(symbol_of)(n >> 1, TABLES.shift[level])])
 
 
 def cost(integers, weights, rate_weight):
@@ -68,7 +73,7 @@ def test_walk_is_that_of_the_reference(states):
     for (state, label), q in product(enumerate(labels), range(-4, 5)):
         assert label >> 1 == entropy_decoder.state_offset(state, states)
         expected = entropy_decoder.next_state(state, q, states)
-        assert next_state.py_func(state, label, q, states) == expected
+        assert python_of(next_state)(state, label, q, states) == expected
 
 
 @pytest.mark.parametrize("states", PARITY_CHECKS)

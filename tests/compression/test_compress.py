@@ -296,7 +296,7 @@ def test_an_existing_output_is_replaced_only_if_asked(checkpoint, tmp_path):
 
 
 def test_an_existing_output_is_refused_before_any_work(checkpoint, tmp_path):
-    class Unread(dict):
+    class Unread(dict[str, object]):
         def __getitem__(self, name):
             pytest.fail(f"{name} was read")
 

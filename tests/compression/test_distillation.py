@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def compressed(checkpoint):
     """Tensors with steps and biases that are wrong in parts, matrices `[inputs, outputs]`."""
     rng, found = np.random.default_rng(1), {}
     for name, tensor in checkpoint.tensors.items():
-        own = as_matrix(name, tensor)
+        own: Any = as_matrix(name, tensor)
         if is_matrix(name):
             own = own * np.exp(0.05 * rng.standard_normal(own.shape[1]))
         else:

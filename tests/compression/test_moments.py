@@ -1,4 +1,5 @@
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,9 @@ def collected(new_folder):
 
 def arrays_of(moments):
     """Every array, by a name of its own."""
-    found = {("input", name): moment for name, moment in moments.inputs.items()}
+    found: dict[tuple[str | int, ...], Any] = {
+        ("input", name): moment for name, moment in moments.inputs.items()
+    }
     for name, blocks in moments.outputs.items():
         found |= {("output", name, block): moment for block, moment in enumerate(blocks)}
     return found | {("square", name): values for name, values in moments.squares.items()}
@@ -235,7 +238,7 @@ def test_the_model_is_left_as_it_was(model, checkpoint, sequences, collected):
 def test_what_was_measured_before_is_not_measured_again(model, sequences, collected, folder):
     """Stopped after any part, the rest comes out the same."""
     with workers(1) as pool:
-        first = collect(model, sequences, 0, pool, folder, no_progress)
+        first: Any = collect(model, sequences, 0, pool, folder, no_progress)
         expected = dict(islice(first, 2))
         first.close()
         assert list(expected) == ["h.1", "h.0"]

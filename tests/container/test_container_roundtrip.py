@@ -163,8 +163,8 @@ def test_any_sizes_round_trip_and_are_foretold(
     )
     packed = None if tokenizer_json is None else len(pack_tokenizer(tokenizer_json))
     file_size = FileSize(config, packed, packed_bytes(provenance))
-    sizes = [TensorSize(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
-    assert file_size(sizes) == written == path.stat().st_size
+    tensor_sizes = [TensorSize(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
+    assert file_size(tensor_sizes) == written == path.stat().st_size
     with Container.open(path) as container:
         container.verify()
         assert container.provenance == provenance

@@ -104,7 +104,7 @@ def test_a_generation_that_is_left_half_way_gives_its_rows_back(model: Gpt2) -> 
     session = Session(model)
     rows = len(session.cache.lengths)
     for _ in range(5):
-        steps = steps_of(session, 2)
+        steps: Any = steps_of(session, 2)
         next(steps)
         steps.close()
     for _ in range(5):

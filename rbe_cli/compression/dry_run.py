@@ -104,8 +104,7 @@ def noise_kl(
         work = WorkFolder.open(Path(folder) / "work", {}, resume=False)
         text = from_model(model, _SEQUENCES, 0, workers, work, progress)
     found = evaluate(probe, [Window(own) for own in text.used], workers, model, progress)
-    assert found.comparison is not None
-    return float(found.comparison.kl_divergence.value) * 4.0**-shift
+    return float(found.compared().kl_divergence.value) * 4.0**-shift
 
 
 def _with_noise(

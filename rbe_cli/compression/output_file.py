@@ -56,8 +56,7 @@ class Quality:
     @classmethod
     def of(cls, found: Evaluation, windows: Sequence[Window], text: str) -> "Quality":
         """What was found, with a reference, on windows of `text`."""
-        compared = found.comparison
-        assert compared is not None
+        compared = found.compared()
         perplexity = found.loss.exp()
         return cls(
             kl_divergence=compared.kl_divergence.value,

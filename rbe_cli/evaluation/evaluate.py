@@ -59,6 +59,16 @@ class Evaluation:
     loss: Mean
     comparison: Comparison | None
 
+    def compared(self) -> Comparison:
+        """Return the comparison with the reference.
+
+        Raises:
+            UsageError: there was no reference.
+        """
+        if self.comparison is None:
+            raise UsageError("the evaluation has no reference to compare with")
+        return self.comparison
+
 
 def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
     """(tokens [batch, n], skipped) of neighbouring windows alike in both."""

@@ -116,6 +116,8 @@ def test_without_a_reference_there_is_nothing_to_compare(model, windows, pool):
     found = evaluate(model, windows, pool)
     assert found.loss == evaluate(model, windows, pool, model).loss
     assert found.comparison is None
+    with pytest.raises(UsageError, match="no reference"):
+        found.compared()
 
 
 def test_a_small_difference_is_not_lost_in_rounding(checkpoint, model, config, windows, pool):

@@ -141,8 +141,14 @@ def _block(weights: Mapping[str, Weight], config: Gpt2Config, kernels: Kernels) 
         return np.asarray(weights[name], np.float32)
 
     def norm(name: str) -> LayerNorm:
-        gamma, beta = vector(f"{name}.weight"), vector(f"{name}.bias")
-        return LayerNorm(f"{name}.weight", gamma, beta, config.layer_norm_epsilon, kernels)
+        return LayerNorm(
+            f"{name}.weight",
+            config.n_embd,
+            kernels,
+            gamma=vector(f"{name}.weight"),
+            beta=vector(f"{name}.bias"),
+            eps=config.layer_norm_epsilon,
+        )
 
     def linear(name: str) -> Linear:
         return Linear(f"{name}.weight", weights[f"{name}.weight"], vector(f"{name}.bias"), kernels)

@@ -21,7 +21,7 @@ from rbe_cli.weights.panel_layout import INT_8, panel_shape
 from rbe_cli.weights.panel_matrix import PanelMatrix
 from rbe_cli.weights.weight_forms import Weight, dense
 
-Layer = Callable[[], Floating]
+LayerCall = Callable[[], Floating]
 
 
 class Variant(StrEnum):
@@ -51,7 +51,7 @@ class Case:
         weight_bytes: of each op's parameters in memory.
     """
 
-    calls: dict[Op, Layer]
+    calls: dict[Op, LayerCall]
     weight_bytes: dict[Op, int]
 
 
@@ -93,7 +93,7 @@ def held(tensors: dict[str, Weight], variant: Variant) -> dict[str, Weight]:
     return {name: own if _is_vector(own) else dense(own) for name, own in tensors.items()}
 
 
-def _forward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:
+def _forward_calls(block: TransformerBlock, x: Floating) -> dict[Op, LayerCall]:
     return {
         Op.layernorm: partial(block.ln_1, x),
         Op.linear: partial(block.attn.c_proj, x),
@@ -103,19 +103,19 @@ def _forward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:
     }
 
 
-def _backward_calls(block: TransformerBlock, x: Floating) -> dict[Op, Layer]:
+def _backward_calls(block: TransformerBlock, x: Floating) -> dict[Op, LayerCall]:
     grad = np.random.default_rng(1).standard_normal(x.shape, np.float32)
     statistics = np.empty((x.shape[0] * x.shape[1], 2))
     block.ln_1(x, statistics)
     attn, mlp = block.attn, block.mlp
     qkv = attn.c_attn(x)
-    mixed, hidden = attn.mix(qkv), mlp.expand(x)
+    attended, hidden = attn.attend(qkv), mlp.expand(x)
     _, saved = block.record(x)
     return {
         Op.layernorm: lambda: block.ln_1.backward(x, grad, Gradients(), statistics),
         Op.linear: lambda: attn.c_proj.backward(x, grad, Gradients()),
         Op.feedforward: lambda: mlp.backward(x, grad, Gradients(), hidden),
-        Op.attention: lambda: attn.backward(x, qkv, mixed, grad, Gradients()),
+        Op.attention: lambda: attn.backward(x, qkv, attended, grad, Gradients()),
         Op.block: lambda: block.backward(saved, grad, Gradients()),
     }
 

@@ -8,6 +8,11 @@ from enum import StrEnum
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import layer_shapes
+from rbe_cli.nn.operation_counts import (
+    attention_operations,
+    linear_operations,
+    norm_operations,
+)
 from rbe_cli.weights.panel_layout import panel_shape
 
 _FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
@@ -83,23 +88,14 @@ DEFAULT_SHAPES = tuple(
 
 
 def flop_count(op: Op, shape: Shape, backward: bool = False) -> int:
-    """Floating-point operations of one call.
-
-    Two for each weight of a matrix and token, two for each query, position it may see and
-    element in the scores and again in their mix of values, and 8 for each element that a
-    LayerNorm takes. Backward, a matrix has two products instead of one, for its input's gradient
-    and its own, attention five instead of two, the scores once more among them, and a LayerNorm
-    takes 18. Not counted: biases, residual sums, softmax and the activation function, and what
-    is computed again.
-    """
+    """Return the floating-point operations of one call, counted as in nn/operation_counts.py."""
     tensors = _tensors(op, shape)
     weights = sum(math.prod(size) for size in tensors.values() if len(size) == 2)
     norms = sum(name.startswith("ln_") and name.endswith(".weight") for name in tensors)
-    products, attention_products, norm_flops = (2, 5, 18) if backward else (1, 2, 8)
-    flops = shape.tokens * (2 * products * weights + norm_flops * norms * shape.dim)
+    flops = linear_operations(shape.tokens, weights, backward)
+    flops += norm_operations(norms * shape.tokens * shape.dim, backward)
     if _attends(op):
-        visible = shape.seq * (shape.seq + 1) // 2  # pairs of a query and a position, a sequence
-        flops += 2 * attention_products * shape.batch * visible * shape.dim
+        flops += attention_operations([0] * shape.batch, shape.seq, shape.dim, backward)
     return flops
 
 

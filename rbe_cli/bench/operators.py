@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from rbe_cli.bench.operator_cases import Case, Layer, Variant, build_case, held, random_tensors
+from rbe_cli.bench.operator_cases import Case, LayerCall, Variant, build_case, held, random_tensors
 from rbe_cli.bench.operator_shapes import Op, Shape, byte_count, flop_count
 from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
@@ -21,6 +21,8 @@ from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
+from rbe_cli.runtime.buffer_pool import BufferPool
+from rbe_cli.runtime.traced_memory import traced_peak
 
 _WARM_UP_TOKENS = 64
 _LEAST_CALLS = 2  # of a layer: one is timed, another one's memory is measured
@@ -60,8 +62,8 @@ class LayerTiming:
         iterations: calls that the seconds are taken from.
         gflops: 1e9 floating-point operations a second (`flop_count`), at the median.
         gbytes_per_second: 1e9 bytes a second (`byte_count`), at the median.
-        peak_memory_bytes: of the parameters, and of what a call allocates at most, its output
-            included, as measured by tracemalloc.
+        peak_memory_bytes: of the parameters, and of the most that a call has in use at once, its
+            output included, as measured by tracemalloc.
     """
 
     op: Op
@@ -172,8 +174,7 @@ def _time_shape(
         rows_left = len(variants) * (len(options.ops) - index)
         most = min(MOST_SECONDS, (end - perf_counter()) / rows_left)
         for variant, seconds in time_in_turn(calls, options.repeat, most).items():
-            fast.buffers.clear()
-            peak = cases.weight_bytes(variant, op) + _peak_bytes(calls[variant])
+            peak = cases.weight_bytes(variant, op) + _peak_bytes(calls[variant], fast.buffers)
             budget.learn(op, variant, flops, median(seconds))
             yield _timing(op, variant, shape, options.backward, seconds, peak)
     progress(f"timing {shape}", len(options.ops), len(options.ops))
@@ -214,7 +215,7 @@ class _Cases:
         self._x = rng.standard_normal((shape.batch, shape.seq, shape.dim), np.float32)
         self._built: dict[Variant, tuple[Case, Case]] = {}  # on a part of the input, and on all
 
-    def warm_call(self, variant: Variant, op: Op) -> Layer:
+    def warm_call(self, variant: Variant, op: Op) -> LayerCall:
         """The call to be timed, after one on a small part of the input."""
         part, whole = self._case(variant)
         part.calls[op]()
@@ -239,13 +240,13 @@ class _Cases:
         return self._built[variant]
 
 
-def _peak_bytes(call: Layer) -> int:
-    """What a call allocates at most."""
+def _peak_bytes(call: LayerCall, buffers: BufferPool) -> int:
+    """Return the most that a call has in use at once."""
     tracemalloc.start()
     try:
-        before = tracemalloc.get_traced_memory()[0]
-        call()
-        return tracemalloc.get_traced_memory()[1] - before
+        with traced_peak(buffers) as found:
+            call()
+        return found.peak_bytes
     finally:
         tracemalloc.stop()
 

@@ -1,7 +1,7 @@
 """One forward pass over a sequence: logits, hidden states, the likeliest next tokens."""
 
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,27 +61,36 @@ class ForwardPass:
 
 
 def profiled(model: Gpt2, tokens: NDArray[np.int64]) -> list[LayerProfile]:
-    """What each layer takes in a second forward pass over `[n]` tokens.
+    """Return the time of each layer's parts in a forward pass over `[n]` tokens, and its memory.
 
-    A first one makes what is made once. LayerNorms run apart from the products that they are
-    otherwise fused with.
+    A first pass makes what is made once, a second one is timed, and in a third one memory is
+    traced, which takes time itself. LayerNorms run apart from the products that they are
+    otherwise fused with. The model's statistics are off afterwards.
 
     Raises:
         UsageError: the sequence is longer than the context.
     """
-    model.hidden(tokens[None])
-    model.kernels.buffers.clear()
-    profiles = [LayerProfile(layer) for layer in range(len(model.blocks))]
-    for block, profile in zip(model.blocks, profiles, strict=True):
-        block.profile = profile
-    tracemalloc.start()
+    for block in model.blocks:
+        block.fuses_layers = False
     try:
         model.hidden(tokens[None])
+        model.enable_stats()
+        model.hidden(tokens[None])
+        profiles = [LayerProfile.of_block(layer, block) for layer, block in enumerate(model.blocks)]
+        model.enable_stats()
+        tracemalloc.start()
+        try:
+            model.hidden(tokens[None])
+        finally:
+            tracemalloc.stop()
+        return [
+            replace(profile, peak_memory_bytes=LayerProfile.of_block(0, block).peak_memory_bytes)
+            for profile, block in zip(profiles, model.blocks, strict=True)
+        ]
     finally:
-        tracemalloc.stop()
+        model.disable_stats()
         for block in model.blocks:
-            block.profile = None
-    return profiles
+            block.fuses_layers = True
 
 
 def forward(model: Gpt2, tokens: NDArray[np.int64], keep_hidden: bool) -> ForwardPass:

@@ -4,11 +4,28 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from rbe_cli.errors import CheckpointError
-from rbe_cli.model.config_dialects import to_gpt2_names
+from rbe_cli.errors import CheckpointError, UsageError
+from rbe_cli.model.config_dialects import ACTIVATION_ALIASES, to_gpt2_names
 from rbe_cli.model.end_of_text import end_of_text_ids
 
 Activation = Literal["gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
+
+
+def activation_named(name: str) -> Activation:
+    """Return the activation function that a configuration means by a name.
+
+    Args:
+        name: one of `Activation`, or of transformers' other names for these.
+
+    Raises:
+        UsageError: no such function is known.
+    """
+    for known in get_args(Activation):
+        if ACTIVATION_ALIASES.get(name, name) == known:
+            found: Activation = known
+            return found
+    names = ", ".join(sorted({*get_args(Activation), *ACTIVATION_ALIASES}))
+    raise UsageError(f"the activation function {name!r} is not one of {names}")
 
 
 class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ _SIZES = {
     "n_vocab": "vocab_size",
 }
 # Functions of transformers' ACT2FN -> the activation here that computes the same.
-_ACTIVATIONS = {
+ACTIVATION_ALIASES = {
     "gelu_fast": "gelu_new",
     "gelu_accurate": "gelu_new",
     "gelu_python_tanh": "gelu_new",
@@ -78,7 +78,7 @@ def to_gpt2_names(raw: Mapping[str, Any]) -> dict[str, Any]:
         named = _DEFAULTS | named
     activation = named.setdefault("activation_function", "gelu_new")
     if isinstance(activation, str):
-        named["activation_function"] = _ACTIVATIONS.get(activation, activation)
+        named["activation_function"] = ACTIVATION_ALIASES.get(activation, activation)
     return named
 
 

@@ -10,15 +10,18 @@ from rbe_cli.runtime.arrays import Floating
 class Adam:
     """Moves parameters against their gradients, each by about its learning rate.
 
+    Attributes:
+        training_step: how many steps were made.
+
     Args:
-        betas: what the means of gradients and of their squares keep at each step.
-        eps: added to the root of the squares' mean.
+        betas: how much of the means of gradients and of their squares each step keeps.
+        eps: is added to the root of the squares' mean.
     """
 
     def __init__(self, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         self.betas = betas
         self.eps = eps
-        self.steps = 0
+        self.training_step = 0
         self._moments: dict[str, Floating] = {}  # by name, [2, ...]: of gradients, of squares
 
     def step(
@@ -27,15 +30,15 @@ class Adam:
         gradients: Mapping[str, Floating],
         rates: Mapping[str, float],
     ) -> dict[str, Floating]:
-        """All parameters after a step; those without a gradient stay.
+        """Return all parameters after a step; those without a gradient stay.
 
         Args:
             parameters: by name.
             gradients: by name, of the parameters' shapes.
             rates: learning rates, of the names that have gradients.
         """
-        self.steps += 1
-        corrections = [1 - beta**self.steps for beta in self.betas]
+        self.training_step += 1
+        corrections = [1 - beta**self.training_step for beta in self.betas]
         moved = dict(parameters)
         for name, gradient in gradients.items():
             moments = self._moments.setdefault(name, np.zeros((2, *gradient.shape), gradient.dtype))
@@ -50,15 +53,15 @@ class Adam:
         return moved
 
     def to_arrays(self) -> dict[str, Floating]:
-        """What `from_arrays` goes on from."""
-        return self._moments | {"": np.array(float(self.steps))}
+        """Return the state, from which `from_arrays` goes on."""
+        return self._moments | {"": np.array(float(self.training_step))}
 
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, Floating], betas: tuple[float, float] = (0.9, 0.999)
     ) -> "Adam":
-        """The inverse of `to_arrays`."""
+        """Return an optimiser that goes on from what `to_arrays` gave."""
         found = cls(betas)
         found._moments = {name: own.copy() for name, own in arrays.items() if name}
-        found.steps = int(arrays[""])
+        found.training_step = int(arrays[""])
         return found

@@ -6,23 +6,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from rbe_cli.kernels.kernel_table import Kernels
-from rbe_cli.model.config import Activation
-from rbe_cli.nn.linear_layer import Linear
+from rbe_cli.model.config import Activation, activation_named
+from rbe_cli.nn.layer import Layer
+from rbe_cli.nn.linear_layer import CHUNK_TOKENS, Linear
 from rbe_cli.nn.observer import GradientObserver, Observer
+from rbe_cli.nn.operation_counts import norm_operations
+from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.runtime.arrays import Floating, Norm
 from rbe_cli.weights.weight_forms import is_packed
 
 # Of a chunk's hidden layer: in float32, and rounded to 16 bits for the product; backward the
 # hidden layer, what is made of it, its gradient, and room for one more.
 _FORWARD_COPIES, _BACKWARD_COPIES = 2, 4
-CHUNK_TOKENS = 256
-"""Tokens at once where weights are compressed: kernels take no more, and caches hold them."""
 
 
-class FeedForward:
+class FeedForward(Layer):
     """c_proj(activation(c_fc(x))).
 
     Attributes:
+        activation: the function's name in `Activation`.
         checkpoint: c_fc's output is computed again in the backward pass, and not kept for it.
         memory_limit: bytes that what lies between input and output may take at once; tokens
             then go through in chunks, at least one at a time. None for no limit.
@@ -30,44 +32,69 @@ class FeedForward:
     Args:
         c_fc: `[d, n_inner]`.
         c_proj: `[n_inner, d]`.
-        activation: the config's name.
+        activation: any name that a model's configuration may give, such as `gelu_new`,
+            `gelu_fast` or `swish`.
         kernels: compute.
+
+    Raises:
+        UsageError: the matrices do not have these shapes, or the activation is unknown.
     """
 
-    def __init__(
-        self, c_fc: Linear, c_proj: Linear, activation: Activation, kernels: Kernels
-    ) -> None:
+    def __init__(self, c_fc: Linear, c_proj: Linear, activation: str, kernels: Kernels) -> None:
+        super().__init__(c_fc.name.rpartition(".c_fc")[0] or "mlp", kernels)
+        expected = c_fc.weight.shape[::-1]
+        check_shape(f"{self.name}: c_proj's weight", c_proj.weight.shape, expected)
         self.c_fc = c_fc
         self.c_proj = c_proj
+        self.activation: Activation = activation_named(activation)
         self.checkpoint = False
         self.memory_limit: int | None = None
-        self._activation = activation
-        self._kernels = kernels
+
+    def parts(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the two linear layers."""
+        yield "c_fc", self.c_fc
+        yield "c_proj", self.c_proj
 
     def __call__(
         self, x: Floating, observe: Observer | None = None, *, norm: Norm | None = None
     ) -> Floating:
-        """`[..., d]` -> `[..., d]`; `norm` is of x, before all else."""
-        tokens = x.reshape(-1, x.shape[-1])
+        """Return the result `[..., d]` for x of the same shape.
+
+        Args:
+            x: input.
+            observe: sees the linear layers' inputs.
+            norm: is applied to x before all else.
+
+        Raises:
+            UsageError: an array has a wrong shape.
+        """
+        check_shape(f"{self.name}: the input", x.shape, (..., self.width))
+        tokens = x.reshape(-1, self.width)
         kind = np.result_type(x, np.float32)
-        out = np.empty((len(tokens), self.c_proj.weight.shape[1]), kind)
         is_chunked = observe is None and is_packed(self.c_fc.weight)
         most = CHUNK_TOKENS if is_chunked else len(tokens)
-        for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES, most):
-            shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
-            with self._kernels.buffers.borrow(shape, kind) as hidden:
-                self.c_fc(
-                    tokens[chunk], observe, norm=norm, activation=self._activation, out=hidden
-                )
-                self.c_proj(hidden, observe, out=out[chunk])
+        with self._counted(lambda: self.operations(len(tokens), is_normed=norm is not None)):
+            out = np.empty((len(tokens), self.width), kind)
+            for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES, most):
+                shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
+                with self._kernels.buffers.borrow(shape, kind) as hidden:
+                    self.c_fc(
+                        tokens[chunk], observe, norm=norm, activation=self.activation, out=hidden
+                    )
+                    self.c_proj(hidden, observe, out=out[chunk])
         return out.reshape(x.shape)
 
+    @property
+    def width(self) -> int:
+        """The size d of input and output."""
+        return self.c_fc.weight.shape[0]
+
     def expand(self, x: Floating) -> Floating:
-        """c_fc(x), `[..., n_inner]`, which `contract` continues."""
+        """Return c_fc(x), `[..., n_inner]`, which `contract` continues."""
         return self.c_fc(x)
 
     def contract(self, hidden: Floating) -> Floating:
-        """c_proj(activation(hidden)), `[..., d]`."""
+        """Return c_proj(activation(hidden)), `[..., d]`."""
         return self.c_proj(self.activated(hidden))
 
     def backward(
@@ -77,29 +104,46 @@ class FeedForward:
         observe: GradientObserver | None = None,
         hidden: Floating | None = None,
     ) -> Floating:
-        """Gradient `[..., d]` with respect to x.
+        """Return the gradient `[..., d]` with respect to x.
 
         Args:
             x: the input.
             grad: `[..., d]`, with respect to the output.
             observe: sees the linear layers, chunk by chunk.
             hidden: `expand(x)`; None to compute it again.
+
+        Raises:
+            UsageError: an array has a wrong shape.
         """
-        tokens, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        check_shape(f"{self.name}: the input", x.shape, (..., self.width))
+        check_shape(f"{self.name}: the gradient of the output", grad.shape, x.shape)
+        if hidden is not None:
+            expected = (*x.shape[:-1], self.c_fc.weight.shape[1])
+            check_shape(f"{self.name}: the hidden layer", hidden.shape, expected)
+        tokens, grads = x.reshape(-1, self.width), grad.reshape(-1, self.width)
         kept = None if hidden is None else hidden.reshape(len(tokens), -1)
-        out = np.empty_like(tokens)
-        for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES, len(tokens)):
-            own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
-            inner = self.c_proj.backward(self.activated(own), grads[chunk], observe)
-            self._kernels.activate_backward(self._activation, own, inner)
-            out[chunk] = self.c_fc.backward(tokens[chunk], inner, observe)
+        with self._counted(lambda: self.operations(len(tokens), backward=True), backward=True):
+            out = np.empty_like(tokens)
+            for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES, len(tokens)):
+                own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
+                inner = self.c_proj.backward(self.activated(own), grads[chunk], observe)
+                self._kernels.activate_backward(self.activation, own, inner)
+                out[chunk] = self.c_fc.backward(tokens[chunk], inner, observe)
         return out.reshape(x.shape)
 
     def activated(self, hidden: Floating) -> Floating:
-        """activation(hidden), of the same shape."""
+        """Return activation(hidden), of the same shape."""
         out = hidden.copy()
-        self._kernels.activate(self._activation, out)
+        self._kernels.activate(self.activation, out)
         return out
+
+    def operations(self, tokens: int, *, is_normed: bool = False, backward: bool = False) -> int:
+        """Return the floating-point operations of a call, those of the linear layers included."""
+        return (
+            self.c_fc.operations(tokens, backward=backward)
+            + self.c_proj.operations(tokens, backward=backward)
+            + (norm_operations(tokens * self.width, backward) if is_normed else 0)
+        )
 
     def _chunks(self, tokens: int, kind: DTypeLike, copies: int, count: int) -> Iterator[slice]:
         """Stretches of `count` tokens, or as many of whose hidden layer so many copies fit."""

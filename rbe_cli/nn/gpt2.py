@@ -1,6 +1,6 @@
 """The whole model (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -8,21 +8,29 @@ import numpy as np
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import is_embedding
+from rbe_cli.model.tensor_names import is_embedding, tensor_shapes
 from rbe_cli.nn.attention_layer import Attention, score_scale
 from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.kv_cache import KVCache, LayerCache
+from rbe_cli.nn.layer import Layer
 from rbe_cli.nn.layer_norm_layer import LayerNorm
+from rbe_cli.nn.layer_norm_parameters import CompressedVector, LayerNormParameter
 from rbe_cli.nn.linear_layer import Linear
+from rbe_cli.nn.memory_usage import MemoryUsage
 from rbe_cli.nn.observer import GradientObserver, Observer
+from rbe_cli.nn.operation_counts import norm_operations
+from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.nn.tape import Tape
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Floating, Int64, Mask
 from rbe_cli.weights.weight_forms import Weight
 
+Tensors = Mapping[str, Weight | CompressedVector]
+"""What a model is made of, by canonical name."""
 
-class Gpt2:
+
+class Gpt2(Layer):
     """GPT-2 with a language-model head.
 
     Attributes:
@@ -34,32 +42,47 @@ class Gpt2:
         kernels: what computes.
     """
 
-    def __init__(self, config: Gpt2Config, tensors: Mapping[str, Weight], kernels: Kernels) -> None:
+    def __init__(self, config: Gpt2Config, tensors: Tensors, kernels: Kernels) -> None:
         """Assemble the model.
 
         Args:
             config: shapes and options.
-            tensors: canonical name -> vector, dense matrix or panels; all matrices
+            tensors: canonical name -> vector, dense matrix or compressed matrix; all matrices
                 `[inputs, outputs]`, so embeddings and head `[n_embd, rows]`. Each is read once.
-                The blocks' matrices may still be entropy-coded.
+                The LayerNorms' vectors may be compressed, and the blocks' matrices may still
+                be entropy-coded.
             kernels: what computes.
+
+        Raises:
+            UsageError: a tensor is missing, or has another shape than the config says.
         """
+        super().__init__("the model", kernels)
+        _check_tensors(config, tensors)
         self.config = config
         self.kernels = kernels
-        wte = tensors["wte.weight"]
-        self.wte = Embedding("wte.weight", wte)
-        self.wpe = Embedding("wpe.weight", tensors["wpe.weight"])
+        wte = _matrix(tensors, "wte.weight")
+        self.wte = Embedding("wte.weight", wte, kernels)
+        self.wpe = Embedding("wpe.weight", _matrix(tensors, "wpe.weight"), kernels)
         self.blocks = [self._block(layer, tensors) for layer in range(config.n_layer)]
         self.ln_f = self._layer_norm("ln_f", tensors)
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
-        head = wte if config.tie_word_embeddings else tensors[name]
+        head = wte if config.tie_word_embeddings else _matrix(tensors, name)
         self.head = Linear(name, head, None, kernels)
 
     @classmethod
     def from_checkpoint(
         cls, config: Gpt2Config, tensors: Mapping[str, Floating], kernels: Kernels
     ) -> "Gpt2":
-        """A dense model from a checkpoint's tensors, which store embeddings `[rows, n_embd]`."""
+        """Return a dense model of a checkpoint's tensors.
+
+        Args:
+            config: shapes and options.
+            tensors: by canonical name; embeddings and head are `[rows, n_embd]`.
+            kernels: what computes.
+
+        Raises:
+            UsageError: as of `Gpt2`.
+        """
         matrices = {
             name: tensor.T if is_embedding(name) else tensor for name, tensor in tensors.items()
         }
@@ -74,8 +97,9 @@ class Gpt2:
         last_only: bool = False,
         observe: Observer | None = None,
         mask: Mask | None = None,
+        weights: Mapping[int, Floating] | None = None,
     ) -> Floating:
-        """Logits of the next token after each token.
+        """Return the logits of the next token after each token.
 
         Args:
             tokens: ids `[batch, seq]`.
@@ -86,18 +110,21 @@ class Gpt2:
             last_only: only the logits after each sequence's last token.
             observe: sees the linear layers' inputs and the blocks' outputs.
             mask: as of `Attention`, such as `[batch, 1, 1, length]` of what is no padding.
+            weights: arrays `[batch, n_head, seq, length]` by layer, from 0; each takes what its
+                layer's queries attend to. `attention_weights` makes them.
 
         Returns:
             `[batch, seq, vocab_size]`, or `[batch, vocab_size]` if `last_only`.
 
         Raises:
-            UsageError: there are no tokens, an id is outside the vocabulary, or a sequence
-                becomes longer than `n_positions`.
+            UsageError: there are no tokens, an id is outside the vocabulary, a sequence becomes
+                longer than `n_positions`, or an array has a wrong shape.
         """
-        x = self.hidden(tokens, cache, rows, observe, mask)
-        if last_only:
-            x = x[:, -1]  # [batch, n_embd]
-        return self.logits(x, observe)
+        with self._counted(lambda: self._operations(tokens, cache, rows, last_only)):
+            x = self.hidden(tokens, cache, rows, observe, mask, weights)
+            if last_only:
+                x = x[:, -1]  # [batch, n_embd]
+            return self.logits(x, observe)
 
     def hidden(
         self,
@@ -106,11 +133,15 @@ class Gpt2:
         rows: Int64 | None = None,
         observe: Observer | None = None,
         mask: Mask | None = None,
+        weights: Mapping[int, Floating] | None = None,
     ) -> Floating:
-        """The last block's output `[batch, seq, n_embd]`; arguments and errors as of `forward`."""
+        """Return the last block's output `[batch, seq, n_embd]`; the rest is as of `forward`."""
+        check_shape("the token ids", tokens.shape, ("batch", "seq"))
         batch, seq = tokens.shape
-        if rows is None:
-            rows = np.arange(batch)
+        weights = {} if weights is None else weights
+        self._check_layers(weights)
+        rows = np.arange(batch) if rows is None else rows
+        check_shape("the cache's row numbers", rows.shape, (batch,))
         starts = np.zeros(batch, np.int64) if cache is None else cache.lengths[rows]
         self.check(tokens, starts)
         layers: Sequence[LayerCache | None] = [None] * len(self.blocks)
@@ -118,15 +149,43 @@ class Gpt2:
             layers = cache.layers(rows, seq)
         x = self.embed(tokens, starts)
         for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
-            x = block(x, layer, observe, mask=mask)
+            x = block(x, layer, observe, mask=mask, weights=weights.get(index))
             if observe is not None:
                 observe(f"h.{index}", x)
         if cache is not None:
             cache.advance(rows, seq)
         return x
 
+    def attention_weights(
+        self,
+        tokens: Int64,
+        layers: Iterable[int] | None = None,
+        mask: Mask | None = None,
+    ) -> dict[int, Floating]:
+        """Return what each query of whole sequences attends to, in a forward pass of its own.
+
+        Args:
+            tokens: ids `[batch, seq]`.
+            layers: the layers that are asked for, from 0; None for all.
+            mask: as of `forward`.
+
+        Returns:
+            `[batch, n_head, seq, seq]` by layer; each query's weights sum to 1, or to 0 where
+            the mask lets it see nothing.
+
+        Raises:
+            UsageError: as `forward`, or the model has no such layer.
+        """
+        check_shape("the token ids", tokens.shape, ("batch", "seq"))
+        batch, seq = tokens.shape
+        wanted = range(len(self.blocks)) if layers is None else layers
+        shape, kind = (batch, self.config.n_head, seq, seq), self.ln_f.norm.gamma.dtype
+        found: dict[int, Floating] = {layer: np.empty(shape, kind) for layer in wanted}
+        self.hidden(tokens, mask=mask, weights=found)
+        return found
+
     def record(self, tokens: Int64, tape: Tape, mask: Mask | None = None) -> Floating:
-        """The last block's output of whole sequences, recorded for `backward`.
+        """Return the last block's output of whole sequences, recorded for `backward`.
 
         Args:
             tokens: ids `[batch, seq]`.
@@ -137,6 +196,7 @@ class Gpt2:
             UsageError: as `forward`.
             OSError: the tape cannot be written.
         """
+        check_shape("the token ids", tokens.shape, ("batch", "seq"))
         self.check(tokens, np.zeros(len(tokens), np.int64))
         x = self.embed(tokens)
         for block in self.blocks:
@@ -146,11 +206,16 @@ class Gpt2:
         return x
 
     def logits(self, hidden: Floating, observe: Observer | None = None) -> Floating:
-        """The last block's output `[..., n_embd]` -> `[..., vocab_size]`."""
+        """Return the logits `[..., vocab_size]` of the last block's output `[..., n_embd]`."""
         return self.head(self.ln_f(hidden), observe)
 
     def embed(self, tokens: Int64, starts: Int64 | None = None) -> Floating:
-        """Ids `[batch, seq]` -> `[batch, seq, n_embd]`; sequences begin at positions `starts`."""
+        """Return the sum of both embeddings, `[batch, seq, n_embd]`.
+
+        Args:
+            tokens: ids `[batch, seq]`.
+            starts: `[batch]`, the positions at which the sequences begin; None for 0.
+        """
         positions = np.arange(tokens.shape[1])
         if starts is not None:
             positions = starts[:, None] + positions  # [batch, seq]
@@ -163,16 +228,16 @@ class Gpt2:
         observe: GradientObserver | None = None,
         mask: Mask | None = None,
     ) -> Floating:
-        """Gradient with respect to the sum of the two embeddings, `[batch, seq, n_embd]`.
+        """Return the gradient `[batch, seq, n_embd]` with respect to the sum of both embeddings.
 
         Args:
             tape: a forward pass, as `record` left it; it is used up.
             grad: `[batch, seq, vocab_size]`, with respect to the logits.
             observe: sees all layers that have parameters.
-            mask: as of the forward pass.
+            mask: as in the forward pass.
 
         Raises:
-            UsageError: the tape holds no forward pass.
+            UsageError: the gradient has a wrong shape, or the tape holds no forward pass.
         """
         _, hidden = tape.outcome()
         grad = self.logits_backward(hidden, grad, observe)
@@ -181,7 +246,7 @@ class Gpt2:
     def logits_backward(
         self, hidden: Floating, grad: Floating, observe: GradientObserver | None = None
     ) -> Floating:
-        """Gradient `[..., n_embd]` with respect to the last block's output.
+        """Return the gradient `[..., n_embd]` with respect to the last block's output.
 
         Args:
             hidden: the last block's output `[..., n_embd]`.
@@ -198,18 +263,33 @@ class Gpt2:
         observe: GradientObserver | None = None,
         mask: Mask | None = None,
     ) -> Floating:
-        """The rest of `backward`, from the gradient of the last block's output."""
+        """Do the rest of `backward`, from the gradient of the last block's output."""
         tokens, _ = tape.outcome()
         for block in reversed(self.blocks):
             grad = block.backward(tape.pop(), grad, observe, mask=mask)
-        if observe is not None:
-            observe.embedding(self.wte, tokens, grad)
-            positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-            observe.embedding(self.wpe, positions, grad)
+        self.wte.backward(tokens, grad, observe)
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+        self.wpe.backward(positions, grad, observe)
         return grad
 
+    def parts(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the embeddings, the blocks, the last LayerNorm and the head."""
+        yield "wte", self.wte
+        yield "wpe", self.wpe
+        for layer, block in enumerate(self.blocks):
+            yield f"h.{layer}", block
+        yield "ln_f", self.ln_f
+        yield "lm_head", self.head
+
+    def memory_usage(self) -> MemoryUsage:
+        """Return what all parameters take; a head that is tied to the embedding counts once."""
+        parts = [part for _, part in self.parts() if part is not self.head]
+        if not self.config.tie_word_embeddings:
+            parts.append(self.head)
+        return sum((part.memory_usage() for part in parts), MemoryUsage())
+
     def linears(self) -> Iterator[Linear]:
-        """The linear layers in order of use, the head last."""
+        """Yield the linear layers in order of use, the head last."""
         for block in self.blocks:
             yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
         yield self.head
@@ -226,7 +306,23 @@ class Gpt2:
         if length > limit:
             raise UsageError(f"{length} tokens are more than the model's context of {limit}")
 
-    def _block(self, layer: int, tensors: Mapping[str, Weight]) -> TransformerBlock:
+    def _check_layers(self, layers: Iterable[int]) -> None:
+        for layer in layers:
+            if not 0 <= layer < len(self.blocks):
+                raise UsageError(f"layer {layer} is not one of the {len(self.blocks)} layers")
+
+    def _operations(
+        self, tokens: Int64, cache: KVCache | None, rows: Int64 | None, last_only: bool
+    ) -> int:
+        """Floating-point operations of a forward pass."""
+        batch, seq = tokens.shape
+        rows = np.arange(batch) if rows is None else rows
+        starts = [0] * batch if cache is None else [int(own) for own in cache.lengths[rows]]
+        count = batch if last_only else batch * seq
+        blocks = sum(block.operations(batch, seq, starts) for block in self.blocks)
+        return blocks + norm_operations(count * self.config.n_embd) + self.head.operations(count)
+
+    def _block(self, layer: int, tensors: Tensors) -> TransformerBlock:
         prefix = f"h.{layer}"
         attention = Attention(
             self._linear(f"{prefix}.attn.c_attn", tensors),
@@ -248,13 +344,29 @@ class Gpt2:
             feed_forward,
         )
 
-    def _linear(self, name: str, tensors: Mapping[str, Weight]) -> Linear:
+    def _linear(self, name: str, tensors: Tensors) -> Linear:
         bias = cast(Floating, tensors[f"{name}.bias"])
-        return Linear(f"{name}.weight", tensors[f"{name}.weight"], bias, self.kernels)
+        return Linear(f"{name}.weight", _matrix(tensors, f"{name}.weight"), bias, self.kernels)
 
-    def _layer_norm(self, name: str, tensors: Mapping[str, Weight]) -> LayerNorm:
-        gamma = cast(Floating, tensors[f"{name}.weight"])
-        beta = cast(Floating, tensors[f"{name}.bias"])
+    def _layer_norm(self, name: str, tensors: Tensors) -> LayerNorm:
         return LayerNorm(
-            f"{name}.weight", gamma, beta, self.config.layer_norm_epsilon, self.kernels
+            f"{name}.weight",
+            self.config.n_embd,
+            self.kernels,
+            gamma=cast(LayerNormParameter, tensors[f"{name}.weight"]),
+            beta=cast(LayerNormParameter, tensors[f"{name}.bias"]),
+            eps=self.config.layer_norm_epsilon,
         )
+
+
+def _matrix(tensors: Tensors, name: str) -> Weight:
+    return cast(Weight, tensors[name])
+
+
+def _check_tensors(config: Gpt2Config, tensors: Tensors) -> None:
+    """Refuse tensors that are missing or have another shape than the config says."""
+    for name, stored in tensor_shapes(config).items():
+        if name not in tensors:
+            raise UsageError(f"the model needs a tensor {name}")
+        shape = stored[::-1] if is_embedding(name) else stored
+        check_shape(f"the tensor {name}", tensors[name].shape, shape)

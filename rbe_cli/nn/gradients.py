@@ -1,4 +1,4 @@
-"""Gradients of a model's parameters, gathered in backward passes."""
+"""Gathers the gradients of a model's parameters in backward passes."""
 
 from collections.abc import Collection
 
@@ -15,19 +15,19 @@ from rbe_cli.weights.weight_forms import parameter_gradients, parameters
 
 
 class Gradients:
-    """A `GradientObserver` that adds gradients up.
+    """Adds up the gradients that backward passes show to it as a `GradientObserver`.
 
     Attributes:
         sums: by the names of `parameters.split`. Tied embeddings have one sum of both uses.
     """
 
     def __init__(self, wanted: Collection[str] | None = None) -> None:
-        """Gather those of the parameters `wanted`; None for all."""
+        """Gather the gradients of the parameters named in `wanted`; None for all."""
         self.sums: dict[str, Floating] = {}
         self._wanted = wanted
 
     def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
-        """As the protocol says."""
+        """Add the gradients of weight and bias."""
         if layer.has_bias:
             self._add(_bias(layer.name), grad.sum(axis=0))
         if self._wants(layer):
@@ -41,7 +41,7 @@ class Gradients:
         grad: Floating,
         sums: tuple[Floating, Floating],
     ) -> None:
-        """As the protocol says."""
+        """Add the gradients of gamma and beta; of a number, the sum over all elements."""
         for name, parameter, own in (
             (layer.name, layer.gamma, sums[0]),
             (_bias(layer.name), layer.beta, sums[1]),
@@ -50,7 +50,7 @@ class Gradients:
             self._add(name, own.sum(keepdims=True) if is_scalar else own.reshape(layer.shape))
 
     def embedding(self, layer: Embedding, indices: Int64, grad: Floating) -> None:
-        """As the protocol says."""
+        """Add the gradient of the table, whose rows may be used several times."""
         if not self._wants(layer):
             return
         flat, rows = indices.ravel(), grad.reshape(-1, grad.shape[-1])  # [tokens, n_embd]
@@ -61,12 +61,12 @@ class Gradients:
         self._add_weight(layer, sums.T)
 
     def merge(self, other: "Gradients") -> None:
-        """Take in what another has summed."""
+        """Add what another has summed."""
         for name, grad in other.sums.items():
             self._add(name, grad)
 
     def _wants(self, layer: Linear | Embedding) -> bool:
-        """Whether any parameter of its weight is wanted."""
+        """Return whether any parameter of its weight is wanted."""
         if self._wanted is None:
             return True
         return any(f"{layer.name}{suffix}" in self._wanted for suffix in parameters(layer.weight))
@@ -88,7 +88,7 @@ def _bias(name: str) -> str:
 def loss_and_gradients(
     model: Gpt2, tokens: Int64, wanted: Collection[str] | None = None, *, checkpoint: bool = True
 ) -> tuple[float, dict[str, Floating]]:
-    """Mean cross-entropy of next tokens, nats, and its gradients by name.
+    """Return the mean cross-entropy of next tokens in nats, and its gradients by name.
 
     Args:
         model: computes.

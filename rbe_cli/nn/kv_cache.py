@@ -27,8 +27,13 @@ class LayerCache:
     starts: Int64
 
     def of(self, group: slice) -> "LayerCache":
-        """The part that some sequences of the batch extend."""
+        """Return the part that some sequences of the batch extend."""
         return LayerCache(self.keys, self.values, self.rows[group], self.starts[group])
+
+
+def starts_of(cache: LayerCache | None) -> list[int] | None:
+    """Return how many positions each sequence of the batch has already; None without a cache."""
+    return None if cache is None else [int(start) for start in cache.starts]
 
 
 class KVCache:
@@ -42,7 +47,13 @@ class KVCache:
     """
 
     def __init__(self, config: Gpt2Config, batch: int, dtype: DTypeLike = np.float32) -> None:
-        """Empty rows."""
+        """Begin with empty rows.
+
+        Args:
+            config: of the model.
+            batch: number of rows.
+            dtype: of keys and values.
+        """
         shape = (batch, config.n_head, 0, config.head_dim)
         layers = range(config.n_layer)
         self._keys: list[Floating] = [np.empty(shape, dtype) for _ in layers]
@@ -52,10 +63,11 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all keys and values."""
         return sum(array.nbytes for array in (*self._keys, *self._values))
 
     def layers(self, rows: Int64, seq: int) -> list[LayerCache]:
-        """The layers' caches, with room for `seq` more tokens in each of `rows`."""
+        """Return the layers' caches, with room for `seq` more tokens in each of `rows`."""
         starts = self.lengths[rows]
         self._reserve(int(starts.max()) + seq)
         return [

@@ -6,20 +6,24 @@ from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 
 def log_softmax(logits: Floating) -> Floating:
-    """Log-probabilities along the last axis."""
+    """Return the log-probabilities of logits `[..., n]` along the last axis, of their type."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
 
 def kl_divergence(reference: Floating, model: Floating) -> Float64:
-    """KL(reference || model) of log-probabilities `[..., vocab]`, nats, float64 `[...]`."""
+    """Return KL(reference || model) in nats, float64 `[...]`.
+
+    Args:
+        reference, model: log-probabilities `[..., vocab]`.
+    """
     terms: Float64 = np.sum(np.exp(reference) * (reference - model), axis=-1, dtype=np.float64)
     return terms
 
 
 def cross_entropy(logits: Floating, targets: Int64) -> tuple[float, Floating]:
-    """-log p(target), nats, summed over predictions, and its gradient.
+    """Return -log p(target) in nats, summed over predictions, and its gradient.
 
     Args:
         logits: `[..., vocab]`.
@@ -36,7 +40,7 @@ def cross_entropy(logits: Floating, targets: Int64) -> tuple[float, Floating]:
 
 
 def distillation(logits: Floating, reference: Floating) -> tuple[float, Floating]:
-    """KL(reference || model), nats, summed over predictions, and its gradient.
+    """Return KL(reference || model) in nats, summed over predictions, and its gradient.
 
     Args:
         logits: of the model, `[..., vocab]`.

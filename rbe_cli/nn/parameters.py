@@ -1,4 +1,4 @@
-"""All that can be trained of a model, as arrays by name."""
+"""Takes a model's tensors apart into the arrays that can be trained, and puts them together."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from rbe_cli.weights.weight_forms import Weight
 
 
 def split(tensors: Mapping[str, Weight]) -> dict[str, Floating]:
-    """The parameters of what `Gpt2` is made of, as `join` takes them.
+    """Return the parameters of what `Gpt2` is made of, as `join` takes them.
 
     Vectors and dense matrices keep their names; those of compressed matrices are told apart by
     suffixes (`weights/weight_forms.py`), as in `h.0.mlp.c_fc.weight.column_steps`.
@@ -23,7 +23,7 @@ def split(tensors: Mapping[str, Weight]) -> dict[str, Floating]:
 
 
 def join(tensors: Mapping[str, Weight], values: Mapping[str, Floating]) -> dict[str, Weight]:
-    """The tensors with other values of all parameters."""
+    """Return the tensors with other values of all parameters."""
     return {
         name: weights.with_parameters(
             weight, {suffix: values[f"{name}{suffix}"] for suffix in weights.parameters(weight)}
@@ -33,5 +33,5 @@ def join(tensors: Mapping[str, Weight], values: Mapping[str, Floating]) -> dict[
 
 
 def float64(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
-    """The tensors with parameters in float64, in which the reference kernels then compute."""
+    """Return the tensors with parameters in float64, in which the reference kernels compute."""
     return join(tensors, {name: own.astype(np.float64) for name, own in split(tensors).items()})

@@ -1,65 +1,58 @@
-"""How long each part of a block takes, and the memory that it takes at most."""
+"""How long each part of a block takes, and the memory that the block needs."""
 
-import tracemalloc
-from dataclasses import dataclass
-from time import perf_counter_ns
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
 
-Part = Literal["ln_1", "attention", "ln_2", "feed_forward", "residual"]
+from rbe_cli.errors import UsageError
+from rbe_cli.nn.layer import Layer
+from rbe_cli.nn.transformer_block import TransformerBlock
 
 
-@dataclass
+@dataclass(frozen=True)
 class LayerProfile:
-    """Describe one layer, summed over its forward passes, in the fields of docs/json.md.
+    """An average forward pass of one block, under the names of docs/json.md.
 
     Attributes:
-        layer: from 0.
-        calls: forward passes.
-        ln_1_ns, attention_ns, ln_2_ns, feed_forward_ns, residual_ns: nanoseconds of each part.
-        total_ns: of all parts.
-        peak_memory_bytes: that the layer had allocated at most above what there was before, as
-            measured by tracemalloc; 0 unless that traces.
+        layer: the block's number, from 0.
+        ln_1_ns, attention_ns, ln_2_ns, feed_forward_ns: nanoseconds of each part.
+        residual_ns: nanoseconds of all else, the residual sums.
+        total_ns: nanoseconds of the block.
+        peak_memory_bytes: the most that a call had in use at once, as of `LayerStats`.
     """
 
     layer: int
-    calls: int = 0
-    ln_1_ns: int = 0
-    attention_ns: int = 0
-    ln_2_ns: int = 0
-    feed_forward_ns: int = 0
-    residual_ns: int = 0
-    total_ns: int = 0
-    peak_memory_bytes: int = 0
-    _last: int = 0
-    _before: int = 0
+    ln_1_ns: int
+    attention_ns: int
+    ln_2_ns: int
+    feed_forward_ns: int
+    residual_ns: int
+    total_ns: int
+    peak_memory_bytes: int
 
-    def start(self) -> None:
-        """A forward pass begins."""
-        if tracemalloc.is_tracing():
-            tracemalloc.reset_peak()
-            self._before = tracemalloc.get_traced_memory()[0]
-        self.calls += 1
-        self._last = perf_counter_ns()
+    @classmethod
+    def of_block(cls, layer: int, block: TransformerBlock) -> "LayerProfile":
+        """Return the averages of a block that counts its passes.
 
-    def lap(self, part: Part) -> None:
-        """A part of it is done."""
-        now = perf_counter_ns()
-        name = f"{part}_ns"
-        setattr(self, name, getattr(self, name) + now - self._last)
-        self.total_ns += now - self._last
-        self._last = now
+        Args:
+            layer: the block's number.
+            block: has run with `fuses_layers` off, so that its LayerNorms ran by themselves.
 
-    def stop(self) -> None:
-        """All of it is done."""
-        if tracemalloc.is_tracing():
-            peak = tracemalloc.get_traced_memory()[1] - self._before
-            self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
+        Raises:
+            UsageError: it does not count, has not run, or has fused its layers.
+        """
+        ln_1, attention, ln_2, feed_forward = (
+            _average_ns(part, block.name) for _, part in block.parts()
+        )
+        parts = ln_1 + attention + ln_2 + feed_forward
+        total = max(_average_ns(block, block.name), parts)
+        peak = 0 if block.stats is None else block.stats.peak_memory_bytes
+        return cls(layer, ln_1, attention, ln_2, feed_forward, total - parts, total, peak)
 
     def record(self) -> dict[str, int]:
-        """Return the fields of docs/json.md."""
-        names = ["layer", *(f"{part}_ns" for part in get_args(Part))]
-        return {name: getattr(self, name) for name in (*names, "total_ns", "peak_memory_bytes")}
+        """Return the fields by name."""
+        return asdict(self)
 
 
-def ignore(part: Part) -> None:
-    """The lap of those who do not profile."""
+def _average_ns(layer: Layer, block: str) -> int:
+    if layer.stats is None or not layer.stats.calls:
+        raise UsageError(f"{block}: {layer.name} has counted no forward pass of its own")
+    return round(layer.stats.average_ns)

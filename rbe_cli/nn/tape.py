@@ -18,7 +18,7 @@ from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 @dataclass
 class SavedTensors:
-    """What one block leaves; of this class itself, the rest is to be computed again.
+    """Holds what one block leaves; of this class itself, the rest is to be computed again.
 
     Attributes:
         x: the block's input `[batch, seq, d]`.
@@ -34,11 +34,11 @@ class SavedTensors:
 
 @dataclass
 class AllSavedTensors(SavedTensors):
-    """All that the backward pass of one block needs.
+    """Holds all that the backward pass of one block needs.
 
     Attributes:
         qkv: queries, keys and values, `[batch, seq, 3 * d]`.
-        mixed: the heads' outputs, `[batch, seq, d]`.
+        attended: the heads' outputs, `[batch, seq, d]`.
         middle: the sum after attention, `[batch, seq, d]`.
         hidden: before the activation function, `[batch, seq, n_inner]`; None in a feed-forward
             part that recomputes.
@@ -46,7 +46,7 @@ class AllSavedTensors(SavedTensors):
     """
 
     qkv: Floating
-    mixed: Floating
+    attended: Floating
     middle: Floating
     hidden: Floating | None
     statistics_1: Float64
@@ -59,7 +59,7 @@ class Tape:
 
     Attributes:
         checkpoint: keep the blocks' inputs alone.
-        memory_limit: bytes of activations in memory; None for all.
+        memory_limit: bytes of saved tensors in memory; None for all.
         tokens: ids `[batch, seq]`.
         hidden: the last block's output.
         file_bytes: bytes that were written to files.
@@ -74,27 +74,33 @@ class Tape:
     _bytes: int = 0  # in memory
     _folder: "TemporaryDirectory[str] | None" = None
 
-    def append(self, activations: SavedTensors) -> None:
+    def append(self, saved: SavedTensors) -> None:
         """Record the next block.
 
         Raises:
             OSError: a file cannot be written.
         """
-        size = activations.nbytes
+        size = saved.nbytes
         if self.memory_limit is None or self._bytes + size <= self.memory_limit:
             self._bytes += size
-            self._blocks.append(activations)
+            self._blocks.append(saved)
             return
         if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="rbe-activations-")
+            self._folder = TemporaryDirectory(prefix="rbe-tape-")
         path = Path(self._folder.name) / f"{len(self._blocks)}.npz"
-        arrays = {name: array for name, array in vars(activations).items() if array is not None}
+        arrays = {name: array for name, array in vars(saved).items() if array is not None}
         np.savez(path, allow_pickle=False, **arrays)
         self.file_bytes += path.stat().st_size
         self._blocks.append(path)
 
     def pop(self) -> SavedTensors:
-        """The last block, which is forgotten."""
+        """Return what the last block saved, and forget it.
+
+        Raises:
+            UsageError: nothing is recorded any more.
+        """
+        if not self._blocks:
+            raise UsageError("the tape holds no recorded block")
         last = self._blocks.pop()
         if isinstance(last, SavedTensors):
             self._bytes -= last.nbytes

@@ -49,6 +49,16 @@ class BufferPool:
                 if self.nbytes + size <= self.limit:
                     self._free.setdefault(size, []).append(memory)
 
+    @contextmanager
+    def keeping_nothing(self) -> Iterator[None]:
+        """Give all free memory back, and keep none within the context."""
+        limit, self.limit = self.limit, 0
+        self.clear()
+        try:
+            yield
+        finally:
+            self.limit = limit
+
     def clear(self) -> None:
         """Give all memory back that nobody uses."""
         with self._lock:

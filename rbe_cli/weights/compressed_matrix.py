@@ -26,6 +26,11 @@ class CompressedMatrix(ABC):
     def nbytes(self) -> int:
         """Bytes in memory."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of a decoded copy that is kept beside the compressed form."""
+        return 0
+
     @abstractmethod
     def decoded(self) -> "Floating | PanelMatrix":
         """Return the matrix in a form that can be multiplied by: panels, or an array `[K, N]`.

@@ -32,6 +32,11 @@ def is_packed(weight: Weight) -> bool:
     return not isinstance(weight, np.ndarray) and weight.is_packed
 
 
+def kept_bytes(weight: Weight) -> int:
+    """Return the bytes of a decoded copy that is kept beside a compressed form."""
+    return 0 if isinstance(weight, np.ndarray) else weight.kept_bytes
+
+
 def parameters(weight: Weight) -> dict[str, Floating]:
     """Return what can be trained, by the suffix of its name; a dense matrix has none."""
     return {"": weight} if isinstance(weight, np.ndarray) else weight.parameters()

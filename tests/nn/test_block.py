@@ -1,5 +1,3 @@
-import tracemalloc
-
 import numpy as np
 import pytest
 from small_layers import peak_bytes, random_block, random_input
@@ -9,7 +7,6 @@ from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gradients import Gradients
 from rbe_cli.nn.kv_cache import KVCache
-from rbe_cli.nn.profile import LayerProfile
 from rbe_cli.nn.tape import AllSavedTensors, SavedTensors, Tape
 
 
@@ -44,9 +41,12 @@ def test_all_ways_give_the_same_output(kernels, largest):
     found = [block(x, observe=lambda name, values: seen.append(name))]
     assert len(seen) == 4
     found += [block.record(x)[0], block.record(x, checkpoint=True)[0]]
-    block.profile = LayerProfile(0)
+    block.enable_stats()
     found.append(block(x))
-    block.profile = None
+    block.disable_stats()
+    block.fuses_layers = False
+    found.append(block(x))
+    block.fuses_layers = True
     for own in found:
         np.testing.assert_array_equal(own, out)
     for limit in (0, 100_000, 10_000_000):
@@ -121,25 +121,61 @@ def test_a_limit_bounds_the_measured_peak(fast, largest):
         assert limit / 8 < peak_bytes(forgetting) <= limit < unlimited
 
 
-def test_profiles_count_time_and_memory(fast):
-    block, _ = random_block(fast, 7)
-    x = random_input(4, 30, 42)
-    fast.buffers.clear()
-    block.profile = profile = LayerProfile(3)
-    tracemalloc.start()
-    try:
-        for _ in range(3):
-            block(x)
-    finally:
-        tracemalloc.stop()
-    parts = [
-        profile.ln_1_ns, profile.attention_ns, profile.ln_2_ns, profile.feed_forward_ns,
-        profile.residual_ns,
-    ]  # fmt: skip
-    assert min(parts) > 0
-    assert profile.total_ns == sum(parts)
-    assert profile.calls == 3
-    assert profile.peak_memory_bytes > 2 * x.nbytes
+@pytest.mark.parametrize("largest", [None, 7])
+@pytest.mark.parametrize("second", ["fused", "standard", "mixed"])
+@pytest.mark.parametrize("first", ["fused", "standard", "mixed"])
+def test_fusion_honours_the_variant_of_each_norm(fast, first, second, largest):
+    """A norm counts calls of its own exactly if it is not part of a product."""
+    block, _ = random_block(fast, largest)
+    x = random_input(3, 12, 42)
+    exact = block(x)
+    block.ln_1.variant, block.ln_2.variant = first, second
+    outputs = []
+    for fuses in (True, False):
+        block.fuses_layers = fuses
+        block.enable_stats()
+        outputs.append(block(x))
+        for norm, variant in ((block.ln_1, first), (block.ln_2, second)):
+            assert norm.stats.calls == (not fuses or variant != "fused")
+    np.testing.assert_array_equal(*outputs)
+    is_mixed = "mixed" in (first, second)
+    assert np.array_equal(outputs[0], exact) == (not is_mixed)
+    assert relative_error(outputs[0], exact) < 5e-3
+
+
+def test_fusion_of_dense_weights_saves_the_normalised_input(fast):
+    block, _ = random_block(fast, n_embd=64, n_head=1, n_inner=64)
+    x = random_input(40, 50, 64)
+    norm, linear = block.ln_1, block.attn.c_attn
+    fused, apart = linear(x, norm=norm.norm), linear(norm(x))
+    assert relative_error(fused, apart) < 1e-6
+    peaks = [
+        peak_bytes(lambda: linear(x, norm=norm.norm)),
+        peak_bytes(lambda: linear(norm(x))),
+    ]
+    assert peaks[0] < 0.25 * x.nbytes
+    assert peaks[1] > x.nbytes
+
+
+@pytest.mark.parametrize("limit", [None, 40_000])
+def test_attention_weights_come_through_the_block(kernels, limit):
+    block, config = random_block(kernels, 7)
+    x = random_input(3, 12, 42)
+    plain, weights = block(x), np.empty((3, 3, 12, 12), np.float32)
+    block.memory_limit = limit
+    out = block(x, weights=weights)
+    assert relative_error(out, plain) < 1e-4  # numpy computes it instead of a kernel
+    qkv = block.attn.c_attn(block.ln_1(x)).reshape(3, 12, 3, 3, 14)
+    values = qkv[:, :, 2].transpose(0, 2, 1, 3)  # [batch, heads, seq, head_dim]
+    attended = (weights @ values).transpose(0, 2, 1, 3).reshape(3, 12, 42)
+    expected = block.attn.attend(qkv.reshape(3, 12, 126))
+    np.testing.assert_allclose(attended, expected, rtol=1e-4, atol=1e-5)
+    cached = np.empty((3, 3, 4, 12), np.float32)
+    cache = layer_cache(config, 3, 12)
+    block(x[:, :8], cache)
+    cache.starts[:] = 8
+    block(x[:, 8:], cache, weights=cached)
+    np.testing.assert_allclose(cached, weights[:, :, 8:], rtol=1e-4, atol=1e-5)
 
 
 def all_saved(hidden):
@@ -178,3 +214,8 @@ def test_tapes_write_what_exceeds_the_limit(make, tmp_path, monkeypatch):
 def test_a_tape_without_a_forward_pass_is_refused():
     with pytest.raises(UsageError, match="call record before backward"):
         Tape().outcome()
+
+
+def test_an_empty_tape_is_refused():
+    with pytest.raises(UsageError, match="the tape holds no recorded block"):
+        Tape().pop()

@@ -1,3 +1,4 @@
+import math
 from typing import get_args
 
 import numpy as np
@@ -5,7 +6,10 @@ import pytest
 from small_layers import peak_bytes, random_block, random_input
 from small_models import relative_error
 
+from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Activation
+from rbe_cli.model.config_dialects import ACTIVATION_ALIASES, to_gpt2_names
+from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.gradients import Gradients
 
 
@@ -60,6 +64,38 @@ def test_fusion_changes_nothing(kernels):
     normed = block.ln_2(x)
     np.testing.assert_array_equal(fused, block.mlp(normed))
     np.testing.assert_array_equal(fused, block.mlp.contract(block.mlp.expand(normed)))
+
+
+@pytest.mark.parametrize("name", [*get_args(Activation), *ACTIVATION_ALIASES])
+def test_every_name_of_a_config_is_taken(kernels, name):
+    """The layer computes what a config of this name would."""
+    known = to_gpt2_names({"activation_function": name})["activation_function"]
+    block, _ = random_block(kernels, activation_function=known)
+    mlp, x = FeedForward(block.mlp.c_fc, block.mlp.c_proj, name, kernels), random_input(2, 9, 42)
+    np.testing.assert_array_equal(mlp(x), block.mlp(x))
+
+
+def test_other_names_are_refused(kernels):
+    mlp = random_block(kernels)[0].mlp
+    with pytest.raises(UsageError, match=r"'tanh' is not one of gelu, .*gelu_new, .*swish"):
+        FeedForward(mlp.c_fc, mlp.c_proj, "tanh", kernels)
+
+
+def test_activations_are_those_of_the_design(kernels):
+    """GELU, its tanh form, ReLU and Swish at the design's own points."""
+    x = np.array([-3, -1, -0.1, 0, 0.1, 1, 3], np.float32)
+    exact = x.astype(np.float64)
+    cubic = np.tanh(math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3))
+    expected = {
+        "gelu": [value / 2 * (1 + math.erf(value / math.sqrt(2))) for value in exact],
+        "gelu_new": exact / 2 * (1 + cubic),
+        "relu": np.maximum(exact, 0),
+        "swish": exact / (1 + np.exp(-exact)),
+    }
+    mlp = random_block(kernels)[0].mlp
+    for name, values in expected.items():
+        own = FeedForward(mlp.c_fc, mlp.c_proj, name, kernels)
+        np.testing.assert_allclose(own.activated(x), values, rtol=2e-6, atol=2e-7)
 
 
 def test_an_observer_sees_what_is_multiplied(kernels):

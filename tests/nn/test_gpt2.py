@@ -10,6 +10,7 @@ from small_models import as_panels, float64, random_tensors, relative_error, sma
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Activation
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.kv_cache import KVCache
 
 OPTIONS = [
     *({"activation_function": name} for name in get_args(Activation)),
@@ -118,3 +119,42 @@ def test_bad_tokens_are_refused(fast, tokens, message):
     model = Gpt2.from_checkpoint(config, random_tensors(config), fast)
     with pytest.raises(UsageError, match=message):
         model.forward(np.array(tokens, np.int64))
+
+
+@pytest.mark.parametrize("largest", [None, 7])
+def test_attention_weights_of_the_layers_asked_for(kernels, largest):
+    config = small_config()
+    tensors = random_tensors(config)
+    model = (
+        Gpt2.from_checkpoint(config, tensors, kernels)
+        if largest is None
+        else Gpt2(config, as_panels(tensors, largest)[0], kernels)
+    )
+    tokens = random_tokens(config, 2, 9)
+    every = model.attention_weights(tokens)
+    assert list(every) == [0, 1, 2]
+    past = np.tril(np.ones((9, 9), bool))
+    for weights in every.values():
+        assert weights.shape == (2, 3, 9, 9)
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+        assert (weights[..., past] > 0).all()
+        assert (weights[..., ~past] == 0).all()
+    one = model.attention_weights(tokens, [1])
+    assert list(one) == [1]
+    assert relative_error(one[1], every[1]) < 1e-4
+    mask = np.ones((2, 1, 1, 9), bool)
+    mask[..., 2] = False
+    assert (model.attention_weights(tokens, [1], mask)[1][..., 2] == 0).all()
+
+
+def test_a_forward_pass_takes_attention_weights(kernels):
+    config = small_config()
+    model = Gpt2.from_checkpoint(config, random_tensors(config), kernels)
+    tokens, cache = random_tokens(config, 2, 9), KVCache(config, 2)
+    whole = model.attention_weights(tokens)
+    model.forward(tokens[:, :5], cache)
+    rest = {layer: np.empty((2, 3, 4, 9), np.float32) for layer in (0, 2)}
+    logits = model.forward(tokens[:, 5:], cache, weights=rest)
+    assert relative_error(logits, model.forward(tokens)[:, 5:]) < 1e-4
+    for layer, weights in rest.items():
+        np.testing.assert_allclose(weights, whole[layer][:, :, 5:], rtol=1e-3, atol=1e-5)

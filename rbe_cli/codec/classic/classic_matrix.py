@@ -179,12 +179,23 @@ class ClassicMatrix(CompressedMatrix):
         return np.concatenate([block.values for block in self.blocks])
 
     def decoded(self) -> Floating:
-        """Return all weights, `[K, N]`; they are decoded once and kept."""
+        """Return all weights, `[K, N]`, read-only; they are decoded once and kept."""
         return self._dense
 
     @cached_property
     def _dense(self) -> Floating:
-        return self.decode()
+        found = self.decode()
+        found.flags.writeable = False
+        return found
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the decoded weights, if they were needed so far."""
+        return self._dense.nbytes if "_dense" in vars(self) else 0
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """Without the decoded weights."""
+        return ClassicMatrix, (self.shape, self.block, self.blocks)
 
     def parameters(self) -> dict[str, Floating]:
         """Return `.surfaces` `[blocks, 8]` and `.coefficients` `[n]`, those of all blocks."""

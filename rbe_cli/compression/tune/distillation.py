@@ -82,7 +82,7 @@ def distil(
     rates = {name: _rate(name, bits) for name in values}
     progress("tuning", 0, steps)
     for step, group in enumerate(islice(_steps(sequences, seed), steps)):
-        if step < adam.steps:
+        if step < adam.training_step:
             continue
         weights = _applied(tensors, values)
         student = Gpt2(model.config, weights, model.kernels)

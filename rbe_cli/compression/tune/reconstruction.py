@@ -166,8 +166,9 @@ def _enter_c_attn(block: TransformerBlock, other: TransformerBlock, stream: _Str
 def _enter_attn_proj(block: TransformerBlock, other: TransformerBlock, stream: _Stream) -> _Stream:
     """x and target are the outputs of `c_attn`."""
     shape = *stream.original.shape[:2], -1
-    mixed = block.attn.mix(stream.target.reshape(shape))
-    return _enter_sum(stream, block.attn.c_proj(mixed), other.attn.mix(stream.x.reshape(shape)))
+    attended = block.attn.attend(stream.target.reshape(shape))
+    inputs = other.attn.attend(stream.x.reshape(shape))
+    return _enter_sum(stream, block.attn.c_proj(attended), inputs)
 
 
 def _enter_c_fc(block: TransformerBlock, other: TransformerBlock, stream: _Stream) -> _Stream:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rbe_cli.codec.registry import CODECS
+from rbe_cli.compression.settings import load_preset, preset_names
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("**/*.md"))]
 
 
 def test_the_cli_reference_is_what_the_command_line_says() -> None:
@@ -25,8 +28,31 @@ def test_the_cli_reference_does_not_depend_on_the_terminal(
     assert page == (DOCS / "cli.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
     files = [link for link in links if "://" not in link]
     assert [link for link in files if not (path.parent / link).exists()] == []
+
+
+def test_the_format_describes_every_codec_and_its_version() -> None:
+    text = (DOCS / "FORMAT.md").read_text(encoding="utf-8")
+    described = re.findall(r"^### (.*), version (\d+)", text, re.MULTILINE)
+    found = {
+        name: int(version) for names, version in described for name in re.findall(r"`(\w+)`", names)
+    }
+    assert found == {name: codec.version for name, codec in CODECS.items()}
+
+
+def test_every_preset_is_described_with_its_promise() -> None:
+    text = (DOCS / "how-to" / "presets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d.]+) \|", text, re.MULTILINE)
+    promises = {name: load_preset(name).max_kl_divergence for name in preset_names()}
+    assert {name: float(promise) for name, promise in rows} == promises
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_source_file_that_a_page_names_exists(path: Path) -> None:
+    names = re.findall(r"`([a-z_]+/[\w/.-]*\.(?:py|toml))`", path.read_text(encoding="utf-8"))
+    homes = (ROOT, ROOT / "rbe_cli")
+    assert [name for name in names if not any((home / name).exists() for home in homes)] == []

@@ -1,25 +1,14 @@
 """Every command that README.md shows works as shown."""
 
-import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from deadlines import SECONDS
+from documents import ROOT, commands, run_all
 
-from rbe_cli.cli.app import run
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def commands() -> list[str]:
-    """Lines of the README's shell blocks, comments left out, in order."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
+README = ROOT / "README.md"
 
 
 def make_recipe(target: str) -> list[str]:
@@ -37,14 +26,6 @@ def make_recipe(target: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def run_all(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    for line in lines:
-        program, *arguments = shlex.split(line)
-        assert Path(program).name == "rbe", line
-        assert run(arguments) == 0, (line, capsys.readouterr().err)
-        assert capsys.readouterr().out, line
-
-
 @pytest.fixture
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `compress` calibrate on a sixteenth of the usual text, in a fifth of the time."""
@@ -52,7 +33,7 @@ def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_shows_every_verb() -> None:
-    shown = {line.split()[1] for line in commands() if line.startswith("rbe ")}
+    shown = {line.split()[1] for line in commands(README) if line.startswith("rbe ")}
     assert shown == {"compress", "inspect", "run", "generate", "bench"}
 
 
@@ -62,7 +43,7 @@ def test_every_rbe_command_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "README.md", tmp_path)
-    run_all([line for line in commands() if line.startswith("rbe ")], capsys)
+    run_all([line for line in commands(README) if line.startswith("rbe ")], capsys)
 
 
 @pytest.mark.usefixtures("little_text")
@@ -76,11 +57,11 @@ def test_make_demo_does_what_it_says(
 
 
 def test_every_make_target_exists() -> None:
-    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    targets = [line.split()[1] for line in commands(README) if line.startswith("make ")]
     assert targets[:2] == ["demo", "test"]
     for target in targets:
         assert make_recipe(target)
 
 
 def test_its_verbs_are_only_rbe_and_make() -> None:
-    assert {line.split()[0] for line in commands()} == {"rbe", "make"}
+    assert {line.split()[0] for line in commands(README)} == {"rbe", "make"}

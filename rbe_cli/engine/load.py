@@ -12,8 +12,9 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
-from rbe_cli.model.tensor_names import is_of_layer
+from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.cpus import default_threads
@@ -40,9 +41,18 @@ class MemoryLimit:
 def load_model(
     container: Container, kernels: Kernels, progress: Progress, limit: MemoryLimit | None = None
 ) -> Gpt2:
-    """Decode a file's tensors and assemble the model; arguments as of `load_weights`."""
+    """Decode a file's tensors and assemble the model; arguments as of `load_weights`.
+
+    Gamma and beta of the LayerNorms stay as the file holds them, if that takes fewer bytes than
+    float32, and are decoded once.
+    """
     weights = load_weights(container, kernels.threads, progress, limit)
-    return Gpt2(container.config, weights, kernels)
+    kept: dict[str, Weight | CompressedVector] = {
+        name: CompressedVector(tensor.shape, tensor.codec, bytes(tensor.data))
+        for name, tensor in container.tensors.items()
+        if is_layer_norm(name) and len(tensor.data) < weights[name].nbytes
+    }
+    return Gpt2(container.config, {**weights, **kept}, kernels)
 
 
 def load_weights(

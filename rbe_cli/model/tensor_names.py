@@ -31,6 +31,11 @@ def is_matrix(name: str) -> bool:
     return _MATRIX.fullmatch(name) is not None
 
 
+def is_layer_norm(name: str) -> bool:
+    """Return whether a canonical name is gamma or beta of a LayerNorm."""
+    return name.split(".")[-2].startswith("ln_")
+
+
 def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
     """Shapes of one layer's tensors, without the `h.N.` prefix, in order of use."""
     d, inner = config.n_embd, config.n_inner

@@ -8,21 +8,27 @@ import pytest
 from reference_gpt2 import gpt2
 from small_models import float64, random_tensors, relative_error, small_config
 
+from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
 from rbe_cli.codec.vectors import dense_tensor
+from rbe_cli.codec.vectors.coded_vector import encode_scalar, encode_vector
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
-from rbe_cli.engine.load import MemoryLimit, _decode_within, load_model
+from rbe_cli.engine.load import MemoryLimit, _decode_within, load_model, load_weights
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.nn import parameters
+from rbe_cli.nn.adam import Adam
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.gradients import loss_and_gradients
+from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.weights.panel_matrix import PanelMatrix
 
 PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
@@ -104,6 +110,79 @@ def test_loaded_model_of_fixed_rates_equals_the_reference(tmp_path, engine):
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
     expected = gpt2(tokens[0], float64(decoded), config)
     assert relative_error(model.forward(tokens)[0], expected) < 1e-4
+
+
+def test_gamma_and_beta_stay_as_the_file_holds_them(tmp_path):
+    """A scalar, entropy-coded or float16 vector is decoded once, when it is needed."""
+    config = small_config(tie_word_embeddings=True)
+    stored, decoded = stored_model(config, 0.08, None)
+    forms = {"h.0.ln_1.weight": "scalar", "h.0.ln_1.bias": "coded", "ln_f.weight": "float16"}
+    for index, tensor in enumerate(stored):
+        values, codec = decoded[tensor.name], forms.get(tensor.name)
+        if codec:
+            data = {
+                "scalar": lambda own: encode_scalar(np.full_like(own, 1.25)),
+                "coded": lambda own: encode_vector(own, 0.01),
+                "float16": lambda own: dense_tensor.encode(own, "float16"),
+            }[codec](values)
+            stored[index] = StoredTensor(tensor.name, tensor.shape, codec, data)
+            decoded[tensor.name] = stored[index].decode()
+    path = tmp_path / "model.rbe"
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    with Container.open(path) as container:
+        model = load_model(container, load_kernels("fast", 1), lambda *progress: None)
+    norm = model.blocks[0].ln_1
+    for vector, codec in ((norm.gamma, "scalar"), (norm.beta, "coded")):
+        assert isinstance(vector, CompressedVector)
+        assert vector.codec == codec
+        assert vector.kept_bytes == 0
+    assert isinstance(model.ln_f.gamma, CompressedVector)
+    assert isinstance(model.ln_f.beta, np.ndarray)
+    usage = norm.memory_usage()
+    assert usage.parameter_bytes == 4 + len(by_name(stored)["h.0.ln_1.bias"].data)
+    assert usage.float32_bytes == 8 * config.n_embd
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
+    expected = gpt2(tokens[0], float64(decoded), config)
+    assert relative_error(model.forward(tokens)[0], expected) < 1e-4
+    assert norm.memory_usage().decoded_bytes == 8 * config.n_embd
+
+
+def test_factors_of_the_classic_scheme_can_be_trained(tmp_path):
+    config = small_config(tie_word_embeddings=True)
+    stored = [
+        StoredTensor(name, tensor.shape, "classic", classic(tensor, is_embedding(name)))
+        if is_matrix(name)
+        else StoredTensor(name, tensor.shape, "float32", dense_tensor.encode(tensor, "float32"))
+        for name, tensor in random_tensors(config).items()
+    ]
+    path = tmp_path / "model.rbe"
+    write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
+    with Container.open(path) as container:
+        weights = load_weights(container, 1, lambda *progress: None)
+    values = parameters.split(weights)
+    kernels = load_kernels("fast", 1)
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 12))
+    adam, losses = Adam(), []
+    for _ in range(6):
+        model = Gpt2(config, parameters.join(weights, values), kernels)
+        loss, gradients = loss_and_gradients(model, tokens)
+        assert gradients.keys() == values.keys()
+        losses.append(loss)
+        values = adam.step(values, gradients, dict.fromkeys(values, 3e-3))
+    assert losses[-1] < losses[0] - 0.1
+    before = parameters.split(weights)
+    for suffix in (".surfaces", ".coefficients"):
+        name = f"h.0.mlp.c_fc.weight{suffix}"
+        assert np.abs(values[name] - before[name]).max() > 0
+
+
+def classic(tensor, transposed):
+    weights = np.ascontiguousarray(tensor.T if transposed else tensor)
+    return ClassicMatrix.encode(weights, 6, 16).to_bytes()
+
+
+def by_name(stored):
+    return {tensor.name: tensor for tensor in stored}
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -2,6 +2,7 @@ import pytest
 
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import (
+    is_layer_norm,
     is_mask_buffer,
     is_matrix,
     parameter_count,
@@ -42,3 +43,10 @@ def test_mask_buffers(name: str) -> None:
     assert is_mask_buffer(name)
     assert not is_mask_buffer(name + ".weight")
     assert not is_matrix(name)
+
+
+def test_parameters_of_layer_norms_are_known() -> None:
+    found = {name for name in tensor_shapes(GPT2) if is_layer_norm(name)}
+    layers = [f"h.{layer}.ln_{number}" for layer in range(12) for number in (1, 2)]
+    expected = {f"{name}.{kind}" for name in (*layers, "ln_f") for kind in ("weight", "bias")}
+    assert found == expected

@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # set up once; a process that is done takes some of another's.
 PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 
-.PHONY: demo test test-full lint format docs clean
+.PHONY: demo test test-full coverage lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -21,6 +21,10 @@ test: $(INSTALLED)
 # The property tests with ten times as many examples, which are new each time.
 test-full: $(INSTALLED)
 	$(PYTEST) --hypothesis-profile full
+
+# The branches of the package that the tests take, file by file; htmlcov/index.html shows the lines.
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report term --cov-report html
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -44,4 +48,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo.rbe
+	rm -rf $(VENV) demo.rbe htmlcov .coverage

@@ -11,12 +11,12 @@ from examples import QUICK
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-pytest_plugins = ["compiled_kernels", "tiny_checkpoint", "tiny_folder"]
+pytest_plugins = ["fixtures.compiled_kernels", "fixtures.tiny_checkpoint", "fixtures.tiny_folder"]
 
 # Examples are not timed: compilation and shared machines make single ones slow. `quick` tries the
 # same examples in every run; `full` (make test-full) tries more of them, and others every time.
 settings.register_profile("quick", deadline=None, max_examples=QUICK, derandomize=True)
-settings.register_profile("full", deadline=None, max_examples=10 * QUICK)
+settings.register_profile("full", deadline=None, max_examples=10 * QUICK, print_blob=True)
 settings.load_profile("quick")
 
 # A shell ignores SIGINT for what a script starts with `&`, nohup ignores SIGHUP, and processes

@@ -1,7 +1,7 @@
-import pickle
+"""Files of `torch.save`: what they hold is read, and what does not fit is refused."""
+
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,85 +12,10 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from torch_files import FOUR, GOLDEN, LEGACY_GOLDEN, call, encode, listed, tensor, write_archive
 
-from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor
-from rbe_cli.checkpoint.torch_files.torch_file import read_torch_file
+from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES
 from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
-
-# Written by a real torch.save, see make_torch_fixture.py.
-GOLDEN = Path(__file__).parent / "fixtures" / "torch_state_dict.bin"
-
-
-def listed(path: Path) -> dict[str, CheckpointTensor]:
-    return dict(read_torch_file(path).tensors)
-
-
-def encode(value: Any) -> bytes:
-    """Pickle opcodes of a value; bytes are opcodes already."""
-    match value:
-        case bytes():
-            return value
-        case str():
-            return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
-        case bool():
-            return b"\x88" if value else b"\x89"
-        case int():
-            digits = pickle.encode_long(value)
-            return b"\x8a" + bytes([len(digits)]) + digits
-        case tuple():
-            return b"(" + b"".join(map(encode, value)) + b"t"
-        case dict():
-            items = b"".join(encode(key) + encode(item) for key, item in value.items())
-            return b"}(" + items + b"u"
-    raise TypeError(value)
-
-
-def call(module: str, name: str, *arguments: Any) -> bytes:
-    return f"c{module}\n{name}\n".encode() + encode(arguments) + b"R"
-
-
-def tensor(
-    shape: tuple[Any, ...] = (4,),
-    stride: tuple[Any, ...] = (1,),
-    offset: Any = 0,
-    size: Any = 4,
-    key: Any = "0",
-    kind: str = "FloatStorage",
-) -> bytes:
-    """A tensor as `torch.save` pickles it."""
-    storage = encode(("storage", f"ctorch\n{kind}\n".encode(), key, "cpu", size)) + b"Q"
-    hooks = call("collections", "OrderedDict")
-    return call("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, stride, False, hooks)
-
-
-FOUR = {"data/0": np.arange(4, dtype="<f4").tobytes()}
-
-
-def legacy_tensor(
-    shape: tuple[int, ...] = (4,),
-    stride: tuple[int, ...] = (1,),
-    offset: int = 0,
-    key: str = "7",
-    view: Any = b"N",
-) -> bytes:
-    """A tensor as `torch.save` pickled it before PyTorch 1.6."""
-    storage_type = b"ctorch\nFloatStorage\n"
-    storage = encode(("storage", storage_type, key, "cpu", 4, view)) + b"Q"
-    hooks = call("collections", "OrderedDict")
-    return call("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, stride, False, hooks)
-
-
-def write_archive(
-    path: Path,
-    state: Any,
-    members: Mapping[str, bytes] = FOUR,
-    compression: int = zipfile.ZIP_STORED,
-) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("model/data.pkl", b"\x80\x02" + encode(state) + b".")
-        for name, content in members.items():
-            archive.writestr(f"model/{name}", content)
-    return path
 
 
 def test_reads_what_torch_writes() -> None:
@@ -108,86 +33,6 @@ def test_reads_what_torch_writes() -> None:
         assert stored[name].shape == read.shape
         np.testing.assert_array_equal(read, expected[name])
     assert stored["transformer.h.0.attn.bias"].dtype == "bool"
-
-
-def test_the_form_before_pytorch_1_6_holds_the_same() -> None:
-    legacy, newer = listed(GOLDEN.with_name("torch_legacy.bin")), listed(GOLDEN)
-    assert list(legacy) == list(newer)
-    for name, stored in newer.items():
-        assert (legacy[name].shape, legacy[name].dtype) == (stored.shape, stored.dtype)
-        if stored.dtype in RAW_TYPES:
-            np.testing.assert_array_equal(legacy[name].read(), stored.read())
-
-
-def write_legacy(
-    path: Path, state: Any, storages: Mapping[str, bytes], *, protocol: int = 2, **changes: Any
-) -> Path:
-    """Write what `torch.save` wrote before PyTorch 1.6; values of bytes are opcodes already."""
-    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
-    header = {"magic": 0x1950A86A20F9469CFC6C, "version": 1001, "machine": machine} | changes
-    keys = header.pop("keys", sorted(storages))
-    pickles = [pickle.dumps(value, protocol=protocol) for value in header.values()]
-    pickles += [b"\x80\x02" + encode(state) + b".", pickle.dumps(keys, protocol=protocol)]
-    items = [(len(own) // 4).to_bytes(8, "little") + own for own in storages.values()]
-    path.write_bytes(b"".join([*pickles, *items]))
-    return path
-
-
-LEGACY_FOUR = {"7": FOUR["data/0"]}
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_a_legacy_file_of_two_tensors_in_one_storage(tmp_path: Path, protocol: int) -> None:
-    state = {"a": legacy_tensor(key="7"), "b": legacy_tensor((2,), (2,), 1, key="7")}
-    stored = listed(write_legacy(tmp_path / "x.bin", state, LEGACY_FOUR, protocol=protocol))
-    assert stored["a"].read().tolist() == [0, 1, 2, 3]
-    assert stored["b"].read().tolist() == [1, 3]
-
-
-def test_a_legacy_file_of_python_2(tmp_path: Path) -> None:
-    """Python 2 pickled names as byte strings, and ordered dicts as lists of pairs."""
-    pair = b"](U\x01a" + legacy_tensor(key="7") + b"e"
-    state = b"ccollections\nOrderedDict\n](" + pair + b"e\x85R"
-    assert listed(write_legacy(tmp_path / "x.bin", state, LEGACY_FOUR))["a"].shape == (4,)
-
-
-@pytest.mark.parametrize(
-    ("state", "storages", "changes", "message"),
-    [
-        ({"a": 1}, LEGACY_FOUR, {"version": 1000}, "no header"),
-        ({"a": 1}, LEGACY_FOUR, {"machine": {"little_endian": False}}, "little-endian"),
-        ({"a": 1}, LEGACY_FOUR, {"machine": None}, "no header"),
-        ({"a": 1}, LEGACY_FOUR, {"keys": {"7": 1}}, "list of storages"),
-        ({"a": 1}, LEGACY_FOUR, {"keys": ["7"]}, "unknown type"),
-        ({"a": 1}, LEGACY_FOUR, {"keys": [["7"]]}, "unknown type"),
-        ("a", LEGACY_FOUR, {"keys": ["7", "7"]}, "one twice"),
-        ("a", LEGACY_FOUR, {"keys": []}, "a storage is missing"),
-        ("a", {"7": bytes(12)}, {}, "another size"),
-        ("a", {"7": bytes(20)}, {}, "another size"),
-    ],
-)
-def test_malformed_legacy_files_are_refused(
-    tmp_path: Path, state: Any, storages: Any, changes: dict[str, Any], message: str
-) -> None:
-    state = {"a": legacy_tensor(key="7")} if state == "a" else state
-    path = write_legacy(tmp_path / "bad.bin", state, storages, **changes)
-    with pytest.raises(CheckpointError, match=rf"bad\.bin: .*{message}"):
-        listed(path)
-
-
-def test_every_truncation_of_a_legacy_file_is_noticed(tmp_path: Path) -> None:
-    whole = GOLDEN.with_name("torch_legacy.bin").read_bytes()
-    path = tmp_path / "bad.bin"
-    for end in range(14, len(whole), 7):
-        path.write_bytes(whole[:end])
-        with pytest.raises(CheckpointError, match=r"bad\.bin"):
-            listed(path)
-
-
-def test_a_legacy_view_of_a_storage_is_refused(tmp_path: Path) -> None:
-    state = {"a": legacy_tensor(key="7", view=("0", 0, 2))}
-    with pytest.raises(CheckpointError, match=r"views of storages, as PyTorch before 0\.4"):
-        listed(write_legacy(tmp_path / "bad.bin", state, LEGACY_FOUR))
 
 
 def test_float64_is_rounded_to_float32(tmp_path: Path) -> None:
@@ -394,7 +239,7 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 @given(st.data())
 @examples(300)
 def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
-    golden = data.draw(st.sampled_from([GOLDEN, GOLDEN.with_name("torch_legacy.bin")]))
+    golden = data.draw(st.sampled_from([GOLDEN, LEGACY_GOLDEN]))
     content = bytearray(golden.read_bytes())
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
         content[position] = data.draw(st.integers(0, 255))

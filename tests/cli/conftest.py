@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from deadlines import started
+from record_fields import RUN_FIELDS
 from safetensors.numpy import save_file
 from small_models import random_tensors, small_config
 from small_tokenizer import train_tokenizer
@@ -28,6 +29,8 @@ RAW_CONFIG = {
     "n_layer": CONFIG.n_layer,
     "n_head": CONFIG.n_head,
 }
+
+RUN_TEXT = "The quick brown fox jumps over the lazy dog. It was the best of times"
 
 
 @dataclass(frozen=True)
@@ -155,4 +158,45 @@ def bare_file(workshop: Path, bare_checkpoint: Path) -> Path:
     path = workshop / "bare.rbe"
     with redirect_stdout(StringIO()):
         assert run(["compress", str(bare_checkpoint), str(path), "--calib-samples", "8"]) == 0
+    return path
+
+
+@pytest.fixture
+def generate(rbe: Rbe, rbe_file: Path) -> Callable[..., Any]:
+    """The JSON of `rbe generate` on the tiny model."""
+
+    def call(*arguments: object) -> Any:
+        done = rbe("generate", rbe_file, *arguments, "--format", "json", "-q")
+        assert (done.code, done.err) == (0, "")
+        return done.json
+
+    return call
+
+
+@pytest.fixture
+def forward(rbe: Rbe, rbe_file: Path) -> Callable[..., dict[str, Any]]:
+    """The record of `rbe run` on the tiny model."""
+
+    def call(*arguments: object) -> dict[str, Any]:
+        done = rbe("run", rbe_file, *arguments, "--format", "json", "-q")
+        assert (done.code, done.err) == (0, "")
+        assert list(done.json) == RUN_FIELDS
+        return done.json
+
+    return call
+
+
+@pytest.fixture
+def long_text(tmp_path: Path) -> Path:
+    """More tokens than the model's context of 64."""
+    path = tmp_path / "long.txt"
+    path.write_text(f"{RUN_TEXT}\n" * 12)
+    return path
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """Two sequences of ids."""
+    path = tmp_path / "ids.txt"
+    path.write_text("5 6 7\n8 9\n")
     return path

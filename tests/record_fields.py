@@ -1,0 +1,37 @@
+"""Names the fields of the JSON records that verbs print, as docs/json.md lists them."""
+
+GENERATE_FIELDS = [
+    "prompt",
+    "text",
+    "tokens",
+    "finish_reason",
+    "seed",
+    "prompt_tokens",
+    "generated_tokens",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "time_to_first_token_seconds",
+    "peak_rss_bytes",
+]
+RUN_FIELDS = [
+    "tokens",
+    "loss",
+    "perplexity",
+    "top",
+    "reference_perplexity",
+    "kl_divergence",
+    "layers",
+    "profile",
+    "loss_error",
+    "perplexity_error",
+    "reference_perplexity_error",
+    "perplexity_ratio",
+    "perplexity_ratio_error",
+    "kl_divergence_error",
+    "kl_divergence_p99",
+    "kl_divergence_max",
+    "top_1_agreement",
+    "top_1_agreement_error",
+    "window",
+    "logprobs",
+]

@@ -354,7 +354,8 @@ class Model:
             kernels = self._kernels
             if threads != self._threads:
                 kernels = load_kernels(self._engine, threads)
-            found = Gpt2(self.config, weights, kernels)
+            tensors = {**weights, **self._state.unchanged_norms()}
+            found = Gpt2(self.config, tensors, kernels)
             warm_up(found, self._progress)
             self._networks[threads] = changes, found
             return found

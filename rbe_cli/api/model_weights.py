@@ -16,9 +16,11 @@ from rbe_cli.compression.output_file import Quality
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
+from rbe_cli.engine.load import stored_norms
 from rbe_cli.errors import UsageError
 from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn import parameters as trained
+from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights import weight_forms
 from rbe_cli.weights.weight_forms import Weight
@@ -62,6 +64,13 @@ class ModelWeights:
             if self._weights is None:
                 raise UsageError("the model is closed")
             return self._weights, self.changes
+
+    def unchanged_norms(self) -> dict[str, CompressedVector]:
+        """Return each gamma and beta that was not changed as the file holds it."""
+        with self._lock:
+            self.current()
+            norms = stored_norms(self._container)
+            return {name: own for name, own in norms.items() if name not in self._changed}
 
     def names(self) -> tuple[str, ...]:
         """Return the canonical names in the order of the file."""

@@ -1,5 +1,6 @@
 """From a file's encoded tensors to a model that is ready to run."""
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,12 +48,19 @@ def load_model(
     float32, and are decoded once.
     """
     weights = load_weights(container, kernels.threads, progress, limit)
-    kept: dict[str, Weight | CompressedVector] = {
+    return Gpt2(container.config, {**weights, **stored_norms(container)}, kernels)
+
+
+def stored_norms(container: Container) -> dict[str, CompressedVector]:
+    """Return each gamma and beta as the file holds it, unless it holds float32.
+
+    Their bytes are copied, and known to be right only after `load_weights`.
+    """
+    return {
         name: CompressedVector(tensor.shape, tensor.codec, bytes(tensor.data))
         for name, tensor in container.tensors.items()
-        if is_layer_norm(name) and len(tensor.data) < weights[name].nbytes
+        if is_layer_norm(name) and len(tensor.data) < 4 * math.prod(tensor.shape)
     }
-    return Gpt2(container.config, {**weights, **kept}, kernels)
 
 
 def load_weights(

@@ -8,6 +8,7 @@ import pytest
 
 import rbe_cli
 from rbe_cli.container.reader import Container
+from rbe_cli.nn.layer_norm_parameters import CompressedVector
 
 IDS = [3, 1, 4, 1, 5]
 GAMMA = "h.0.ln_1.weight"
@@ -209,3 +210,14 @@ def test_a_file_that_exists_is_replaced_only_by_force(model: rbe_cli.Model, tmp_
     model.save(path, force=True)
     with rbe_cli.load(path) as loaded:
         assert loaded.tensors[GAMMA].codec == "scalar"
+
+
+def test_a_layer_norm_stays_compressed_until_it_is_changed(model: rbe_cli.Model) -> None:
+    norm = model.network.blocks[0].ln_1
+    assert isinstance(norm.gamma, CompressedVector)
+    gamma = model.parameters()[GAMMA]
+    np.testing.assert_array_equal(norm.gamma.values, gamma)
+    model.set_parameters({GAMMA: 2 * gamma})
+    changed = model.network.blocks[0].ln_1
+    np.testing.assert_array_equal(changed.gamma, 2 * gamma)
+    assert isinstance(changed.beta, CompressedVector)

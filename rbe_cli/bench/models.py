@@ -227,12 +227,12 @@ def _fitting_tokens(options: ModelOptions) -> tuple[int, int]:
         context = container.config.n_positions
     room = context - options.depth
     if room < 1:
-        raise UsageError(f"--depth {options.depth} fills the model's context of {context} tokens")
-    asked = {"--prompt-tokens": options.prompt_tokens, "--max-tokens": options.max_tokens}
+        raise UsageError(f"`depth` {options.depth} fills the model's context of {context} tokens")
+    asked = {"`prompt_tokens`": options.prompt_tokens, "`max_tokens`": options.max_tokens}
     for flag, count in asked.items():
         if count is not None and count > room:
             raise UsageError(
-                f"{flag} {count} after --depth {options.depth} is more than the model's context "
+                f"{flag} {count} after `depth` {options.depth} is more than the model's context "
                 f"of {context} tokens"
             )
     prompt_tokens = options.prompt_tokens or min(_PROMPT_TOKENS, room)

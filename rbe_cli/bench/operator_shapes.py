@@ -61,7 +61,7 @@ class Shape:
         found = _FORM.fullmatch(text)
         if not found:
             raise UsageError(
-                f"--shape {text!r} is not BATCHxSEQxDIM in whole numbers from 1, like 32x64x768"
+                f"`shape` {text!r} is not BATCHxSEQxDIM in whole numbers from 1, like 32x64x768"
             )
         return cls(*map(int, found.groups()))
 

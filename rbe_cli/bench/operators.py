@@ -200,7 +200,7 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise UsageError(
-            f"--shape {shape} needs about {needed / 1e9:.1f} GB of memory, "
+            f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory, "
             f"and {available / 1e9:.1f} GB are available"
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from rbe_cli.cli import bench, compress, generate, inspect, run_verb
-from rbe_cli.cli.faults import told
+from rbe_cli.cli.faults import flags_of, told
 from rbe_cli.cli.help import Verb, Verbs
 from rbe_cli.cli.options import Verbose
 from rbe_cli.cli.output import Output, requested_output
@@ -51,6 +51,13 @@ def _root(
         context.fail("Missing command.")
 
 
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the flags of the verb that a command line names."""
+    verbs = typer.main.get_group(app).commands
+    verb = next((word for word in arguments if word in verbs), None)
+    return flags_of(verbs[verb]) if verb else {}
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; every error becomes one sentence on stderr and an exit code."""
     output = requested_output(arguments)
@@ -65,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     except ReaderGoneError as error:
         return error.exit_code
     except BaseException as error:  # some errors of libraries written in Rust are no `Exception`
-        return output.error(told(error, arguments), error)
+        return output.error(told(error, arguments, _flags(arguments)), error)
     if code == INTERRUPTED:  # which some versions of the parser return themselves
         output.interrupted(code)
     return int(code)

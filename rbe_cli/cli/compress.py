@@ -41,7 +41,7 @@ def compress(
     target_size: options.TargetSize = None,
     target_kl: options.TargetKl = None,
     config: options.Config = None,
-    override: options.Overrides = None,
+    overrides: options.Overrides = None,
     objective: options.ObjectiveOption = None,
     states: options.States = None,
     calib: options.Calib = None,
@@ -90,7 +90,7 @@ def compress(
         raise UsageError("--dtype belongs to --decompress")
     if calib and calib_tokens:
         raise UsageError("--calib and --calib-tokens exclude each other")
-    rules = [parse_override(text) for text in override or ()]
+    rules = [parse_override(text) for text in overrides or ()]
     changes = _given(
         target_bpw=target_bpw,
         target_size=target_size,
@@ -179,7 +179,7 @@ def _check_matches(overrides: "list[Override]", names: Iterable[str]) -> None:
     """A rule without effect is a mistake in its regular expression."""
     for rule in overrides:
         if not any(re.search(rule.match, name) for name in names):
-            raise UsageError(f"--override {rule.match!r} matches no tensor of the checkpoint")
+            raise UsageError(f"`overrides` {rule.match!r} matches no tensor of the checkpoint")
 
 
 def _summary(result: "CompressResult") -> object:

@@ -153,6 +153,7 @@ Config = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
+        "--override",
         metavar="REGEX=KEY=VALUE",
         rich_help_panel=_TARGET,
         help="Set the codec or the bits of the tensors whose names match. KEY=VALUE is "

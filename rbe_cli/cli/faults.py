@@ -1,8 +1,10 @@
 """Turns an exception into the one error that is reported to the user."""
 
 import errno
+import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rbe_cli.errors import NotFoundError, RbeError, UsageError
 
@@ -11,17 +13,21 @@ _TEXT_VERBS = ("run", "generate")
 _PAGING_FILE_TOO_SMALL = 1455  # Windows' number for a lack of memory
 
 
-def told(error: BaseException, arguments: Sequence[str]) -> RbeError:
+def told(
+    error: BaseException, arguments: Sequence[str], flags: Mapping[str, str] | None = None
+) -> RbeError:
     """Return the error to report for any exception of a command line.
 
     Args:
         error: what was raised.
         arguments: the command line, for the hint at texts that begin with a dash.
+        flags: by parameter, see `with_flags`.
     """
     if any(map(_is_memory, _causes(error))):
         traceback.clear_frames(error.__traceback__)  # lets go of what fills the memory
         return RbeError("there is not enough memory")
     if isinstance(error, RbeError):
+        error = with_flags(error, flags or {})
         if isinstance(error, NotFoundError) and _glued_file(arguments):
             return type(error)(f"{error}; {_dash_hint(arguments)}")
         return error
@@ -34,6 +40,29 @@ def told(error: BaseException, arguments: Sequence[str]) -> RbeError:
         f"this is a bug in rbe ({name}: {error}). Please report it, with the command, the output "
         "of 'rbe --version -v', and what the same command prints with -v"
     )
+
+
+def with_flags(error: RbeError, flags: Mapping[str, str]) -> RbeError:
+    """Return an error with flags in the place of the parameters that it names.
+
+    The library names parameters in backticks, as in "`top_p` must lie in (0, 1]".
+
+    Args:
+        error: of the library.
+        flags: parameter -> flag; other words in backticks stay as they are.
+    """
+    message = str(error)
+    found = re.sub(r"`(\w+)`", lambda name: flags.get(name[1], name[0]), message)
+    return error if found == message else type(error)(found)
+
+
+def flags_of(command: Any) -> dict[str, str]:
+    """Return the flag of each option of a verb, by the name of its parameter."""
+    return {
+        parameter.name: parameter.opts[0]
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+    }
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

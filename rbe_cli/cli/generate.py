@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rbe_cli.cli import generate_options as options
+from rbe_cli.cli.faults import flags_of, with_flags
 from rbe_cli.cli.inputs import Prompt, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
     Activations,
@@ -129,7 +130,7 @@ def generate(
     ends = () if ignore_eos else config.eos_token_ids
     writer = _Writer(session, tokenizer, choices, out, not no_stream, ends)
     if interactive and tokenizer is not None:
-        _converse(writer, tokenizer, out, batch)
+        _converse(writer, tokenizer, out, batch, flags_of(context.command))
     else:
         writer.write(prompts * batch)
 
@@ -252,7 +253,9 @@ def _step_record(step: "GenerationStep") -> dict[str, Any]:
     return record if step.logprobs is None else record | {"logprobs": step.logprobs}
 
 
-def _converse(writer: _Writer, tokenizer: "Tokenizer", out: Output, batch: int) -> None:
+def _converse(
+    writer: _Writer, tokenizer: "Tokenizer", out: Output, batch: int, flags: dict[str, str]
+) -> None:
     """Continue each line of stdin until it ends.
 
     What is wrong with a line is said, and the next line is waited for; so it is after a Ctrl-C
@@ -266,7 +269,7 @@ def _converse(writer: _Writer, tokenizer: "Tokenizer", out: Output, batch: int) 
         try:
             writer.write([Prompt(text, tokenizer.encode(text))] * batch)
         except UsageError as error:  # the line is too long, say
-            out.error(error)
+            out.error(with_flags(error, flags))
         except Terminated:
             raise
         except KeyboardInterrupt:

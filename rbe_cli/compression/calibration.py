@@ -86,8 +86,8 @@ def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Ca
     """
     if checkpoint.tokenizer_json is None:
         raise UsageError(
-            f"--calib needs a tokenizer ({checkpoint.tokenizer_missing}): give token ids with "
-            "--calib-tokens"
+            f"`calib` needs a tokenizer ({checkpoint.tokenizer_missing}): give token ids with "
+            "`calib_tokens`"
         )
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
     tokens = tokenizer.encode(read_text_file(path))

@@ -182,7 +182,7 @@ def _compress(
             )
     warnings = _warnings(options, made)
     if warnings and not options.force:
-        raise QualityError(f"{warnings[0]}; --force accepts it")
+        raise QualityError(f"{warnings[0]}; `force` accepts it")
     file_bytes = file.write(output, made.stored, made.quality, force=options.force)
     return CompressResult(
         source=checkpoint.source,

@@ -97,7 +97,7 @@ def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
         if memory_bytes(config, count) <= limit:
             return count
     needed = memory_bytes(config, 1) / 1e9
-    raise UsageError(f"at least about {needed:.2f} GB are needed, more than --max-memory")
+    raise UsageError(f"at least about {needed:.2f} GB are needed, more than `max_memory`")
 
 
 def memory_bytes(config: Gpt2Config, jobs: int) -> int:

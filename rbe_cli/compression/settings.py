@@ -221,14 +221,14 @@ def parse_override(text: str) -> Override:
     parts = _OVERRIDE.fullmatch(text)
     if not parts:
         raise UsageError(
-            f"--override {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
+            f"`overrides` {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
             "or several such keys parted by commas"
         )
     pairs = [pair.split("=") for pair in parts["pairs"].split(",")]
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise UsageError(f"--override {text!r} gives a key twice")
+        raise UsageError(f"`overrides` {text!r} gives a key twice")
     try:
         return msgspec.convert({"match": parts["match"]} | values, Override, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"--override {text!r}: {error}") from error
+        raise UsageError(f"`overrides` {text!r}: {error}") from error

@@ -44,7 +44,7 @@ def check_kind(path: Path, start: bytes) -> None:
     except OSError:  # it does not exist, or publishing it says what is wrong
         return
     if found and found != start:
-        raise OutputError(f"{path} is a file of another kind, which --force does not replace")
+        raise OutputError(f"{path} is a file of another kind, which `force` does not replace")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def check_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> N
         )
     if others:
         named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise OutputError(f"{path} holds other files, which --force does not delete: {named}")
+        raise OutputError(f"{path} holds other files, which `force` does not delete: {named}")
 
 
 @contextmanager

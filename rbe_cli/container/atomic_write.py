@@ -72,4 +72,4 @@ def sync_folder(folder: Path) -> None:
 
 def exists_error(path: Path) -> OutputError:
     """Return the error for an output that exists already."""
-    return OutputError(f"{path} exists; use --force to replace it")
+    return OutputError(f"{path} exists; use `force` to replace it")

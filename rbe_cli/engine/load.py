@@ -134,7 +134,7 @@ def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -
             needed = max(needed, sum(weights[name].nbytes for name in own))
             left += _give_back(own, weights)
     if left < needed:
-        raise UsageError(f"the model needs {(needed - left) / 1e6:.1f} MB more than --max-memory")
+        raise UsageError(f"the model needs {(needed - left) / 1e6:.1f} MB more than `max_memory`")
     return weights
 
 

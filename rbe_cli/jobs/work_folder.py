@@ -63,7 +63,7 @@ class WorkFolder:
                 _check_free(path, found)
                 if resume and found.job != record.job:
                     raise UsageError(
-                        f"{path} holds the work of another job: --resume needs the same source, "
+                        f"{path} holds the work of another job: `resume` needs the same source, "
                         "settings and version; without it the work begins anew"
                     )
                 if not resume:
@@ -90,7 +90,7 @@ class WorkFolder:
         """
         arrays = self.load(name)
         if arrays is None:
-            raise OutputError(f"{self.path} is damaged: begin anew, without --resume")
+            raise OutputError(f"{self.path} is damaged: begin anew, without `resume`")
         return arrays
 
     def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:

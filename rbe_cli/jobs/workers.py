@@ -91,7 +91,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[Workers]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise UsageError("--cluster needs Dask: pip install 'rbe-cli[dask]'") from error
+        raise UsageError("`cluster` needs Dask: pip install 'rbe-cli[dask]'") from error
     try:
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:

@@ -108,7 +108,7 @@ def get_team(threads: int | None, instructions: InstructionSet | None = None) ->
         UsageError: `threads` is below 1.
     """
     if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: at least one thread is needed")
+        raise UsageError(f"`threads` {threads}: at least one thread is needed")
     key = min(threads or default_threads(), affine_cpus()), instructions or available()[0]
     if key not in _teams:
         _teams.setdefault(key, Team(*key))  # at once, as two Python threads may come here

@@ -117,7 +117,7 @@ def generate(
     for prompt in prompts:
         _check_prompt(prompt, session.n_positions, options)
     if options.stop and tokenizer is None:
-        raise UsageError("--stop needs a tokenizer, and this model has none")
+        raise UsageError("`stop` needs a tokenizer, and this model has none")
     rows = [
         _Row(
             index,
@@ -138,7 +138,7 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
     if prompt.size > n_positions and options.on_overflow == "stop":
         raise UsageError(
             f"the prompt has {prompt.size} tokens but the model's context holds {n_positions}; "
-            "shorten it, or keep its end with --on-overflow shift"
+            "shorten it, or keep its end with `on_overflow` shift"
         )
 
 

@@ -52,26 +52,26 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         # Each range is written so that NaN lies outside it.
         rules = [
-            (1 <= self.max_tokens <= MAX_COUNT, f"--max-tokens must lie in [1, {MAX_COUNT}]"),
-            (0 <= self.temperature <= 100, "--temperature must lie in [0, 100]"),
-            (0 <= self.top_k <= MAX_COUNT, f"--top-k must lie in [0, {MAX_COUNT}]"),
-            (0 < self.top_p <= 1, "--top-p must lie in (0, 1]"),
-            (0 <= self.min_p <= 1, "--min-p must lie in [0, 1]"),
+            (1 <= self.max_tokens <= MAX_COUNT, f"`max_tokens` must lie in [1, {MAX_COUNT}]"),
+            (0 <= self.temperature <= 100, "`temperature` must lie in [0, 100]"),
+            (0 <= self.top_k <= MAX_COUNT, f"`top_k` must lie in [0, {MAX_COUNT}]"),
+            (0 < self.top_p <= 1, "`top_p` must lie in (0, 1]"),
+            (0 <= self.min_p <= 1, "`min_p` must lie in [0, 1]"),
             (
                 0.01 <= self.repetition_penalty <= 100,
-                "--repetition-penalty must lie in [0.01, 100]",
+                "`repetition_penalty` must lie in [0.01, 100]",
             ),
             (
                 1 <= self.repetition_window <= MAX_COUNT,
-                f"--repetition-window must lie in [1, {MAX_COUNT}]",
+                f"`repetition_window` must lie in [1, {MAX_COUNT}]",
             ),
-            (all(self.stop), "--stop must not be an empty string"),
-            (0 <= self.seed < 1 << 64, "--seed must lie in [0, 2^64)"),
+            (all(self.stop), "`stop` must not be an empty string"),
+            (0 <= self.seed < 1 << 64, "`seed` must lie in [0, 2^64)"),
             (
                 self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-                f"--logprobs must lie in [0, {MAX_LOGPROBS}]",
+                f"`logprobs` must lie in [0, {MAX_LOGPROBS}]",
             ),
-            (self.on_overflow in ("stop", "shift"), "--on-overflow must be stop or shift"),
+            (self.on_overflow in ("stop", "shift"), "`on_overflow` must be stop or shift"),
         ]
         for holds, sentence in rules:
             if not holds:

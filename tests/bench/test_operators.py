@@ -110,7 +110,7 @@ def test_random_weights_keep_the_scale_of_their_input() -> None:
 @pytest.mark.parametrize("shape", [Shape(1, 1, 10**8), Shape(10**6, 10**6, 1)])
 def test_a_shape_that_cannot_fit_is_refused(fast: Kernels, shape: Shape) -> None:
     options = LayerOptions([Shape(1, 1, 1), shape], [Op.linear], [Variant.fused], repeat=1)
-    with pytest.raises(UsageError, match=f"--shape {shape} needs about .* GB of memory"):
+    with pytest.raises(UsageError, match=f"`shape` {shape} needs about .* GB of memory"):
         list(time_layers(options, fast, no_progress))
 
 

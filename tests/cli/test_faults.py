@@ -1,7 +1,9 @@
 """What a user is told of an exception: lack of memory, hints, and bugs."""
 
+import ast
 import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
-from rbe_cli.cli.faults import told
-from rbe_cli.errors import BadFileError, NotFoundError, RbeError
+import rbe_cli
+from rbe_cli.cli.app import app
+from rbe_cli.cli.faults import flags_of, told
+from rbe_cli.errors import BadFileError, NotFoundError, RbeError, UsageError
+from rbe_cli.text.generation_options import GenerationOptions
 
 Rbe = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -119,3 +125,52 @@ def test_a_limited_address_space(
     assert "Traceback" not in err
     assert "bug in rbe" not in err
     assert process.returncode == 0 or NO_MEMORY in err
+
+
+def test_flags_stand_in_the_place_of_parameters_that_they_set() -> None:
+    flags = {"top_p": "--top-p", "overrides": "--override"}
+    error = UsageError("`top_p` and `overrides` exclude `bit` and top_p")
+    found = told(error, [], flags)
+    assert type(found) is UsageError
+    assert str(found) == "--top-p and --override exclude `bit` and top_p"
+    assert told(error, []) is error
+
+
+@pytest.mark.parametrize(
+    ("options", "parameter", "flag"),
+    [
+        ({"top_p": 2.0}, "`top_p` must lie in (0, 1]", "--top-p must lie in (0, 1]"),
+        ({"max_tokens": 0}, "`max_tokens` must lie in [1,", "--max-tokens must lie in [1,"),
+    ],
+)
+def test_the_library_names_parameters_and_the_command_flags(
+    rbe: Rbe, rbe_file: Path, options: dict[str, Any], parameter: str, flag: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        GenerationOptions(**options)
+    assert parameter in str(caught.value)
+    words = [f"--{n.replace('_', '-')}={value}" for n, value in options.items()]
+    done = rbe("generate", rbe_file, "A", *words)
+    assert done.code == 2
+    assert flag in done.err
+    assert "`" not in done.err
+
+
+def test_every_parameter_that_the_library_names_has_a_flag() -> None:
+    package = Path(rbe_cli.__file__).parent
+    parts = [path for path in package.rglob("*.py") if path.parts[-2] not in ("cli", "api")]
+    raised = [
+        node
+        for path in parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise | ast.Return | ast.Assign) and "Error(" in ast.unparse(node)
+    ]
+    named = {name for node in raised for name in re.findall(r"`(\w+)`", ast.unparse(node))}
+    assert {"max_memory", "force", "threads"} <= named
+    flags = {
+        name for verb in typer.main.get_group(app).commands.values() for name in flags_of(verb)
+    }
+    assert named <= flags
+    with_flags = [ast.unparse(node) for node in raised if "--" in ast.unparse(node)]
+    foreign = ("llama-gguf-split --merge", "hf download", " --revision")  # of other programs
+    assert [own for own in with_flags if not any(name in own for name in foreign)] == []

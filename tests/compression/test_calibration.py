@@ -160,7 +160,7 @@ def test_tokens_without_two_windows_are_refused(checkpoint, tmp_path):
 def test_a_text_needs_a_tokenizer(checkpoint, tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("words")
-    with pytest.raises(UsageError, match="--calib-tokens"):
+    with pytest.raises(UsageError, match="`calib_tokens`"):
         from_text(dataclasses.replace(checkpoint, tokenizer_json=None), path, 10, seed=0)
 
 

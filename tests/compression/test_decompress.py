@@ -168,7 +168,7 @@ def test_only_folders_of_such_files_are_replaced(tmp_path, source):
     folder = tmp_path / "folder"
     decompress(source, folder, "float16")
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"old")
-    with pytest.raises(OutputError, match="exists; use --force"):
+    with pytest.raises(OutputError, match="exists; use `force`"):
         decompress(source, folder)
     decompress(source, folder, force=True)
     assert not (folder / "model-00001-of-00002.safetensors").exists()

@@ -102,5 +102,5 @@ def test_as_many_tasks_run_as_memory_allows():
     assert jobs_within(config, 2_000_000_000, 4) == 2
     assert jobs_within(config, 10**12, 4) == 4
     assert jobs_within(config, memory_bytes(config, 3), None) <= 3
-    with pytest.raises(UsageError, match="are needed, more than --max-memory"):
+    with pytest.raises(UsageError, match="are needed, more than `max_memory`"):
         jobs_within(config, 10**9, 4)

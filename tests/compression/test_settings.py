@@ -171,7 +171,7 @@ def test_an_override_is_parsed_from_its_end(text, override):
 def test_an_override_of_another_form_is_refused(text):
     with pytest.raises(UsageError) as error:
         parse_override(text)
-    assert f"--override {text!r}" in one_sentence(error)
+    assert f"`overrides` {text!r}" in one_sentence(error)
 
 
 @pytest.mark.parametrize("text", ["wte=bits=nan", "wte=bits=inf", "wte=bits=0", "wte=bits=99"])
@@ -243,7 +243,7 @@ def test_an_override_may_have_several_keys(text, override):
 def test_keys_that_are_none_or_come_twice_are_refused(text):
     with pytest.raises(UsageError) as error:
         parse_override(text)
-    assert f"--override {text!r}" in one_sentence(error)
+    assert f"`overrides` {text!r}" in one_sentence(error)
 
 
 @pytest.mark.parametrize("block", [15, 257, 0, -64])

@@ -58,9 +58,9 @@ def test_interruption_leaves_nothing(
 def test_existing_file_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.rbe"
     path.write_bytes(b"old")
-    with pytest.raises(OutputError, match=r"a\.rbe exists; use --force"):
+    with pytest.raises(OutputError, match=r"a\.rbe exists; use `force`"):
         check_output(path, force=False)
-    with pytest.raises(OutputError, match="--force"), new_file(path, force=False):
+    with pytest.raises(OutputError, match="`force`"), new_file(path, force=False):
         pass
     assert path.read_bytes() == b"old"
 
@@ -78,7 +78,7 @@ def test_file_created_meanwhile_is_kept(
             file.write(b"mine")
             path.write_bytes(b"theirs")
 
-    with pytest.raises(OutputError, match="--force"):
+    with pytest.raises(OutputError, match="`force`"):
         race()
     assert path.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["a.rbe"]

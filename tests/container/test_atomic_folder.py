@@ -82,7 +82,7 @@ def test_what_may_not_be_replaced_is_refused(tmp_path: Path) -> None:
         check_folder(tmp_path / "out", is_ours, force=False)
     (tmp_path / "out" / "a.txt").unlink()
     (tmp_path / "out" / "a.txt").symlink_to(tmp_path)
-    with pytest.raises(OutputError, match=r"other files, which --force does not delete: a\.txt"):
+    with pytest.raises(OutputError, match=r"other files, which `force` does not delete: a\.txt"):
         check_folder(tmp_path / "out", is_ours, force=True)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "out")

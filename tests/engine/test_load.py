@@ -244,7 +244,7 @@ def test_layers_that_do_not_fit_stay_coded_and_give_the_same_bits(tmp_path):
                 found = session.decode([0], tokens[i : i + 1])
                 np.testing.assert_array_equal(found[0], expected[i])
     assert {0, 8} < seen
-    with pytest.raises(UsageError, match="more than --max-memory"):
+    with pytest.raises(UsageError, match="more than `max_memory`"):
         coded_model(path, config, limit // 2)
 
 
@@ -257,5 +257,5 @@ def test_a_limit_counts_what_the_process_takes_already(tmp_path):
         kernels, silent = load_kernels("fast", 1), lambda *progress: None
         load_model(container, kernels, silent, MemoryLimit(10**10, 0))
         for limit in (MemoryLimit(10**6, 0), MemoryLimit(10**10, 10**10)):
-            with pytest.raises(UsageError, match="more than --max-memory"):
+            with pytest.raises(UsageError, match="more than `max_memory`"):
                 load_model(container, kernels, silent, limit)

@@ -62,7 +62,7 @@ def test_only_resuming_keeps_what_is_there(path, resume):
 
 def test_another_job_s_work_is_not_taken_up(path):
     WorkFolder.open(path, JOB, resume=False).save("step", {"a": np.arange(3)})
-    with pytest.raises(UsageError, match="another job: --resume needs the same source"):
+    with pytest.raises(UsageError, match="another job: `resume` needs the same source"):
         WorkFolder.open(path, JOB | {"seed": 1}, resume=True)
     assert WorkFolder.open(path, JOB, resume=True).load("step") is not None
     assert WorkFolder.open(path, JOB | {"seed": 1}, resume=False).load("step") is None
@@ -75,7 +75,7 @@ def test_a_damaged_step_counts_as_missing(path, content):
     whole = (path / "step.npz").read_bytes()
     (path / "step.npz").write_bytes(content or whole[: len(whole) // 2])
     assert folder.load("step") is None
-    with pytest.raises(OutputError, match="damaged: begin anew, without --resume"):
+    with pytest.raises(OutputError, match="damaged: begin anew, without `resume`"):
         folder.require("step")
 
 

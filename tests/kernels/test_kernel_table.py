@@ -30,7 +30,7 @@ def test_tables_know_all_activations(engine, name):
 
 
 def test_fewer_than_one_thread_is_refused():
-    with pytest.raises(UsageError, match="--threads 0"):
+    with pytest.raises(UsageError, match="`threads` 0"):
         load_kernels("fast", threads=0)
 
 

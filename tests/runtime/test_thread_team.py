@@ -36,7 +36,7 @@ def product():
 
 
 def test_a_team_needs_a_thread():
-    with pytest.raises(UsageError, match="--threads 0"):
+    with pytest.raises(UsageError, match="`threads` 0"):
         get_team(0)
 
 

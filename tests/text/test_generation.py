@@ -209,7 +209,7 @@ def test_errors_come_at_the_call(make_session: MakeSession) -> None:
     session, options = make_session(rows=2), GenerationOptions()
     with pytest.raises(UsageError, match="the prompt is empty"):
         generate(session, arrays([[1], []]), options, None, ())
-    with pytest.raises(UsageError, match="--stop needs a tokenizer"):
+    with pytest.raises(UsageError, match="`stop` needs a tokenizer"):
         generate(session, arrays([[1]]), GenerationOptions(stop=(".",)), None, ())
     assert session.prefills == []
 

@@ -1,11 +1,11 @@
-"""Opens GPT-2 checkpoints in whatever form they come: as a config, lazy tensors, a tokenizer.
+"""Read and write GPT-2 checkpoints in the forms that others use.
 
-`source.open_checkpoint` is the way in. It resolves what the user named (`source_name`, `hub`,
-`weight_files`), lists the tensors of each file without reading them (`safetensors_file`,
-`torch_file`), puts them under GPT-2's canonical names (`stored_names`, `assemble`) and finds the
-tokenizer. What is no such checkpoint is named (`file_kind`, `unsupported_folders`,
-`config_dialects`).
-A GGUF file holds all parts itself (`gguf_checkpoint`).
+`source.open_checkpoint` opens a folder, a file or a model of the hub, and hands on a `Checkpoint`:
+a config, tensors that are read when they are asked for, and a tokenizer. `folder_writer` and
+`gguf_writer` write a checkpoint, one tensor at a time.
 
-`folder_writer` and `gguf_writer` write a checkpoint, one tensor at a time.
+`source_name`, `hub` and `weight_files` find the files. `safetensors_file` and `torch_file` list
+their tensors, and `stored_names` and `assemble` put these under canonical names. A GGUF file holds
+all parts itself (`gguf_checkpoint`). `file_kind` and `unsupported_folders` name what is no
+checkpoint.
 """

@@ -1,4 +1,4 @@
-"""Puts the tensors of weight files under GPT-2's canonical names, each exactly once."""
+"""Put the tensors of weight files under GPT-2's canonical names, each exactly once."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _INTEGER_TYPES = ("I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8
 
 @dataclass(frozen=True)
 class Assembled:
-    """A checkpoint's tensors, the config that they show, and what the user should know of them."""
+    """Hold a checkpoint's tensors, the config that they show, and notes for the user."""
 
     tensors: LazyTensors
     config: Gpt2Config
@@ -94,7 +94,9 @@ def _drop_tied_head(tensors: dict[str, CheckpointTensor]) -> bool:
 
 
 def _is_transposed(tensors: dict[str, CheckpointTensor], config: Gpt2Config) -> bool:
-    """Whether linear layers are `[out, in]`; the one for queries, keys and values never is square.
+    """Return whether linear layers are stored `[out, in]`.
+
+    The layer for queries, keys and values shows it, because its matrix is never square.
 
     All layers must agree: the shapes of the others are checked later.
     """

@@ -1,4 +1,4 @@
-"""Opening and reading files, with the errors a user should see."""
+"""Open and read files, and raise the errors that a user should see."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The file, open for reading bytes.
+    """Open a file for reading bytes.
 
     Raises:
         NotFoundError: it does not exist or cannot be opened.
@@ -35,7 +35,7 @@ def errors_name(path: Path) -> Iterator[None]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object a file holds.
+    """Return the JSON object that a file holds.
 
     Raises:
         NotFoundError: the file does not exist or cannot be opened.
@@ -52,7 +52,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def xxh3_of_files(paths: Iterable[Path]) -> str:
-    """`xxh3:` and 16 hex digits: XXH3-64 (seed 0) of the files' bytes, one after the other.
+    """Return `xxh3:` and 16 hex digits, a hash of the bytes of files.
+
+    It is XXH3-64 with seed 0, over the files one after the other.
 
     Raises:
         NotFoundError: a file cannot be opened.

@@ -1,4 +1,4 @@
-"""A checkpoint in memory: its config, its tensors read one at a time, its tokenizer."""
+"""Define a checkpoint in memory: its config, its tensors read one at a time, its tokenizer."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Float32 = NDArray[np.float32]
 
 
 class LazyTensors(Mapping[str, Float32]):
-    """Canonical name -> float32 array; each access reads that tensor anew.
+    """Map canonical names to float32 arrays; each access reads that tensor anew.
 
     Raises `CheckpointError` on access if a tensor holds NaN or infinity.
     """
@@ -36,7 +36,7 @@ class LazyTensors(Mapping[str, Float32]):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A GPT-2 checkpoint, whatever its files looked like.
+    """Hold a GPT-2 checkpoint, whatever its files looked like.
 
     Attributes:
         config: shapes and options.

@@ -1,4 +1,4 @@
-"""A tensor as a weight file declares it: known by shape and type, read when asked for."""
+"""Define a tensor of a weight file: known by shape and type, read when it is asked for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ RAW_TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """One tensor of a weight file.
+    """Describe one tensor of a weight file.
 
     Attributes:
         shape: its sizes, already checked against the bytes the file holds for it.

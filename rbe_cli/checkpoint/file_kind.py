@@ -1,4 +1,4 @@
-"""Recognises what a file holds by its first bytes, whatever its name is."""
+"""Recognise what a file holds by its first bytes, whatever its name is."""
 
 import re
 from enum import StrEnum
@@ -12,7 +12,7 @@ _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes: the format's own limit
 
 
 class FileKind(StrEnum):
-    """The kinds of files that are told apart."""
+    """List the kinds of files that are told apart."""
 
     safetensors = "a safetensors file"
     torch_zip = "a file of torch.save, or another zip archive"
@@ -54,7 +54,7 @@ _SIGNATURES = (
 
 
 def file_kind(path: Path) -> FileKind:
-    """Return what the file holds.
+    """Return what kind of file this is.
 
     Raises:
         NotFoundError: it cannot be opened.
@@ -72,7 +72,7 @@ def file_kind(path: Path) -> FileKind:
 
 
 def refuse_placeholder(path: Path) -> None:
-    """Refuse a file that stands where the real one should be.
+    """Refuse a file that stands where the real file should be.
 
     Raises:
         NotFoundError: the file cannot be opened.

@@ -1,4 +1,4 @@
-"""Writes a checkpoint as a folder in Hugging Face layout."""
+"""Write a checkpoint as a folder in Hugging Face layout."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def _write_weights(
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Names in order, in groups of at most `limit` bytes, or of one tensor that is larger."""
+    """Group names in order: at most `limit` bytes a group, or one tensor that is larger."""
     names: list[str] = []
     total = 0
     for name, size in sizes.items():
@@ -100,7 +100,7 @@ def _shards(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
 
 
 def _tokenizer_config(config: Gpt2Config, tokenizer_json: bytes) -> dict[str, Any]:
-    """Settings with which the reference library uses `tokenizer.json` as it is.
+    """Return settings with which the reference library uses `tokenizer.json` as it is.
 
     A special token is only named if `tokenizer.json` has it as one: the library would make one
     of any other, and texts that hold it would get other ids.

@@ -1,4 +1,4 @@
-"""Lists the tensors of a `.safetensors` file after validating its header.
+"""List the tensors of a `.safetensors` file, after validating its header.
 
 Layout (github.com/huggingface/safetensors, README): eight bytes N (unsigned, little-endian),
 N bytes of JSON `{name: {dtype, shape, data_offsets: [begin, end]}}`, then the data, which the
@@ -34,13 +34,15 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _HeaderEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """Hold what the header declares of one tensor."""
+
     dtype: str
     shape: Annotated[list[_Count], msgspec.Meta(max_length=8)]
     data_offsets: tuple[_Count, _Count]
 
 
 def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
-    """Name -> tensor of every tensor in the file, in the order of their data.
+    """Return name -> tensor of every tensor in the file, in the order of their data.
 
     Raises:
         NotFoundError: the file cannot be opened.
@@ -79,7 +81,7 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
 
 
 def _parse(path: Path, header: bytes) -> dict[str, _HeaderEntry]:
-    """The header's entries, each of a known type; its numbers are not yet compared."""
+    """Return the header's entries, each of a known type; their numbers are not yet compared."""
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):

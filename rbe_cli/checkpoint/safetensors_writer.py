@@ -1,4 +1,4 @@
-"""Writes a `.safetensors` file one tensor at a time.
+"""Write a `.safetensors` file one tensor at a time.
 
 The library's writer needs all tensors in memory at once, which a model that was decompressed
 tensor by tensor need not fit.
@@ -18,7 +18,7 @@ _ALIGNMENT = 8  # bytes, at which the library lets the data begin
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Return the bytes of a tensor of this shape and type."""
+    """Return the number of bytes of a tensor of this shape and type."""
     return prod(shape) * RAW_TYPES[dtype].itemsize
 
 

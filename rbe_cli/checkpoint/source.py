@@ -1,4 +1,4 @@
-"""Opens the checkpoint that the user names."""
+"""Open the checkpoint that the user names."""
 
 import os
 from pathlib import Path

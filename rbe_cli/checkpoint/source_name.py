@@ -1,4 +1,4 @@
-"""Reads what a user writes for a source: a path, a hub id or a hub address."""
+"""Parse what a user writes for a source: a path, a hub id or a hub address."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _CACHED_MODEL = re.compile(r"models--(?P<repo>[^/\\]+)")
 
 @dataclass(frozen=True)
 class HubName:
-    """A model on the hub.
+    """Name a model on the hub.
 
     Attributes:
         repo: `gpt2` or `org/name`.

@@ -1,4 +1,4 @@
-"""Finds the GPT-2 among the names of stored tensors: what wraps it, and what stands beside it.
+"""Find the GPT-2 among the names of stored tensors: what wraps it, and what is beside it.
 
 Training scripts put the model into other modules, whose names become prefixes (`module.`,
 `_orig_mod.`, `model.`), and give it heads of their own (`score`, `v_head`). One tensor that
@@ -43,7 +43,7 @@ _SHOWN = 8  # names in a note
 
 @dataclass(frozen=True)
 class FoundTensors:
-    """A GPT-2's tensors under their canonical names, as far as the names tell.
+    """Hold a GPT-2's tensors under their canonical names, as far as the names tell.
 
     Attributes:
         tensors: by canonical name, mask buffers left out; some may be unknown or missing.

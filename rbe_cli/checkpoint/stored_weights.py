@@ -1,4 +1,4 @@
-"""Lists the tensors of weight files, before any is matched to a GPT-2's."""
+"""Hold the tensors of weight files under the names in the files."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from rbe_cli.checkpoint.checkpoint_tensor import CheckpointTensor
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a checkpoint's weight files hold.
+    """Hold what a checkpoint's weight files declare, before it is matched to a GPT-2.
 
     Attributes:
         tensors: name and tensor of each, under the names stored there; a name may occur twice.

@@ -1,4 +1,4 @@
-"""Says what a folder without usable weights is, and what to do with it."""
+"""Explain what a folder without usable weights is, and what to do with it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def refuse_folder(folder: Path, wanted: Sequence[str]) -> NoReturn:
     """Say why a folder is no checkpoint.
 
     Args:
-        folder: it, which holds no weights that this tool reads.
+        folder: a folder without weights that this tool reads.
         wanted: file names that would be weights.
 
     Raises:
@@ -80,7 +80,7 @@ def refuse_adapter(folder: Path) -> None:
     """Refuse a folder with a PEFT adapter, which is no model of its own.
 
     Raises:
-        CheckpointError: it has one.
+        CheckpointError: the folder has an adapter.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         return

@@ -1,4 +1,4 @@
-"""Finds the files that hold a checkpoint's weights, and lists the tensors in them."""
+"""Find the files that hold a checkpoint's weights, and list the tensors in them."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,1 +1,3 @@
-"""Reads and writes GGUF files."""
+"""Read and write GGUF files. `gguf_checkpoint.open_gguf` hands on a `Checkpoint`, and
+`gguf_writer.write_gguf` takes one.
+"""

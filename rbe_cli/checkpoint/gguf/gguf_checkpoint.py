@@ -1,4 +1,4 @@
-"""Opens a GPT-2 that is stored as a GGUF file."""
+"""Open a GPT-2 that is stored as a GGUF file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -27,7 +27,7 @@ def open_gguf(path: Path, source: str) -> Checkpoint:
     """Open a GGUF file as a checkpoint; its tensors are read and decoded when asked for.
 
     Args:
-        path: of the file.
+        path: the file to read.
         source: what the user asked for.
 
     Raises:
@@ -89,7 +89,7 @@ def _config(file: GgufFile) -> Gpt2Config:
 
 
 def _is_tied(embedding: CheckpointTensor, head: CheckpointTensor | None) -> bool:
-    """Whether the head is the embedding, which some programs store twice."""
+    """Return whether the head is the embedding, which some programs store twice."""
     if head is None:
         return True
     return head.shape == embedding.shape and np.array_equal(head.read(), embedding.read())

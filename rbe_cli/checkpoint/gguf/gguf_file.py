@@ -1,4 +1,4 @@
-"""Lists the metadata and the tensors of a GGUF file after validating its header.
+"""List the metadata and the tensors of a GGUF file, after validating its header.
 
 Layout (github.com/ggml-org/ggml, docs/gguf.md): `GGUF`, version, number of tensors, number of
 keys; each key with its type and value; each tensor's name, sizes, type and offset; the tensors'
@@ -40,7 +40,7 @@ _FLOATS = {0: "float32", 1: "float16", 28: "float64", 30: "bfloat16"}
 
 @dataclass(frozen=True)
 class GgufFile:
-    """What a GGUF file declares.
+    """Hold what a GGUF file declares.
 
     Attributes:
         metadata: values by key: numbers, texts, lists of texts, and arrays of numbers.
@@ -109,7 +109,7 @@ def _read(path: Path, cursor: "_Cursor") -> GgufFile:
 
 @dataclass(frozen=True)
 class _TensorInfo:
-    """A tensor as the header declares it; `offset` counts from the beginning of the data."""
+    """Hold a tensor's declaration in the header; `offset` counts from the start of the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -119,7 +119,7 @@ class _TensorInfo:
 
 @dataclass(frozen=True)
 class _Form:
-    """How a tensor is stored; `dtype` is None for what the library decodes."""
+    """Say how a tensor is stored; `dtype` is None for what the `gguf` library decodes."""
 
     name: str
     dtype: str | None
@@ -127,7 +127,7 @@ class _Form:
 
 
 class _Cursor:
-    """Takes one value after the other from a mapped file, and none from beyond its end."""
+    """Take one value after the other from a mapped file, and none from beyond its end."""
 
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self._data = data

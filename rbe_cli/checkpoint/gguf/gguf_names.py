@@ -1,4 +1,4 @@
-"""GPT-2's tensors under the names that they have in GGUF files.
+"""Translate between canonical tensor names and the names in GGUF files.
 
 Linear layers are stored `[out, in]` there, and `[in, out]` under canonical names.
 """

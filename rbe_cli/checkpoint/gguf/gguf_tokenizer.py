@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer in the metadata of a GGUF file: byte-level BPE, there and back.
+"""Read and write GPT-2's tokenizer (byte-level BPE) in the metadata of a GGUF file.
 
 GGUF stores tokens, merges and special tokens as lists, and names the regular expression that
 splits a text before merging. Only GPT-2's own (Radford et al., 2019, section 2.2) has a
@@ -24,7 +24,7 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 @dataclass(frozen=True)
 class ReadTokenizer:
-    """A `tokenizer.json` and what the user should know about it; None if there is none."""
+    """Hold a `tokenizer.json`, or None, and what the user should know about it."""
 
     json: bytes | None
     notes: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def _build(
 def _added_around(
     metadata: Mapping[str, Any], key: str, tokens: Sequence[str]
 ) -> tuple[str, int] | None:
-    """Return the token (`bos` or `eos`) that every text gets, with its id; None if it gets none."""
+    """Return the token (`bos` or `eos`) that every text gets, with its id, or None."""
     if metadata.get(f"tokenizer.ggml.add_{key}_token") is not True:
         return None
     id = metadata.get(f"tokenizer.ggml.{key}_token_id")
@@ -101,7 +101,7 @@ def _added_around(
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """A tokenizer as GGUF stores it.
+    """Hold a tokenizer as GGUF stores it.
 
     Attributes:
         tokens: one for each id of the model; ids without a token have an unused one.

@@ -1,4 +1,4 @@
-"""Writes a GPT-2 as a GGUF file, through the `gguf` library (the extra of that name)."""
+"""Write a GPT-2 as a GGUF file, through the `gguf` library (the extra of that name)."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ def write_gguf(path: Path, checkpoint: Checkpoint, dtype: str, progress: Progres
     llama.cpp itself stores them.
 
     Args:
-        path: of the file; what it holds is overwritten.
+        path: the file to write; an old file is overwritten.
         checkpoint: the model; its tensors are read one at a time.
         dtype: `float32` or `float16`.
         progress: is called after each tensor, with the number written and the total.
@@ -144,7 +144,7 @@ def _values(name: str, checkpoint: Checkpoint, dtype: str) -> NDArray[np.float32
 
 
 def _with_usual_scores(name: str, tensor: Float32, config: Gpt2Config) -> Float32:
-    """Return the tensor with another scaling of the scores made part of the queries.
+    """Return the tensor with a special scaling of the scores moved into the queries.
 
     llama.cpp divides every GPT-2's scores by the square root of a head's width.
     """
@@ -160,7 +160,7 @@ def _with_usual_scores(name: str, tensor: Float32, config: Gpt2Config) -> Float3
 
 
 def _is_transposed(name: str) -> bool:
-    """Whether a tensor is stored `[out, in]`."""
+    """Return whether a tensor is stored `[out, in]`."""
     return is_of_layer(name) and is_matrix(name)
 
 

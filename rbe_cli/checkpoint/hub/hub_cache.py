@@ -1,4 +1,4 @@
-"""Finds a model's snapshots in the local cache of the Hugging Face hub, without the network.
+"""Find a model's snapshots in the local cache of the Hugging Face hub, without the network.
 
 A model's folder `models--ORG--NAME` holds `snapshots/COMMIT/`, whose files are links into
 `blobs/`, and `refs/BRANCH`, which holds that branch's commit. What a snapshot holds decides
@@ -19,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One commit of a model in the cache.
+    """Describe one commit of a model in the cache.
 
     Attributes:
         folder: its files, in Hugging Face layout.
@@ -57,7 +57,7 @@ def model_folder_name(repo: str) -> str:
 
 
 def snapshot_in(path: Path) -> Path | None:
-    """Return the snapshot to use of a model's folder in the cache; None if it is no such folder.
+    """Return the snapshot to use of a model's cache folder; None if it is no such folder.
 
     Raises:
         NotFoundError: it is one, but no snapshot in it is whole.

@@ -1,4 +1,4 @@
-"""Downloads a checkpoint from the Hugging Face hub, or finds it in the hub's local cache.
+"""Download a checkpoint from the Hugging Face hub, or find it in the hub's local cache.
 
 The library honours HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN; it resumes a download
 whose connection breaks, and keeps the files that are complete if the program ends.
@@ -136,7 +136,7 @@ def _naming_missing(error: NotFoundError, found: Sequence[Snapshot]) -> NotFound
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turn the library's errors into ours, naming the model."""
+    """Turn the hub library's errors into those of `rbe_cli.errors`, which name the model."""
     try:
         yield
     except RbeError:
@@ -162,7 +162,7 @@ def hub_errors(name: str) -> Iterator[None]:
 
 
 def reporting_bar(name: str, progress: Progress | None) -> type[tqdm]:
-    """A progress bar for the library that draws nothing, and reports the bytes on disk.
+    """Return a class of progress bar that draws nothing and reports the bytes on disk.
 
     The bytes of one download after another are added up.
     """

@@ -1,4 +1,4 @@
-"""Downloads one `.rbe` file from the Hugging Face hub, or finds it in the hub's local cache."""
+"""Download one `.rbe` file from the Hugging Face hub, or find it in the hub's local cache."""
 
 from collections.abc import Iterable
 from glob import escape

@@ -1,1 +1,3 @@
-"""Finds, reads and converts the tokenizer of a checkpoint."""
+"""Find, read and convert the tokenizer of a checkpoint. `tokenizer_files.read_tokenizer` hands on
+one `tokenizer.json`, with notes for the user.
+"""

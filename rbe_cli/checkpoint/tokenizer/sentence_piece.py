@@ -1,4 +1,4 @@
-"""Builds the tokenizer of a SentencePiece model, by the rules that its class adds to the model's.
+"""Build the tokenizer of a SentencePiece model, with the rules that its class adds.
 
 Without such rules the ids are those of the SentencePiece library itself (Kudo and Richardson,
 2018), but for texts that spell out a control symbol such as `<s>`: they give its id, as in
@@ -122,7 +122,7 @@ def _plain(model: SentencePieceModel, settings: TokenizerSettings) -> "Tokenizer
 
 
 def _albert(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int) -> "Tokenizer":
-    """ALBERT's: small letters without accents, `[CLS]` before each text and `[SEP]` after it."""
+    """Return ALBERT's: small letters without accents, `[CLS]` before each text, `[SEP]` after it."""
     from tokenizers import normalizers
 
     defaults = {
@@ -154,7 +154,7 @@ def _albert(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: 
 
 
 def _t5(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int) -> "Tokenizer":
-    """T5's: extra pieces at the end of the vocabulary, and `</s>` after each text."""
+    """Return T5's: extra pieces at the end of the vocabulary, and `</s>` after each text."""
     from tokenizers import AddedToken
 
     count = settings.options.get("extra_ids")
@@ -173,7 +173,7 @@ def _t5(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int)
 def _xlm_roberta(
     model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int
 ) -> "Tokenizer":
-    """XLM-RoBERTa's: four special tokens in place of the first three pieces, and a mask."""
+    """Return XLM-RoBERTa's: four special tokens for the first three pieces, and a mask."""
     defaults = {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -195,7 +195,7 @@ def _xlm_roberta(
 
 
 def _llama(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int) -> "Tokenizer":
-    """Llama's: BPE with bytes, and `<s>` before each text if `add_bos_token` says so."""
+    """Return Llama's: BPE with bytes, and `<s>` before each text if `add_bos_token` says so."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {piece.text: number for number, piece in enumerate(model.pieces)}
@@ -214,7 +214,7 @@ def _llama(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: i
 def _word_by_word(
     model: SentencePieceModel, pieces: Sequence[Piece], unk_id: int, prefix: bool
 ) -> "Tokenizer":
-    """A text split at white space, each word with a space before it, then cut into pieces."""
+    """Return steps that split a text at white space, and put a space before each word."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     scores = [(piece.text, piece.score) for piece in pieces]
@@ -233,7 +233,7 @@ def _word_by_word(
 
 
 def _cutter(model: SentencePieceModel, *, whole: bool) -> "models.Model":
-    """The algorithm that cuts normalised text; `whole` leaves what is a piece already whole."""
+    """Return the algorithm that cuts normalised text; `whole` keeps what is a piece already."""
     from tokenizers import models
 
     pieces = model.pieces
@@ -270,7 +270,7 @@ def _merges(ranks: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _joins(byte_fallback: bool, strip: bool) -> "list[decoders.Decoder]":
-    """The steps from pieces to a text, without the space that was put before it."""
+    """Return the steps from pieces to a text, without the space that was put before it."""
     from tokenizers import decoders
 
     steps: list[decoders.Decoder] = [decoders.Replace(_SPACE, " ")]
@@ -306,7 +306,7 @@ def _texts(model: SentencePieceModel, kind: PieceType) -> list[str]:
 
 
 def _gpt_sw3_cleaning() -> "list[normalizers.Normalizer]":
-    """GPT-SW3's: drop what is not printed, make every white space a space, and compose."""
+    """Return GPT-SW3's cleaning: drop what is not printed, unify white space, and compose."""
     from tokenizers import Regex, normalizers
 
     dropped = [*range(9), *range(11, 32), *range(127, 160), 160, 173, 8203]

@@ -1,4 +1,4 @@
-"""Reads a SentencePiece model: a protocol buffer of pieces and their rules.
+"""Read a SentencePiece model: a protocol buffer of pieces and their rules.
 
 The numbers of fields and types are those of sentencepiece_model.proto (Kudo and Richardson,
 2018). Only the fields that decide ids and texts are read.
@@ -18,7 +18,7 @@ Field = int | bytes
 
 
 class PieceType(IntEnum):
-    """The kind of a piece."""
+    """List the kinds of pieces."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -29,7 +29,7 @@ class PieceType(IntEnum):
 
 
 class Algorithm(IntEnum):
-    """How a text is cut into pieces."""
+    """List the ways in which a text is cut into pieces."""
 
     UNIGRAM = 1
     BPE = 2
@@ -39,7 +39,7 @@ class Algorithm(IntEnum):
 
 @dataclass(frozen=True)
 class Piece:
-    """One token; its id is its place in the model."""
+    """Describe one token; its id is its place in the model."""
 
     text: str
     score: float
@@ -48,7 +48,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """A model as it is stored.
+    """Hold a model as it is stored.
 
     Attributes:
         pieces: in the order of their ids.
@@ -122,12 +122,12 @@ def _piece(fields: dict[int, Field]) -> Piece:
 
 
 def _message(value: Field) -> dict[int, Field]:
-    """The last value of each field of a message."""
+    """Return the last value of each field of a message."""
     return dict(_fields(_as_bytes(value)))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Field]]:
-    """Number and value of each field; numbers of fixed size stay bytes."""
+    """Yield the number and value of each field; numbers of fixed size stay bytes."""
     place = 0
     while place < len(data):
         key, place = _varint(data, place)
@@ -148,7 +148,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Field]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the place after it."""
+    """Return a number of seven bits a byte, and the place after it."""
     value = 0
     for index in range(10):
         byte = data[place + index]
@@ -165,7 +165,7 @@ def _as_bytes(value: Field) -> bytes:
 
 
 def _signed(value: Field) -> int:
-    """A number whose negative values are stored in 64 bits."""
+    """Return a number whose negative values are stored in 64 bits."""
     if not isinstance(value, int):
         raise ValueError("a field has the wrong type")
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's tokenizer, and turns it into one `tokenizer.json`."""
+"""Find a checkpoint's tokenizer, and turn it into one `tokenizer.json`."""
 
 import re
 from codecs import BOM_UTF8
@@ -57,7 +57,7 @@ _SPLIT_BY_DICTIONARY = ("BertJapaneseTokenizer", "CpmTokenizer")
 
 @dataclass(frozen=True)
 class FoundTokenizer:
-    """A folder's tokenizer.
+    """Hold a folder's tokenizer.
 
     Attributes:
         json: in the form of a `tokenizer.json`; None if there is none that can be read.
@@ -71,7 +71,7 @@ class FoundTokenizer:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the folder has all files of a tokenizer."""
+    """Return whether the folder has all files of a tokenizer."""
     return _vocabulary(folder) is not None
 
 
@@ -105,13 +105,13 @@ def read_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
 
 
 def _vocabulary(folder: Path) -> tuple[str, ...] | None:
-    """The files of the vocabulary that counts; None if no tokenizer has all of its own."""
+    """Return the files of the vocabulary to use; None if no tokenizer has all of its files."""
     whole = (own for own in _VOCABULARIES if all((folder / name).is_file() for name in own))
     return next(whole, None)
 
 
 def _leftovers(folder: Path) -> str:
-    """Why a folder has no tokenizer: the files that look like one, or that there are none."""
+    """Say why a folder has no tokenizer: it has files that look like one, or none."""
     names = [name for own in _VOCABULARIES for name in own if (folder / name).is_file()]
     if names:
         (needed,) = {"vocab.json", "merges.txt"} - set(names)
@@ -123,7 +123,7 @@ def _leftovers(folder: Path) -> str:
 
 
 def _without(reason: str) -> FoundTokenizer:
-    """No tokenizer, and a note why if there are files of one."""
+    """Return no tokenizer, and a note why if there are files of one."""
     if reason == _NONE:
         return FoundTokenizer(None, missing=reason)
     note = f"no tokenizer is stored, so the file will take token ids only: {reason}"
@@ -133,7 +133,7 @@ def _without(reason: str) -> FoundTokenizer:
 def _build(
     folder: Path, files: tuple[str, ...], settings: TokenizerSettings, vocab_size: int
 ) -> "Tokenizer":
-    """The tokenizer of vocabulary files other than `tokenizer.json`."""
+    """Return the tokenizer of vocabulary files other than `tokenizer.json`."""
     from tokenizers import models
 
     if settings.class_name in _SPLIT_BY_DICTIONARY:
@@ -158,7 +158,7 @@ def _build(
 
 
 def _class_notes(files: tuple[str, ...], name: str | None) -> Iterator[str]:
-    """A note if the tokenizer's class has rules of its own that are not known here."""
+    """Return a note if the tokenizer's class has rules that are not known here."""
     known: tuple[str, ...] = SENTENCE_PIECE_CLASSES
     if len(files) == 2:
         known = (_GPT2,)
@@ -169,7 +169,7 @@ def _class_notes(files: tuple[str, ...], name: str | None) -> Iterator[str]:
 
 
 def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:
-    """A `tokenizer.json`, with what the settings beside it change.
+    """Return a `tokenizer.json` with what the settings beside it change.
 
     The classes of GPT-2 and BERT build their tokenizer from the vocabulary in the file, so that
     their options come from `tokenizer_config.json` alone. A file that is not changed stays as it
@@ -203,7 +203,7 @@ def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:
 
 
 def _is_gpt2(raw: dict[str, Any]) -> bool:
-    """Whether a `tokenizer.json` is of GPT-2's kind: bytes, merged, and nothing normalised."""
+    """Return whether a `tokenizer.json` is of GPT-2's kind: BPE over bytes, not normalised."""
     is_bpe = raw["model"].get("type") in (None, "BPE") and "merges" in raw["model"]
     cut = raw.get("pre_tokenizer") or {}
     return is_bpe and cut.get("type") == "ByteLevel" and raw.get("normalizer") is None
@@ -238,7 +238,7 @@ def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int)
 
 
 def _surroundings(tokenizer: "Tokenizer") -> list[str]:
-    """The special tokens that an empty text gets."""
+    """Return the special tokens that an empty text gets."""
     with library_errors(CheckpointError, "the tokenizer cannot encode an empty text"):
         ids = tokenizer.encode("").ids
     added = tokenizer.get_added_tokens_decoder()

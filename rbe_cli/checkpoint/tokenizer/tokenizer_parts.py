@@ -1,4 +1,4 @@
-"""Builds the tokenizers of GPT-2 and BERT from their vocabulary, and adds special tokens.
+"""Build the tokenizers of GPT-2 and BERT from their vocabulary, and add special tokens.
 
 Each tokenizer is the one that transformers 5 builds for the class of that name.
 """
@@ -116,7 +116,7 @@ def add_tokens(
 
 
 def _next_id(tokenizer: "Tokenizer", wanted: "Iterable[AddedToken]") -> int:
-    """The id that a new token would get after those that are to be added."""
+    """Return the id that a new token would get after those that are to be added."""
     new = sum(not _has(tokenizer, token.content) for token in wanted)
     return tokenizer.get_vocab_size() + new
 

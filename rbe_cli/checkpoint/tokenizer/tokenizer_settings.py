@@ -1,4 +1,4 @@
-"""Reads the files beside a tokenizer's vocabulary that change the ids.
+"""Read the files beside a tokenizer's vocabulary that change the ids.
 
 `tokenizer_config.json` names the class, its options and the special tokens. Older folders hold
 `special_tokens_map.json` and `added_tokens.json` as well, which count only where
@@ -40,12 +40,12 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class UnsupportedTokenizerError(CheckpointError):
-    """A tokenizer is whole, but of a kind that cannot be stored; the message says which."""
+    """Raised when a tokenizer is whole but cannot be stored; the message says why."""
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What the files beside the vocabulary say.
+    """Hold what the files beside the vocabulary say.
 
     Attributes:
         class_name: the reference library's class, without a trailing `Fast`; None if no file
@@ -121,7 +121,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _class_name(folder: Path, options: Mapping[str, Any]) -> str | None:
-    """The class of the tokenizer, by its own configuration or the model's."""
+    """Return the class of the tokenizer, by its own configuration or the model's."""
     name = options.get("tokenizer_class") or _read(folder, "config.json").get("tokenizer_class")
     if not isinstance(name, str):
         return None
@@ -132,7 +132,7 @@ def _class_name(folder: Path, options: Mapping[str, Any]) -> str | None:
 def _special_tokens(
     raw: Mapping[str, Any], place: str
 ) -> "tuple[dict[str, AddedToken | None], list[AddedToken]]":
-    """The tokens with a role, standard roles first, and those without."""
+    """Return the tokens with a role, standard roles first, and those without."""
     extra = raw.get("extra_special_tokens") or raw.get("additional_special_tokens") or []
     roles = {name: raw[name] for name in STANDARD_ROLES if name in raw}
     roles |= {
@@ -152,14 +152,14 @@ def _special_tokens(
 
 
 def _added_tokens_decoder(raw: object, place: str) -> "dict[int, AddedToken]":
-    """Tokens by their id, which JSON can only hold as text."""
+    """Return tokens by their id, which JSON can only hold as text."""
     if not isinstance(raw, dict):
         raise CheckpointError(f"{place} is not an object")
     return {_id(number, place): _token(value, place) for number, value in raw.items()}
 
 
 def _added_tokens(raw: Mapping[str, Any], special: set[str]) -> "dict[int, AddedToken]":
-    """Tokens of `added_tokens.json` (text -> id); those that are special are never normalised."""
+    """Return the tokens of `added_tokens.json` (text -> id); special ones are not normalised."""
     place = "added_tokens.json"
     return {
         _id(number, place): _token({"content": content, "special": content in special}, place)
@@ -176,7 +176,7 @@ def _id(value: object, place: str) -> int:
 
 
 def _token(value: object, place: str, special: bool = False) -> "AddedToken":
-    """A token given by its text, or by an object with `content` and flags."""
+    """Return a token that is given by its text, or by an object with `content` and flags."""
     from tokenizers import AddedToken
 
     raw = {"content": value, "special": special} if isinstance(value, str) else value

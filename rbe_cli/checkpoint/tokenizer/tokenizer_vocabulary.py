@@ -1,4 +1,4 @@
-"""Reads the vocabularies that are text: `vocab.json`, `merges.txt` and `vocab.txt`.
+"""Read the vocabularies that are text: `vocab.json`, `merges.txt` and `vocab.txt`.
 
 A byte-order mark is dropped in all of them.
 """

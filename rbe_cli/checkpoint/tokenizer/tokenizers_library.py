@@ -1,4 +1,4 @@
-"""Guards calls into the `tokenizers` library, so that all its failures become errors of ours."""
+"""Guard calls into the `tokenizers` library: all its failures become errors of this package."""
 
 import os
 from collections.abc import Iterator

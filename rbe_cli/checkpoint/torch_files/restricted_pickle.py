@@ -1,4 +1,4 @@
-"""Interprets the pickle opcodes that a saved state dict consists of, and nothing else.
+"""Interpret the pickle opcodes that a saved state dict consists of, and nothing else.
 
 Python's own unpickler can be told which names to import, but still calls `__setstate__`, sets
 attributes and trusts memo indices. Here `pickletools.genops` only splits the bytes into
@@ -27,7 +27,7 @@ _IGNORED = frozenset({"PROTO", "STOP", "FRAME"})
 
 
 class Inert:
-    """Stands for an object that is not built, because no weight needs it.
+    """Stand in for an object that is not built, because no weight needs it.
 
     Attributes:
         name: `module name` of what the pickle asked for.
@@ -63,7 +63,7 @@ def load_pickle(
 
 
 class _Machine:
-    """The pickle machine: a stack, the stacks set aside by marks, and a memo."""
+    """Run the pickle machine: a stack, the stacks set aside by marks, and a memo."""
 
     def __init__(self, names: Mapping[str, Any], persistent_load: Callable[[Any], Any]) -> None:
         self.stack: list[Any] = []

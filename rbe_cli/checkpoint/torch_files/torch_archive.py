@@ -1,4 +1,4 @@
-"""The zip archive that `torch.save` (PyTorch >= 1.6) writes, with all members uncompressed.
+"""Read the zip archive that `torch.save` (PyTorch >= 1.6) writes, all members uncompressed.
 
 `NAME/data.pkl` pickles the saved object, `NAME/data/KEY` holds the bytes of storage KEY, and
 `NAME/byteorder` (since 2.1) says `little` or `big`.
@@ -26,7 +26,7 @@ _ZIP_ERRORS = (
 
 
 class TorchArchive:
-    """An open archive; its members are named without the leading `NAME/`."""
+    """Read an open archive; its members are named without the leading `NAME/`."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -44,7 +44,7 @@ class TorchArchive:
             raise CheckpointError("it was saved on a machine that is not little-endian")
 
     def size(self, member: str) -> int:
-        """Bytes of a member.
+        """Return the number of bytes of a member.
 
         Raises:
             CheckpointError: there is none, or it is compressed or larger than the file.
@@ -52,7 +52,7 @@ class TorchArchive:
         return self._info(member).file_size
 
     def read(self, member: str) -> bytes:
-        """The bytes of a member; their CRC-32 is checked."""
+        """Return the bytes of a member, after checking their CRC-32."""
         return self._archive.read(self._info(member))
 
     def _info(self, member: str) -> zipfile.ZipInfo:
@@ -70,7 +70,7 @@ class TorchArchive:
 
 @contextmanager
 def open_torch_archive(path: Path) -> Iterator[TorchArchive]:
-    """Open the archive; errors inside name the file, and those of `zipfile` become ours.
+    """Open the archive; errors inside name the file, and those of `zipfile` are translated.
 
     Raises:
         NotFoundError: the file cannot be opened.

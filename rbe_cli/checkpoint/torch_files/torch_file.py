@@ -1,4 +1,4 @@
-"""Lists the tensors of a file of `torch.save`, without torch and without running its pickle.
+"""List the tensors of a file of `torch.save`, without torch and without running its pickle.
 
 The file holds a state dict, or a training checkpoint with a state dict in it.
 """

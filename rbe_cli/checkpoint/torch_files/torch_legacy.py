@@ -1,4 +1,4 @@
-"""Reads what `torch.save` wrote before PyTorch 1.6 (`_use_new_zipfile_serialization=False`).
+"""Read what `torch.save` wrote before PyTorch 1.6 (`_use_new_zipfile_serialization=False`).
 
 Five pickles stand one after the other: a magic number, the protocol 1001, facts about the
 machine, the saved object, and the keys of its storages. The storages follow in the order of
@@ -21,7 +21,7 @@ _COUNT_BYTES = 8
 
 @dataclass(frozen=True)
 class LegacyFile:
-    """The saved object, and the byte offset in the file of each storage's items, by its key."""
+    """Hold the saved object, and where the items of each storage begin, in bytes, by its key."""
 
     value: Any
     offsets: dict[str, int]
@@ -31,7 +31,7 @@ def read_legacy(path: Path, max_pickle_bytes: int) -> LegacyFile:
     """Read the pickles of a file, and find its storages.
 
     Args:
-        path: of the file.
+        path: the file to read.
         max_pickle_bytes: all pickles must end within so many bytes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Stands in for what the pickles of `torch.save` ask for: storages, views of them, dicts.
+"""Stand in for what the pickles of `torch.save` ask for: storages, views of them, dicts.
 
 A pickled tensor is a strided view into a storage; several tensors may share one. `load_object`
 gives a pickle the names of `_NAMES` and no others (restricted_pickle.py).
@@ -15,7 +15,7 @@ from rbe_cli.errors import CheckpointError
 
 @dataclass(frozen=True)
 class ItemType:
-    """Stand-in for a storage class such as `torch.FloatStorage`."""
+    """Stand in for a storage class such as `torch.FloatStorage`."""
 
     dtype: str
     item_bytes: int
@@ -23,7 +23,7 @@ class ItemType:
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage by its key in the file; `size` counts items."""
+    """Name a storage by its key in the file; `size` counts items."""
 
     item_type: ItemType
     key: str
@@ -31,13 +31,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the file must hold for it."""
+        """Return how many bytes the file must hold for it."""
         return self.size * self.item_type.item_bytes
 
 
 @dataclass(frozen=True)
 class View:
-    """A tensor: a view into a storage; `offset` and `stride` count items."""
+    """Describe a tensor as a view into a storage; `offset` and `stride` count items."""
 
     storage: Storage
     offset: int
@@ -102,7 +102,7 @@ def _storage(persistent_id: Any) -> Storage | Inert:
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, stride: Any, *_requires_grad_and_hooks: Any
 ) -> View | Inert:
-    """Stand-in for `torch._utils._rebuild_tensor_v2`."""
+    """Stand in for `torch._utils._rebuild_tensor_v2`."""
     if isinstance(storage, Inert):
         return storage
     if not isinstance(storage, Storage):
@@ -116,19 +116,19 @@ def _rebuild_tensor(
 
 
 def _rebuild_parameter(data: Any, *_requires_grad_and_hooks: Any) -> Any:
-    """Stand-in for `torch._utils._rebuild_parameter`: a parameter is its tensor."""
+    """Stand in for `torch._utils._rebuild_parameter`: return the parameter's tensor."""
     return data
 
 
 def _rebuild_from_type(function: Any, _type: Any, arguments: Any, _state: Any) -> Any:
-    """Stand-in for `torch._tensor._rebuild_from_type_v2`: a tensor with attributes."""
+    """Stand in for `torch._tensor._rebuild_from_type_v2`: a tensor with attributes."""
     if function is _rebuild_tensor or function is _rebuild_parameter:
         return function(*arguments)
     return Inert("torch._tensor _rebuild_from_type_v2")
 
 
 def _ordered_dict(items: Any = ()) -> dict[str, Any]:
-    """Stand-in for `collections.OrderedDict`: Python 3 fills it later, Python 2 gives pairs."""
+    """Stand in for `collections.OrderedDict`: Python 3 fills it later, Python 2 gives pairs."""
     pairs = [(key, value) for key, value in items]
     if not all(isinstance(key, str) for key, _ in pairs):
         raise TypeError("names are text")

@@ -1,4 +1,4 @@
-"""Finds the state dict in what a training script saved, and the model's sizes beside it."""
+"""Find the state dict in what a training script saved, and the model's sizes beside it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ _CONFIG_KEYS = ("model_args", "model_config", "config", "hyper_parameters", "hpa
 
 @dataclass(frozen=True)
 class SavedModel:
-    """The state dict of a file, with what was saved beside it.
+    """Hold the state dict of a file, with what was saved beside it.
 
     Attributes:
         state: name -> tensor (`View`), or whatever else the file has under that name.

@@ -28,7 +28,7 @@ def _details() -> dict[str, str]:
     from rbe_cli.bench.machine_info import cpu_model
     from rbe_cli.runtime.cpus import affine_cpus, default_threads
     from rbe_cli.runtime.instruction_sets import available
-    from rbe_cli.runtime.objects import cache_folder
+    from rbe_cli.runtime.object_files import cache_folder
 
     def library(name: str) -> str:
         try:

@@ -1,1 +1,5 @@
-"""Runs work side by side: workers, the folder of an interrupted run, and the peak of memory."""
+"""Run coarse tasks side by side, keep their results, and measure peak memory.
+
+`workers` hands on `Workers`, threads of this process or of a cluster; `work_folder` keeps what an
+interrupted run has finished.
+"""

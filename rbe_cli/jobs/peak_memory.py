@@ -1,4 +1,4 @@
-"""How much memory this process has held at most."""
+"""Measure how much memory this process has held at most."""
 
 import sys
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident set size in bytes."""
+    """Return the peak resident set size in bytes."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource

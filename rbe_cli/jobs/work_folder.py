@@ -1,7 +1,7 @@
-"""What a long task has finished, kept beside its output so that it can be taken up again.
+"""Keep what a long task has finished beside its output, so that it can be taken up again.
 
-A folder of `.npz` files, each the arrays of one finished step. A file appears whole or not at
-all, and one that was damaged since counts as missing. Arrays that would not fit in memory
+The folder holds `.npz` files, each with the arrays of one finished step. A file appears whole or
+not at all, and one that was damaged since counts as missing. Arrays that would not fit in memory
 together also wait here until they are needed.
 """
 
@@ -24,7 +24,7 @@ _MARKER, _PARTIAL = "job.json", "partial"
 
 
 class _Job(msgspec.Struct, frozen=True):
-    """What a folder belongs to.
+    """Say what a folder belongs to.
 
     Attributes:
         job: says all that the results depend on.
@@ -36,7 +36,7 @@ class _Job(msgspec.Struct, frozen=True):
 
 
 class WorkFolder:
-    """The results of a task's finished steps, by name."""
+    """Hold the results of a task's finished steps, by name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,8 +46,8 @@ class WorkFolder:
         """Take up the folder of the same job, or begin an empty one.
 
         Args:
-            path: of the folder.
-            job: all that the results depend on, as JSON can hold it.
+            path: the folder.
+            job: all that the results depend on, in types that JSON has.
             resume: whether what is there is kept.
 
         Raises:
@@ -74,7 +74,7 @@ class WorkFolder:
         return folder
 
     def load(self, name: str) -> Arrays | None:
-        """The arrays of a step; None if it is not finished."""
+        """Return the arrays of a step; None if it is not finished."""
         try:
             # numpy would leave a damaged file open if it opened it itself.
             with open(self._file(name), "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -83,7 +83,7 @@ class WorkFolder:
             return None
 
     def require(self, name: str) -> Arrays:
-        """The arrays of a step that was finished before.
+        """Return the arrays of a step that was finished before.
 
         Raises:
             OutputError: they were damaged or deleted since.
@@ -105,7 +105,7 @@ class WorkFolder:
             raise self._cannot_write(error) from error
 
     def keep(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a step, which is computed and saved unless it is finished."""
+        """Return the arrays of a step, which is computed and saved unless it is finished."""
         arrays = self.load(name)
         if arrays is None:
             arrays = compute()
@@ -135,7 +135,7 @@ class WorkFolder:
         os.replace(self.path / _PARTIAL, self.path / name)
 
     def _found(self) -> _Job | None:
-        """What the folder belongs to; None if nothing was finished in it."""
+        """Return what the folder belongs to; None if nothing was finished in it."""
         if {path.name for path in self.path.iterdir()} <= {_PARTIAL}:
             return None
         try:

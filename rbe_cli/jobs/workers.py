@@ -1,4 +1,4 @@
-"""Coarse tasks side by side: whole batches, blocks or matrices, each computed by one thread.
+"""Run coarse tasks side by side: whole batches, blocks or matrices, one thread for each.
 
 numpy's BLAS is held to one thread meanwhile: its own threads would contend with these, and
 its results could depend on their number.
@@ -22,7 +22,7 @@ _CONNECT_SECONDS = 10
 
 @dataclass(frozen=True)
 class Workers:
-    """Runs tasks on any executor: this process's threads, or a cluster's.
+    """Run tasks on any executor: this process's threads, or a cluster's.
 
     A task is a function of a module and its arguments, which an executor may pickle.
 
@@ -37,13 +37,13 @@ class Workers:
     def map(
         self, function: Callable[..., Result], *arguments: Iterable[object]
     ) -> Iterator[Result]:
-        """`function` of each tuple of arguments; ends with the shortest of their iterables."""
+        """Yield `function` of each tuple of arguments; end with the shortest of their iterables."""
         return self.starmap(function, zip(*arguments, strict=False))
 
     def starmap(
         self, function: Callable[..., Result], arguments: Iterable[tuple[object, ...]]
     ) -> Iterator[Result]:
-        """Results in the order of the arguments.
+        """Yield results in the order of the arguments.
 
         Arguments are taken as tasks begin, and only twice as many tasks as run at once are
         begun ahead of the result that is waited for: neither all arguments nor all results
@@ -61,7 +61,7 @@ class Workers:
 
 @contextmanager
 def workers(jobs: int | None = None) -> Iterator[Workers]:
-    """Threads of this process; `jobs` is by default the physical cores.
+    """Yield threads of this process; `jobs` is by default the physical cores.
 
     Leaving by an exception (Ctrl-C, say) cancels what waits, and does not wait for what runs.
     """
@@ -78,7 +78,7 @@ def workers(jobs: int | None = None) -> Iterator[Workers]:
 
 @contextmanager
 def cluster(address: str, jobs: int | None = None) -> Iterator[Workers]:
-    """A Dask cluster's workers (the extra `dask`); `jobs` is by default their threads.
+    """Yield a Dask cluster's workers (the extra `dask`); `jobs` is by default their threads.
 
     Args:
         address: of the scheduler, such as `tcp://10.0.0.1:8786`.

@@ -1,11 +1,10 @@
-"""The arithmetic of a GPT-2, three times.
+"""Compute the layers of a GPT-2 on arrays, fast or in plain numpy.
 
-`table.load_kernels` hands out functions over plain arrays, for the layers of `rbe_cli.nn`: `fast`
-ones, or their obvious numpy twins (`reference`), which the tests hold them to. Compiled programs,
-for whole tokens, are functions of addresses: `simd` has vectors of 16 lanes, `dot` the exact
-products of integers in each instruction set, `products` and `cached_attention` what is built of
-them; `native` compiles a program and loads it without Numba, and a `team` of threads runs it.
+`kernel_table.load_kernels` hands on a table of functions over arrays, for the layers of
+`rbe_cli.nn`: `fast` ones, or the `reference` in numpy (`numpy_twins`), which tests hold the fast
+ones to. The engine calls the compiled programs themselves, by their addresses.
 
-A fast result depends neither on the number of threads nor, for one token, on the tokens computed
-beside it. Importing this package imports neither Numba nor LLVM.
+Each operation has a folder: its `..._call` runs it on arrays with a team of threads, and its
+`..._program` is the compiled side. A fast result depends neither on the number of threads nor, for
+one token, on the tokens computed beside it. Importing this package imports neither Numba nor LLVM.
 """

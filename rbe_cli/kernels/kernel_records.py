@@ -1,4 +1,4 @@
-"""What compiled kernels are told, as records of numbers and addresses in memory.
+"""Define what compiled kernels are told, as records of numbers and addresses in memory.
 
 Kernels that run without Numba (kernels/native.py) take no arrays. Who fills a record keeps the
 arrays behind its addresses alive. All lengths are counted in elements, all strides in bytes.
@@ -129,32 +129,32 @@ GROUP_ROWS = 256  # activations that share a scale
 
 
 def group_count(rows: int) -> int:
-    """Groups of activations of a token."""
+    """Return the number of groups of a token's activations."""
     return -(-rows // GROUP_ROWS)
 
 
 def activation_bytes(rows: int) -> int:
-    """Bytes of a token's quantised activations (products.py), a multiple of 64."""
+    """Return the bytes of a token's quantised activations (products.py), a multiple of 64."""
     tiles = -(-rows // 32)
     return -(-(8 * group_count(rows) + 4 * tiles + 64 * tiles) // 64) * 64
 
 
 def scratch_bytes(tokens: int) -> int:
-    """Bytes of a thread's scratch: two panels' group unpacked, then sums of all tokens."""
+    """Return the bytes of a thread's scratch: two unpacked groups, then sums of all tokens."""
     return 2 * GROUP_ROWS * 16 + 128 * (tokens + 8)
 
 
 def head_bytes(width: int, kind: KvType) -> int:
-    """Bytes of 64 positions' keys and values of a head."""
+    """Return the bytes of 64 positions' keys and values of a head."""
     scales = 8 * PAGE_POSITIONS if kind == "int8" else 0
     return 2 * PAGE_POSITIONS * width * {"fp32": 4, "fp16": 2, "int8": 1}[kind] + scales
 
 
 def attention_bytes(width: int, positions: int) -> int:
-    """Bytes of a thread's scratch for attention to at most `positions`."""
+    """Return the bytes of a thread's scratch for attention to at most `positions`."""
     return 32 * width + 4 * score_bytes(positions) + activation_bytes(max(width, positions + 32))
 
 
 def score_bytes(positions: int) -> int:
-    """Bytes of a query's scores: to a multiple of 32 positions, and a block more."""
+    """Return the bytes of a query's scores: to a multiple of 32 positions, and a block more."""
     return 4 * (-(-positions // 32) * 32 + 32)

@@ -1,4 +1,4 @@
-"""The choice of kernels, made once, when a model is loaded."""
+"""Choose the kernels, once, when a model is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Engine = Literal["fast", "reference"]
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions a model is computed with, as `rbe_cli.kernels.numpy_twins` describes them.
+    """Hold the functions that compute a model, as `rbe_cli.kernels.numpy_twins` describes them.
 
     Attributes:
         engine: the name they were loaded by. `fast` computes in float32, `reference` in the
@@ -48,12 +48,12 @@ class Kernels:
 
     @property
     def threads(self) -> int | None:
-        """At most this many compute; None leaves it to numpy."""
+        """Return how many threads compute at most; None leaves it to numpy."""
         return self.team.threads if self.team else None
 
 
 def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
-    """`fast` (compiled) or `reference` (numpy, which never imports Numba).
+    """Return the kernels of an engine: `fast` is compiled, `reference` is numpy without Numba.
 
     Args:
         engine: which.

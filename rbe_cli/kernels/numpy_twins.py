@@ -1,4 +1,4 @@
-"""The kernels again, in plain numpy: slow, obvious, and what the fast ones are held to.
+"""Compute what the kernels compute in plain numpy: slow and obvious, a reference for tests.
 
 They compute in the type of their input, float64 too.
 """
@@ -23,7 +23,7 @@ def matmul(
     norm: Norm | None = None,
     activation: Activation | None = None,
 ) -> None:
-    """As `rbe_cli.kernels.linear.linear_call.matmul`, without rounding x."""
+    """Multiply as `rbe_cli.kernels.linear.linear_call.matmul` does, without rounding x."""
     if norm is not None:
         normed = np.empty_like(x)
         layer_norm(x, *norm, normed)
@@ -42,7 +42,7 @@ def layer_norm(
     out: Floating,
     statistics: Float64 | None = None,
 ) -> None:
-    """out = (x - mean) / sqrt(variance + eps) * gamma + beta; x and out `[tokens, d]`.
+    """Set out = (x - mean) / sqrt(variance + eps) * gamma + beta; x and out are `[tokens, d]`.
 
     `statistics` `[tokens, 2]` takes the means and 1 / sqrt(variance + eps).
     """
@@ -57,7 +57,7 @@ def layer_norm(
 def layer_norm_backward(
     x: Floating, statistics: Float64, gamma: Floating, grad: Floating, out: Floating
 ) -> tuple[Floating, Floating]:
-    """out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
+    """Set out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
 
     Returns the gradients with respect to gamma and beta, `[d]`.
     """
@@ -115,7 +115,7 @@ def attention(
 def _attention_weights(
     q: Floating, k: Floating, scale: float, visible: Mask, mask: Mask | None, item: int
 ) -> Floating:
-    """softmax(scale q k^T) over what is visible and not masked, `[heads, seq, length]`."""
+    """Return softmax(scale q k^T) over what is visible and not masked, `[heads, seq, length]`."""
     if mask is not None:
         visible = visible & mask[item, ..., : k.shape[1]]
     scores = q.dtype.type(scale) * (q @ k.transpose(0, 2, 1))  # [heads, seq, length]
@@ -130,7 +130,7 @@ def attention_backward(
     out: Floating,
     mask: Mask | None = None,
 ) -> None:
-    """Gradient of whole sequences' attention with respect to qkv.
+    """Compute the gradient of whole sequences' attention with respect to qkv.
 
     Args:
         qkv: `[batch, seq, 3 * d]`, as in `attention`.
@@ -157,7 +157,7 @@ def attention_backward(
 
 
 def softmax(x: Floating) -> Floating:
-    """Over the last axis; zeros where all are -inf."""
+    """Return the softmax over the last axis; zeros where all are -inf."""
     largest = x.max(axis=-1, keepdims=True)
     powers = np.exp(x - np.where(largest == -np.inf, 0, largest))
     total = powers.sum(axis=-1, keepdims=True)
@@ -165,27 +165,27 @@ def softmax(x: Floating) -> Floating:
 
 
 def gelu_tanh(x: Floating) -> None:
-    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in place, as all activations here."""
+    """Apply 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in place, as all do here."""
     x *= 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def gelu(x: Floating) -> None:
-    """0.5 x (1 + erf(x / sqrt(2)))."""
+    """Apply 0.5 x (1 + erf(x / sqrt(2)))."""
     x *= 0.5 * (1 + _erf(x * math.sqrt(0.5)).astype(x.dtype))
 
 
 def quick_gelu(x: Floating) -> None:
-    """x sigmoid(1.702 x)."""
+    """Apply x sigmoid(1.702 x)."""
     x *= _sigmoid(1.702 * x)
 
 
 def silu(x: Floating) -> None:
-    """x sigmoid(x)."""
+    """Apply x sigmoid(x)."""
     x *= _sigmoid(x)
 
 
 def relu(x: Floating) -> None:
-    """max(x, 0)."""
+    """Apply max(x, 0)."""
     np.maximum(x, 0, out=x)
 
 
@@ -204,32 +204,32 @@ _ACTIVATIONS: dict[Activation, Callable[[Floating], None]] = {
 
 
 def gelu_tanh_backward(x: Floating, grad: Floating) -> None:
-    """grad *= the derivative at x, as all of these."""
+    """Multiply grad by the derivative at x, in place, like all of these."""
     t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
     grad *= 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope
 
 
 def gelu_backward(x: Floating, grad: Floating) -> None:
-    """Phi(x) + x phi(x), of the normal distribution and its density."""
+    """Multiply grad by Phi(x) + x phi(x), of the normal distribution and its density."""
     density = np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
     grad *= 0.5 * (1 + _erf(x * math.sqrt(0.5)).astype(x.dtype)) + x * density
 
 
 def quick_gelu_backward(x: Floating, grad: Floating) -> None:
-    """Of x sigmoid(1.702 x)."""
+    """Multiply grad by the derivative of x sigmoid(1.702 x)."""
     gate = _sigmoid(1.702 * x)
     grad *= gate + 1.702 * x * gate * (1 - gate)
 
 
 def silu_backward(x: Floating, grad: Floating) -> None:
-    """Of x sigmoid(x)."""
+    """Multiply grad by the derivative of x sigmoid(x)."""
     gate = _sigmoid(x)
     grad *= gate + x * gate * (1 - gate)
 
 
 def relu_backward(x: Floating, grad: Floating) -> None:
-    """1 above 0, else 0."""
+    """Multiply grad by 1 where x is above 0, and by 0 elsewhere."""
     grad *= x > 0
 
 
@@ -249,5 +249,5 @@ def activate(name: Activation, x: Floating) -> None:
 
 
 def activate_backward(name: Activation, x: Floating, grad: Floating) -> None:
-    """grad *= the function's derivative at x."""
+    """Multiply grad by the function's derivative at x, in place."""
     _BACKWARD[name](x, grad)

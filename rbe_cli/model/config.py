@@ -1,4 +1,4 @@
-"""GPT-2's configuration: the keys that change the result, and no others."""
+"""Define GPT-2's configuration: the keys that change the result, and no others."""
 
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ def activation_named(name: str) -> Activation:
 
 
 class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shapes and options of a GPT-2 (Radford et al., 2019), under Hugging Face's names.
+    """Hold the sizes and options of a GPT-2 (Radford et al., 2019), under Hugging Face's names.
 
     Raises `CheckpointError` from `validate` if the numbers contradict each other.
     """

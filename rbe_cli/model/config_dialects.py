@@ -1,4 +1,4 @@
-"""Brings a model's configuration, under whatever names, to those of Hugging Face's GPT-2.
+"""Translate a model's configuration, under whatever names, to Hugging Face's names for GPT-2.
 
 Hugging Face's `GPT2Config` itself has second names for four sizes. Training scripts such as
 nanoGPT, and OpenAI's `hparams.json`, have their own. What asks for another model, or for a
@@ -83,7 +83,9 @@ def to_gpt2_names(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nanogpt_activation(raw: Mapping[str, Any]) -> str:
-    """Return the activation of a model of nanoGPT or build-nanogpt, whose settings do not say.
+    """Return the activation of a model of nanoGPT or build-nanogpt.
+
+    The settings of these models do not name it.
 
     The tanh approximation was used until nanoGPT had an option `bias`, and some months longer.
     """
@@ -95,7 +97,7 @@ def _is_nanogpt(raw: Mapping[str, Any]) -> bool:
 
 
 def dialect_notes(raw: Mapping[str, Any]) -> list[str]:
-    """Return what was assumed, one sentence each."""
+    """Return what was assumed about the configuration, one sentence each."""
     notes = []
     if _is_nanogpt(raw) and "activation_function" not in raw:
         notes.append(

@@ -1,4 +1,4 @@
-"""Finds the tokens that end a text, where Hugging Face's configuration files name them."""
+"""Find the tokens that end a text, where Hugging Face's configuration files name them."""
 
 from collections.abc import Mapping
 from typing import Any

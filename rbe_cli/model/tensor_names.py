@@ -1,4 +1,4 @@
-"""GPT-2's tensors under their canonical names, with the shapes a config asks for.
+"""Name GPT-2's tensors, and compute the shapes that a config asks for.
 
 Canonical names are Hugging Face's without the `transformer.` prefix. Weights of the
 linear layers are stored `[in, out]` (HF's Conv1D order); `wte`, `wpe` and a separate
@@ -22,12 +22,12 @@ def hugging_face_name(name: str) -> str:
 
 
 def is_mask_buffer(name: str) -> bool:
-    """Whether a canonical name is one of the causal-mask buffers old files carry."""
+    """Return whether a canonical name is one of the causal-mask buffers that old files carry."""
     return _MASK_BUFFER.fullmatch(name) is not None
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a canonical name is a matrix: a linear layer, an embedding or the head."""
+    """Return whether a canonical name is a matrix: a linear layer, an embedding or the head."""
     return _MATRIX.fullmatch(name) is not None
 
 
@@ -37,7 +37,7 @@ def is_layer_norm(name: str) -> bool:
 
 
 def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
-    """Shapes of one layer's tensors, without the `h.N.` prefix, in order of use."""
+    """Return the shapes of one layer's tensors, without the `h.N.` prefix, in order of use."""
     d, inner = config.n_embd, config.n_inner
     return {
         "ln_1.weight": (d,),
@@ -56,7 +56,7 @@ def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every tensor, in order of use; the head only if untied."""
+    """Return canonical name -> shape of every tensor, in order of use; the head only if untied."""
     d = config.n_embd
     shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, d),
@@ -73,17 +73,17 @@ def tensor_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(config: Gpt2Config) -> int:
-    """Number of parameters, a tied head counted once."""
+    """Return the number of parameters; a tied head is counted once."""
     return sum(prod(shape) for shape in tensor_shapes(config).values())
 
 
 def is_of_layer(name: str) -> bool:
-    """Whether a canonical name belongs to one of the layers."""
+    """Return whether a canonical name belongs to one of the layers."""
     return name.startswith("h.")
 
 
 def is_embedding(name: str) -> bool:
-    """Whether a matrix is stored `[rows, n_embd]`: an embedding or a separate head.
+    """Return whether a matrix is stored `[rows, n_embd]`: an embedding or a separate head.
 
     As the right factor of a product, and so in the codec, it is the transpose.
     """

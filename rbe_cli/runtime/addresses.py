@@ -1,4 +1,4 @@
-"""Addresses of arrays, for compiled programs that take no arrays."""
+"""Return addresses of arrays, for compiled programs that take no arrays."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 
 def address(array: NDArray[np.generic]) -> int:
-    """Where an array's elements lie."""
+    """Return the address of an array's first element, in bytes."""
     # Not by `__array_interface__`, which loses a Ctrl-C: numpy clears errors while it describes
     # records.
     return int(array.ctypes.data)
 
 
 def float_address(array: NDArray[np.floating[Any]]) -> int:
-    """Where a float32 array's elements lie, one after the other.
+    """Return the address of a float32 array whose elements lie one after the other.
 
     Raises:
         TypeError: it is of another type, which compiled kernels would misread, or in pieces.

@@ -1,4 +1,4 @@
-"""Memory for what every token reads from one end to the other: weights, keys and values.
+"""Allocate memory for what every token reads completely: weights, keys and values.
 
 In pages of 2 MB, where the system has such: with the usual 4 kB, of files that are mapped above
 all, looking up where pages lie costs a sixth of the time of a token at 4 bits.
@@ -16,7 +16,7 @@ _LINE = 64
 
 
 class Arena:
-    """Gives memory, one piece after the other; safe with several threads."""
+    """Give memory, one piece after the other; several threads may use it."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -24,14 +24,14 @@ class Arena:
         self._used = 1
 
     def place(self, values: PanelValues) -> PanelValues:
-        """A read-only copy of flat bytes."""
+        """Return a read-only copy of flat bytes."""
         placed = self.zeros(values.size)
         placed[:] = values
         placed.flags.writeable = False
         return placed
 
     def zeros(self, size: int) -> PanelValues:
-        """So many bytes, after those that were taken before."""
+        """Return that many zero bytes, after those that were taken before."""
         with self._guard:
             start = -(-self._used // _LINE) * _LINE
             if start + size > len(self._chunk):

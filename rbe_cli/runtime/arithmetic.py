@@ -1,4 +1,4 @@
-"""Values that compiled code is specialised for: their types tell which they are."""
+"""Define values that compiled code is specialised for: their types tell which they are."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rbe_cli.runtime.instruction_sets import InstructionSet
 
 
 class Choice:
-    """A value that compiled code is specialised for: its type tells which it is."""
+    """Hold a value that compiled code is specialised for: its type tells which it is."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -44,7 +44,7 @@ def choice_type(value: Any) -> types.Type:
 
 
 class Arithmetic:
-    """An instruction set, and whether activations are coarse: every program's first argument."""
+    """Choose the instruction set and the width of activations: every program's first argument."""
 
     def __init__(self, instructions: InstructionSet, coarse: bool = False) -> None:
         self.instructions = instructions

@@ -1,4 +1,4 @@
-"""The types of what kernels take."""
+"""Define the types of the arrays that kernels take."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 
 class Norm(NamedTuple):
-    """A LayerNorm's parameters.
+    """Hold a LayerNorm's parameters.
 
     Attributes:
         gamma, beta: `[d]`.
@@ -28,6 +28,6 @@ class Norm(NamedTuple):
 
 
 def sum_of_squares(values: Floating) -> float:
-    """Summed in float64, in which the squares of any float32 are finite."""
+    """Return the sum of squares, in float64, where the square of any float32 is finite."""
     flat = values.reshape(-1)
     return float(np.einsum("n,n->", flat, flat, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Memory that is used again, as new memory must be mapped and cleared page by page."""
+"""Keep memory for reuse, because the system maps and clears new memory page by page."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _MOST_BYTES = 1 << 28
 
 
 class BufferPool:
-    """Lends arrays; those that came back are lent again, to any thread.
+    """Lend arrays; arrays that came back are lent again, to any thread.
 
     Attributes:
         limit: bytes that are kept at most while nobody uses them.
@@ -25,17 +25,17 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["BufferPool"], tuple[int]]:
-        """Another process begins without memory."""
+        """Return how another process makes a pool: without memory."""
         return BufferPool, (self.limit,)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept at this moment."""
+        """Return the bytes that are kept at this moment."""
         return sum(size * len(own) for size, own in self._free.items())
 
     @contextmanager
     def borrow(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Iterator[Floating]:
-        """An array of whatever values, for as long as the context lasts."""
+        """Lend an array of arbitrary values, for as long as the context lasts."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         with self._lock:
             own = self._free.get(size)

@@ -1,4 +1,4 @@
-"""Compiles libraries to object files, which run without Numba.
+"""Compile libraries to object files, which run without Numba.
 
 `python -m rbe_cli.runtime.build` writes the object files that ship with the package; building a
 wheel and `make` run it. `python -m rbe_cli.runtime.build LIBRARY SET` writes one to stdout.
@@ -16,7 +16,7 @@ from typing import Any
 from llvmlite import binding
 
 from rbe_cli.progress import Progress, no_progress
-from rbe_cli.runtime import objects
+from rbe_cli.runtime import object_files
 from rbe_cli.runtime.cpus import affine_cpus
 from rbe_cli.runtime.instruction_sets import InstructionSet, baseline, buildable
 from rbe_cli.runtime.libraries import LIBRARIES
@@ -65,7 +65,7 @@ def compile_library(library: str, instructions: InstructionSet) -> bytes:
     options = binding.create_pipeline_tuning_options(speed_level=3)
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
-    return objects.pack(machine.emit_object(module), instructions, _sources())
+    return object_files.pack(machine.emit_object(module), instructions, _sources())
 
 
 def _linked(library: str, instructions: InstructionSet) -> Any:
@@ -138,11 +138,11 @@ def _build_all() -> None:
         (library, instructions)
         for library in LIBRARIES
         for instructions in buildable()
-        if objects.find_shipped(library, instructions) is None
+        if object_files.find_shipped(library, instructions) is None
     ]
     for step, ((library, instructions), file) in enumerate(compile_libraries(jobs), 1):
-        path = objects.SHIPPED / objects.file_name(library, instructions)
-        objects.write(path, file)
+        path = object_files.SHIPPED / object_files.file_name(library, instructions)
+        object_files.write(path, file)
         print(f"compiled {path.name} ({step} of {len(jobs)})", file=sys.stderr, flush=True)
 
 

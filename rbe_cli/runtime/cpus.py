@@ -1,4 +1,4 @@
-"""How many threads are worth starting on this machine, for this process."""
+"""Count the threads that are worth starting on this machine, for this process."""
 
 import math
 import os
@@ -10,20 +10,20 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def affine_cpus() -> int:
-    """Number of CPUs that this process may be scheduled on."""
+    """Return the number of CPUs that this process may be scheduled on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_threads() -> int:
-    """Physical cores, within the process's CPU affinity and its cgroup's CPU quota."""
+    """Return the physical cores within the process's CPU affinity and its cgroup's CPU quota."""
     physical = psutil.cpu_count(logical=False) or affine_cpus()
     return max(1, math.floor(min(physical, affine_cpus(), cgroup_cpus())))
 
 
 def cgroup_cpus(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")) -> float:
-    """CPU time per wall time that the process's cgroup grants; infinity without a limit.
+    """Return the CPU time per wall time that the process's cgroup grants; infinity for no limit.
 
     Reads version 2 (`cpu.max` of the group and of those it lies in) and, in a container of
     version 1, the quota of its root group.
@@ -33,7 +33,7 @@ def cgroup_cpus(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/c
 
 
 def _own_groups(root: Path, membership: Path) -> list[Path]:
-    """The process's version-2 group and its ancestors up to `root`."""
+    """Return the process's version-2 group and its ancestors up to `root`."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -46,7 +46,7 @@ def _own_groups(root: Path, membership: Path) -> list[Path]:
 
 
 def _quota_v2(path: Path) -> float:
-    """`cpu.max` holds `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
+    """Return the quota in `cpu.max`: `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
     try:
         quota, period = path.read_text().split()
         return int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""Fused multiply-adds and float16, with the same bits on CPUs that lack the instructions.
+"""Emit fused multiply-adds and float16 conversions that give the same bits on every CPU.
 
 x86-64-v2 has neither. There LLVM would call a C library's functions, one lane after the other
 and not always present, so they are written here in instructions that every CPU has. Values may be

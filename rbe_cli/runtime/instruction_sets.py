@@ -1,4 +1,4 @@
-"""Which instructions programs are compiled for: the choice, made once, from the CPU's features.
+"""Choose the instructions that programs are compiled for, once, from the CPU's features.
 
 An instruction the CPU lacks ends the process, so a program runs only where the CPU has all
 features of its baseline. The baselines are the levels of the x86-64 ABI: machine code does not
@@ -13,7 +13,7 @@ from llvmlite import binding
 
 
 class InstructionSet(Enum):
-    """How products of bytes are computed.
+    """Say how products of bytes are computed.
 
     `avx512` with VNNI's dot products of four bytes (x86-64 from 2019 on); `avx2` with products
     of pairs of 16-bit integers (from 2013 on); `portable` with what any CPU has.
@@ -25,7 +25,7 @@ class InstructionSet(Enum):
 
 
 class Baseline(NamedTuple):
-    """What LLVM compiles for.
+    """Describe what LLVM compiles for.
 
     Attributes:
         cpu: a CPU's name.

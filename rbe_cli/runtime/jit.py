@@ -1,4 +1,4 @@
-"""How Numba compiles the functions of compiled programs.
+"""Compile the functions of compiled programs through Numba.
 
 Programs become object files (build.py), so a function is only translated to LLVM's language
 here: its machine code is made once, with all functions of its library. Numba would otherwise
@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class BitcodePiece(JITCodeLibrary):
-    """A function in LLVM's language, and the libraries of the functions that it calls."""
+    """Hold a function in LLVM's language, and the libraries of the functions that it calls."""
 
     def finalize(self) -> None:
         """Leave the functions that it calls unlinked, and compile nothing."""
@@ -31,7 +31,7 @@ class BitcodePiece(JITCodeLibrary):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LowerToPiece(LoweringPass):
-    """Translate a typed function into a `Piece`."""
+    """Translate a typed function into a `BitcodePiece`."""
 
     _name = "lower_to_piece"
 

@@ -1,10 +1,10 @@
-"""Every compiled program of the package, and the library whose object file holds it."""
+"""List every compiled program of the package, and the library whose object file holds it."""
 
 from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """A compiled function that Python may call (native.py).
+    """Describe a compiled function that Python may call (native.py).
 
     Attributes:
         module, function: where it is defined. Its first argument is the arithmetic
@@ -21,7 +21,7 @@ class Program(NamedTuple):
 
     @property
     def symbol(self) -> str:
-        """The name of the machine code in its object file."""
+        """Return the name of the machine code in its object file."""
         return f"rbe_{self.function}"
 
 

@@ -1,4 +1,7 @@
-"""How fast this machine reads memory: what decoding, which reads all weights, is bounded by."""
+"""Measure how fast this machine reads memory.
+
+Decoding reads all weights, so this speed is its bound.
+"""
 
 import numpy as np
 
@@ -10,10 +13,10 @@ from rbe_cli.runtime.thread_team import Team
 
 
 class Reader:
-    """Reads the same memory again and again with all threads of a team."""
+    """Read the same memory again and again, with all threads of a team."""
 
     def __init__(self, team: Team, size: int) -> None:
-        """Memory of `size` bytes, touched."""
+        """Allocate and touch `size` bytes of memory."""
         self.size = size
         self._team = team
         self._memory = np.ones(size, np.uint8)
@@ -24,5 +27,5 @@ class Reader:
         (self._program,) = load([READ_PROGRAM], team.instructions)
 
     def __call__(self) -> None:
-        """Read all of it once."""
+        """Read all of the memory once."""
         self._team.run(self._program, address(self._record))

@@ -1,4 +1,4 @@
-"""Compiled programs, loaded without Numba, which alone would take a quarter of a second."""
+"""Load compiled programs without Numba, whose import alone takes a quarter of a second."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import binding
 
 from rbe_cli.progress import Progress, no_progress
-from rbe_cli.runtime import objects
+from rbe_cli.runtime import object_files
 from rbe_cli.runtime.instruction_sets import InstructionSet, available
 from rbe_cli.runtime.libraries import LIBRARIES, Program, library_of
 
@@ -18,7 +18,7 @@ _SCALARS = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
 
 
 class _Array:
-    """The type of an array that a program takes: how Numba passes it, as numbers."""
+    """Describe the type of an array that a program takes: how Numba passes it, as numbers."""
 
     def __init__(self, parameter: str) -> None:
         name, _, dimensions = parameter.partition("[")
@@ -45,7 +45,7 @@ class _Array:
 
 
 class Native:
-    """A loaded program: call it with its arguments; it runs without the GIL.
+    """Hold a loaded program: call it with its arguments; it runs without the GIL.
 
     Attributes:
         address: of its machine code, `int32 (void *, void *, void *, ...)`.
@@ -121,7 +121,7 @@ def prepare(
         for library in sorted(libraries):
             if (library, instructions) in _engines:
                 continue
-            if code := objects.find(library, instructions):
+            if code := object_files.find(library, instructions):
                 _link(library, instructions, code)
             else:
                 missing.append((library, instructions))
@@ -129,8 +129,8 @@ def prepare(
             from rbe_cli.runtime.build import compile_libraries
 
             for (library, _), file in compile_libraries(missing, progress):
-                objects.keep(library, instructions, file)
-                _link(library, instructions, objects.code_of(file))
+                object_files.keep(library, instructions, file)
+                _link(library, instructions, object_files.code_of(file))
 
 
 def _link(library: str, instructions: InstructionSet, code: bytes) -> None:

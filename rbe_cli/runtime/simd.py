@@ -1,4 +1,4 @@
-"""Vectors of 16 lanes inside compiled kernels, as LLVM's own vector instructions.
+"""Provide vectors of 16 lanes inside compiled kernels, as LLVM's own vector instructions.
 
 Left to LLVM's loop vectoriser, kernels reach a half to a fifteenth of these speeds. Here
 vectors are values: `floats`, `doubles` and `ints` hold 16 lanes of float32, float64 and int32,
@@ -27,7 +27,7 @@ Emit = Callable[..., ir.Value]  # (builder, *values)
 
 
 class VectorType(types.Type):
-    """Numba's type of a vector."""
+    """Define Numba's type of a vector."""
 
     def __init__(self, name: str, ir_type: ir.Type) -> None:
         self.ir_type = ir_type
@@ -56,14 +56,14 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value
 
 
 def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int = LANES) -> ir.Value:
-    """A vector whose lanes all hold `value`."""
+    """Return a vector whose lanes all hold `value`."""
     vector = ir.VectorType(value.type, lanes)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
 def load(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type, offset: int = 0) -> ir.Value:
-    """What lies `offset` bytes after `address`."""
+    """Return what lies `offset` bytes after `address`."""
     address = builder.add(address, ir.Constant(I64, offset))
     value = builder.load(builder.inttoptr(address, kind.as_pointer()))
     value.align = 1
@@ -79,12 +79,12 @@ def store(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
 
 
 def kernel_intrinsic(emitter: Callable[..., Any]) -> Any:
-    """Numba's decorator of functions that emit instructions, for type checkers."""
+    """Decorate a function that emits instructions; type checkers see its signature."""
     return intrinsic(emitter)
 
 
 def _function(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
-    """A function that takes `arguments`, to which Numba casts, and emits `emit`."""
+    """Return a function that takes `arguments`, to which Numba casts, and emits `emit`."""
     signature = result(*arguments)
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
@@ -123,7 +123,7 @@ def _store_truncated(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) 
 
 
 def _stream(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
-    """Four stores of 16 bytes that pass by the cache."""
+    """Store 64 bytes in four stores of 16, which pass by the cache."""
     hint = builder.module.add_metadata([ir.Constant(I32, 1)])
     for part in range(0, LANES, 4):
         lanes = ir.Constant(ir.VectorType(I32, 4), list(range(part, part + 4)))
@@ -139,7 +139,7 @@ def _fence(builder: ir.IRBuilder) -> None:
 
 
 def _reduce_sum(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
-    """The lanes' sum in a written order: halves are added until one lane is left."""
+    """Return the lanes' sum in a written order: halves are added until one lane is left."""
     lanes = LANES
     while lanes > 1:
         lanes //= 2
@@ -241,7 +241,7 @@ store_release = _function(types.void, (_address, types.int64), _store_release)
 
 @kernel_intrinsic
 def record_at(typing: Any, dtype: Any, address: Any, index: Any) -> Any:
-    """A record of a (global) numpy dtype in an array at an address."""
+    """Return a record of a (global) numpy dtype in an array at an address."""
     kind = dtype.dtype
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
@@ -254,7 +254,7 @@ def record_at(typing: Any, dtype: Any, address: Any, index: Any) -> Any:
 
 @kernel_intrinsic
 def record(typing: Any, dtype: Any, address: Any) -> Any:
-    """The record of a (global) numpy dtype at an address."""
+    """Return the record of a (global) numpy dtype at an address."""
     kind = dtype.dtype
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
@@ -265,7 +265,7 @@ def record(typing: Any, dtype: Any, address: Any) -> Any:
 
 @kernel_intrinsic
 def address_of(typing: Any, own: Any) -> Any:
-    """Of a record."""
+    """Return the address of a record."""
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         return builder.ptrtoint(values[0], I64)

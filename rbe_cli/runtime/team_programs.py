@@ -1,4 +1,4 @@
-"""The compiled side of a thread team (team.py), and the programs that it runs.
+"""Run a thread team's jobs on the compiled side (thread_team.py), and measure memory reads.
 
 All threads of a team run the same program on the same record, each its own share, and meet at
 barriers (single program, multiple data: Darema 2001). A program's arguments are its part, the
@@ -27,7 +27,7 @@ _PARTS_BITS = 16  # of a job's number, for its threads
 
 @program_code
 def share(count: int, part: int, parts: int) -> Any:
-    """The first of `part`'s share of `count` things."""
+    """Return the first index of `part`'s share of `count` things."""
     return count * part // parts
 
 
@@ -46,7 +46,7 @@ def barrier(flags: int, part: int, parts: int) -> None:
 
 @program_code
 def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
-    """A thread of the team: run job after job, and return after a long wait for one."""
+    """Run job after job as a thread of the team; return after a long wait for one."""
     team = record(TEAM, team_address)
     done = team.done + FLAG_BYTES * part
     seen = load_acquire(done)
@@ -67,7 +67,7 @@ def work(arithmetic: Any, part: int, team_address: int, patience: int) -> None:
 
 @program_code
 def lead(arithmetic: Any, team_address: int, parts: int) -> None:
-    """Run the team's job with `parts` threads, of which this one is the first."""
+    """Run the team's job with `parts` threads, of which the calling thread is the first."""
     team = record(TEAM, team_address)
     for part in range(parts):
         store_release(team.flags + FLAG_BYTES * part, 0)

@@ -1,4 +1,4 @@
-"""The records of a thread team (thread_team.py): its job, and a program that reads memory."""
+"""Define the records of a thread team (thread_team.py): its job, and a job that reads memory."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Threads that wait for compiled programs (runtime/team_programs.py) and run them together.
+"""Run compiled programs (team_programs.py) on threads that wait for them.
 
 The calling thread is the first of the team. The others are started once; after a job they spin
 for about a millisecond, as the next token mostly follows sooner, and then sleep. One team serves
@@ -23,7 +23,7 @@ _turn = threading.Lock()  # one job at a time in the process
 
 
 class Team:
-    """At most `threads` threads for compiled programs.
+    """Run compiled programs together on at most `threads` threads.
 
     Attributes:
         threads: that run a job unless it asks for fewer.
@@ -32,7 +32,7 @@ class Team:
     """
 
     def __init__(self, threads: int, instructions: InstructionSet) -> None:
-        """Compiled code is loaded and threads are started with the first job."""
+        """Prepare a team; code is loaded and threads are started with the first job."""
         self.threads = threads
         self.instructions = instructions
         self._lines = np.zeros(FLAG_BYTES // 8 * (2 * threads + 1), np.int64)
@@ -47,7 +47,7 @@ class Team:
         self._workers: list[tuple[threading.Thread, threading.Event]] = []
 
     def run(self, program: Native, record: int, threads: int | None = None) -> None:
-        """Run a program on the record at an address; returns when all threads are done.
+        """Run a program on the record at an address; return when all threads are done.
 
         One thread needs no team: then callers do not wait for each other.
         """
@@ -66,7 +66,7 @@ class Team:
                 self._has_job = False
 
     def _wake(self, workers: int) -> None:
-        """Have the first `workers` threads wait for a job."""
+        """Make the first `workers` threads wait for a job."""
         for part in range(len(self._workers) + 1, workers + 1):
             awake = threading.Event()
             thread = threading.Thread(target=self._serve, args=(part, awake), daemon=True)
@@ -78,7 +78,7 @@ class Team:
                 awake.set()
 
     def _serve(self, part: int, awake: threading.Event) -> None:
-        """A thread's life: spin for jobs, then sleep until the next is announced."""
+        """Spin for jobs, then sleep until the next is announced, as a thread of the team."""
         (work,) = load([WORK], self.instructions)
         while True:
             work(part, self._address, _PATIENCE)
@@ -87,7 +87,7 @@ class Team:
                 awake.wait()
 
     def forget_threads(self) -> None:
-        """Begin without threads, as those of a process do not live in its fork."""
+        """Drop all threads in a forked process, because threads do not survive a fork."""
         self._lines[:] = 0
         self._has_job = False
         self._workers.clear()
@@ -97,7 +97,7 @@ _teams: dict[tuple[int, InstructionSet], Team] = {}
 
 
 def get_team(threads: int | None, instructions: InstructionSet | None = None) -> Team:
-    """The process's team of a number of threads.
+    """Return the process's team of a number of threads.
 
     Args:
         threads: None for the physical cores this process may use. More than the CPUs it may

@@ -1,4 +1,4 @@
-"""Measures the memory that a piece of work needs at most, with tracemalloc.
+"""Measure the memory that a piece of work needs at most, with tracemalloc.
 
 What counts is memory that is in use: what Python and numpy have allocated beyond what was there
 before. Memory that a buffer pool keeps for later is not in use, so the pool keeps none while a
@@ -17,7 +17,7 @@ from rbe_cli.runtime.buffer_pool import BufferPool
 
 @dataclass
 class TracedPeak:
-    """What a measurement found.
+    """Hold what a measurement found.
 
     Attributes:
         peak_bytes: the most that was in use at once beyond what was before; 0 if tracemalloc

@@ -226,10 +226,10 @@ from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.column_blocks import trellis_order
 from rbe_cli.codec.ectcq.trellis import state_labels
 from rbe_cli.errors import PayloadError
-from rbe_cli.runtime import native, objects
+from rbe_cli.runtime import native, object_files
 from rbe_cli.runtime.libraries import RANS_DECODE
 
-objects.SHIPPED = objects.cache_folder()  # compiled anew
+object_files.SHIPPED = object_files.cache_folder()  # compiled anew
 rng = np.random.default_rng(0)
 extremes = np.array([-(2**15), -25, -24, 0, 95, 96, 2**15 - 1])
 refused = 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llvmlite import binding
 
-from rbe_cli.runtime import build, native, objects
+from rbe_cli.runtime import build, native, object_files
 from rbe_cli.runtime.instruction_sets import InstructionSet, available
 from rbe_cli.runtime.libraries import LIBRARIES, Program
 
@@ -29,7 +29,7 @@ def programs(request):
     """The programs, compiled for an instruction set in a process of their own kind."""
     LIBRARIES["floating"] = PROGRAMS
     try:
-        code = objects.code_of(build.compile_library("floating", request.param))
+        code = object_files.code_of(build.compile_library("floating", request.param))
         native._link("floating", request.param, code)
     finally:
         del LIBRARIES["floating"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from deadlines import run_python, started
 
-from rbe_cli.runtime import build, native, objects
+from rbe_cli.runtime import build, native, object_files
 from rbe_cli.runtime.instruction_sets import available, buildable
 from rbe_cli.runtime.libraries import (
     ACTIVATE,
@@ -24,14 +24,14 @@ from rbe_cli.runtime.libraries import (
 LOAD = """
 import sys
 from pathlib import Path
-from rbe_cli.runtime import native, objects
+from rbe_cli.runtime import native, object_files
 
 {shipped}
 steps = []
 native.prepare(["layers"], None, lambda *call: steps.append(call[1:]))
 print(steps, "numba" in sys.modules)
 """
-WITHOUT_SHIPPED = "objects.SHIPPED = Path('/missing')"
+WITHOUT_SHIPPED = "object_files.SHIPPED = Path('/missing')"
 
 
 def run(folder, shipped=""):
@@ -55,7 +55,7 @@ def test_without_shipped_programs_only_the_first_process_compiles(tmp_path):
 def test_all_libraries_of_all_instruction_sets_ship():
     for library in LIBRARIES:
         for instructions in buildable():
-            assert objects.find_shipped(library, instructions), (library, instructions)
+            assert object_files.find_shipped(library, instructions), (library, instructions)
 
 
 def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch):
@@ -65,11 +65,11 @@ def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch
     assert build._compile_apart(job) is None
     ((found, file),) = build.compile_libraries([job])
     assert found == job
-    assert objects.code_of(file)
+    assert object_files.code_of(file)
 
 
 def test_code_is_named_by_everything_that_goes_into_it():
-    header, _ = objects._unpack((objects.SHIPPED / "engine-portable.o").read_bytes())
+    header, _ = object_files._unpack((object_files.SHIPPED / "engine-portable.o").read_bytes())
     names = (
         "engine/forward_program.py",
         "weights/panel_layout.py",
@@ -81,9 +81,9 @@ def test_code_is_named_by_everything_that_goes_into_it():
 
 INTERRUPTED = """
 from pathlib import Path
-from rbe_cli.runtime import native, objects
+from rbe_cli.runtime import native, object_files
 
-objects.SHIPPED = Path("/missing")
+object_files.SHIPPED = Path("/missing")
 print("ready", flush=True)
 try:
     native.prepare(["engine"])

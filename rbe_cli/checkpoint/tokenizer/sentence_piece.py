@@ -122,7 +122,7 @@ def _plain(model: SentencePieceModel, settings: TokenizerSettings) -> "Tokenizer
 
 
 def _albert(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int) -> "Tokenizer":
-    """Return ALBERT's: small letters without accents, `[CLS]` before each text, `[SEP]` after it."""
+    """Return ALBERT's: lower case without accents, `[CLS]` before and `[SEP]` after each text."""
     from tokenizers import normalizers
 
     defaults = {

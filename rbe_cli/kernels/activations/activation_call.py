@@ -1,4 +1,4 @@
-"""Activation functions by the threads of a team (kernels/activations/vector_math.py says how)."""
+"""Apply activation functions to arrays, with the threads of a team (vector_math.py)."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _MIN_PARALLEL_ELEMENTS = 1 << 15  # below, waking a thread costs more than it sa
 
 
 def activate(team: Team, name: Activation, x: Float32) -> None:
-    """Apply an activation function to x `[...]`, contiguous, in place."""
+    """Apply an activation function to x `[...]`, float32 and contiguous, in place."""
     whole = x.size // _LANES * _LANES
     flat = x.reshape(-1)
     _run(team, name, flat[:whole], None)
@@ -27,7 +27,7 @@ def activate(team: Team, name: Activation, x: Float32) -> None:
 
 
 def activate_backward(team: Team, name: Activation, x: Float32, grad: Float32) -> None:
-    """grad *= the function's derivative at x, both `[...]` and contiguous."""
+    """Multiply grad by the function's derivative at x, in place; both `[...]` and contiguous."""
     whole = x.size // _LANES * _LANES
     flat, change = x.reshape(-1), grad.reshape(-1)
     _run(team, name, flat[:whole], change[:whole])

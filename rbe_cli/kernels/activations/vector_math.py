@@ -1,4 +1,4 @@
-"""Functions of 16 lanes: e^x, GPT-2's activation functions and their derivatives.
+"""Compute functions of 16 lanes: e^x, GPT-2's activation functions and their derivatives.
 
 GELU: Hendrycks & Gimpel 2016, exact and in its two approximations (section 2):
 0.5 x (1 + tanh(u)) = x sigmoid(2 u), which needs one exponential.
@@ -53,7 +53,7 @@ _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
 
 @program_code
 def exp(x: Any) -> Any:
-    """e^x; 1e-38 for all x below -87.3, infinity above 88.37; not a number stays that."""
+    """Return e^x: 1e-38 for all x below -87.3, infinity above 88.37, NaN for NaN."""
     bounded = smaller(splat_float(_HIGHEST), larger(splat_float(_LOWEST), x))
     n = round_to_even(bounded * splat_float(_LOG2_E))
     r = fused(n, splat_float(_LN_2_LOW), fused(n, splat_float(_LN_2_HIGH), bounded))
@@ -68,13 +68,13 @@ def exp(x: Any) -> Any:
 
 @program_code
 def _times_sigmoid(x: Any, negative: Any) -> Any:
-    """x sigmoid(-negative)."""
+    """Return x sigmoid(-negative)."""
     return x / (splat_float(_ONE) + exp(negative))
 
 
 @program_code
 def _upper_tail(z: Any) -> Any:
-    """1 - Phi(z) of the normal distribution, z >= 0."""
+    """Return 1 - Phi(z) of the normal distribution, z >= 0."""
     t = splat_float(_ONE) / fused(splat_float(_P), z, splat_float(_ONE))
     p = fused(splat_float(_A5), t, splat_float(_A4))
     p = fused(p, t, splat_float(_A3))
@@ -85,7 +85,7 @@ def _upper_tail(z: Any) -> Any:
 
 @program_code
 def _gelu(x: Any) -> Any:
-    """0.5 x (1 + erf(x / sqrt(2)))."""
+    """Return 0.5 x (1 + erf(x / sqrt(2)))."""
     z = absolute(x)
     return larger(x, splat_float(_ZERO)) - z * _upper_tail(z)
 
@@ -111,20 +111,20 @@ def activate(number: int, address: int, length: int) -> None:
 
 @program_code
 def _bounded(x: Any, end: Any) -> Any:
-    """x from -end to end; not a number stays that."""
+    """Return x, limited to -end and end; NaN stays NaN."""
     return smaller(splat_float(end), larger(splat_float(-end), x))
 
 
 @program_code
 def _times_sigmoid_slope(x: Any, negative: Any, slope: Any) -> Any:
-    """Derivative of x sigmoid(-negative), whose derivative `slope` is that of `negative`."""
+    """Return the derivative of x sigmoid(-negative); `slope` is that of `negative`."""
     gate = splat_float(_ONE) / (splat_float(_ONE) + exp(negative))
     return gate - x * slope * gate * (splat_float(_ONE) - gate)
 
 
 @program_code
 def _silu_slope(x: Any) -> Any:
-    """Derivative of x sigmoid(x), which no finite x makes infinite."""
+    """Return the derivative of x sigmoid(x), which is finite for every finite x."""
     one = splat_float(_ONE)
     gate = one / (one + exp(splat_float(_ZERO) - x))
     return gate * fused(x, one - gate, one)
@@ -132,7 +132,7 @@ def _silu_slope(x: Any) -> Any:
 
 @program_code
 def _gelu_slope(x: Any) -> Any:
-    """Phi(x) + x phi(x), of the normal distribution and its density."""
+    """Return Phi(x) + x phi(x), of the normal distribution and its density."""
     half = splat_float(_HALF)
     below = half + with_sign(half - _upper_tail(absolute(x)), x)
     return fused(x * splat_float(_DENSITY_AT_0), exp(splat_float(-_HALF) * x * x), below)
@@ -140,7 +140,7 @@ def _gelu_slope(x: Any) -> Any:
 
 @program_code
 def activate_backward(number: int, x: int, grad: int, length: int) -> None:
-    """grad *= the derivative at x, both float32 `[length]`, a multiple of 16."""
+    """Multiply grad by the derivative at x, both float32 `[length]`, a multiple of 16."""
     for i in range(0, 4 * length, 64):
         own, change = load_floats(x + i), load_floats(grad + i)
         if number == 0:
@@ -163,7 +163,7 @@ def activate_backward(number: int, x: int, grad: int, length: int) -> None:
 
 @program_code
 def activate_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """A part's share of an activation function, or of its gradient, in place."""
+    """Run a part's share of an activation function, or of its gradient, in place."""
     job = record(ACTIVATE, job_address)
     vectors = job.length // 16
     first, last = 16 * share(vectors, part, parts), 16 * share(vectors, part + 1, parts)

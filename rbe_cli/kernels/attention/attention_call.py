@@ -1,4 +1,4 @@
-"""Causal attention by the threads of a team (kernels/attention/attention_program.py says how)."""
+"""Compute causal attention of arrays, with the threads of a team (attention_program.py)."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def attention(
     mask: Mask | None = None,
     weights: Float32 | None = None,
 ) -> None:
-    """As `rbe_cli.kernels.numpy_twins.attention`, with all arrays contiguous.
+    """Attend as `rbe_cli.kernels.numpy_twins.attention` does, all arrays being contiguous.
 
     Masks and weights, which no generation asks for, are left to that.
     """

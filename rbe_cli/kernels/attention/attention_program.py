@@ -1,4 +1,4 @@
-"""Causal attention over a cache of whole rows, in float32 (Vaswani et al. 2017, section 3.2).
+"""Compute causal attention over a cache of whole rows, in float32 (Vaswani et al. 2017, 3.2).
 
 Each part takes some heads of some sequences. Sums have one written order, so that a query's
 result depends neither on the parts nor on the queries beside it.
@@ -31,7 +31,7 @@ _ZERO, _LEAST = np.float32(0), np.float32(-np.inf)
 
 @program_code
 def attention_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """A part's share of all heads of all sequences."""
+    """Run a part's share of all heads of all sequences."""
     job = record(ATTENTION, job_address)
     pairs = job.batch * job.heads
     scores = job.scratch + part * job.scratch_bytes
@@ -66,7 +66,7 @@ def _append(job: Any, item: int, head: int, place: int, start: int) -> None:
 def _attend(
     job: Any, query: int, keys: int, values: int, length: int, scores: int, out: int
 ) -> None:
-    """One query over the first `length` positions."""
+    """Compute the output of one query over the first `length` positions."""
     width = 4 * job.head_dim
     padded = (length + 15) // 16 * 16
     for j in range(length):
@@ -98,7 +98,7 @@ def _dot(a: int, b: int, length: int) -> Any:
 
 @program_code
 def _mix(scores: int, values: int, length: int, head_dim: int, scale: Any, out: int) -> None:
-    """out = scale times the sum of values `[length, head_dim]`, each times its score."""
+    """Set out to scale times the sum of values `[length, head_dim]`, each times its score."""
     width = 4 * head_dim
     whole = head_dim // 16 * 16
     fours = length // 4 * 4

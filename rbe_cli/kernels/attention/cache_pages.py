@@ -47,7 +47,7 @@ _127 = np.float32(127)
 
 
 def cached_element(kind: Any) -> tuple[ir.Type, int]:
-    """LLVM's type and bytes of a cache's element."""
+    """Return LLVM's type of a cache's element, and its bytes."""
     return (F32, 4) if kind.value == "fp32" else (F16, 2)
 
 
@@ -70,7 +70,7 @@ def _store_element(typing: Any, kind: Any, address: Any, value: Any) -> Any:
 
 @program_code
 def page_address(cache: Any, row: int, position: int, layer: int, head: int) -> Any:
-    """Address of a head's part of the page that holds a position."""
+    """Return the address of a head's part of the page that holds a position."""
     pages = cache.pages + 8 * (row * cache.row_pages + position // PAGE_POSITIONS)
     return load_int(pages) + (layer * cache.heads + head) * cache.head_bytes
 
@@ -79,7 +79,7 @@ def page_address(cache: Any, row: int, position: int, layer: int, head: int) -> 
 def append(
     cache: Any, layer: int, head: int, row: int, position: int, key: int, value: int
 ) -> None:
-    """Keep a position's key and value, float32 `[head_dim]` at two addresses."""
+    """Write a position's key and value, float32 `[head_dim]` at two addresses, to the cache."""
     page = page_address(cache, row, position, layer, head)
     place = position % PAGE_POSITIONS
     if cache.kind == 0:
@@ -110,7 +110,7 @@ def _append_floats(kind: Any, cache: Any, page: int, place: int, key: int, value
 
 @program_code
 def _append_codes(out: int, down: bool, head_dim: int, vector: int, scale: int) -> None:
-    """One column (`down`) or one row of a matrix in panels of 8-bit integers."""
+    """Write one column (`down`) or one row of a matrix in panels of 8-bit integers."""
     largest = _ZERO
     for i in range(head_dim):
         largest = max(largest, abs(load_float(vector + 4 * i)))

@@ -64,7 +64,7 @@ _ZERO, _LEAST = np.float32(0), np.float32(-np.inf)
 
 
 def _load_cached(builder: ir.IRBuilder, kind: Any, address: ir.Value) -> ir.Value:
-    """16 elements as float32."""
+    """Load 16 elements as float32."""
     element, _ = cached_element(kind)
     value = load(builder, address, ir.VectorType(element, LANES))
     return value if element is F32 else from_half(builder, value)
@@ -72,7 +72,7 @@ def _load_cached(builder: ir.IRBuilder, kind: Any, address: ir.Value) -> ir.Valu
 
 @kernel_intrinsic
 def _zero_sums(typing: Any, queries: Any) -> Any:
-    """Sums for `_add_scaled_rows`: four for each query."""
+    """Return zero sums for `_add_scaled_rows`: four for each query."""
     result = types.UniTuple(floats, _CHAINS * queries.value)
 
     def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
@@ -87,7 +87,7 @@ def _add_scaled_rows(
     typing: Any, kind: Any, queries: Any, rows: Any, row_bytes: Any, factors: Any, stride: Any,
     sums: Any,
 ) -> Any:  # fmt: skip
-    """Sums plus four rows of 16 elements, each times its factor.
+    """Return sums plus four rows of 16 elements, each times its factor.
 
     `rows` is the address of the first row, `factors` that of the first query's four factors
     (float32); the next query's lie `stride` bytes on.
@@ -112,7 +112,7 @@ def _add_scaled_rows(
 
 @kernel_intrinsic
 def _store_sums(typing: Any, queries: Any, sums: Any, out: Any, stride: Any) -> Any:
-    """Each query's four sums as one, to `out` and every `stride` bytes on."""
+    """Add each query's four sums, and store the results from `out` on, every `stride` bytes."""
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         _, packed, out, stride = values
@@ -143,7 +143,7 @@ def attend(
     out: int,
     scratch: int,
 ) -> None:
-    """Weighted values of `count` (1 or 4) successive queries, the first at `position`.
+    """Compute the outputs of `count` (1 or 4) successive queries, the first at `position`.
 
     Args (addresses, strides in bytes):
         scale: of the scores.
@@ -178,7 +178,7 @@ def attend(
 
 @program_code
 def _fetch(cache: Any, page: int, following: int, place: int) -> None:
-    """While a block of keys is read: a quarter of the page's values, and of the next's keys."""
+    """Prefetch a quarter of the page's values and of the next page's keys."""
     quarter = cache.head_bytes // 8
     for line in range(place * quarter, (place + 1) * quarter, VECTOR_BYTES):
         prefetch(page + 4 * quarter + line)
@@ -187,7 +187,10 @@ def _fetch(cache: Any, page: int, following: int, place: int) -> None:
 
 @program_code
 def _softmax(weights: int, length: int, blocks: int) -> Any:
-    """exp(score - largest) of `length` scores, zeros to the end of the blocks; returns the sum."""
+    """Replace scores by exp(score - largest), with zeros to the end of the blocks.
+
+    Returns the sum of the `length` results.
+    """
     for position in range(length, blocks * BLOCK):
         store_float(weights + 4 * position, _LEAST)
     largest = splat_float(_LEAST)
@@ -322,7 +325,7 @@ def _mix_codes(
     offset: int,
     rounded: int,
 ) -> Any:
-    """Quantised weights times one panel of values, which goes on from page to page."""
+    """Return quantised weights times one panel of values, which goes on from page to page."""
     group_tiles = GROUP_ROWS // TILE_ROWS
     groups = (tiles + group_tiles - 1) // group_tiles
     words = rounded + 8 * groups + 4 * tiles
@@ -346,7 +349,7 @@ def attend_program(
     arithmetic: Any, cache: int, scale: int, layer: int, head: int, row: int, position: int,
     count: int, query: int, stride: int, out: int, scratch: int,
 ) -> None:  # fmt: skip
-    """`attend` for other programs, which call it by its address; `scale` is a float64's."""
+    """Run `attend` for other programs, which call it by its address; `scale` is a float64's."""
     attend(
         arithmetic, record(CACHE, cache), load_double(scale), layer, head, row, position, count,
         query, stride, out, scratch,

@@ -1,4 +1,4 @@
-"""LayerNorm by the threads of a team (kernels/layer_norm/layer_norm_program.py says how)."""
+"""Normalise rows of arrays, with the threads of a team (layer_norm_program.py)."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def layer_norm(
     statistics: Float64 | None = None,
     passes: Passes = "fused",
 ) -> None:
-    """out = (x - mean) / sqrt(variance + eps) * gamma + beta of each row.
+    """Set out = (x - mean) / sqrt(variance + eps) * gamma + beta, row by row.
 
     Args:
         team: computes.
@@ -58,7 +58,7 @@ def layer_norm(
 def layer_norm_backward(
     team: Team, x: Float32, statistics: Float64, gamma: Float32, grad: Float32, out: Float32
 ) -> tuple[Float32, Float32]:
-    """out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
+    """Set out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
 
     Args:
         team: computes.

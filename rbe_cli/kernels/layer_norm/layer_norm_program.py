@@ -1,4 +1,4 @@
-"""LayerNorm of rows of 16 lanes, and its gradient (Ba et al. 2016).
+"""Compute LayerNorm of rows of 16 lanes, and its gradient (Ba et al. 2016).
 
 A row's mean is first taken of the differences from its first element, then corrected by the
 mean of what it leaves, as is the variance (the corrected two-pass algorithm: Chan, Golub &
@@ -40,7 +40,7 @@ _ZERO, _ZERO_DOUBLE, _ONE = np.float32(0), np.float64(0), np.float64(1)
 
 @program_code
 def _load_vector(is_half: bool, x: int, i: int) -> Any:
-    """Elements i to i + 15 of a row of float16 or float32."""
+    """Load elements i to i + 15 of a row of float16 or float32."""
     return load_halfs(x + 2 * i) if is_half else load_floats(x + 4 * i)
 
 
@@ -51,7 +51,7 @@ def _load(is_half: bool, x: int, i: int) -> Any:
 
 @program_code
 def _four(is_half: bool, x: int, i: int, shift: Any) -> Any:
-    """Elements i to i + 63 less a shift, in four vectors."""
+    """Return elements i to i + 63 less a shift, in four vectors."""
     return (
         _load_vector(is_half, x, i) - shift, _load_vector(is_half, x, i + 16) - shift,
         _load_vector(is_half, x, i + 32) - shift, _load_vector(is_half, x, i + 48) - shift,
@@ -60,7 +60,7 @@ def _four(is_half: bool, x: int, i: int, shift: Any) -> Any:
 
 @program_code
 def row_mean(is_half: bool, x: int, length: int) -> Any:
-    """About the mean of a row `[length]` at an address, float32."""
+    """Return a float32 near the mean of a row `[length]` at an address."""
     first = _load(is_half, x, 0)
     shift = splat_float(first)
     whole = length // 64 * 64
@@ -76,7 +76,7 @@ def row_mean(is_half: bool, x: int, length: int) -> Any:
 
 @program_code
 def row_statistics(is_half: bool, x: int, length: int, near: Any, eps: float) -> Any:
-    """(mean, 1 / sqrt(variance + eps)), float64, from a float32 near the mean."""
+    """Return (mean, 1 / sqrt(variance + eps)) in float64, from a float32 near the mean."""
     shift = splat_float(near)
     whole = length // 64 * 64
     total, squares = splat_double(_ZERO_DOUBLE), splat_double(_ZERO_DOUBLE)
@@ -106,7 +106,7 @@ def normalise_row(
     out: int,
     streams: bool,
 ) -> None:
-    """out = (x - mean) rstd gamma + beta; out is of x's type, and may pass by the cache."""
+    """Set out = (x - mean) rstd gamma + beta, in x's type; stores may pass by the cache."""
     high, scale = np.float32(mean), np.float32(rstd)
     low = np.float32(-(mean - high) * rstd)
     whole = length // 16 * 16
@@ -131,14 +131,14 @@ def normalise_row(
 
 @program_code
 def layer_norm_row(x: int, length: int, gamma: int, beta: int, eps: float, out: int) -> None:
-    """All of it, of a row of float32."""
+    """Normalise one row of float32, statistics included."""
     mean, rstd = row_statistics(False, x, length, row_mean(False, x, length), eps)
     normalise_row(False, x, length, mean, rstd, gamma, beta, out, False)
 
 
 @program_code
 def layer_norm_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """A part's share of the rows: `fused`, row by row, or in three passes over all of them."""
+    """Run a part's share of the rows: `fused`, row by row, or in three passes over all."""
     job = record(LAYER_NORM, job_address)
     first, last = share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
     is_half, streams = job.is_half != 0, job.streams != 0
@@ -174,7 +174,7 @@ def layer_norm_program(arithmetic: Any, part: int, parts: int, job_address: int)
 
 @program_code
 def layer_norm_backward_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """A part's share of the blocks of rows, each block with its sums for gamma and beta."""
+    """Run a part's share of the blocks of rows, each block with its own sums."""
     job = record(LAYER_NORM_BACKWARD, job_address)
     for block in range(share(job.blocks, part, parts), share(job.blocks, part + 1, parts)):
         sums = job.sums + 8 * job.length * block
@@ -187,7 +187,7 @@ def layer_norm_backward_program(arithmetic: Any, part: int, parts: int, job_addr
 
 @program_code
 def _backward_rows(job: Any, token: int, end: int, sums: int) -> None:
-    """Rows `token` to `token + 3`, as far as there are any: so sums are loaded once for four."""
+    """Run rows `token` to `token + 3`, as far as there are any; sums are loaded once for four."""
     a, b, c, d = (
         _open_row(job, token, end), _open_row(job, token + 1, end),
         _open_row(job, token + 2, end), _open_row(job, token + 3, end),
@@ -220,7 +220,10 @@ def _backward_rows(job: Any, token: int, end: int, sums: int) -> None:
 
 @program_code
 def _open_row(job: Any, token: int, end: int) -> Any:
-    """(address of x, of grad, mean in two floats, rstd, 1); past the end the last row times 0."""
+    """Return a row's (address of x, of grad, mean in two floats, rstd, 1).
+
+    Past the end, it is the last row, with 0 instead of 1.
+    """
     weight = np.float32(1) if token < end else _ZERO
     token = min(token, end - 1)
     statistics = job.statistics + token * STATISTICS_BYTES
@@ -232,7 +235,7 @@ def _open_row(job: Any, token: int, end: int) -> Any:
 
 @program_code
 def _elements(row: Any, i: int) -> Any:
-    """16 elements of grad and x^, `i` bytes after the row's beginning."""
+    """Return 16 elements of grad and x^, `i` bytes after the row's beginning."""
     x, grad, high, low, scale, weight = row
     centred = load_floats(x + i) - splat_float(high) - splat_float(low)
     return load_floats(grad + i) * splat_float(weight), centred * splat_float(scale)
@@ -240,7 +243,7 @@ def _elements(row: Any, i: int) -> Any:
 
 @program_code
 def _close_row(job: Any, token: int, end: int, row: Any, total: Any, along: Any, sums: int) -> None:
-    """The elements past the last 16, then out = rstd (g - mean(g) - x^ mean(g x^)).
+    """Run the elements past the last 16, then set out = rstd (g - mean(g) - x^ mean(g x^)).
 
     g = grad gamma; adds grad x^ and grad to sums.
     """

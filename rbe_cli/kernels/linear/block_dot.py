@@ -64,7 +64,7 @@ def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) 
 
 @kernel_intrinsic
 def block_sums(typing: Any, arithmetic: Any, tokens: Any, header: Any, stride: Any) -> Any:
-    """Sums for `add_quad`: -UNPACKED_OFFSET * (sum of a token's activations) each.
+    """Return sums for `add_quad`: -UNPACKED_OFFSET * (sum of a token's activations) each.
 
     `header` is the address of the first token's group (float32 scale, int32 sum); the next
     token's lies `stride` bytes on.
@@ -89,7 +89,9 @@ def add_quad(
     typing: Any, arithmetic: Any, tokens: Any, first: Any, second: Any, x: Any, stride: Any,
     sums: Any,
 ) -> Any:  # fmt: skip
-    """Sums plus the products of a quad of two panels (their addresses) and of a block of tokens.
+    """Return sums plus the products of a quad of two panels and a block of tokens.
+
+    `first` and `second` are the addresses of the panels' quads.
 
     `x` is the address of the first token's activations; the next token's lie `stride` bytes on.
     """
@@ -115,7 +117,7 @@ def add_quad(
 def add_block(
     typing: Any, arithmetic: Any, tokens: Any, sums: Any, header: Any, stride: Any, totals: Any
 ) -> Any:
-    """totals (address of float32 `[tokens, 2, 16]`) += scale * sums; `header` as above."""
+    """Add scale * sums to totals (address of float32 `[tokens, 2, 16]`); `header` as above."""
     own, halves = arithmetic.value, arithmetic.value.halves
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:

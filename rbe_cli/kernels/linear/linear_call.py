@@ -1,4 +1,4 @@
-"""out = x W + bias for a matrix in panels, by a team's threads (linear_program.py)."""
+"""Compute out = x W + bias for a matrix in panels, with a team's threads (linear_program.py)."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def matmul(
     norm: Norm | None = None,
     activation: Activation | None = None,
 ) -> None:
-    """A matrix `[K, N]` times tokens.
+    """Multiply tokens by a matrix `[K, N]`: out = activation(norm(x) W + bias).
 
     Args:
         team: computes.

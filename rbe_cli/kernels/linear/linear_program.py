@@ -1,4 +1,4 @@
-"""A linear layer as one program: a LayerNorm before it and an activation function after it.
+"""Run a linear layer as one program, a LayerNorm before it and an activation function after it.
 
 What is fused need not go through memory: rows are normalised as they are rounded for the
 product, and a thread activates the columns that it has just computed.
@@ -18,7 +18,10 @@ from rbe_cli.weights.panel_layout import PANEL_COLUMNS, VECTOR_BYTES
 
 @program_code
 def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """activation(LayerNorm(x) W + bias): all parts round x, then each computes its own panels."""
+    """Compute activation(LayerNorm(x) W + bias).
+
+    All parts round x, then each computes its own panels.
+    """
     job = record(MATMUL, job_address)
     matrix = job.matrix
     stride = job.activation_bytes

@@ -61,7 +61,7 @@ _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
 
 
 class Operands(NamedTuple):
-    """What a matrix is multiplied by, and where to: addresses, and strides in bytes.
+    """Say what a matrix is multiplied by, and where to: addresses, and strides in bytes.
 
     Attributes:
         tokens: how many.
@@ -124,7 +124,7 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
 
 @program_code
 def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> Any:
-    """One token times one panel of tiles of one layout, 16 outputs without their steps."""
+    """Return one token times one panel of tiles of one layout: 16 outputs without their steps."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_bytes, offset = layout_bytes(layout), layout_offset(layout)
     words = x + 8 * groups + 4 * tiles
@@ -142,7 +142,7 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
 
 @program_code
 def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -> Any:
-    """The same of tiles whose layouts lie at an address."""
+    """Return the same as `panel_sum`, for tiles whose layouts lie at an address."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_sums = x + 8 * groups
     words = tile_sums + 4 * tiles
@@ -162,7 +162,7 @@ def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -
 
 @program_code
 def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
-    """The sum with the panel's tiles of multiples of 256."""
+    """Return the sum plus the panel's tiles of multiples of 256."""
     first = load_int(matrix.high_starts + 8 * panel)
     last = load_int(matrix.high_starts + 8 * (panel + 1))
     if first == last:
@@ -183,7 +183,7 @@ def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> A
 
 @program_code
 def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> None:
-    """16 outputs = total * steps + bias, or added to what they hold."""
+    """Store 16 outputs, total * steps + bias, or add them to what is there."""
     column = panel * VECTOR_BYTES
     out = operands.out + token * operands.out_stride + column
     steps, bias = load_floats(matrix.column_steps + column), load_floats(matrix.bias + column)
@@ -212,7 +212,7 @@ def _block(
     arithmetic: Any, tokens: Any, quads: int, scratch: int, header: int, words: int, stride: int,
     totals: int,
 ) -> None:  # fmt: skip
-    """totals += a block of tokens times a group of two unpacked panels."""
+    """Add a block of tokens times a group of two unpacked panels to totals."""
     sums = block_sums(arithmetic, tokens, header, stride)
     for quad in range(quads):
         values, x = scratch + VECTOR_BYTES * quad, words + 4 * halves_of(arithmetic) * quad
@@ -224,7 +224,7 @@ def _block(
 def _blocks(
     arithmetic: Any, operands: Any, quads: int, header: int, words: int, totals: int
 ) -> None:
-    """totals += all tokens times a group of two unpacked panels."""
+    """Add all tokens times a group of two unpacked panels to totals."""
     count, stride, scratch = operands.tokens, operands.stride, operands.scratch
     token = 0
     while token < count:
@@ -245,7 +245,7 @@ def _blocks(
 def _unpack_group(
     arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
 ) -> int:
-    """Unpack a panel's tiles, the first of which is at `values`; returns where they end."""
+    """Unpack a panel's tiles, the first of which is at `values`; return where they end."""
     for tile in range(start, stop):
         layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
         unpack_tile(arithmetic, layout, values, out + _UNPACKED_TILE * (tile - start))
@@ -255,7 +255,7 @@ def _unpack_group(
 
 @program_code
 def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: int) -> None:
-    """All tokens times two panels: sums `[tokens, 2, 16]` after the unpacked group."""
+    """Multiply all tokens by two panels; sums `[tokens, 2, 16]` go after the unpacked group."""
     tiles, scratch = matrix.tiles, operands.scratch
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     totals = scratch + 2 * _UNPACKED
@@ -291,7 +291,7 @@ def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) 
 
 @program_code
 def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
-    """Panels of float32, in float32."""
+    """Multiply panels of float32, in float32."""
     for panel in range(first, last):
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES
         for token in range(operands.tokens):
@@ -305,7 +305,7 @@ def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
 
 @program_code
 def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    """Panels `first` to `last` of a matrix (records.MATRIX) times `operands`."""
+    """Multiply `operands` by panels `first` to `last` of a matrix (matrix_record.MATRIX)."""
     if matrix.form == FLOATS:
         _floats(matrix, operands, first, last)
     elif operands.tokens == 1:
@@ -319,7 +319,7 @@ def multiply_program(
     arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """`multiply` for other programs, which call it by its address."""
+    """Run `multiply` for other programs, which call it by its address."""
     operands = Operands(
         tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
     )
@@ -331,7 +331,7 @@ def multiply_coarse_program(
     arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """The same of coarse activations."""
+    """Run `multiply` with coarse activations, for other programs."""
     operands = Operands(
         tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
     )

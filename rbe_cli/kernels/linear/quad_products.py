@@ -50,7 +50,7 @@ def constant(value: int, kind: ir.VectorType = INTS) -> ir.Constant:
 
 
 def _shifted(builder: ir.IRBuilder, vector: ir.Value, places: int) -> ir.Value:
-    """Bits moved to the right, or to the left if `places` is negative."""
+    """Return a vector's bits moved to the right, or to the left if `places` is negative."""
     if places == 0:
         return vector
     shift = builder.lshr if places > 0 else builder.shl
@@ -81,7 +81,7 @@ def bytes_of_quad(
 
 
 def _bent(builder: ir.IRBuilder, instructions: InstructionSet, codes: ir.Value) -> ir.Value:
-    """8 * level + 128 of bent codes."""
+    """Return 8 * level + 128 of bent codes."""
     table = [int(8 * level) + BENT_4.offset for level in BENT_4.levels]
     if instructions is InstructionSet.avx512:
         looked_up = call(
@@ -108,7 +108,7 @@ def add_products(
     codes: ir.Value,
     words: list[ir.Value],
 ) -> list[ir.Value]:
-    """Both halves' sums, plus a quad's bytes times the activations in `words` (i32)."""
+    """Return both halves' sums plus a quad's bytes times the activations in `words` (i32)."""
     instructions = arithmetic.instructions
     if instructions is InstructionSet.avx512:
         return [
@@ -129,7 +129,7 @@ def add_products(
 
 
 def _pair_products_avx2(builder: ir.IRBuilder, pairs: ir.Value, word: ir.Value) -> ir.Value:
-    """Sums of two products of 16-bit integers, in each of 16 lanes."""
+    """Return the sums of two products of 16-bit integers, in each of 16 lanes."""
     half, words = ir.VectorType(I32, 8), ir.VectorType(I16, 16)
     factor = builder.bitcast(splat(builder, word, 8), words)
     products = []
@@ -152,13 +152,13 @@ def _pair_products(builder: ir.IRBuilder, pairs: ir.Value, word: ir.Value) -> ir
 def words_of(
     builder: ir.IRBuilder, arithmetic: Arithmetic, x: ir.Value, quad: int = 0
 ) -> list[ir.Value]:
-    """A quad's activations, four bytes for each half."""
+    """Load a quad's activations, four bytes for each half."""
     halves = arithmetic.halves
     return [load(builder, x, I32, 4 * (halves * quad + half)) for half in range(halves)]
 
 
 def total_of(builder: ir.IRBuilder, arithmetic: Arithmetic, sums: list[ir.Value]) -> ir.Value:
-    """The sum of products, out of that of the halves."""
+    """Return the sum of products from the sums of the halves."""
     if arithmetic.halves == 1:
         return sums[0]
     first, second = sums
@@ -170,7 +170,7 @@ def total_of(builder: ir.IRBuilder, arithmetic: Arithmetic, sums: list[ir.Value]
 def for_layout(
     builder: ir.IRBuilder, number: ir.Value, emit: Callable[[PanelLayout], list[ir.Value]]
 ) -> list[ir.Value]:
-    """What `emit` gives for the layout of a number that is known when the code runs."""
+    """Return what `emit` gives for the layout of a number that is known when the code runs."""
     end = builder.append_basic_block("layout.end")
     unknown = builder.append_basic_block("layout.unknown")
     branch = builder.switch(number, unknown)
@@ -211,7 +211,7 @@ def halves_of(typing: Any, arithmetic: Any) -> Any:
 
 @kernel_intrinsic
 def coarse(typing: Any, arithmetic: Any) -> Any:
-    """The arithmetic of 8-bit activations, where the instruction set has one."""
+    """Return the arithmetic of 8-bit activations, where the instruction set has one."""
     own = arithmetic.value
     if own.instructions is not InstructionSet.avx512:
         return arithmetic(arithmetic), lambda context, builder, _, values: values[0]

@@ -25,7 +25,7 @@ _CHAINS = 4  # sums of one token, side by side, as an addition takes four cycles
 
 
 def _table_of(read: Callable[[PanelLayout], int], name: str) -> Any:
-    """A function for kernels: a number of the layout whose place is known when the code runs."""
+    """Return a function for kernels that reads a layout's number, by its place in `LAYOUTS`."""
 
     def number(typing: Any, place: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
@@ -46,7 +46,7 @@ layout_bytes = _table_of(lambda layout: layout.bits * VECTOR_BYTES, "bytes")  # 
 
 @kernel_intrinsic
 def token_sums(typing: Any, arithmetic: Any) -> Any:
-    """Sums for `add_tile`, still zero."""
+    """Return zero sums for `add_tile`."""
     result = tuple_of(ints, _CHAINS * arithmetic.value.halves)
 
     def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
@@ -57,7 +57,7 @@ def token_sums(typing: Any, arithmetic: Any) -> Any:
 
 @kernel_intrinsic
 def add_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, x: Any, sums: Any) -> Any:
-    """Sums plus the products of a tile at address `tile` and one token's activations at `x`.
+    """Return sums plus the products of a tile (address `tile`) and one token's activations (`x`).
 
     `layout` is a place in `LAYOUTS`. What lies some tiles on is fetched into the cache.
     """
@@ -90,7 +90,7 @@ def _prefetch_tile(builder: ir.IRBuilder, layout: PanelLayout, tile: ir.Value) -
 
 @kernel_intrinsic
 def token_total(typing: Any, arithmetic: Any, sums: Any) -> Any:
-    """The sums of products in 16 lanes (ints), of what `add_tile` has collected."""
+    """Return the sums of products in 16 lanes (ints), of what `add_tile` has collected."""
     own, halves = arithmetic.value, arithmetic.value.halves
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import rbe_cli
-from rbe_cli.runtime import objects
+from rbe_cli.runtime import object_files
 from rbe_cli.runtime.instruction_sets import InstructionSet
-from rbe_cli.runtime.objects import cache_folder, find, keep, pack
+from rbe_cli.runtime.object_files import cache_folder, find, keep, pack
 
 PORTABLE = InstructionSet.portable
 SOURCE = Path(rbe_cli.__file__)
@@ -19,7 +19,7 @@ CODE = b"machine code"
 def folders(tmp_path, monkeypatch):
     """Empty folders of shipped and of cached files."""
     shipped, cached = tmp_path / "shipped", tmp_path / "cached"
-    monkeypatch.setattr(objects, "SHIPPED", shipped)
+    monkeypatch.setattr(object_files, "SHIPPED", shipped)
     monkeypatch.setenv("RBE_CACHE_DIR", str(cached))
     return shipped, cached
 
@@ -39,7 +39,7 @@ def test_what_is_kept_is_found(folders):
 def test_what_ships_comes_first(folders):
     keep("library", PORTABLE, packed())
     shipped = pack(b"shipped", PORTABLE, [SOURCE])
-    objects.write(folders[0] / objects.file_name("library", PORTABLE), shipped)
+    object_files.write(folders[0] / object_files.file_name("library", PORTABLE), shipped)
     assert find("library", PORTABLE) == b"shipped"
 
 
@@ -55,7 +55,7 @@ def test_code_of_other_sources_is_not_used(folders, tmp_path, monkeypatch):
     source = tmp_path / "package" / "kernel.py"
     source.parent.mkdir()
     source.write_text("first")
-    monkeypatch.setattr(objects, "_PACKAGE", source.parent)
+    monkeypatch.setattr(object_files, "_PACKAGE", source.parent)
     keep("library", PORTABLE, pack(CODE, PORTABLE, [source]))
     assert find("library", PORTABLE) == CODE
     source.write_text("edited")
@@ -66,8 +66,8 @@ def test_code_of_other_sources_is_not_used(folders, tmp_path, monkeypatch):
 
 def test_code_of_another_platform_is_not_used(folders, monkeypatch):
     keep("library", PORTABLE, packed())
-    monkeypatch.setattr(objects, "_platform", lambda instructions: "another")
-    monkeypatch.setattr(objects, "_cache_path", lambda *_: next(iter(folders[1].iterdir())))
+    monkeypatch.setattr(object_files, "_platform", lambda instructions: "another")
+    monkeypatch.setattr(object_files, "_cache_path", lambda *_: next(iter(folders[1].iterdir())))
     assert find("library", PORTABLE) is None
 
 

@@ -1,4 +1,4 @@
-"""Object files: the machine code of a library for an instruction set, checked before it is used.
+"""Find, check, pack and cache object files: the machine code of a library.
 
 They ship with the package, in `rbe_cli/objects`. Where none of those fits, because the platform
 is another or because a source file has been edited since, the code is compiled and kept in the

@@ -60,7 +60,8 @@ def main() -> None:
     checkpoint = open_checkpoint(arguments.source)
     original = Gpt2.from_checkpoint(checkpoint.config, checkpoint.tensors, kernels)
     with Container.open(arguments.file) as container:
-        compressed = load_model(container, kernels, no_progress)
+        loaded = load_model(container, kernels.threads, no_progress)
+    compressed = Gpt2(loaded.config, loaded.weights, kernels)
     assert checkpoint.tokenizer_json is not None
     tokenizer = Tokenizer(checkpoint.tokenizer_json, checkpoint.config.vocab_size)
     tokens = np.array(tokenizer.encode(read_text_file(arguments.text)))

@@ -12,6 +12,7 @@ from benchmarks.peers.measure import OTHER_BITS, Candidate, SchemeSubject
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.errors import RbeError
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 
 BITS = (2, 3, 4, 5, 6)
@@ -38,7 +39,9 @@ def compress(
         source = subject.checkpoint.source
         result = _rbe("compress", source, str(path), "--target-bpw", f"{bits:.4f}", *options)
         with Container.open(path) as container:
-            model = load_model(container, subject.reference.kernels, no_progress)
+            kernels = subject.reference.kernels
+            loaded = load_model(container, kernels.threads, no_progress)
+            model = Gpt2(loaded.config, loaded.weights, kernels)
     matrix_bits = sum(
         tensor["bits_per_weight"] * prod(tensor["shape"])
         for tensor in result["tensors"]

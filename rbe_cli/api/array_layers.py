@@ -19,7 +19,7 @@ from rbe_cli.jobs.workers import workers
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Activation, Gpt2Config
 from rbe_cli.model.tensor_names import layer_shapes
-from rbe_cli.nn.attention_layer import Attention, score_scale
+from rbe_cli.nn.attention_layer import Attention
 from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.linear_layer import Linear
@@ -157,7 +157,7 @@ def _block(weights: Mapping[str, Weight], config: Gpt2Config, kernels: Kernels) 
         linear("attn.c_attn"),
         linear("attn.c_proj"),
         config.n_head,
-        score_scale(config, 0),
+        config.score_scale(0),
         kernels,
     )
     feed_forward = FeedForward(

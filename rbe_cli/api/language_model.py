@@ -17,14 +17,15 @@ from rbe_cli.api.model_weights import ModelWeights
 from rbe_cli.container.find_file import find_rbe
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import MemoryLimit, load_weights
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.paged_cache import cache_bytes
-from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE, Session
+from rbe_cli.engine.session import DEFAULT_ACTIVATION_BITS, DEFAULT_KV_TYPE, Session
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import sliding_windows
 from rbe_cli.evaluation.evaluate import Evaluation, evaluate
 from rbe_cli.jobs.workers import workers
-from rbe_cli.kernels.kernel_records import Activations, KvType
+from rbe_cli.kernels.kernel_records import ActivationBits, KvType
 from rbe_cli.kernels.kernel_table import Engine, Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.gpt2 import Gpt2
@@ -46,7 +47,7 @@ def load(
     threads: int | None = None,
     max_memory: int | None = None,
     kv_type: KvType = DEFAULT_KV_TYPE,
-    activations: Activations = DEFAULT_ACTIVATIONS,
+    activations: ActivationBits = DEFAULT_ACTIVATION_BITS,
     offline: bool = False,
     progress: Progress = no_progress,
 ) -> "Model":
@@ -104,7 +105,7 @@ class Model:
         rows: int = 1,
         row_tokens: int | None = None,
         kv_type: KvType = DEFAULT_KV_TYPE,
-        activations: Activations = DEFAULT_ACTIVATIONS,
+        activations: ActivationBits = DEFAULT_ACTIVATION_BITS,
         engine: Engine = "fast",
         progress: Progress = no_progress,
     ) -> None:
@@ -127,11 +128,12 @@ class Model:
         self._engine: Engine = engine
         self._threads = threads
         self._kv_type: KvType = kv_type
-        self._activations: Activations = activations
+        self._activations: ActivationBits = activations
         self._progress = progress
-        self._lock = threading.RLock()  # of the next two; held for moments
+        self._lock = threading.RLock()  # of the next three; held for moments
         self._idle: list[tuple[int, int, Session]] = []  # rows, changes, session
         self._networks: dict[int | None, tuple[int, Gpt2]] = {}  # by threads; changes, network
+        self._loaded: tuple[int, LoadedModel] | None = None  # changes, and the engine's model
         limit = None
         if max_memory is not None:
             length = row_tokens or self.config.n_positions
@@ -158,6 +160,7 @@ class Model:
             self._state.close()
             self._idle.clear()
             self._networks.clear()
+            self._loaded = None
 
     # Text
 
@@ -371,8 +374,17 @@ class Model:
                 if count == rows:
                     del self._idle[index]
                     return session, changes
-        network = self._network(self._threads)
-        return Session(network, rows, self._kv_type, self._activations, progress), changes
+        model, bits = self._loaded_model(), self._activations
+        session = Session(model, rows, self._kv_type, bits, self._kernels.team, progress)
+        return session, changes
+
+    def _loaded_model(self) -> LoadedModel:
+        """Return the present weights as the engine takes them."""
+        weights, changes = self._state.current()
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != changes:
+                self._loaded = changes, LoadedModel(self.config, weights)
+            return self._loaded[1]
 
     def _put_back(self, rows: int, session: Session, changes: int) -> None:
         """Keep a session for the next text."""

@@ -19,7 +19,7 @@ from rbe_cli.engine.load import load_model
 from rbe_cli.engine.session import DEFAULT_KV_TYPE, Session
 from rbe_cli.errors import RbeError
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
-from rbe_cli.kernels.kernel_records import Activations, KvType
+from rbe_cli.kernels.kernel_records import ActivationBits, KvType
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.progress import Progress, no_progress
 
@@ -45,7 +45,7 @@ class ModelOptions:
     max_tokens: int | None = None
     depth: int = 0
     kv_type: KvType = DEFAULT_KV_TYPE
-    activations: Activations = "auto"
+    activations: ActivationBits = "auto"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def start(
 def load(options: ModelOptions, kernels: Kernels, progress: Progress) -> Session:
     """Return a session of one row."""
     with Container.open(options.path) as container:
-        model = load_model(container, kernels, progress)
-    return Session(model, 1, options.kv_type, options.activations, progress)
+        model = load_model(container, kernels.threads, progress)
+    return Session(model, 1, options.kv_type, options.activations, kernels.team, progress)
 
 
 def random_tokens(session: Session, count: int, seed: int) -> NDArray[np.int64]:

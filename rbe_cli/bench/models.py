@@ -16,12 +16,10 @@ from rbe_cli.bench.model_start import (
 )
 from rbe_cli.bench.timing import time_in_turn
 from rbe_cli.container.reader import Container
-from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_records import KvType
 from rbe_cli.kernels.kernel_table import Kernels
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.memory_bandwidth import Reader
 
@@ -144,7 +142,7 @@ class _Run:
             session.prefill(0, random_tokens(session, options.depth, 0))
         if options.max_tokens is None:
             self._new = self._new[: self._within_seconds()]
-        self._read_bytes = bytes_per_token(session.model, session.cache, options.depth)
+        self._read_bytes = bytes_per_token(session, options.depth)
         self._read = Reader(session.team, self._read_bytes)
 
     def calls(self) -> dict[Part, Callable[[], object]]:
@@ -209,16 +207,13 @@ def _spread(tokens: int, seconds: Sequence[float]) -> RateSpread:
     return RateSpread(tokens / max(seconds), tokens / min(seconds))
 
 
-def bytes_per_token(model: Gpt2, cache: PagedCache, depth: int) -> int:
-    """Bytes that decoding one token reads, with `depth` tokens in the cache before it.
+def bytes_per_token(session: Session, depth: int) -> int:
+    """Return the bytes that decoding one token reads, with `depth` tokens in the cache before it.
 
-    All weights as they are held, a tied head once, and keys and values of `depth` + 1 positions.
-    The token's own embedding vectors are not counted.
+    They are all weights as they are held, a tied head once, and keys and values of `depth` + 1
+    positions. The token's own embedding vectors are not counted.
     """
-    norms = [model.ln_f, *(norm for block in model.blocks for norm in (block.ln_1, block.ln_2))]
-    weights = sum(linear.weight.nbytes + linear.bias.nbytes for linear in model.linears())
-    weights += sum(2 * 4 * norm.width for norm in norms)
-    return weights + cache.position_bytes * (depth + 1)
+    return session.weight_bytes + session.cache.position_bytes * (depth + 1)
 
 
 def _fitting_tokens(options: ModelOptions) -> tuple[int, int]:

@@ -257,11 +257,11 @@ def _model_options(
     activations: Activations | None,
 ) -> "list[ModelOptions]":
     from rbe_cli.bench.model_start import ModelOptions
-    from rbe_cli.engine.session import DEFAULT_ACTIVATIONS, DEFAULT_KV_TYPE
+    from rbe_cli.engine.session import DEFAULT_ACTIVATION_BITS, DEFAULT_KV_TYPE
 
     if paths:
         kept_as = kv_type.value if kv_type else DEFAULT_KV_TYPE
-        rounded_to = activations.value if activations else DEFAULT_ACTIVATIONS
+        rounded_to = activations.value if activations else DEFAULT_ACTIVATION_BITS
         tokens = (prompt_tokens, max_tokens, depth or 0)
         return [ModelOptions(path, *tokens, kept_as, rounded_to) for path in paths]
     given = {

@@ -74,7 +74,7 @@ def generate(
     from rbe_cli.engine.load import MemoryLimit, load_model
     from rbe_cli.engine.paged_cache import cache_bytes
     from rbe_cli.engine.session import Session
-    from rbe_cli.kernels.kernel_table import load_kernels
+    from rbe_cli.runtime.thread_team import get_team
     from rbe_cli.text.generation_options import GenerationOptions
     from rbe_cli.text.stored_tokenizer import load_tokenizer
 
@@ -117,14 +117,14 @@ def generate(
             )
         rows = batch * (1 if interactive else len(prompts))
         with out.progress() as progress:
-            kernels, config = load_kernels("fast", threads), container.config
+            team, config = get_team(threads), container.config
             limit = None
             if max_memory is not None:
                 longest = max((len(own.tokens) for own in prompts), default=config.n_positions)
                 reserved = cache_bytes(config, rows, kv_type.value, longest + max_tokens)
                 limit = MemoryLimit(max_memory, reserved)
-            model = load_model(container, kernels, progress, limit)
-            session = Session(model, rows, kv_type.value, activations.value, progress)
+            model = load_model(container, team.threads, progress, limit)
+            session = Session(model, 1, kv_type.value, activations.value, team, progress)
     if session.coded_layers:
         out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
     ends = () if ignore_eos else config.eos_token_ids

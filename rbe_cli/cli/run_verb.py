@@ -174,6 +174,7 @@ def run(
     from rbe_cli.engine.load import load_model
     from rbe_cli.engine.warm_up import warm_up
     from rbe_cli.kernels.kernel_table import load_kernels
+    from rbe_cli.nn.gpt2 import Gpt2
     from rbe_cli.text.stored_tokenizer import load_tokenizer
 
     out = Output(format, quiet, verbose)
@@ -205,7 +206,8 @@ def run(
         sequences = [prompt.tokens for prompt in prompts]
         # A text's windows go to one thread each; a single pass shares its threads.
         kernels = load_kernels(engine.value, 1 if perplexity else threads)
-        model = load_model(container, kernels, progress)
+        loaded = load_model(container, kernels.threads, progress)
+        model = Gpt2(loaded.config, loaded.weights, kernels)
         warm_up(model, progress)
         original = _open_reference(reference, model, offline, out, progress) if reference else None
         if perplexity:
@@ -240,7 +242,8 @@ def _open_reference(
         path = find_rbe(source, offline=offline, progress=progress)
         with Container.open(path) as container:
             _check_shape(source, container.config, model.config)
-            return load_model(container, model.kernels, progress)
+            loaded = load_model(container, model.kernels.threads, progress)
+        return Gpt2(loaded.config, loaded.weights, model.kernels)
     checkpoint = open_checkpoint(source, offline=offline, progress=progress)
     for note in checkpoint.notes:
         out.note(note)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.engine.session import ReferenceSession
+from rbe_cli.engine.layer_session import LayerSession
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import Tokens, windows
 from rbe_cli.jobs.work_folder import WorkFolder
@@ -147,7 +147,7 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
     """Sample `rows` sequences, int64 `[rows, length]`."""
     config, rng = model.config, np.random.default_rng(seed)
     sequences = np.empty((rows, min(WINDOW, config.n_positions)), np.int64)
-    session = ReferenceSession(model, rows)
+    session = LayerSession(model, rows)
     sequences[:, 0] = rng.integers(0, config.vocab_size, rows)
     for position in range(1, sequences.shape[1]):
         logits = session.decode(range(rows), sequences[:, position - 1])  # [rows, vocab]

@@ -11,10 +11,9 @@ import psutil
 from rbe_cli.codec.registry import codec_named
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
@@ -40,15 +39,18 @@ class MemoryLimit:
 
 
 def load_model(
-    container: Container, kernels: Kernels, progress: Progress, limit: MemoryLimit | None = None
-) -> Gpt2:
-    """Decode a file's tensors and assemble the model; arguments as of `load_weights`.
+    container: Container,
+    threads: int | None,
+    progress: Progress,
+    limit: MemoryLimit | None = None,
+) -> LoadedModel:
+    """Decode a file's tensors; arguments and errors as of `load_weights`.
 
     Gamma and beta of the LayerNorms stay as the file holds them, if that takes fewer bytes than
     float32, and are decoded once.
     """
-    weights = load_weights(container, kernels.threads, progress, limit)
-    return Gpt2(container.config, {**weights, **stored_norms(container)}, kernels)
+    weights = load_weights(container, threads, progress, limit)
+    return LoadedModel(container.config, {**weights, **stored_norms(container)})
 
 
 def stored_norms(container: Container) -> dict[str, CompressedVector]:
@@ -82,7 +84,7 @@ def load_weights(
             used. None decodes all.
 
     Returns:
-        The weights by canonical name, as `Gpt2` takes them.
+        The weights by canonical name, as `LoadedModel` and `Gpt2` take them.
 
     Raises:
         ContainerError: a section's checksum or a tensor's bytes are wrong.

@@ -1,54 +1,26 @@
 """A model in use: rows of text that grow token by token."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
-from rbe_cli.engine.model_plan import CHUNK_TOKENS, ModelPlan
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.paged_cache import PagedCache
-from rbe_cli.errors import UsageError
-from rbe_cli.kernels.kernel_records import Activations, KvType
-from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.engine.runner import CHUNK_TOKENS, Runner
+from rbe_cli.engine.session_rows import SessionRows
+from rbe_cli.kernels.kernel_records import ActivationBits, KvType
+from rbe_cli.model.token_ids import check_tokens
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Int64
-from rbe_cli.runtime.thread_team import Team
+from rbe_cli.runtime.thread_team import Team, get_team
 
 DEFAULT_KV_TYPE: KvType = "fp16"
-DEFAULT_ACTIVATIONS: Activations = "auto"
+DEFAULT_ACTIVATION_BITS: ActivationBits = "auto"
 
 
-class _Rows:
-    """What sessions share: a model, a cache of rows, and a lock that each call holds."""
-
-    model: Gpt2
-    cache: PagedCache | KVCache
-    _lock: threading.Lock
-
-    @property
-    def n_positions(self) -> int:
-        """Tokens a row can hold."""
-        return self.model.config.n_positions
-
-    @property
-    def vocab_size(self) -> int:
-        """Logits a token."""
-        return self.model.config.vocab_size
-
-    def length(self, row: int) -> int:
-        """Tokens in a row."""
-        return int(self.cache.lengths[row])
-
-    def reset(self, row: int) -> None:
-        """Empty a row."""
-        with self._lock:
-            self.cache.reset(row)
-
-
-class Session(_Rows):
+class Session(SessionRows):
     """A model with a KV cache of `batch` independent rows, run by compiled programs.
 
     A row's logits depend neither on the other rows, nor on the number of threads; nor, where
@@ -57,48 +29,46 @@ class Session(_Rows):
     Several Python threads may use one session: its calls wait for each other. Two users of one
     row would mix their tokens, so each takes a row of its own. The rows below `batch` belong to
     those who name them; `borrow_rows` lends others.
+
+    Attributes:
+        cache: the rows' keys and values.
+        team: the threads that compute.
+        weight_bytes: bytes of weights that decoding one token reads.
+        coded_layers: layers that are decoded for every token.
     """
 
     def __init__(
         self,
-        model: Gpt2,
+        model: LoadedModel,
         batch: int = 1,
         kv_type: KvType = DEFAULT_KV_TYPE,
-        activations: Activations = DEFAULT_ACTIVATIONS,
+        activation_bits: ActivationBits = DEFAULT_ACTIVATION_BITS,
+        team: Team | None = None,
         progress: Progress = no_progress,
     ) -> None:
         """Start with empty rows.
 
         Args:
-            model: with `fast` kernels.
+            model: the weights.
             batch: rows.
             kv_type: how keys and values are kept.
-            activations: how a prompt's activations are rounded; those of other tokens to 16 bits.
+            activation_bits: bits that a prompt's activations are rounded to; those of other
+                tokens are rounded to 16.
+            team: the threads that compute; None for as many as there are physical cores.
             progress: hears of compilation, if there is any.
 
         Raises:
-            UsageError: `batch` is below 1, or the model's kernels are not compiled.
+            UsageError: `batch` is below 1.
         """
-        _check_batch(batch)
-        team = model.kernels.team
-        if team is None:
-            raise UsageError("a Session needs a model with compiled kernels (engine fast)")
-        self.model = model
-        self._lock = threading.Lock()
+        super().__init__(model.config, batch)
+        layout = model.address_layout(activation_bits)
+        self.team = team or get_team(None)
+        self._runner = Runner(layout, self.team, progress)
+        self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
+        self.weight_bytes = layout.weight_bytes
+        self.coded_layers = len(layout.coded)
         self._spare_rows: list[int] = []
         self._returned_rows: deque[int] = deque()
-        self.cache: PagedCache = PagedCache(model.config, batch, kv_type)
-        self._plan = ModelPlan(model, team, activations, progress)
-
-    @property
-    def team(self) -> Team:
-        """The threads that compute."""
-        return self._plan.team
-
-    @property
-    def coded_layers(self) -> int:
-        """Layers that are decoded for every token."""
-        return self._plan.coded_layers
 
     def truncate(self, row: int, length: int) -> None:
         """Forget all but a row's first `length` tokens."""
@@ -132,78 +102,50 @@ class Session(_Rows):
             self._spare_rows.append(row)
 
     def prefill(self, row: int, tokens: Int64) -> Float32:
-        """Append `tokens` `[n]` to a row; returns the logits `[vocab]` after the last one.
+        """Append `tokens` `[n]` to a row; return the logits `[vocab]` after the last one.
 
         Raises:
-            UsageError: as `Gpt2.forward`.
+            UsageError: as `check_tokens`.
         """
         return self._append(row, tokens, 1, is_prompt=True)[0]
 
     def extend(self, row: int, tokens: Int64) -> Float32:
-        """Append `tokens` `[n]` to a row; returns the logits `[n, vocab]` after each.
+        """Append `tokens` `[n]` to a row; return the logits `[n, vocab]` after each.
 
         Raises:
-            UsageError: as `Gpt2.forward`.
+            UsageError: as `check_tokens`.
         """
         return self._append(row, tokens, len(tokens), is_prompt=False)
 
     def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
-        """Append one token `[len(rows)]` to each of `rows`; returns logits `[len(rows), vocab]`.
+        """Append one token `[len(rows)]` to each of `rows`; return logits `[len(rows), vocab]`.
 
         Raises:
-            UsageError: as `Gpt2.forward`.
+            UsageError: as `check_tokens`.
         """
         ids, row_ids = np.ascontiguousarray(tokens, np.int64), np.array(rows, np.int64)
         with self._lock:
             positions = self.cache.lengths[row_ids]
-            self.model.check(ids[:, None], positions)
+            check_tokens(self.config, ids[:, None], positions)
             for row in rows:
                 self.cache.reserve(row, 1)
-            logits = self._plan.run(self.cache, ids, row_ids, positions, range(len(ids)))
+            logits = self._runner.run(self.cache, ids, row_ids, positions, range(len(ids)))
             self.cache.advance(row_ids, 1)
         return logits
 
     def _append(self, row: int, tokens: Int64, wanted: int, is_prompt: bool) -> Float32:
-        """Append to a row; returns the logits `[wanted, vocab]` after its last tokens."""
+        """Append to a row; return the logits `[wanted, vocab]` after its last tokens."""
         ids = np.ascontiguousarray(tokens, np.int64)
         first = len(ids) - wanted
         found = []
         with self._lock:
-            self.model.check(ids[None], self.cache.lengths[[row]])
+            check_tokens(self.config, ids[None], self.cache.lengths[[row]])
             for start in range(0, len(ids), CHUNK_TOKENS):
                 part = ids[start : start + CHUNK_TOKENS]
                 self.cache.reserve(row, len(part))
                 positions = np.arange(len(part)) + self.cache.lengths[row]
                 own = range(max(first - start, 0), len(part))
                 rows = np.full(len(part), row)
-                found.append(self._plan.run(self.cache, part, rows, positions, own, is_prompt))
+                found.append(self._runner.run(self.cache, part, rows, positions, own, is_prompt))
                 self.cache.advance(np.array([row]), len(part))
         return np.concatenate(found)
-
-
-class ReferenceSession(_Rows):
-    """The same through the layers of `rbe_cli.nn`, with any kernels and keys in float32."""
-
-    def __init__(self, model: Gpt2, batch: int = 1) -> None:
-        """Start with empty rows; raises as `Session`."""
-        _check_batch(batch)
-        self.model = model
-        self._lock = threading.Lock()
-        self.cache: KVCache = KVCache(model.config, batch)
-
-    def prefill(self, row: int, tokens: Int64) -> Float32:
-        """As `Session.prefill`."""
-        sequence = np.asarray(tokens, np.int64)[None]  # [1, n]
-        with self._lock:
-            return self.model.forward(sequence, self.cache, np.array([row]), last_only=True)[0]
-
-    def decode(self, rows: Sequence[int], tokens: Int64) -> Float32:
-        """As `Session.decode`."""
-        column, row_ids = np.asarray(tokens, np.int64)[:, None], np.asarray(rows, np.int64)
-        with self._lock:
-            return self.model.forward(column, self.cache, row_ids, last_only=True)
-
-
-def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise UsageError(f"a batch of {batch} rows: at least one is needed")

@@ -120,7 +120,7 @@ ACTIVATIONS: dict[Activation, int] = {
 }
 """Numbers that compiled kernels know activation functions by."""
 PAGE_POSITIONS = 64
-Activations = Literal["auto", "8", "16"]
+ActivationBits = Literal["auto", "8", "16"]
 """Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
 more than five times as much (docs/design-notes.md)."""
 KvType = Literal["fp32", "fp16", "int8"]

@@ -1,5 +1,6 @@
 """Define GPT-2's configuration: the keys that change the result, and no others."""
 
+import math
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -57,7 +58,13 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def head_dim(self) -> int:
+        """Return the elements of an attention head."""
         return self.n_embd // self.n_head
+
+    def score_scale(self, layer: int) -> float:
+        """Return the factor of a layer's attention scores; `layer` counts from 0."""
+        scale = 1.0 / math.sqrt(self.head_dim) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     def validate(self) -> None:
         """Refuse sizes that cannot be a model.

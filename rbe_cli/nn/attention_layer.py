@@ -1,13 +1,11 @@
 """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
-from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.kv_cache import LayerCache, starts_of
 from rbe_cli.nn.layer import Layer
 from rbe_cli.nn.linear_layer import Linear
@@ -15,17 +13,6 @@ from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.operation_counts import attention_operations, norm_operations
 from rbe_cli.nn.shape_checks import check_shape, shape_text
 from rbe_cli.runtime.arrays import Floating, Mask, Norm
-
-
-def score_scale(config: Gpt2Config, layer: int) -> float:
-    """Return the factor of a layer's scores, from the config's two options.
-
-    Args:
-        config: of the model.
-        layer: counts from 0.
-    """
-    scale = 1.0 / math.sqrt(config.head_dim) if config.scale_attn_weights else 1.0
-    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
 
 
 class Attention(Layer):

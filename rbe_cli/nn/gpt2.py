@@ -8,16 +8,18 @@ import numpy as np
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import is_embedding, tensor_shapes
-from rbe_cli.nn.attention_layer import Attention, score_scale
+from rbe_cli.model.tensor_names import is_embedding
+from rbe_cli.model.token_ids import check_tokens
+from rbe_cli.nn.attention_layer import Attention
 from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.kv_cache import KVCache, LayerCache
 from rbe_cli.nn.layer import Layer
 from rbe_cli.nn.layer_norm_layer import LayerNorm
-from rbe_cli.nn.layer_norm_parameters import CompressedVector, LayerNormParameter
+from rbe_cli.nn.layer_norm_parameters import LayerNormParameter
 from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.memory_usage import MemoryUsage
+from rbe_cli.nn.named_weights import NamedWeights, check_weights
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.operation_counts import norm_operations
 from rbe_cli.nn.shape_checks import check_shape
@@ -25,9 +27,6 @@ from rbe_cli.nn.tape import Tape
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Floating, Int64, Mask
 from rbe_cli.weights.weight_forms import Weight
-
-Tensors = Mapping[str, Weight | CompressedVector]
-"""What a model is made of, by canonical name."""
 
 
 class Gpt2(Layer):
@@ -42,7 +41,7 @@ class Gpt2(Layer):
         kernels: what computes.
     """
 
-    def __init__(self, config: Gpt2Config, tensors: Tensors, kernels: Kernels) -> None:
+    def __init__(self, config: Gpt2Config, tensors: NamedWeights, kernels: Kernels) -> None:
         """Assemble the model.
 
         Args:
@@ -57,7 +56,7 @@ class Gpt2(Layer):
             UsageError: a tensor is missing, or has another shape than the config says.
         """
         super().__init__("the model", kernels)
-        _check_tensors(config, tensors)
+        check_weights(config, tensors)
         self.config = config
         self.kernels = kernels
         wte = _matrix(tensors, "wte.weight")
@@ -143,7 +142,7 @@ class Gpt2(Layer):
         rows = np.arange(batch) if rows is None else rows
         check_shape("the cache's row numbers", rows.shape, (batch,))
         starts = np.zeros(batch, np.int64) if cache is None else cache.lengths[rows]
-        self.check(tokens, starts)
+        check_tokens(self.config, tokens, starts)
         layers: Sequence[LayerCache | None] = [None] * len(self.blocks)
         if cache is not None:
             layers = cache.layers(rows, seq)
@@ -197,7 +196,7 @@ class Gpt2(Layer):
             OSError: the tape cannot be written.
         """
         check_shape("the token ids", tokens.shape, ("batch", "seq"))
-        self.check(tokens, np.zeros(len(tokens), np.int64))
+        check_tokens(self.config, tokens, np.zeros(len(tokens), np.int64))
         x = self.embed(tokens)
         for block in self.blocks:
             x, saved = block.record(x, mask=mask, checkpoint=tape.checkpoint)
@@ -294,18 +293,6 @@ class Gpt2(Layer):
             yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
         yield self.head
 
-    def check(self, tokens: Int64, starts: Int64) -> None:
-        """Refuse ids `[batch, seq]` after `starts` `[batch]` tokens; errors as of `forward`."""
-        if tokens.size == 0:
-            raise UsageError("there are no tokens to compute")
-        vocab = self.config.vocab_size
-        outside = tokens[(tokens < 0) | (tokens >= vocab)]
-        if outside.size:
-            raise UsageError(f"token id {outside[0]} is outside the vocabulary of {vocab} tokens")
-        length, limit = int(starts.max()) + tokens.shape[1], self.config.n_positions
-        if length > limit:
-            raise UsageError(f"{length} tokens are more than the model's context of {limit}")
-
     def _check_layers(self, layers: Iterable[int]) -> None:
         for layer in layers:
             if not 0 <= layer < len(self.blocks):
@@ -322,13 +309,13 @@ class Gpt2(Layer):
         blocks = sum(block.operations(batch, seq, starts) for block in self.blocks)
         return blocks + norm_operations(count * self.config.n_embd) + self.head.operations(count)
 
-    def _block(self, layer: int, tensors: Tensors) -> TransformerBlock:
+    def _block(self, layer: int, tensors: NamedWeights) -> TransformerBlock:
         prefix = f"h.{layer}"
         attention = Attention(
             self._linear(f"{prefix}.attn.c_attn", tensors),
             self._linear(f"{prefix}.attn.c_proj", tensors),
             self.config.n_head,
-            score_scale(self.config, layer),
+            self.config.score_scale(layer),
             self.kernels,
         )
         feed_forward = FeedForward(
@@ -344,11 +331,11 @@ class Gpt2(Layer):
             feed_forward,
         )
 
-    def _linear(self, name: str, tensors: Tensors) -> Linear:
+    def _linear(self, name: str, tensors: NamedWeights) -> Linear:
         bias = cast(Floating, tensors[f"{name}.bias"])
         return Linear(f"{name}.weight", _matrix(tensors, f"{name}.weight"), bias, self.kernels)
 
-    def _layer_norm(self, name: str, tensors: Tensors) -> LayerNorm:
+    def _layer_norm(self, name: str, tensors: NamedWeights) -> LayerNorm:
         return LayerNorm(
             f"{name}.weight",
             self.config.n_embd,
@@ -359,14 +346,5 @@ class Gpt2(Layer):
         )
 
 
-def _matrix(tensors: Tensors, name: str) -> Weight:
+def _matrix(tensors: NamedWeights, name: str) -> Weight:
     return cast(Weight, tensors[name])
-
-
-def _check_tensors(config: Gpt2Config, tensors: Tensors) -> None:
-    """Refuse tensors that are missing or have another shape than the config says."""
-    for name, stored in tensor_shapes(config).items():
-        if name not in tensors:
-            raise UsageError(f"the model needs a tensor {name}")
-        shape = stored[::-1] if is_embedding(name) else stored
-        check_shape(f"the tensor {name}", tensors[name].shape, shape)

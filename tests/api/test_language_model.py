@@ -13,6 +13,7 @@ from rbe_cli.api.language_model import Prompt
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 from rbe_cli.text.generation_options import GenerationOptions
 
@@ -80,7 +81,8 @@ def test_generate_takes_every_generation_option() -> None:
 def test_logits_are_those_of_the_layers(model: rbe_cli.Model, rbe_file: Path) -> None:
     ids = np.array([1, 5, 9, 200], np.int64)
     with Container.open(rbe_file) as container:
-        network = load_model(container, load_kernels("fast", 1), no_progress)
+        loaded = load_model(container, 1, no_progress)
+    network = Gpt2(loaded.config, loaded.weights, load_kernels("fast", 1))
     found = model.logits(ids)
     assert found.dtype == np.float32
     assert found.shape == (4, model.config.vocab_size)

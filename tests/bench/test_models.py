@@ -12,14 +12,14 @@ from rbe_cli.codec.vectors import dense_tensor
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
-from rbe_cli.engine.model_plan import ModelPlan
-from rbe_cli.engine.paged_cache import PagedCache
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.runner import Runner
+from rbe_cli.engine.session import Session
 from rbe_cli.errors import NotFoundError, RbeError, UsageError
 from rbe_cli.kernels.kernel_records import KvType
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import tensor_shapes
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 
 CONFIG = Gpt2Config(vocab_size=30, n_positions=24, n_embd=8, n_layer=2, n_head=2, n_inner=12)
@@ -98,13 +98,13 @@ def test_each_token_is_computed_at_its_depth(
     model_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []  # tokens in the cache, and computed after them
-    run = ModelPlan.run
+    run = Runner.run
 
-    def spy(plan, cache, ids, *others):
+    def spy(runner, cache, ids, *others):
         seen.append((int(cache.lengths[0]), len(ids)))
-        return run(plan, cache, ids, *others)
+        return run(runner, cache, ids, *others)
 
-    monkeypatch.setattr(ModelPlan, "run", spy)
+    monkeypatch.setattr(Runner, "run", spy)
     time_model(ModelOptions(model_file, 5, 3, depth=7), kernels, 2)
     prefill, decode = [(7, 5)], [(7, 1), (8, 1), (9, 1)]
     warm_up = [*prefill, *decode]
@@ -112,17 +112,14 @@ def test_each_token_is_computed_at_its_depth(
 
 
 @pytest.mark.parametrize(("kv_type", "element"), [("fp32", 4), ("fp16", 2)])
-def test_bytes_of_panels_are_counted_as_they_are_held(
-    kernels: Kernels, kv_type: KvType, element: int
-) -> None:
+def test_bytes_of_panels_are_counted_as_they_are_held(kv_type: KvType, element: int) -> None:
     tensors = random_tensors(CONFIG, np.random.default_rng(0))
     held = sum(array.nbytes for name, array in tensors.items() if name != "wpe.weight")
     no_bias = 4 * CONFIG.vocab_size  # the head's zeros
-    model = Gpt2(CONFIG, tensors, kernels)
-    cache = PagedCache(CONFIG, 1, kv_type)
+    session = Session(LoadedModel(CONFIG, tensors), kv_type=kv_type)
     heads = CONFIG.n_layer * CONFIG.n_head
     position = 2 * element * heads * 32  # heads are padded to 32
-    assert bytes_per_token(model, cache, 2) == held + no_bias + 3 * position
+    assert bytes_per_token(session, 2) == held + no_bias + 3 * position
 
 
 def test_the_share_of_the_bandwidth_follows_from_the_rest(
@@ -201,14 +198,14 @@ def test_several_models_take_turns(
     model_file: Path, other_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[str] = []
-    run = ModelPlan.run
-    plans: dict[int, str] = {}
+    run = Runner.run
+    runners: dict[int, str] = {}
 
-    def spy(plan, cache, ids, *others):
-        turns.append(plans.setdefault(id(plan), "ab"[min(len(plans), 1)]))
-        return run(plan, cache, ids, *others)
+    def spy(runner, cache, ids, *others):
+        turns.append(runners.setdefault(id(runner), "ab"[min(len(runners), 1)]))
+        return run(runner, cache, ids, *others)
 
-    monkeypatch.setattr(ModelPlan, "run", spy)
+    monkeypatch.setattr(Runner, "run", spy)
     models = [ModelOptions(path, 5, 1) for path in (model_file, other_file)]
     found = list(time_models(models, kernels, 3, no_progress))
     assert [timing.model for timing in found] == [str(model_file), str(other_file)]
@@ -223,16 +220,16 @@ def test_several_models_take_turns(
 def test_who_is_interrupted_gets_the_models_that_were_measured(
     model_file: Path, other_file: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, calls = ModelPlan.run, 0
+    run, calls = Runner.run, 0
 
-    def interrupted(plan, cache, ids, *others):
+    def interrupted(runner, cache, ids, *others):
         nonlocal calls
         calls += 1
         if calls == 8:  # after the warm-up of both, and the first model's turns
             raise KeyboardInterrupt
-        return run(plan, cache, ids, *others)
+        return run(runner, cache, ids, *others)
 
-    monkeypatch.setattr(ModelPlan, "run", interrupted)
+    monkeypatch.setattr(Runner, "run", interrupted)
     models = [ModelOptions(path, 5, 1) for path in (model_file, other_file)]
     rows = time_models(models, kernels, 1, no_progress)
     assert next(rows).model == str(model_file)

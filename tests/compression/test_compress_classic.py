@@ -13,6 +13,7 @@ from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 
 CLASSIC = Settings(6.0, default_codec="classic", default_block=32)
@@ -67,7 +68,8 @@ def test_the_report_is_that_of_the_decoded_tensors(checkpoint, compressed):
 def test_the_file_runs(checkpoint, compressed):
     result, decoded = compressed
     with Container.open(result.output) as container:
-        model = load_model(container, load_kernels("fast", 1), no_progress)
+        loaded = load_model(container, 1, no_progress)
+    model = Gpt2(loaded.config, loaded.weights, load_kernels("fast", 1))
     tokens = np.random.default_rng(0).integers(0, checkpoint.config.vocab_size, (1, 20))
     expected = gpt2(tokens[0], float64(decoded), checkpoint.config)
     assert relative_error(model.forward(tokens)[0], expected) < 1e-4

@@ -20,6 +20,7 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
 from rbe_cli.engine.load import MemoryLimit, _decode_within, load_model, load_weights
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
@@ -29,6 +30,8 @@ from rbe_cli.nn.adam import Adam
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.gradients import loss_and_gradients
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
+from rbe_cli.progress import no_progress
+from rbe_cli.runtime.thread_team import get_team
 from rbe_cli.weights.panel_matrix import PanelMatrix
 
 PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
@@ -87,7 +90,8 @@ def test_loaded_model_equals_the_reference(tmp_path, engine, step, dense_matrix)
     path = tmp_path / "model.rbe"
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     with Container.open(path) as container:
-        model = load_model(container, load_kernels(engine, 1), lambda *progress: None)
+        loaded = load_model(container, 1, no_progress)
+    model = Gpt2(loaded.config, loaded.weights, load_kernels(engine, 1))
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
     expected = gpt2(tokens[0], float64(decoded), config)
     assert relative_error(model.forward(tokens)[0], expected) < 1e-4
@@ -106,7 +110,8 @@ def test_loaded_model_of_fixed_rates_equals_the_reference(tmp_path, engine):
     path = tmp_path / "model.rbe"
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     with Container.open(path) as container:
-        model = load_model(container, load_kernels(engine, 1), lambda *progress: None)
+        loaded = load_model(container, 1, no_progress)
+    model = Gpt2(loaded.config, loaded.weights, load_kernels(engine, 1))
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (1, 30))
     expected = gpt2(tokens[0], float64(decoded), config)
     assert relative_error(model.forward(tokens)[0], expected) < 1e-4
@@ -130,7 +135,8 @@ def test_gamma_and_beta_stay_as_the_file_holds_them(tmp_path):
     path = tmp_path / "model.rbe"
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     with Container.open(path) as container:
-        model = load_model(container, load_kernels("fast", 1), lambda *progress: None)
+        loaded = load_model(container, 1, no_progress)
+    model = Gpt2(loaded.config, loaded.weights, load_kernels("fast", 1))
     norm = model.blocks[0].ln_1
     for vector, codec in ((norm.gamma, "scalar"), (norm.beta, "coded")):
         assert isinstance(vector, CompressedVector)
@@ -217,11 +223,11 @@ def coded_model(path, config, limit):
     """A model of entropy-coded matrices whose weights may take `limit` bytes."""
     with Container.open(path) as container, ThreadPoolExecutor(2) as pool:
         weights = _decode_within(limit, container, pool)
-    return Gpt2(config, weights, load_kernels("fast", 2))
+    return LoadedModel(config, weights)
 
 
 def nbytes(model):
-    return sum(linear.weight.nbytes for linear in model.linears())
+    return sum(own.nbytes for name, own in model.weights.items() if is_matrix(name))
 
 
 def test_layers_that_do_not_fit_stay_coded_and_give_the_same_bits(tmp_path):
@@ -231,12 +237,12 @@ def test_layers_that_do_not_fit_stay_coded_and_give_the_same_bits(tmp_path):
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     whole = coded_model(path, config, 10**9)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, 40)
-    expected = Session(whole).extend(0, tokens)
+    expected = Session(whole, team=get_team(2)).extend(0, tokens)
     needed, seen = nbytes(whole), set()
     limit = needed + 60_000
     while 8 not in seen:
         limit -= 4_000
-        session = Session(coded_model(path, config, limit))
+        session = Session(coded_model(path, config, limit), team=get_team(2))
         if session.coded_layers not in seen:
             seen.add(session.coded_layers)
             np.testing.assert_array_equal(session.extend(0, tokens[:20]), expected[:20])
@@ -254,8 +260,7 @@ def test_a_limit_counts_what_the_process_takes_already(tmp_path):
     stored, _ = stored_model(config, 0.02, None)
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     with Container.open(path) as container:
-        kernels, silent = load_kernels("fast", 1), lambda *progress: None
-        load_model(container, kernels, silent, MemoryLimit(10**10, 0))
+        load_model(container, 1, no_progress, MemoryLimit(10**10, 0))
         for limit in (MemoryLimit(10**6, 0), MemoryLimit(10**10, 10**10)):
             with pytest.raises(UsageError, match="more than `max_memory`"):
-                load_model(container, kernels, silent, limit)
+                load_model(container, 1, no_progress, limit)

@@ -5,8 +5,10 @@ import pytest
 from reference_gpt2 import gpt2
 from small_models import as_panels, float64, random_tensors, relative_error, small_config
 
-from rbe_cli.engine.model_plan import CHUNK_TOKENS
-from rbe_cli.engine.session import ReferenceSession, Session
+from rbe_cli.engine.layer_session import LayerSession
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.runner import CHUNK_TOKENS
+from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_records import KV_TYPES
 from rbe_cli.kernels.kernel_table import load_kernels
@@ -26,9 +28,17 @@ def random_tokens(config, count, seed=0):
     return np.random.default_rng(seed).integers(0, config.vocab_size, count)
 
 
-def generated(model, tokens, prompt, kv_type="fp16"):
+def open_session(model, batch=1, **options):
+    return Session(model, batch, **{"team": get_team(1)} | options)
+
+
+def open_layers(model, batch=1):
+    return LayerSession(Gpt2(model.config, model.weights, load_kernels("fast", 1)), batch)
+
+
+def generated(model, tokens, prompt, **options):
     """Logits `[n, vocab]` of a prompt read at once and of tokens that follow one by one."""
-    session = Session(model, 1, kv_type)
+    session = open_session(model, **options)
     steps = [session.extend(0, tokens[:prompt])] if prompt else []
     return np.concatenate([*steps, *(session.decode([0], tokens[i : i + 1])
                                      for i in range(prompt, len(tokens)))])  # fmt: skip
@@ -36,17 +46,16 @@ def generated(model, tokens, prompt, kv_type="fp16"):
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize("largest", [3, 7, 30, 127, None])
-def test_a_whole_generation_follows_the_reference(fast, kv_type, largest):
+def test_a_whole_generation_follows_the_reference(kv_type, largest):
     config = small_config()
     tensors = random_tensors(config)
     panels, decoded = as_panels(tensors, largest) if largest else (None, tensors)
-    if panels is None:
-        model = Gpt2.from_checkpoint(config, tensors, fast)
-    else:
-        model = Gpt2(config, panels, fast)
+    model = LoadedModel.from_checkpoint(config, tensors)
+    if panels is not None:
+        model = LoadedModel(config, panels)
     tokens = random_tokens(config, config.n_positions)
     expected = reference_logits(tokens, decoded, config)
-    found = generated(model, tokens, 30, kv_type)
+    found = generated(model, tokens, 30, kv_type=kv_type)
     assert relative_error(found, expected) < TOLERANCE[kv_type]
 
 
@@ -62,25 +71,25 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_options_of_the_config(fast, options):
+def test_options_of_the_config(options):
     config = small_config(**options)
     panels, decoded = as_panels(random_tensors(config), 127)
     tokens = random_tokens(config, 70)
     expected = reference_logits(tokens, decoded, config)
-    found = generated(Gpt2(config, panels, fast), tokens, 37, "fp32")
+    found = generated(LoadedModel(config, panels), tokens, 37, kv_type="fp32")
     assert relative_error(found, expected) < TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize(("n_embd", "n_head"), [(300, 1), (9, 9), (66, 2)])
-def test_heads_of_odd_sizes(fast, kv_type, n_embd, n_head):
+def test_heads_of_odd_sizes(kv_type, n_embd, n_head):
     config = small_config(n_embd=n_embd, n_head=n_head, n_layer=1)
     tensors = random_tensors(config)
     tensors["h.0.attn.c_attn.weight"] *= min(1.0, (42 / n_embd) ** 0.5)  # scores as elsewhere
     panels, decoded = as_panels(tensors, 127)
     tokens = random_tokens(config, 70)
     expected = reference_logits(tokens, decoded, config)
-    found = generated(Gpt2(config, panels, fast), tokens, 37, kv_type)
+    found = generated(LoadedModel(config, panels), tokens, 37, kv_type=kv_type)
     assert relative_error(found, expected) < TOLERANCE[kv_type]
 
 
@@ -88,28 +97,27 @@ def test_heads_of_odd_sizes(fast, kv_type, n_embd, n_head):
 def test_tokens_threads_and_instructions_give_the_same_bits(kv_type):
     """However a text is divided into calls, and whatever computes it."""
     config = small_config(n_positions=3 * CHUNK_TOKENS, n_layer=2)
-    panels = as_panels(random_tensors(config), 30)[0]
+    model = LoadedModel(config, as_panels(random_tensors(config), 30)[0])
     tokens = random_tokens(config, CHUNK_TOKENS + 9)
     expected = None
     for instructions in available():
         for threads, prompt in ((1, len(tokens)), (2, len(tokens)), (2, 237), (1, 0)):
-            kernels = load_kernels("fast", threads)
-            kernels = type(kernels)(**vars(kernels) | {"team": get_team(threads, instructions)})
-            found = generated(Gpt2(config, panels, kernels), tokens, prompt, kv_type)
+            team = get_team(threads, instructions)
+            found = generated(model, tokens, prompt, kv_type=kv_type, team=team)
             expected = found if expected is None else expected
             np.testing.assert_array_equal(found, expected)
 
 
 def test_prefill_returns_the_last_logits(model):
     tokens = random_tokens(model.config, 20)
-    every = Session(model).extend(0, tokens)
-    np.testing.assert_array_equal(Session(model).prefill(0, tokens), every[-1])
+    every = open_session(model).extend(0, tokens)
+    np.testing.assert_array_equal(open_session(model).prefill(0, tokens), every[-1])
 
 
 def test_rows_of_different_lengths(model):
     tokens = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 20))
-    session = Session(model, batch=3)
-    alone = [Session(model).extend(0, row) for row in tokens]
+    session = open_session(model, batch=3)
+    alone = [open_session(model).extend(0, row) for row in tokens]
     np.testing.assert_array_equal(session.prefill(2, tokens[0, :9]), alone[0][8])
     np.testing.assert_array_equal(session.prefill(0, tokens[1, :4]), alone[1][3])
     logits = session.decode([2, 0], np.array([tokens[0, 9], tokens[1, 4]]))
@@ -121,7 +129,7 @@ def test_rows_of_different_lengths(model):
 def test_a_rows_logits_do_not_depend_on_its_batch(model):
     """Bit for bit: what a prompt is continued with must not depend on its neighbours."""
     tokens = np.random.default_rng(1).integers(0, model.config.vocab_size, (5, 8))
-    together, alone = Session(model, batch=5), Session(model)
+    together, alone = open_session(model, batch=5), open_session(model)
     for row in range(5):
         together.prefill(row, tokens[row, :7])
     logits = together.decode(range(5), tokens[:, 7])
@@ -131,9 +139,9 @@ def test_a_rows_logits_do_not_depend_on_its_batch(model):
         np.testing.assert_array_equal(alone.decode([0], tokens[row, 7:])[0], logits[row])
 
 
-@pytest.mark.parametrize("kind", [Session, ReferenceSession])
-def test_reset_empties_a_row(model, kind):
-    session = kind(model)
+@pytest.mark.parametrize("start", [open_session, open_layers])
+def test_reset_empties_a_row(model, start):
+    session = start(model)
     first = session.prefill(0, np.array([1, 2, 3]))
     session.reset(0)
     assert session.length(0) == 0
@@ -142,15 +150,15 @@ def test_reset_empties_a_row(model, kind):
 
 def test_forgotten_tokens_leave_nothing_behind(model):
     tokens = random_tokens(model.config, 90)
-    session = Session(model)
+    session = open_session(model)
     every = session.extend(0, tokens)
     session.truncate(0, 40)
     np.testing.assert_array_equal(session.extend(0, tokens[40:]), every[40:])
 
 
-@pytest.mark.parametrize("kind", [Session, ReferenceSession])
-def test_context_may_be_filled_and_not_passed(model, kind):
-    session = kind(model)
+@pytest.mark.parametrize("start", [open_session, open_layers])
+def test_context_may_be_filled_and_not_passed(model, start):
+    session = start(model)
     session.prefill(0, np.ones(session.n_positions, np.int64))
     with pytest.raises(UsageError, match="context"):
         session.decode([0], np.array([1]))
@@ -158,20 +166,14 @@ def test_context_may_be_filled_and_not_passed(model, kind):
         session.prefill(0, np.array([], np.int64))
 
 
-@pytest.mark.parametrize("kind", [Session, ReferenceSession])
-def test_a_batch_needs_a_row(model, kind):
+@pytest.mark.parametrize("start", [open_session, open_layers])
+def test_a_batch_needs_a_row(model, start):
     with pytest.raises(UsageError, match="batch of 0"):
-        kind(model, batch=0)
-
-
-def test_a_session_needs_compiled_kernels(model):
-    plain = Gpt2(model.config, random_tensors(model.config), load_kernels("reference"))
-    with pytest.raises(UsageError, match="compiled kernels"):
-        Session(plain)
+        start(model, batch=0)
 
 
 def test_ids_outside_the_vocabulary_are_refused(model):
-    session = Session(model)
+    session = open_session(model)
     for wrong in (-1, model.config.vocab_size):
         with pytest.raises(UsageError, match="outside the vocabulary"):
             session.decode([0], np.array([wrong]))
@@ -179,12 +181,12 @@ def test_ids_outside_the_vocabulary_are_refused(model):
 
 
 @pytest.mark.parametrize(("activations", "tolerance"), [("16", 0.0), ("8", 0.1)])
-def test_a_prompts_activations_may_be_rounded_more(fast, activations, tolerance):
+def test_a_prompts_activations_may_be_rounded_more(activations, tolerance):
     config = small_config()
-    model = Gpt2(config, as_panels(random_tensors(config), 127)[0], fast)
+    model = LoadedModel(config, as_panels(random_tensors(config), 127)[0])
     tokens = random_tokens(config, 50)
-    fine = Session(model).extend(0, tokens)
-    session = Session(model, activations=activations)
+    fine = open_session(model).extend(0, tokens)
+    session = open_session(model, activation_bits=activations)
     found = session.prefill(0, tokens[:40])
     assert relative_error(found, fine[39]) <= tolerance
     rounds = activations == "8" and InstructionSet.avx512 in available()
@@ -196,5 +198,5 @@ def test_a_prompts_activations_may_be_rounded_more(fast, activations, tolerance)
 
 def test_weights_of_8_bits_keep_fine_activations_of_themselves(model):
     tokens = random_tokens(model.config, 40)
-    fine = Session(model, activations="16").prefill(0, tokens)
-    np.testing.assert_array_equal(Session(model).prefill(0, tokens), fine)
+    fine = open_session(model, activation_bits="16").prefill(0, tokens)
+    np.testing.assert_array_equal(open_session(model).prefill(0, tokens), fine)

@@ -5,22 +5,27 @@ from functools import partial
 import numpy as np
 import pytest
 from deadlines import run_together
-from small_models import as_panels, random_tensors, small_config
+from small_models import as_panels, blocks, random_tensors, small_config
 
-from rbe_cli.engine.model_plan import ModelPlan
-from rbe_cli.engine.session import ReferenceSession, Session
+from rbe_cli.engine.layer_session import LayerSession
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.runner import Runner
+from rbe_cli.engine.session import Session
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.runtime.thread_team import get_team
+from rbe_cli.weights.coded_matrix import CodedMatrix
 
 USERS = 4
 TOKENS = 40
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 thread", "2 threads"])
-def shared(request):
+def start(request):
+    """A function that starts a session of so many threads over one model."""
     config = small_config()
-    kernels = load_kernels("fast", request.param)
-    return Gpt2(config, as_panels(random_tensors(config), 30)[0], kernels)
+    model = LoadedModel(config, as_panels(random_tensors(config), 30)[0])
+    return partial(Session, model, team=get_team(request.param))
 
 
 def tokens_of(user, config):
@@ -37,18 +42,17 @@ def logits_of(session, row, tokens):
     return np.concatenate(found)
 
 
-def check_users(make_session, model):
+def check_users(session_of, start):
     """Each user of a session finds, again and again, what a session of its own gives."""
-    expected = [
-        logits_of(Session(model), 0, tokens_of(user, model.config)) for user in range(USERS)
-    ]
+    config = start().config
+    expected = [logits_of(start(), 0, tokens_of(user, config)) for user in range(USERS)]
     wrong = []
 
     def use(user):
-        session = make_session(user)
+        session = session_of(user)
         for _ in range(5):
             with session.borrow_rows(1) as (row,):
-                found = logits_of(session, row, tokens_of(user, model.config))
+                found = logits_of(session, row, tokens_of(user, config))
             if not np.array_equal(found, expected[user]):
                 wrong.append(user)
 
@@ -56,28 +60,63 @@ def check_users(make_session, model):
     assert wrong == []
 
 
-def test_threads_with_rows_of_one_session(shared):
-    session = Session(shared)
-    check_users(lambda user: session, shared)
+def test_threads_with_rows_of_one_session(start):
+    session = start()
+    check_users(lambda user: session, start)
 
 
-def test_threads_with_sessions_over_one_model(shared):
-    check_users(lambda user: Session(shared), shared)
+def test_threads_with_sessions_over_one_model(start):
+    check_users(lambda user: start(), start)
 
 
-def test_threads_with_sessions_over_models_of_one_matrix():
-    """Records of the matrices are made by whichever thread comes first."""
+def test_threads_that_start_the_first_sessions_of_a_model(start):
+    """Where the weights lie is found by whichever thread comes first."""
+    fresh = LoadedModel(small_config(), as_panels(random_tensors(small_config()), 30)[0])
+    check_users(lambda user: Session(fresh, team=get_team(2)), start)
+
+
+class Blocks:
+    """A matrix that decodes block by block, as an entropy-coded one does."""
+
+    nbytes = 0
+
+    def __init__(self, matrix):
+        self.shape = matrix.shape
+        self._matrix = matrix
+
+    def decode(self):
+        return self._matrix.dense()
+
+    def decoded_blocks(self):
+        integers = self._matrix.unscaled().astype(np.int16)
+        return blocks(integers, self._matrix.column_steps)
+
+
+def test_threads_that_decode_layers_on_use(start):
+    """Sessions of one model, each with a layer of its own in memory."""
+    config = small_config()
+    weights = as_panels(random_tensors(config), 30)[0]
+    for number in (0, 2):
+        for part in ("attn.c_attn", "mlp.c_proj"):
+            name = f"h.{number}.{part}.weight"
+            weights[name] = CodedMatrix(Blocks(weights[name]))
+    model = LoadedModel(config, weights)
+    assert Session(model).coded_layers == 2
+    shared = Session(model, team=get_team(2))
+    check_users(lambda user: shared if user % 2 else Session(model, team=get_team(2)), start)
+
+
+def start_layers(batch=1):
     config = small_config()
     panels = as_panels(random_tensors(config), 30)[0]
-    model = Gpt2(config, panels, load_kernels("fast", 2))
-    twin = as_panels(random_tensors(config), 30)[0]  # whose records are not made yet
-    check_users(lambda user: Session(Gpt2(config, twin, load_kernels("fast", 2))), model)
+    return LayerSession(Gpt2(config, panels, load_kernels("fast", 2)), batch)
 
 
-@pytest.mark.parametrize("kind", [Session, ReferenceSession])
-def test_threads_that_name_their_rows(shared, kind):
-    session, alone = kind(shared, batch=USERS), kind(shared)
-    tokens = [tokens_of(user, shared.config) for user in range(USERS)]
+@pytest.mark.parametrize("has_layers", [False, True])
+def test_threads_that_name_their_rows(start, has_layers):
+    start = start_layers if has_layers else start
+    session, alone = start(batch=USERS), start()
+    tokens = [tokens_of(user, session.config) for user in range(USERS)]
     expected, wrong = [], []
     for own in tokens:
         alone.reset(0)
@@ -95,8 +134,8 @@ def test_threads_that_name_their_rows(shared, kind):
     assert [session.length(row) for row in range(USERS)] == [TOKENS] * USERS
 
 
-def test_lent_rows_are_empty_and_nobody_elses(shared):
-    session = Session(shared, batch=2)
+def test_lent_rows_are_empty_and_nobody_elses(start):
+    session = start(batch=2)
     session.prefill(1, np.arange(5))
     with session.borrow_rows(2) as first, session.borrow_rows(1) as second:
         assert {*first, *second}.isdisjoint({0, 1})
@@ -109,8 +148,8 @@ def test_lent_rows_are_empty_and_nobody_elses(shared):
         assert [session.length(row) for row in again] == [0, 0, 0]
 
 
-def test_rows_that_come_back_leave_their_memory_to_others(shared):
-    session = Session(shared)
+def test_rows_that_come_back_leave_their_memory_to_others(start):
+    session = start()
     for _ in range(3):
         with session.borrow_rows(1) as (row,):
             session.prefill(row, np.ones(session.n_positions, np.int64))
@@ -118,18 +157,18 @@ def test_rows_that_come_back_leave_their_memory_to_others(shared):
     assert taken == session.cache.position_bytes * 64 * 2  # two pages of 64 positions
 
 
-def test_rows_may_come_back_within_a_call(shared, monkeypatch):
+def test_rows_may_come_back_within_a_call(start, monkeypatch):
     """As when a generator that was left half-way is collected while the session computes."""
-    session = Session(shared)
+    session = start()
     loan = session.borrow_rows(1)
     rows = loan.__enter__()
-    run = ModelPlan.run
+    run = Runner.run
 
     def collecting(*arguments, **options):
         loan.__exit__(None, None, None)
         return run(*arguments, **options)
 
-    monkeypatch.setattr(ModelPlan, "run", collecting)
+    monkeypatch.setattr(Runner, "run", collecting)
     run_together([lambda: session.prefill(0, np.arange(3))])
     with session.borrow_rows(1) as again:
         assert again == rows

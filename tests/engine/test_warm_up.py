@@ -14,9 +14,11 @@ EVERYTHING_A_MODEL_RUNS = """
 import sys
 import numpy as np
 from small_models import as_panels, random_tensors, small_config
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.session import Session
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.runtime import native
+from rbe_cli.runtime.thread_team import get_team
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 
@@ -24,7 +26,7 @@ config = small_config()
 panels = as_panels(random_tensors(config), 7)[0]
 model = Gpt2(config, panels, load_kernels("fast", 1))
 warm_up(model, lambda *progress: None)
-session = Session(model, 6)
+session = Session(LoadedModel(config, panels), 6, team=get_team(1))
 before = len(native._engines)
 for row in range(6):
     session.prefill(row, np.arange(1 + row))
@@ -41,7 +43,9 @@ def test_nothing_is_left_to_compile():
     assert result.stdout == "True 2 False\n", result.stderr
 
 
-def test_compiled_kernels_are_silent(model):
+def test_compiled_kernels_are_silent():
+    config = small_config()
+    model = Gpt2.from_checkpoint(config, random_tensors(config), load_kernels("fast", 1))
     warm_up(model, lambda *call: None)
     seen = []
     warm_up(model, lambda *call: seen.append(call))

@@ -1,6 +1,6 @@
 """Generations that share a session: in several threads, in turns in one, and left half-way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,13 +9,14 @@ import pytest
 from deadlines import run_together
 from small_models import as_panels, random_tensors, small_config
 
+from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.session import Session
-from rbe_cli.kernels.kernel_table import load_kernels
-from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.runtime.thread_team import get_team
 from rbe_cli.text.generation import GenerationStep, generate
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import RecordedGeneration
 
+Start = Callable[[], Session]
 CASES: list[tuple[list[list[int]], dict[str, Any]]] = [
     ([[1, 2, 3]], {"greedy": True}),  # with draft tokens
     ([[7] * 20], {"seed": 1, "logprobs": 3}),
@@ -25,10 +26,11 @@ CASES: list[tuple[list[list[int]], dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 thread", "2 threads"])
-def model(request: pytest.FixtureRequest) -> Gpt2:
+def start(request: pytest.FixtureRequest) -> Start:
+    """A function that starts a session of so many threads over one model."""
     config = small_config()
     panels = as_panels(random_tensors(config), 7)[0]  # prompts are rounded to 8 bits
-    return Gpt2(config, panels, load_kernels("fast", request.param))
+    return partial(Session, LoadedModel(config, panels), team=get_team(request.param))
 
 
 def steps_of(session: Session, case: int) -> Iterator[GenerationStep]:
@@ -38,15 +40,15 @@ def steps_of(session: Session, case: int) -> Iterator[GenerationStep]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Gpt2) -> list[list[GenerationStep]]:
+def expected(start: Start) -> list[list[GenerationStep]]:
     """Steps of each case, in a session and a thread of its own."""
-    return [list(steps_of(Session(model), case)) for case in range(len(CASES))]
+    return [list(steps_of(start(), case)) for case in range(len(CASES))]
 
 
 def test_threads_that_share_a_session_get_their_own_texts(
-    model: Gpt2, expected: list[list[GenerationStep]]
+    start: Start, expected: list[list[GenerationStep]]
 ) -> None:
-    session, wrong = Session(model), []
+    session, wrong = start(), []
 
     def use(case: int) -> None:
         found = [list(steps_of(session, case)) for _ in range(4)]
@@ -57,12 +59,12 @@ def test_threads_that_share_a_session_get_their_own_texts(
 
 
 def test_threads_with_sessions_over_one_model_get_their_own_texts(
-    model: Gpt2, expected: list[list[GenerationStep]]
+    start: Start, expected: list[list[GenerationStep]]
 ) -> None:
     wrong = []
 
     def use(case: int) -> None:
-        session = Session(model)
+        session = start()
         found = [list(steps_of(session, case)) for _ in range(4)]
         wrong.extend(case for steps in found if steps != expected[case])
 
@@ -71,9 +73,9 @@ def test_threads_with_sessions_over_one_model_get_their_own_texts(
 
 
 def test_one_thread_may_read_generations_in_turns(
-    model: Gpt2, expected: list[list[GenerationStep]]
+    start: Start, expected: list[list[GenerationStep]]
 ) -> None:
-    session = Session(model)
+    session = start()
     streams = [steps_of(session, case) for case in (0, 1, 1)]
     turns = list(zip(*streams, strict=True))
     for number, case in enumerate((0, 1, 1)):
@@ -81,18 +83,18 @@ def test_one_thread_may_read_generations_in_turns(
 
 
 def test_a_generation_may_be_read_by_one_thread_after_the_other(
-    model: Gpt2, expected: list[list[GenerationStep]]
+    start: Start, expected: list[list[GenerationStep]]
 ) -> None:
-    steps, found = steps_of(Session(model), 1), []
+    steps, found = steps_of(start(), 1), []
     for _ in expected[1]:
         run_together([lambda: found.append(next(steps))])
     assert found == expected[1]
 
 
 def test_a_stream_that_nobody_reads_holds_up_no_other(
-    model: Gpt2, expected: list[list[GenerationStep]]
+    start: Start, expected: list[list[GenerationStep]]
 ) -> None:
-    session, found = Session(model), []
+    session, found = start(), []
     unread = steps_of(session, 3)
     first = next(unread)
     run_together([lambda: found.extend(steps_of(session, 1))])
@@ -100,8 +102,8 @@ def test_a_stream_that_nobody_reads_holds_up_no_other(
     assert [first, *unread] == expected[3]  # and goes on where it was left
 
 
-def test_a_generation_that_is_left_half_way_gives_its_rows_back(model: Gpt2) -> None:
-    session = Session(model)
+def test_a_generation_that_is_left_half_way_gives_its_rows_back(start: Start) -> None:
+    session = start()
     rows = len(session.cache.lengths)
     for _ in range(5):
         steps: Any = steps_of(session, 2)
@@ -120,9 +122,9 @@ def test_a_generation_that_is_left_half_way_gives_its_rows_back(model: Gpt2) -> 
 
 
 def test_a_generation_that_fails_gives_its_rows_back(
-    model: Gpt2, expected: list[list[GenerationStep]], monkeypatch: pytest.MonkeyPatch
+    start: Start, expected: list[list[GenerationStep]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(model)
+    session = start()
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

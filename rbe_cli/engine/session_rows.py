@@ -1,0 +1,49 @@
+"""What all sessions share: rows of tokens in a cache, and a lock that each call holds."""
+
+import threading
+
+from rbe_cli.engine.paged_cache import PagedCache
+from rbe_cli.errors import UsageError
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.nn.kv_cache import KVCache
+
+
+class SessionRows:
+    """Rows of tokens, each as long as the tokens it was given.
+
+    Attributes:
+        config: of the model.
+        cache: the rows' keys and values.
+    """
+
+    cache: PagedCache | KVCache
+
+    def __init__(self, config: Gpt2Config, batch: int) -> None:
+        """Check the number of rows; a subclass adds the cache.
+
+        Raises:
+            UsageError: `batch` is below 1.
+        """
+        if batch < 1:
+            raise UsageError(f"a batch of {batch} rows: at least one is needed")
+        self.config = config
+        self._lock = threading.Lock()
+
+    @property
+    def n_positions(self) -> int:
+        """Tokens a row can hold."""
+        return self.config.n_positions
+
+    @property
+    def vocab_size(self) -> int:
+        """Logits a token."""
+        return self.config.vocab_size
+
+    def length(self, row: int) -> int:
+        """Return the number of tokens in a row."""
+        return int(self.cache.lengths[row])
+
+    def reset(self, row: int) -> None:
+        """Empty a row."""
+        with self._lock:
+            self.cache.reset(row)

@@ -1,5 +1,5 @@
-"""The `.rbe` file (docs/FORMAT.md): header, geometry, validation, reader and writer.
+"""Read and write `.rbe` files (docs/FORMAT.md): header, layout, validation, reader, writer.
 
-The reader maps the file and trusts nothing in it before it is checked; the writer
-publishes a file whole or not at all.
+The reader maps a file into memory and checks every number in it before using it. The writer
+gives a file its name only once the file is complete.
 """

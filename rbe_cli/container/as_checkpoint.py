@@ -1,4 +1,4 @@
-"""A `.rbe` file as a checkpoint: its decoded weights take the place of an original."""
+"""Present a `.rbe` file as a checkpoint, so that its decoded weights can be compressed again."""
 
 from functools import partial
 
@@ -14,12 +14,12 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
     """Return the model of a `.rbe` file as a checkpoint.
 
     Args:
-        container: the open file; it has to stay open as long as tensors are read.
-        source: what the user asked for.
+        container: the open file. It must stay open as long as tensors are read.
+        source: the path or name that the user gave.
 
     Returns:
-        The checkpoint. Each access to one of its tensors checks that section and decodes it;
-        it raises `ChecksumError` or `PayloadError` if the file is damaged.
+        The checkpoint. Each access to one of its tensors checks the tensor's section, decodes
+        it to float32, and raises `ChecksumError` or `PayloadError` if the file is damaged.
 
     Raises:
         ChecksumError, PayloadError: the tokenizer is damaged.

@@ -1,4 +1,4 @@
-"""Write a file atomically: it appears under its name whole, or not at all (atomic_write.py)."""
+"""Write a file atomically: it gets its name only once it is complete (atomic_write.py)."""
 
 import os
 import stat
@@ -18,30 +18,34 @@ from rbe_cli.errors import OutputError
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse early what cannot be written, before work is spent on it.
+    """Refuse a path that cannot be written, before any work is done.
+
+    Args:
+        path: the final name of the file.
+        force: whether an existing file may be replaced.
 
     Raises:
         NotFoundError: the folder does not exist.
-        OutputError: the folder cannot be written, or `path` exists and `force` is not set,
-            or it is something else than a file (a folder, a link, a device).
+        OutputError: the folder is not writable, or `path` exists and `force` is not set,
+            or `path` is not a regular file (but a folder, a link, a device).
     """
     check_place(path, stat.S_ISREG, "regular file", force=force)
 
 
 def check_kind(path: Path, start: bytes) -> None:
-    """Refuse to replace a file of another kind, which may be a command's own input.
+    """Refuse to replace a file of another kind, such as the command's own input.
 
     Args:
-        path: may exist.
-        start: what an older output begins with.
+        path: the output file, which need not exist.
+        start: the first bytes of every file of the kind that may be replaced.
 
     Raises:
-        OutputError: it exists and begins otherwise.
+        OutputError: the file exists and begins with other bytes.
     """
     try:
         with open(path, "rb") as file:
             found = file.read(len(start))
-    except OSError:  # it does not exist, or publishing it says what is wrong
+    except OSError:  # no such file, or an error that `new_file` reports
         return
     if found and found != start:
         raise OutputError(f"{path} is a file of another kind, which `force` does not replace")
@@ -49,15 +53,18 @@ def check_kind(path: Path, start: bytes) -> None:
 
 @contextmanager
 def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """Open a file for writing that is published as `path` when the block ends without error.
+    """Open a file for writing, which gets the name `path` when the block ends without error.
 
     Args:
-        path: the final name; its folder exists.
-        force: whether a file of that name may be replaced.
+        path: the final name. Its folder must exist.
+        force: whether an existing file of that name may be replaced.
+
+    Yields:
+        The temporary file, open for writing bytes.
 
     Raises:
-        NotFoundError: as `check_output`.
-        OutputError: as `check_output`, or a file of that name appeared in the meantime,
+        NotFoundError: as in `check_output`.
+        OutputError: as in `check_output`, or a file of that name was made in the meantime,
             or writing failed (disk full, quota, input/output error).
     """
     check_output(path, force=force)
@@ -80,10 +87,10 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 def _publish_new(temporary: Path, path: Path) -> None:
     try:
-        os.link(temporary, path)  # unlike a rename, never overwrites
+        os.link(temporary, path)  # unlike a rename, this never overwrites
     except FileExistsError as error:
         raise exists_error(path) from error
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         if os.path.lexists(path):
             raise exists_error(path) from None
         os.replace(temporary, path)

@@ -1,8 +1,8 @@
-"""Write a folder atomically: it appears under its name whole, or not at all (atomic_write.py).
+"""Write a folder atomically: it gets its name only once it is complete (atomic_write.py).
 
-An old folder that the new one replaces is first renamed to `.rbe-*.old`, and deleted once the
-new one is in place. It is put back if that fails. A leftover of this pattern stays only after a
-power cut or SIGKILL.
+If an old folder is replaced, it is first renamed to `.rbe-*.old`, and deleted once the new
+folder is in place. If placing the new folder fails, the old one gets its name back. A folder
+named `.rbe-*.old` remains only after a power cut or SIGKILL.
 """
 
 import os
@@ -24,17 +24,17 @@ IsReplaceable = Callable[[str], bool]
 
 
 def check_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> None:
-    """Refuse early a folder that cannot be written, or that may not be replaced.
+    """Refuse a folder that cannot be written or replaced, before any work is done.
 
     Args:
-        path: the folder to come.
-        is_replaceable: says of a file's name whether `force` may delete it. An old folder is
-            only replaced if it holds nothing but such files.
-        force: whether an old folder may be replaced.
+        path: the final name of the folder.
+        is_replaceable: returns, for the name of a file, whether `force` may delete that file.
+            An old folder is replaced only if all its entries are such files.
+        force: whether an existing folder may be replaced.
 
     Raises:
-        NotFoundError: the folder that is to hold it does not exist.
-        OutputError: it cannot be written, or exists and may not be replaced.
+        NotFoundError: the parent folder does not exist.
+        OutputError: `path` cannot be written, or it exists and may not be replaced.
     """
     if not check_place(path, stat.S_ISDIR, "folder", force=force):
         return
@@ -51,22 +51,22 @@ def check_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> N
 
 @contextmanager
 def new_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> Iterator[Path]:
-    """Make an empty folder that is published as `path` when the block ends without error.
+    """Make an empty folder, which gets the name `path` when the block ends without error.
 
     Args:
         path: the final name.
         is_replaceable, force: see `check_folder`.
 
     Yields:
-        The folder to put files into; it may not hold other folders.
+        The temporary folder. It may be filled with files, but not with folders.
 
     Raises:
-        NotFoundError: as `check_folder`.
-        OutputError: as `check_folder`, or a folder of that name appeared in the meantime, or
-            writing failed.
+        NotFoundError: as in `check_folder`.
+        OutputError: as in `check_folder`, or a folder of that name was made in the meantime,
+            or writing failed.
     """
     check_folder(path, is_replaceable, force=force)
-    place = Path(os.path.abspath(path))  # `.` has no name itself
+    place = Path(os.path.abspath(path))  # the path `.` has no name of its own
     temporary, old = temporary_names(place)
     with output_errors(path):
         try:
@@ -84,14 +84,14 @@ def new_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> Ite
 
 
 def _exchange(new: Path, path: Path, old: Path) -> None:
-    """Put the new folder in the place of the old one, whose files are deleted."""
+    """Replace the old folder at `path` by the new one, and delete the old files."""
     os.rename(path, old)
     try:
         os.rename(new, path)
     except BaseException:
         os.rename(old, path)
         raise
-    with suppress(OSError):  # what cannot be deleted stays, under its temporary name
+    with suppress(OSError):  # files that cannot be deleted stay in `old`
         for file in old.iterdir():
             file.unlink()
         old.rmdir()

@@ -1,8 +1,8 @@
-"""Hold what an atomic write of a file and of a folder share: checks, temporary names, errors.
+"""Share the steps of writing files and folders atomically: checks, temporary names, errors.
 
-New content is written as `.rbe-*.partial` beside its place, synced, and given its name in one
-step. Until then, whatever has that name stays as it is. A leftover of that pattern (after a
-power cut or SIGKILL) can be deleted.
+New content is written to `.rbe-*.partial` in the same folder, flushed to the disk, and then
+renamed in one step. Until then an existing file or folder of the final name is unchanged. A
+`.rbe-*.partial` that remains after a power cut or SIGKILL can be deleted.
 """
 
 import os
@@ -15,18 +15,18 @@ from rbe_cli.errors import NotFoundError, OutputError
 
 
 def check_place(path: Path, is_kind: Callable[[int], bool], kind: str, *, force: bool) -> bool:
-    """Refuse early a path that cannot be written or replaced; return whether it exists.
+    """Refuse a path that cannot be written or replaced, and return whether it exists.
 
     Args:
         path: the final name.
-        is_kind: says of a mode (`os.stat_result.st_mode`) whether it may be replaced.
-        kind: what `is_kind` accepts, as an error names it.
-        force: whether something of that kind may be replaced.
+        is_kind: returns whether a mode (`os.stat_result.st_mode`) is of the expected kind.
+        kind: the name of that kind, for the error message.
+        force: whether an existing file or folder of that kind may be replaced.
 
     Raises:
         NotFoundError: the folder of `path` does not exist.
-        OutputError: that folder cannot be written, or `path` exists and is of another kind, or
-            it exists and `force` is not set.
+        OutputError: that folder is not writable, or `path` exists and is of another kind, or
+            `path` exists and `force` is not set.
     """
     if not os.path.isdir(path.parent):
         raise NotFoundError(f"cannot write {path}: folder {path.parent} does not exist")
@@ -46,14 +46,14 @@ def check_place(path: Path, is_kind: Callable[[int], bool], kind: str, *, force:
 
 
 def temporary_names(place: Path) -> tuple[Path, Path]:
-    """Return unused names beside `place`: for its new content, and for what it replaces."""
+    """Return two unused names in the folder of `place`: for the new and for the old content."""
     token = secrets.token_hex(8)
     return place.with_name(f".rbe-{token}.partial"), place.with_name(f".rbe-{token}.old")
 
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's error inside the block into an `OutputError` that names `path`."""
+    """Raise an `OSError` of the block again as an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the file system can promise that."""
+    """Flush a folder's entries to the disk, where the file system supports that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

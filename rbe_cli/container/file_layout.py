@@ -1,6 +1,6 @@
-"""Where everything lies in a `.rbe` file: computed here, for writer, validator and reader alike.
+"""Compute the offset of every section and tensor, for writer, validator and reader alike.
 
-All sizes are Python integers, so no sum of theirs can overflow.
+All sizes are Python integers, so their sums cannot overflow.
 """
 
 import math
@@ -18,7 +18,7 @@ TOKENIZER = "tokenizer"
 
 @dataclass(frozen=True)
 class PlacedSection:
-    """A section's bytes `[offset, end)` in the file, and their checksum."""
+    """A section, which occupies the bytes `[offset, end)` of the file, and its checksum."""
 
     name: str
     offset: int
@@ -27,12 +27,13 @@ class PlacedSection:
 
     @property
     def end(self) -> int:
+        """Return the offset of the first byte after the section."""
         return self.offset + self.size
 
 
 @dataclass(frozen=True)
 class PlacedTensor:
-    """A tensor's bytes: `size` of them, `start` bytes after the beginning of its section."""
+    """A tensor, whose `size` bytes begin `start` bytes after the beginning of its section."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,12 +44,20 @@ class PlacedTensor:
 
     @property
     def bits_per_weight(self) -> float:
+        """Return 8 x size / (number of elements)."""
         return 8 * self.size / math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Sections by name, in order of offset; tensors by name, in order of the header."""
+    """The places of all sections and tensors of a file, which writer and reader share.
+
+    Attributes:
+        header_end: offset of the first byte after the header.
+        sections: section by name, in order of offset.
+        tensors: tensor by name, in order of the header.
+        file_bytes: size of the file in bytes.
+    """
 
     header_end: int
     sections: dict[str, PlacedSection]
@@ -56,7 +65,7 @@ class FileLayout:
     file_bytes: int
 
     def padding(self) -> Iterator[tuple[int, PlacedSection]]:
-        """Each section, with the offset at which the padding before it begins."""
+        """Yield each section, with the offset at which the padding before it begins."""
         end = self.header_end
         for section in self.sections.values():
             yield end, section
@@ -64,12 +73,12 @@ class FileLayout:
 
 
 def aligned(offset: int) -> int:
-    """The first multiple of `ALIGNMENT` that is not below `offset`."""
+    """Return the smallest multiple of `ALIGNMENT` that is at least `offset`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
 def section_offsets(header_end: int, sizes: Iterable[int]) -> list[int]:
-    """Return where sections of these sizes begin, the first after the header."""
+    """Return the offsets of sections of these sizes, the first of which follows the header."""
     offsets, end = [], header_end
     for size in sizes:
         offsets.append(aligned(end))
@@ -78,11 +87,11 @@ def section_offsets(header_end: int, sizes: Iterable[int]) -> list[int]:
 
 
 def place(header: Header, header_bytes: int) -> FileLayout:
-    """Offsets of all sections and tensors (docs/FORMAT.md, section 3).
+    """Compute the offsets of all sections and tensors (docs/FORMAT.md, section 3).
 
     Args:
-        header: with known names and codecs (`validate.trusted_header`).
-        header_bytes: length of the encoded header.
+        header: a header whose names and codecs are known (`validate.trusted_header`).
+        header_bytes: length of the encoded header in bytes.
     """
     shapes = tensor_shapes(header.config)
     tensors: dict[str, PlacedTensor] = {}
@@ -108,5 +117,5 @@ def place(header: Header, header_bytes: int) -> FileLayout:
 
 
 def bits_per_weight(config: Gpt2Config, file_bytes: int, tokenizer_bytes: int) -> float:
-    """Bits a parameter, of the whole file without its tokenizer section."""
+    """Return the bits per parameter of a file, without its tokenizer section."""
     return 8 * (file_bytes - tokenizer_bytes) / parameter_count(config)

@@ -1,4 +1,4 @@
-"""The size of a `.rbe` file, from the sizes of its parts, without building them."""
+"""Compute the size of a `.rbe` file from the sizes of its parts, without encoding them."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ _CHECKSUM = bytes(8)
 
 
 class TensorSize(NamedTuple):
-    """A tensor of a file: its name, its codec's name, and its encoded bytes."""
+    """The name of a tensor, the name of its codec, and how many bytes it takes encoded."""
 
     name: str
     codec: str
@@ -23,15 +23,15 @@ class TensorSize(NamedTuple):
 
 
 class FileSize:
-    """Counts the bytes of a file whose tensors are known by their sizes."""
+    """A function that computes the size of a file from the sizes of its tensors."""
 
     def __init__(
         self, config: Gpt2Config, tokenizer_bytes: int | None, provenance_bytes: int
     ) -> None:
-        """Take what does not depend on the tensors.
+        """Set the parts that do not depend on the tensors.
 
         Args:
-            config: of the model.
+            config: the model's config.
             tokenizer_bytes: `len(pack_tokenizer(json))`; None without a tokenizer.
             provenance_bytes: bytes of the provenance in the header, as msgpack.
         """
@@ -46,7 +46,7 @@ class FileSize:
         )
 
     def header_bytes(self, tensors: Iterable[TensorSize]) -> int:
-        """Return the bytes of the encoded header."""
+        """Return the size of the encoded header in bytes."""
         entries = {True: 0, False: 0}  # bytes of the matrices' and of the vectors' entries
         counts = {True: 0, False: 0}
         versions: dict[str, int] = {}
@@ -60,7 +60,7 @@ class FileSize:
         return self._constant + packed_bytes(versions) + arrays + sum(entries.values())
 
     def __call__(self, tensors: Iterable[TensorSize]) -> int:
-        """Return the bytes of the whole file."""
+        """Return the size of the whole file in bytes."""
         tensors = list(tensors)
         sizes = [size for name, _, size in tensors if is_matrix(name)]
         sizes.append(sum(size for name, _, size in tensors if not is_matrix(name)))
@@ -71,10 +71,10 @@ class FileSize:
 
 
 def packed_bytes(value: Any) -> int:
-    """Return the bytes of a value as msgpack."""
+    """Return how many bytes a value takes as msgpack."""
     return len(msgspec.msgpack.encode(value))
 
 
 def container_prefix(count: int) -> int:
-    """Return the bytes before the elements of a msgpack array or map of so many."""
+    """Return how many bytes stand before the elements of a msgpack array or map of `count`."""
     return 1 if count < 16 else 3 if count < 1 << 16 else 5

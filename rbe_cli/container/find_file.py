@@ -1,4 +1,4 @@
-"""Finds the `.rbe` file that the user names, on this machine or on the Hugging Face hub."""
+"""Find the `.rbe` file that the user names, on this machine or on the Hugging Face hub."""
 
 import os
 from pathlib import Path
@@ -10,21 +10,25 @@ _SUFFIX = ".rbe"
 
 
 def find_rbe(name: str, *, offline: bool, progress: Progress | None = None) -> Path:
-    """Return the path of the file, after a download if it must be.
+    """Return the path of the file, and download it first if it is only on the hub.
 
     Args:
-        name: a path, or `org/name` or `org/name/file.rbe` on the hub, both with `@revision` if
-            it is not the main branch. What exists, or is written like a path, is never looked
-            for on the hub. Without `file.rbe` it is the only one of the repository.
-        offline: never use the network.
-        progress: called with the model's name, bytes done and bytes in total during a download.
+        name: a path, or `org/name` or `org/name/file.rbe` on the hub, followed by `@revision`
+            for another revision than the main branch. A name that exists on this machine, or
+            that is written like a path, is not looked up on the hub. `org/name` means the
+            only `.rbe` file of the repository.
+        offline: whether to refuse to use the network.
+        progress: called during a download with the model's name, the bytes received and the
+            bytes in total.
 
     Returns:
-        The path. A file of this machine need not exist: opening it says what is wrong.
+        The path. It is not checked here that a file of this machine exists.
 
     Raises:
-        NotFoundError: the hub has no such repository, revision or file, or several files.
-        OfflineError: the file would have to be downloaded, and that is not possible.
+        NotFoundError: the hub has no such repository, revision or file, or the repository has
+            several files and none is named.
+        OfflineError: the file would have to be downloaded, but `offline` is set or the hub
+            cannot be reached.
     """
     place, _, revision = name.partition("@")
     parts = place.split("/")
@@ -44,7 +48,7 @@ def find_rbe(name: str, *, offline: bool, progress: Progress | None = None) -> P
 
 
 def names_rbe(source: str) -> bool:
-    """Return whether a source is a `.rbe` file, by its name or by how it begins."""
+    """Return whether a source is a `.rbe` file, by its name or by its first bytes."""
     if source.partition("@")[0].endswith(_SUFFIX):
         return True
     try:

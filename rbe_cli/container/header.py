@@ -1,4 +1,4 @@
-"""Preamble and typed header of a `.rbe` file (docs/FORMAT.md, sections 1 and 2)."""
+"""Define and encode the preamble and the header of a file (docs/FORMAT.md, sections 1, 2)."""
 
 import struct
 from typing import Annotated
@@ -10,7 +10,7 @@ from msgspec import Meta
 from rbe_cli.errors import HeaderError
 from rbe_cli.model.config import Gpt2Config
 
-# As in PNG: the first byte is not ASCII, and the line ends do not survive a transfer as text.
+# As in PNG: the first byte is not ASCII, and a transfer in text mode changes the line ends.
 MAGIC = b"\x89RBE\r\n\x1a\n"
 FORMAT_VERSION = 1
 PREAMBLE = struct.Struct("<8sII8s")  # magic, format version, header bytes, header checksum
@@ -23,21 +23,21 @@ Checksum = Annotated[bytes, Meta(min_length=8, max_length=8)]
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An array of exactly these fields, in this order, without their names."""
+    """A record that is stored as an array of exactly its fields, in order and without names."""
 
 
 class Provenance(_Record, frozen=True):
-    """Where a file comes from; nothing in it changes what the model computes.
+    """The origin of a file. No field changes what the model computes.
 
     Attributes:
-        source: what was compressed: `demo`, `org/name@revision`, or the last part of a path, so
-            that the file tells nothing of the folders on the machine where it was written.
+        source: what was compressed: `demo`, `org/name@revision`, or the last part of a path.
+            The folders of the machine that wrote the file are left out.
         source_hash: `Checkpoint.source_hash`.
         tool_version: version of the `rbe` that wrote the file.
-        preset: name of the preset; None if there was none.
-        calibration: the text or tokens that were used, in words.
-        seed: seed of every random choice.
-        extra: anything else worth knowing, such as the measured quality.
+        preset: name of the preset, or None without one.
+        calibration: a description of the calibration text or tokens.
+        seed: the seed of every random choice.
+        extra: further facts by name, such as the measured quality.
     """
 
     source: Text
@@ -50,7 +50,7 @@ class Provenance(_Record, frozen=True):
 
 
 class Matrix(_Record, frozen=True):
-    """A tensor of two dimensions, in a section of its own of `size` bytes."""
+    """A tensor of two dimensions, which has its own section of `size` bytes."""
 
     name: Name
     codec: Name
@@ -59,7 +59,7 @@ class Matrix(_Record, frozen=True):
 
 
 class Vector(_Record, frozen=True):
-    """A tensor of one dimension: `size` bytes of the section `vectors`."""
+    """A tensor of one dimension, which takes `size` bytes of the section `vectors`."""
 
     name: Name
     codec: Name
@@ -67,14 +67,14 @@ class Vector(_Record, frozen=True):
 
 
 class TokenizerRecord(_Record, frozen=True):
-    """The section `tokenizer`, of `size` bytes."""
+    """The size in bytes and the checksum of the section `tokenizer`, as the header holds them."""
 
     size: Size
     checksum: Checksum
 
 
 class Header(_Record, frozen=True):
-    """Everything about a file but its payloads; offsets follow from it (`geometry.place`)."""
+    """Everything about a file except its payloads. `file_layout.place` computes the offsets."""
 
     config: Gpt2Config
     codec_versions: Annotated[dict[Name, int], Meta(max_length=64)]
@@ -86,15 +86,15 @@ class Header(_Record, frozen=True):
 
 
 def checksum(data: bytes | memoryview) -> bytes:
-    """XXH3-64 with seed 0, as 8 big-endian bytes (the canonical form)."""
+    """Return the XXH3-64 of `data` with seed 0, as 8 big-endian bytes (the canonical form)."""
     return xxhash.xxh3_64_digest(data)
 
 
 def encode_header(header: Header) -> bytes:
-    """The header as msgpack.
+    """Encode the header as msgpack.
 
     Raises:
-        HeaderError: a text in it is not Unicode (a file name may not be).
+        HeaderError: a text in it is not valid Unicode, as may happen with a file name.
     """
     try:
         return msgspec.msgpack.encode(header)
@@ -103,5 +103,5 @@ def encode_header(header: Header) -> bytes:
 
 
 def encode_preamble(encoded_header: bytes) -> bytes:
-    """The `PREAMBLE.size` bytes before the header."""
+    """Return the `PREAMBLE.size` bytes that stand before the header."""
     return PREAMBLE.pack(MAGIC, FORMAT_VERSION, len(encoded_header), checksum(encoded_header))

@@ -1,4 +1,4 @@
-"""Open a `.rbe` file: map it, validate it, and hand out its parts without copying them."""
+"""Open a `.rbe` file: map it, validate it, and give access to its parts without copies."""
 
 import mmap
 import stat
@@ -19,7 +19,7 @@ from rbe_cli.model.config import Gpt2Config
 
 
 class StoredTensors(Mapping[str, StoredTensor]):
-    """Name -> tensor; reading one checks its section's checksum the first time."""
+    """A mapping from names to tensors, which checks a section when it is first accessed."""
 
     def __init__(self, layout: FileLayout, section: Callable[[str], memoryview]) -> None:
         self._placed = layout.tensors
@@ -38,23 +38,31 @@ class StoredTensors(Mapping[str, StoredTensor]):
 
 
 class Container:
-    """A `.rbe` file, open for reading; a context manager.
+    """A `.rbe` file that is open for reading. It can be used as a context manager.
 
-    Opening validates all but the sections' contents and padding, in milliseconds whatever
-    the size. Views that were handed out stay valid after `close`: the mapping ends with
-    the last of them. The file must not be changed in place while it is mapped (replacing
-    it, as `write_container` does, is safe).
+    Opening validates everything except the padding and the contents of the sections. It
+    takes milliseconds whatever the size of the file. Views of the file stay valid after
+    `close`: the file stays mapped as long as one of them exists. The file must not be changed
+    in place while it is mapped. To replace it, as `write_container` does, is safe.
 
     Attributes:
-        path: where it was opened.
-        format_version, config, codec_versions, provenance: from the header.
-        layout: sections and tensors with their places and sizes.
+        path: the path of the file.
+        format_version, config, codec_versions, provenance: the values in the header.
+        layout: the offsets and sizes of sections and tensors.
         tensors: the encoded tensors by name, in order of the header.
-        file_bytes: size of the file.
+        file_bytes: size of the file in bytes.
     """
 
     def __init__(self, data: memoryview, path: Path) -> None:
-        """`data` is the whole file, read-only; raises as `open` does."""
+        """Validate a file that is mapped already; `open` maps one.
+
+        Args:
+            data: all bytes of the file, read-only.
+            path: the path of the file, for error messages.
+
+        Raises:
+            ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
+        """
         self.path = path
         self._data = data
         self._checked: set[str] = set()
@@ -69,11 +77,11 @@ class Container:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Map the file and validate it.
+        """Map a file and validate it.
 
         Raises:
             NotFoundError: there is no such file.
-            BadFileError: the system cannot read it.
+            BadFileError: the operating system cannot read it.
             ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
         """
         path = Path(path)
@@ -94,31 +102,34 @@ class Container:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; reading from it is an error (ValueError) from now on."""
+        """Release the file. Reading from it afterwards raises `ValueError`."""
         self._data.release()
 
     @property
     def sections(self) -> tuple[PlacedSection, ...]:
-        """In order of offset."""
+        """Return the sections, in order of offset."""
         return tuple(self.layout.sections.values())
 
     @property
     def bits_per_weight(self) -> float:
-        """8 x (bytes of the file without its tokenizer section) / parameters."""
+        """Return 8 x (bytes of the file without its tokenizer section) / (number of parameters)."""
         tokenizer = self.layout.sections.get(TOKENIZER)
         return bits_per_weight(self.config, self.file_bytes, tokenizer.size if tokenizer else 0)
 
     @property
     def tokenizer_facts(self) -> TokenizerFacts:
-        """What the header says about the tokenizer; nothing is decompressed."""
+        """Return the header's facts about the tokenizer, without decompressing the tokenizer."""
         is_stored = TOKENIZER in self.layout.sections
         return TokenizerFacts.of_provenance(self.provenance.extra, is_stored)
 
     def section(self, name: str) -> memoryview:
-        """A section's bytes, its checksum checked the first time.
+        """Return the bytes of a section, and check its checksum on the first call.
+
+        Args:
+            name: a key of `layout.sections`; any other raises `KeyError`.
 
         Raises:
-            ChecksumError: they differ from what was written.
+            ChecksumError: the bytes do not match the checksum.
         """
         section = self.layout.sections[name]
         if name not in self._checked:
@@ -127,15 +138,16 @@ class Container:
         return self._data[section.offset : section.end]
 
     def forget(self) -> None:
-        """Take the file's pages out of this process's memory; they come back where needed."""
+        """Drop the file's pages from this process's memory. They are read again when needed."""
         if hasattr(mmap, "MADV_DONTNEED") and isinstance(self._data.obj, mmap.mmap):
             self._data.obj.madvise(mmap.MADV_DONTNEED)
 
     def tokenizer_json(self) -> bytes | None:
-        """`tokenizer.json` as it was stored; None if the file has no tokenizer.
+        """Return the stored `tokenizer.json`, or None if the file has no tokenizer.
 
         Raises:
-            ChecksumError, PayloadError: the section is damaged, or does not decompress.
+            ChecksumError: the section is damaged.
+            PayloadError: the section does not decompress.
         """
         if TOKENIZER not in self.layout.sections:
             return None
@@ -144,10 +156,10 @@ class Container:
             return unpack_tokenizer(section)
 
     def verify(self) -> None:
-        """Read every byte of the file once and compare it with what was written.
+        """Read every byte of the file once, and check all checksums and the padding.
 
         Raises:
-            GeometryError: padding is not zero.
+            GeometryError: a byte of the padding is not zero.
             ChecksumError: a section is damaged; the message names it.
         """
         with self._errors_name_the_file():
@@ -171,14 +183,14 @@ class Container:
 
 
 def _but_another(path: Path) -> str:
-    """Return the end of a sentence that says what a file or folder is instead; may be empty."""
-    step = ": rbe compress makes one of a checkpoint"
+    """Return the end of an error message that says what the path is instead; may be empty."""
+    advice = ": rbe compress makes one from a checkpoint"
     if path.is_dir():
-        return step
+        return advice
     kind = file_kind(path) if path.is_file() else FileKind.unknown
     if kind is FileKind.unknown or kind is FileKind.rbe:
         return ""
-    return f", but {kind.value}{step if kind in CHECKPOINT_KINDS else ''}"
+    return f", but {kind.value}{advice if kind in CHECKPOINT_KINDS else ''}"
 
 
 def _map(path: Path) -> memoryview:

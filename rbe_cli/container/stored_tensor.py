@@ -1,4 +1,4 @@
-"""A tensor as the container sees it: bytes that its codec understands."""
+"""Hold an encoded tensor as the container stores it, and decode it with its codec."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """An encoded tensor, on its way into a file or out of one.
+    """An encoded tensor that is read from a file or will be written to one.
 
     Attributes:
         name: canonical name (`rbe_cli.model.tensor_names`).
         shape: shape of the decoded tensor.
         codec: a name of `rbe_cli.codec.registry.CODECS`.
-        data: the codec's bytes; from a file a read-only view of the mapping, whose start
-            is 64-byte aligned for a matrix, and of no alignment for a vector.
+        data: the codec's bytes. From a file it is a read-only view of the mapped file. It is
+            64-byte aligned for a matrix, and not aligned for a vector.
     """
 
     name: str
@@ -34,35 +34,35 @@ class StoredTensor:
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(K inputs, N outputs) of a matrix; embeddings are stored the other way round."""
+        """Return (K inputs, N outputs) of a matrix. Embeddings have the shape `[N, K]`."""
         rows, columns = self.shape[::-1] if is_embedding(self.name) else self.shape
         return rows, columns
 
     @property
     def is_transposed(self) -> bool:
-        """Whether the codec stores the transpose of what a checkpoint holds."""
+        """Return whether the codec stores the transpose of the checkpoint's tensor."""
         return is_embedding(self.name) and not codec_named(self.codec).keeps_orientation
 
     @property
     def encoded_shape(self) -> tuple[int, ...]:
-        """Shape of what the codec stores."""
+        """Return the shape of the array that the codec stores."""
         return self.shape[::-1] if self.is_transposed else self.shape
 
     def decode(self) -> "Float32":
-        """Return the tensor as a checkpoint holds it, float32.
+        """Return the tensor as a checkpoint holds it: float32 values of shape `shape`.
 
         Raises:
-            PayloadError: its bytes are wrong; names the tensor.
+            PayloadError: the bytes are malformed; the message names the tensor.
         """
         with self._errors_name_the_tensor():
             values = codec_named(self.codec).decode(self.data, self.encoded_shape)
         return values.T if self.is_transposed else values
 
     def resident(self) -> "Weight":
-        """Return the tensor as a model takes it: matrices `[K inputs, N outputs]`.
+        """Return the tensor in the form that a model uses: matrices `[K inputs, N outputs]`.
 
         Raises:
-            PayloadError: its bytes are wrong; names the tensor.
+            PayloadError: the bytes are malformed; the message names the tensor.
         """
         codec = codec_named(self.codec)
         with self._errors_name_the_tensor():
@@ -71,13 +71,13 @@ class StoredTensor:
             return codec.resident(self.data, self.encoded_shape)
 
     def coded(self, data: bytes | None = None) -> "CodedMatrix | None":
-        """Return a matrix that stays encoded in memory, or None where its codec has no such form.
+        """Return a matrix that stays encoded in memory, or None if its codec has no such form.
 
         Args:
-            data: a copy of the bytes; None for the tensor's own.
+            data: a copy of the bytes; None to use the tensor's own bytes.
 
         Raises:
-            PayloadError: its bytes are wrong; names the tensor.
+            PayloadError: the bytes are malformed; the message names the tensor.
         """
         with self._errors_name_the_tensor():
             return codec_named(self.codec).coded(data or self.data, self.encoded_shape)

@@ -1,4 +1,4 @@
-"""The tokenizer section: `tokenizer.json`, compressed with zlib (RFC 1950)."""
+"""Encode and decode the tokenizer section: `tokenizer.json` compressed with zlib (RFC 1950)."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from rbe_cli.errors import CheckpointError, PayloadError
 
 NO_TOKENIZER = "the checkpoint has none"
 _PREFIX = "tokenizer_"
-TOKENIZER_LIMIT = 64 << 20  # bytes of the json
+TOKENIZER_LIMIT = 64 << 20  # bytes of the decompressed json
 
 
 def pack_tokenizer(json: bytes) -> bytes:
-    """The section's bytes.
+    """Compress a `tokenizer.json` to the bytes of the section.
 
     Raises:
         CheckpointError: the json is larger than `TOKENIZER_LIMIT`.
@@ -26,10 +26,11 @@ def pack_tokenizer(json: bytes) -> bytes:
 
 
 def unpack_tokenizer(section: memoryview) -> bytes:
-    """The json, decompressed no further than `TOKENIZER_LIMIT` whatever the section holds.
+    """Decompress the section to the json, and stop at `TOKENIZER_LIMIT` bytes.
 
     Raises:
-        PayloadError: the section is not one whole zlib stream, or decompresses to more.
+        PayloadError: the section is not one whole zlib stream, or decompresses to more bytes
+            than the limit.
     """
     stream = zlib.decompressobj()
     try:
@@ -45,13 +46,13 @@ def unpack_tokenizer(section: memoryview) -> bytes:
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What a file says about its tokenizer; it stands in the provenance, under `tokenizer_...`.
+    """What a file says about its tokenizer: the extras of the provenance named `tokenizer_...`.
 
     Attributes:
-        kind: how it cuts words: `BPE`, `Unigram`, `WordPiece` or `WordLevel`; None if the file
-            has no tokenizer, or does not say.
-        tokens: how many it has; None as for `kind`.
-        missing: why there is no tokenizer, in words; None if there is one.
+        kind: the model of the tokenizer: `BPE`, `Unigram`, `WordPiece` or `WordLevel`. It is
+            None if the file has no tokenizer or does not state the kind.
+        tokens: the size of its vocabulary; None in the same cases as `kind`.
+        missing: why there is no tokenizer, as a text; None if there is one.
     """
 
     kind: str | None = None
@@ -60,10 +61,10 @@ class TokenizerFacts:
 
     @classmethod
     def of_json(cls, json: bytes | None, missing: str | None) -> "TokenizerFacts":
-        """Read the facts from a `tokenizer.json`, or keep why there is none.
+        """Read the facts from a `tokenizer.json`, or note why there is none.
 
         Raises:
-            CheckpointError: it is not a tokenizer.
+            CheckpointError: the json is not a tokenizer.
         """
         if json is None:
             return cls(missing=missing or NO_TOKENIZER)
@@ -75,7 +76,7 @@ class TokenizerFacts:
 
     @classmethod
     def of_provenance(cls, extra: Mapping[str, object], is_stored: bool) -> "TokenizerFacts":
-        """Find the facts among a provenance's extras; older files have none."""
+        """Read the facts from the extras of a provenance. Older files have none."""
         kind, tokens, missing = (
             extra.get(_PREFIX + name) for name in ("kind", "tokens", "missing")
         )
@@ -87,5 +88,5 @@ class TokenizerFacts:
 
     @property
     def extras(self) -> dict[str, str | int]:
-        """The facts as extras of a provenance, without those that are None."""
+        """Return the facts as extras of a provenance, without those that are None."""
         return {_PREFIX + name: value for name, value in asdict(self).items() if value is not None}

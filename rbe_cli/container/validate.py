@@ -1,7 +1,7 @@
-"""From untrusted bytes to a header and a layout that can be relied upon.
+"""Validate the bytes of an untrusted file, and return its header and layout.
 
-The checks stand in the order of docs/FORMAT.md, and each raises the error named there.
-Nothing is allocated in proportion to a number in the file before that number is checked.
+The checks have the order of docs/FORMAT.md, and each raises the error named there. No memory
+is allocated in proportion to a number of the file before that number is checked.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 
 def read_layout(data: memoryview) -> tuple[Header, FileLayout]:
-    """Validate a whole file but for its padding and the contents of its sections.
+    """Validate a file except for its padding and the contents of its sections.
 
     Args:
         data: every byte of the file.
@@ -55,19 +55,19 @@ def read_layout(data: memoryview) -> tuple[Header, FileLayout]:
 
 
 def check_padding(data: memoryview, layout: FileLayout) -> None:
-    """Raises `GeometryError` if a byte between the sections is not zero."""
+    """Raise `GeometryError` if a byte between two sections is not zero."""
     for start, section in layout.padding():
         if any(data[start : section.offset]):
             raise GeometryError(f"the padding before section {section.name!r} is not zero")
 
 
 def trusted_header(encoded: bytes) -> Header:
-    """Decode a header and check every rule that concerns the header alone.
+    """Decode a header, and check every rule that concerns the header alone.
 
     Raises:
-        HeaderError: it is malformed, or contradicts itself or its config.
-        VersionError: it names a codec, or a version of one, that is unknown.
-        GeometryError: a tensor does not have the size that its codec and shape ask for.
+        HeaderError: the header is malformed, or contradicts itself or its config.
+        VersionError: it names an unknown codec, or an unknown version of a codec.
+        GeometryError: the size of a tensor is not the one that its codec and shape require.
     """
     header = _decode(encoded)
     try:
@@ -98,17 +98,19 @@ def _check_magic(start: bytes) -> None:
     if MAGIC.startswith(start):
         raise TruncatedError(f"the file ends after {len(start)} bytes")
     if start[1:4] == MAGIC[1:4]:
-        raise MagicError("the file was damaged by a transfer as text; transfer it as binary")
+        raise MagicError("the file was damaged by a transfer in text mode; use binary mode")
     raise MagicError("this is not an .rbe file")
 
 
 def _header_bytes(data: memoryview) -> bytes:
-    """The encoded header, once version, length and checksum are right."""
+    """Return the encoded header, after checking version, length and checksum."""
     if len(data) < PREAMBLE.size:
         raise TruncatedError(f"the file ends after {len(data)} bytes, inside its preamble")
     _, version, header_bytes, expected = PREAMBLE.unpack(data[: PREAMBLE.size])
     if version != FORMAT_VERSION:
-        raise VersionError(f"format version {version}; this tool reads version {FORMAT_VERSION}")
+        raise VersionError(
+            f"the file has format version {version}; this tool reads version {FORMAT_VERSION}"
+        )
     if header_bytes > HEADER_LIMIT:
         raise HeaderError(f"a header of {header_bytes} bytes is over the limit of {HEADER_LIMIT}")
     header_end = PREAMBLE.size + header_bytes
@@ -124,9 +126,9 @@ def _decode(encoded: bytes) -> Header:
     try:
         header = msgspec.msgpack.decode(encoded, type=Header)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # The message may quote the file: escape it, and keep it short.
+        # The message may quote bytes of the file: escape them, and limit the length.
         raise HeaderError(f"the header is malformed: {ascii(str(error))[1:-1][:200]}") from error
-    # msgpack allows a key twice and long forms of short things; this format does not.
+    # msgpack allows duplicate keys, and longer encodings than needed; this format does not.
     if encode_header(header) != encoded:
         raise HeaderError("the header is malformed: not in the canonical form")
     return header
@@ -138,29 +140,35 @@ def _check_codecs(header: Header) -> None:
             raise VersionError(f"codec {codec!r} is unknown to this tool")
         known = codec_named(codec).version
         if version != known:
-            raise VersionError(f"codec {codec} version {version}; this tool reads version {known}")
+            raise VersionError(
+                f"the file has codec {codec} version {version}; this tool reads version {known}"
+            )
     used = {matrix.codec for matrix in header.matrices} | {v.codec for v in header.vectors}
     if used != header.codec_versions.keys():
         raise HeaderError(
             f"the tensors use the codecs {sorted(used)}, "
-            f"the versions given are of {sorted(header.codec_versions)}"
+            f"but the header gives versions of {sorted(header.codec_versions)}"
         )
     for matrix in header.matrices:
         if not codec_named(matrix.codec).takes_matrices:
-            raise HeaderError(f"matrix {matrix.name!r} has the codec {matrix.codec} of vectors")
+            raise HeaderError(
+                f"matrix {matrix.name!r} has the codec {matrix.codec}, which takes vectors only"
+            )
     for vector in header.vectors:
         if not codec_named(vector.codec).takes_vectors:
-            raise HeaderError(f"vector {vector.name!r} has the codec {vector.codec} of matrices")
+            raise HeaderError(
+                f"vector {vector.name!r} has the codec {vector.codec}, which takes matrices only"
+            )
 
 
 def _check_names(kind: str, names: Iterable[str], expected: Iterable[str]) -> None:
-    """The same names, each once, in any order."""
-    counts, wanted = Counter(names), dict.fromkeys(expected)  # a set that keeps its order
+    """Check that `names` are the expected names, each once, in any order."""
+    counts, wanted = Counter(names), dict.fromkeys(expected)  # an ordered set
     for name, count in counts.items():
         if count > 1:
-            raise HeaderError(f"{name!r} stands {count} times among the {kind}")
+            raise HeaderError(f"{name!r} occurs {count} times among the {kind}")
         if name not in wanted:
-            raise HeaderError(f"{name!r} among the {kind} is no tensor of this config")
+            raise HeaderError(f"{name!r} among the {kind} is not a tensor of this config")
     for name in wanted:
         if name not in counts:
             raise HeaderError(f"{name!r} is missing among the {kind}")

@@ -33,22 +33,22 @@ def write_container(
     provenance: Provenance,
     force: bool = False,
 ) -> int:
-    """Write `path` whole or not at all (`publish.new_file`), and return its bytes.
+    """Write a complete file or none (`atomic_file.new_file`), and return its size in bytes.
 
     Args:
-        path: the file; its folder exists.
-        config: the model's.
-        tensors: every tensor of `names.tensor_shapes(config)`, in any order; matrices
-            and vectors each lie in the file in the order given.
-        tokenizer_json: None without a tokenizer.
-        provenance: see `Provenance`.
-        force: whether an existing file is replaced.
+        path: the file to write. Its folder must exist.
+        config: the model's config.
+        tensors: every tensor of `tensor_names.tensor_shapes(config)`, in any order. The file
+            holds the matrices in the order given, then the vectors in the order given.
+        tokenizer_json: the content of `tokenizer.json`, or None without a tokenizer.
+        provenance: where the model comes from.
+        force: whether an existing file may be replaced.
 
     Raises:
-        HeaderError: the parts contradict each other, so that no reader would accept them.
-        GeometryError: a tensor does not have the size that its codec and shape ask for.
+        HeaderError: the parts contradict each other, so that a reader would refuse the file.
+        GeometryError: the size of a tensor is not the one that its codec and shape require.
         CheckpointError: the tokenizer is too large.
-        NotFoundError, OutputError: see `publish.new_file`.
+        NotFoundError, OutputError: as in `atomic_file.new_file`.
     """
     check_output(path, force=force)
     payloads = _payloads(tensors, tokenizer_json)
@@ -68,7 +68,7 @@ def write_container(
 def _payloads(
     tensors: Sequence[StoredTensor], tokenizer_json: bytes | None
 ) -> dict[str, bytes | memoryview]:
-    """Section name -> its bytes."""
+    """Return the bytes of each section by its name."""
     payloads = {tensor.name: tensor.data for tensor in tensors if is_matrix(tensor.name)}
     payloads[VECTORS] = b"".join(t.data for t in tensors if not is_matrix(t.name))
     if tokenizer_json is not None:
@@ -82,7 +82,7 @@ def _header(
     provenance: Provenance,
     payloads: Mapping[str, bytes | memoryview],
 ) -> Header:
-    """Return the header of a file with these tensors and sections."""
+    """Return the header of a file that has these tensors and sections."""
     checksums = {name: checksum(data) for name, data in payloads.items()}
     matrices: list[Matrix] = []
     vectors: list[Vector] = []
@@ -109,7 +109,7 @@ def _header(
 
 
 def _check_shapes(tensors: Sequence[StoredTensor], layout: FileLayout) -> None:
-    """Each tensor has the shape that the config asks for."""
+    """Check that each tensor has the shape that the config requires."""
     for tensor in tensors:
         expected = layout.tensors[tensor.name].shape
         if tensor.shape != expected:

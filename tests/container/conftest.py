@@ -1,4 +1,4 @@
-"""A tiny model whose matrices are random bytes: the container does not decode them."""
+"""Make a tiny model whose matrices are random bytes, which the container does not decode."""
 
 import math
 from itertools import cycle
@@ -35,7 +35,7 @@ def provenance() -> Provenance:
 
 @pytest.fixture(scope="session")
 def tensors(config: Gpt2Config) -> list[StoredTensor]:
-    """`wpe` as float16, the other matrices and the vectors in all codecs they may have."""
+    """Return `wpe` as float16, and the other tensors in all codecs that they may have."""
     random = np.random.default_rng(0)
     of_vectors = ["coded", "float16", "float32", "scalar"]
     of_matrices = sorted(CODECS.keys() - set(of_vectors))
@@ -62,7 +62,7 @@ def rbe_file(
     tokenizer_json: bytes,
     provenance: Provenance,
 ) -> Path:
-    """A valid file of all these parts; not to be changed in place."""
+    """Return a valid file of all these parts. Tests must not change it in place."""
     path = tmp_path_factory.mktemp("container") / "tiny.rbe"
     write_container(
         path,

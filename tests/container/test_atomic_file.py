@@ -1,4 +1,4 @@
-"""A file appears whole or not at all, and an old one is never damaged."""
+"""Check that a file gets its name only when complete, and that an old one is never damaged."""
 
 import os
 import stat

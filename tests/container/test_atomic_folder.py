@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, and nothing that is not ours is deleted."""
+"""Check that a folder gets its name only when complete, and that no other file is deleted."""
 
 import os
 from pathlib import Path

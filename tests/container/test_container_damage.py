@@ -1,4 +1,4 @@
-"""Damage is found and named, and nothing but a `ContainerError` ever comes out."""
+"""Check that damage is found and named, and that only a `ContainerError` is raised."""
 
 import os
 import tracemalloc
@@ -33,7 +33,7 @@ def read_all(data: bytes) -> None:
 
 
 def complaint(data: bytes) -> str:
-    """The message of the `ContainerError` that reading everything raises; empty if none."""
+    """Return the message of the `ContainerError` that reading raises, or an empty string."""
     try:
         read_all(data)
     except ContainerError as error:
@@ -48,7 +48,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def signed(data: bytes) -> bytes:
-    """The same with a right header checksum, so that deeper checks have to notice."""
+    """Return the file with a correct header checksum, so that a later check must fail."""
     end = 24 + int.from_bytes(data[12:16], "little")
     return data[:16] + xxhash.xxh3_64_digest(data[24:end]) + data[24:]
 
@@ -104,7 +104,7 @@ def test_other_file() -> None:
     ],
 )
 def test_transfer_as_text(valid: bytes, mangle) -> None:
-    with pytest.raises(MagicError, match="transfer as text"):
+    with pytest.raises(MagicError, match="transfer in text mode"):
         read_all(mangle(valid))
 
 
@@ -216,7 +216,7 @@ def test_any_header_is_refused_in_little_memory(valid: bytes, header: bytes) -> 
     [
         (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", ", but a Git LFS pointer"),
         (b"<!DOCTYPE html><html>Not found</html>", ", but a web page"),
-        (b"GGUF\3\0\0\0" * 9, ", but a GGUF file: rbe compress makes one of a checkpoint"),
+        (b"GGUF\3\0\0\0" * 9, ", but a GGUF file: rbe compress makes one from a checkpoint"),
         (b"some other file, longer than a preamble", ""),
     ],
 )

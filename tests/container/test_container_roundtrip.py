@@ -1,4 +1,4 @@
-"""What is written is read back, at the places docs/FORMAT.md gives."""
+"""Check that a file reads back as written, with the offsets that docs/FORMAT.md gives."""
 
 import math
 import struct
@@ -52,7 +52,7 @@ def test_end_tokens_are_stored_as_in_hugging_face(
     ends: int | tuple[int, ...] | None,
     stored: object,
 ) -> None:
-    """None, a number as in the first files, or a list."""
+    """Read back an `eos_token_id` that is None, a number as in the first files, or a list."""
     config = msgspec.structs.replace(config, eos_token_id=ends)
     path = tmp_path / "ends.rbe"
     write_container(
@@ -211,7 +211,7 @@ def test_the_old_file_stays_readable_when_it_is_replaced(
 
 
 class TestWriterRefuses:
-    """The writer makes no file that the reader would refuse, and leaves nothing behind."""
+    """Check that the writer refuses what the reader would refuse, and leaves no file behind."""
 
     @pytest.fixture
     def write(
@@ -233,7 +233,7 @@ class TestWriterRefuses:
             write(tensors=tensors[:-1])
 
     def test_tensor_given_twice(self, write, tensors: list[StoredTensor]) -> None:
-        with pytest.raises(HeaderError, match=r"'wte\.weight' stands 2 times"):
+        with pytest.raises(HeaderError, match=r"'wte\.weight' occurs 2 times"):
             write(tensors=[*tensors, tensors[0]])
 
     def test_wrong_shape(self, write, tensors: list[StoredTensor]) -> None:

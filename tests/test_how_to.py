@@ -1,4 +1,4 @@
-"""Every command and every program that the quick start and the how-to pages show works.
+"""Every command and program that the quick start, the how-to pages and python.md show works.
 
 They run on a tiny model that takes the place of `demo`; tests/test_readme.py runs the real one.
 """
@@ -16,7 +16,7 @@ from small_tokenizer import train_tokenizer
 from rbe_cli.cli.app import run
 
 QUICK_START = ROOT / "docs" / "quickstart.md"
-PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs" / "how-to").glob("*.md")), ROOT / "docs" / "python.md"]
 TEXT = "The old count looked at the prince, who had come from Moscow in the night.\n" * 30
 SHAPE = {"vocab_size": 300, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2}
 

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,15 @@ def test_every_source_file_that_a_page_names_exists(path: Path) -> None:
     names = re.findall(r"`([a-z_]+/[\w/.-]*\.(?:py|toml))`", path.read_text(encoding="utf-8"))
     homes = (ROOT, ROOT / "rbe_cli")
     assert [name for name in names if not any((home / name).exists() for home in homes)] == []
+
+
+def test_the_architecture_page_knows_the_folders_and_their_order() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    tree, order = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    folders = {path.parent.name for path in (ROOT / "rbe_cli").glob("*/__init__.py")}
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == folders
+    (contract, *_) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    layers = [line.replace("rbe_cli.", "") for line in contract["layers"]]
+    assert ["__main__", *order.splitlines()] == layers

@@ -1,4 +1,4 @@
-"""Bench: compressed models, the layers of a transformer block, or both."""
+"""Time compressed models, the layers of a transformer block, or both."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ Row = ModelTiming | LayerTiming | LeftOut
 
 @dataclass
 class BenchResult:
-    """What was measured so far."""
+    """Hold what was measured so far."""
 
     machine: Machine
     models: list[ModelTiming] = field(default_factory=list)
@@ -24,6 +24,7 @@ class BenchResult:
     left_out: list[LeftOut] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
+        """Add a row to its list."""
         if isinstance(row, ModelTiming):
             self.models.append(row)
         elif isinstance(row, LayerTiming):
@@ -45,7 +46,7 @@ class BenchResult:
 
 
 class Bench:
-    """Rows as they are measured, and in `result` all so far.
+    """Yield rows as they are measured, and keep all of them in `result`.
 
     Models come before layers, so that their peak memory is not that of the layers.
     """

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""Describe the machine that a measurement was made on."""
 
 import platform
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """The hardware and software behind a timing; nothing that names the machine itself.
+    """Describe the hardware and software behind a timing, but nothing that identifies the machine.
 
     Attributes:
         cpu: the processor's model.
@@ -53,7 +53,7 @@ def this_machine(threads: int | None) -> Machine:
 
 
 def cpu_model(cpuinfo: Path = _CPUINFO) -> str:
-    """The processor's name as Linux gives it, or what Python knows elsewhere."""
+    """Return the processor's name as Linux gives it, or what Python knows elsewhere."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

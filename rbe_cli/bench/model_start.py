@@ -1,4 +1,4 @@
-"""How a model starts: the time to load it and to its first token, and the memory that takes.
+"""Measure how a model starts: the time to load it and to its first token, and the memory.
 
 The most memory that a process has held tells nothing of the second model in it. Where several
 models are compared, each therefore starts in a process of its own.
@@ -28,7 +28,7 @@ _PROGRAM = "from rbe_cli.bench.model_start import main; main()"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which tokens to time.
+    """Say which tokens to time.
 
     Attributes:
         path: a `.rbe` file.
@@ -50,7 +50,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Start:
-    """Hold the fields of docs/json.md, as `models.ModelTiming` does."""
+    """Hold the start of a model, in the fields of docs/json.md (see `models.ModelTiming`)."""
 
     load_seconds: float
     time_to_first_token_seconds: float

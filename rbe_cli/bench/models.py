@@ -1,4 +1,4 @@
-"""Times a compressed model: loading, the first token, prefill and decode."""
+"""Time a compressed model: loading, the first token, prefill and decode."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ _PROBE_TOKENS = 4
 
 
 class RateSpread(NamedTuple):
-    """The slowest and the fastest, in tokens per second."""
+    """Hold the slowest and the fastest rate, in tokens per second."""
 
     min: float
     max: float
@@ -125,7 +125,7 @@ def time_models(
 
 
 class _Run:
-    """A model that is ready to be timed."""
+    """Hold a model that is ready to be timed."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Run:
         return {"prefill": self._prefill, "decode": self._decode, "read": self._read}
 
     def timing(self, seconds: dict[Part, list[float]]) -> ModelTiming:
-        """From the seconds of each call."""
+        """Return the timing of a model from the seconds of each call."""
         prompt_tokens, max_tokens = self._prompt.size, self._new.size
         decode_rate = max_tokens / median(seconds["decode"])
         read_rate = self._read_bytes / median(seconds["read"])
@@ -181,7 +181,7 @@ class _Run:
             self._session.decode([0], token)
 
     def _within_seconds(self) -> int:
-        """How many tokens a decode may take, so that a slow model is timed on fewer."""
+        """Return how many tokens a decode may take, so that a slow model is timed on fewer."""
         self._decode(_PROBE_TOKENS)  # warms up
         begin = perf_counter()
         self._decode(_PROBE_TOKENS)
@@ -217,7 +217,7 @@ def bytes_per_token(session: Session, depth: int) -> int:
 
 
 def _fitting_tokens(options: ModelOptions) -> tuple[int, int]:
-    """Tokens to prefill and to decode."""
+    """Return how many tokens to prefill and to decode."""
     with Container.open(options.path) as container:
         context = container.config.n_positions
     room = context - options.depth

@@ -1,4 +1,4 @@
-"""The calls that a benchmark of layers times: each op, each way, forward or backward."""
+"""Build the calls that a benchmark of layers times: each op, each way, forward or backward."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ LayerCall = Callable[[], Floating]
 
 
 class Variant(StrEnum):
-    """Who computes, and how.
+    """Say who computes, and how.
 
     `fused`: the compiled kernels, which multiply by the 8-bit integers as they are, normalise
     and activate in passing.
@@ -44,7 +44,7 @@ class Variant(StrEnum):
 
 @dataclass(frozen=True)
 class Case:
-    """A block ready to be timed.
+    """Hold a block that is ready to be timed.
 
     Attributes:
         calls: of each op.
@@ -65,7 +65,7 @@ def build_case(
     backward: bool,
     memory_limit: int | None,
 ) -> Case:
-    """A block and the calls of its layers on x `[batch, seq, dim]`.
+    """Return a block and the calls of its layers on x `[batch, seq, dim]`.
 
     Args:
         shape: says what the block is like; x may be smaller.
@@ -87,7 +87,7 @@ def build_case(
 
 
 def held(tensors: dict[str, Weight], variant: Variant) -> dict[str, Weight]:
-    """The tensors in the form that a variant computes with; those in it already are the same."""
+    """Return the tensors in the form that a variant computes with; the others stay as they are."""
     if variant is not Variant.standard:
         return tensors
     return {name: own if _is_vector(own) else dense(own) for name, own in tensors.items()}
@@ -134,7 +134,7 @@ def _weight_bytes(block: TransformerBlock, op: Op) -> int:
 
 
 def random_tensors(config: Gpt2Config, rng: np.random.Generator) -> dict[str, Weight]:
-    """A model's tensors: 8-bit panels for the layers' matrices, zeros for the embeddings."""
+    """Return a model's tensors: 8-bit panels for its layers' matrices, zeros for embeddings."""
     tensors: dict[str, Weight] = {}
     for name, size in tensor_shapes(config).items():
         if is_embedding(name):
@@ -147,7 +147,7 @@ def random_tensors(config: Gpt2Config, rng: np.random.Generator) -> dict[str, We
 
 
 def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatrix:
-    """A matrix `[K, N]` of random 8-bit integers that keeps the scale of its input."""
+    """Return a matrix `[K, N]` of random 8-bit integers that keeps the scale of its input."""
     rows, columns = shape
     values = rng.integers(1, 256, panel_shape(shape, INT_8.bits), np.uint8)  # -127 to 127
     deviation = np.std(INT_8.levels[1:])

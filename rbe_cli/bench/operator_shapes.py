@@ -1,4 +1,4 @@
-"""The layers that can be timed, and what one call of each computes and moves."""
+"""Name the layers that can be timed, and count what one call of each computes and moves."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _FLOAT32 = 4  # bytes
 
 
 class Op(StrEnum):
-    """A layer of a transformer block, or the whole block."""
+    """Name a layer of a transformer block, or the whole block."""
 
     layernorm = "layernorm"
     linear = "linear"
@@ -42,7 +42,7 @@ _TENSORS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The input of a layer, `[batch, seq, dim]`; as text BATCHxSEQxDIM."""
+    """Describe the input of a layer, `[batch, seq, dim]`; as text BATCHxSEQxDIM."""
 
     batch: int
     seq: int
@@ -70,7 +70,7 @@ class Shape:
         return self.batch * self.seq
 
     def config(self) -> Gpt2Config:
-        """One layer of this width: 4 * dim in the feed-forward part, heads of up to 64."""
+        """Return one layer of this width: 4 * dim in the feed-forward part, heads of up to 64."""
         head_dim = max(n for n in range(1, _WIDEST_HEAD + 1) if self.dim % n == 0)
         return Gpt2Config(
             vocab_size=1,
@@ -100,7 +100,7 @@ def flop_count(op: Op, shape: Shape, backward: bool = False) -> int:
 
 
 def byte_count(op: Op, shape: Shape, backward: bool = False) -> int:
-    """Bytes that one call cannot avoid to move: each of these once.
+    """Return the bytes that one call has to move at least: each of these once.
 
     The parameters as they are held (8-bit panels with a float32 step a row; float32 vectors),
     the input and the output, and the keys and values that attention hands on in its cache;

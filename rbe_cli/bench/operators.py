@@ -1,4 +1,4 @@
-"""Times the layers of a transformer block with random 8-bit weights, computed several ways."""
+"""Time the layers of a transformer block with random 8-bit weights, computed several ways."""
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _LEAST_CALLS = 2  # of a layer: one is timed, another one's memory is measured
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """Which layers to time: every combination.
+    """Say which layers to time: every combination.
 
     Attributes:
         shapes, ops, variants: of them.
@@ -84,7 +84,7 @@ Reason = Literal["time", "memory"]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A layer that was not timed, because of too little `time` or `memory`."""
+    """Name a layer that was not timed, because there was too little `time` or `memory`."""
 
     op: Op
     variant: Variant
@@ -206,7 +206,7 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
 
 
 class _Cases:
-    """The layers of one shape, each variant built when it is first needed."""
+    """Hold the layers of one shape; each variant is built when it is first needed."""
 
     def __init__(self, shape: Shape, options: LayerOptions, fast: Kernels) -> None:
         rng = np.random.default_rng(0)
@@ -216,7 +216,7 @@ class _Cases:
         self._built: dict[Variant, tuple[Case, Case]] = {}  # on a part of the input, and on all
 
     def warm_call(self, variant: Variant, op: Op) -> LayerCall:
-        """The call to be timed, after one on a small part of the input."""
+        """Return the call to be timed, after one on a small part of the input."""
         part, whole = self._case(variant)
         part.calls[op]()
         return whole.calls[op]

@@ -1,4 +1,4 @@
-"""Times several calls against each other."""
+"""Time several calls against each other."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ def time_in_turn(
     most_seconds: float = MOST_SECONDS,
     found: dict[Name, list[float]] | None = None,
 ) -> dict[Name, list[float]]:
-    """Seconds of every call of each, taken in turns, so that all meet the same disturbances.
+    """Return the seconds of every call of each, taken in turns, so that all meet the same noise.
 
     A turn is a tenth of a second, or a single longer call: libraries let their threads spin for
     some hundredths of a second after the work, which would slow whoever comes next.

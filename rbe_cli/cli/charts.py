@@ -1,4 +1,4 @@
-"""Pictures of results, drawn with matplotlib (the extra `plot`)."""
+"""Draw charts of results with matplotlib (the extra `plot`)."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -64,7 +64,7 @@ def draw_bench(result: "BenchResult", path: Path, *, force: bool) -> None:
 
 
 def _gflops(rows: Sequence[Any], op: str, variant: str) -> float:
-    """0 where it was left out."""
+    """Return the GFLOP/s of a layer; 0 where it was left out."""
     return next((own.gflops for own in rows if (own.op, own.variant) == (op, variant)), 0.0)
 
 
@@ -100,7 +100,7 @@ def draw_tensors(tensors: Sequence[Mapping[str, Any]], path: Path, *, force: boo
 
 
 def _figure(heights: Sequence[float]) -> tuple[list["Axes"], Any]:
-    """Panels one below the other, and the function that saves them as `(path, force)`."""
+    """Return panels one below the other, and the function that saves them as `(path, force)`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
@@ -117,7 +117,7 @@ def _figure(heights: Sequence[float]) -> tuple[list["Axes"], Any]:
 def _bars(
     ax: "Axes", names: Sequence[str], bars: Mapping[str, Sequence[float]], *, stacked: bool = False
 ) -> None:
-    """Horizontal bars from the top down: side by side, or one on top of another."""
+    """Draw horizontal bars from the top down: side by side, or stacked."""
     height = 0.8 if stacked else 0.8 / len(bars)
     for index, (label, values) in enumerate(bars.items()):
         shift = 0.0 if stacked else (index - (len(bars) - 1) / 2) * height

@@ -1,4 +1,4 @@
-"""Cuts texts into windows, and windows into batches that fit into memory."""
+"""Cut texts into windows, and windows into batches that fit into memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ CHUNK_LOGITS = 1 << 22  # computed at once
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a text and how much of its beginning serves as context alone.
+    """Hold a stretch of a text, and how much of its beginning serves as context alone.
 
     Attributes:
         tokens: int64 `[n]`.
@@ -25,7 +25,7 @@ class Window:
 
 
 def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> list[Window]:
-    """Windows of `context` tokens every `stride`; no prediction is counted in two of them.
+    """Yield windows of `context` tokens every `stride`; no prediction is counted in two.
 
     Each is counted in one if `stride < context`. Windows that do not overlap have no
     prediction of their first tokens.
@@ -43,14 +43,15 @@ def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> l
 
 
 def logit_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
-    """Stretches of tokens whose logits are few enough for memory's sake."""
+    """Yield stretches of tokens whose logits are few enough to fit into memory."""
     count = max(1, CHUNK_LOGITS // vocab_size)
     return (slice(start, start + count) for start in range(0, tokens, count))
 
 
 def batches(sequences: Iterable[Tokens], most: int = MAX_BATCH_TOKENS) -> Iterator[Tokens]:
-    """Neighbouring sequences of equal length as arrays `[batch, length]` of at most so many
-    tokens, or a single sequence.
+    """Yield neighbouring sequences of equal length as arrays `[batch, length]`.
+
+    An array has at most so many tokens, or a single sequence.
     """
     group: list[Tokens] = []
     for sequence in sequences:
@@ -64,6 +65,6 @@ def batches(sequences: Iterable[Tokens], most: int = MAX_BATCH_TOKENS) -> Iterat
 
 
 def windows(tokens: Tokens, length: int) -> list[Tokens]:
-    """Consecutive windows of `length` tokens; a shorter rest only if there is nothing else."""
+    """Return consecutive windows of `length` tokens; a shorter one only if there is no other."""
     whole = [tokens[i : i + length] for i in range(0, len(tokens) - length + 1, length)]
     return whole or [tokens]

@@ -1,4 +1,4 @@
-"""Perplexity of a model, and how far it is from a reference, over token sequences."""
+"""Score a model over token sequences: its perplexity, and how far it is from a reference."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a model is from its reference on the same predictions.
+    """Say how far a model is from its reference on the same predictions.
 
     Attributes:
         reference_loss: cross-entropy of the reference, nats a token.
@@ -45,7 +45,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of some windows.
+    """Hold the scores of a model on some windows.
 
     Attributes:
         predictions: how many were counted.
@@ -71,7 +71,7 @@ class Evaluation:
 
 
 def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
-    """(tokens [batch, n], skipped) of neighbouring windows alike in both."""
+    """Return (tokens `[batch, n]`, skipped) of neighbouring windows that are alike in both."""
     start = 0
     while start < len(windows):
         skipped, length = windows[start].skipped, len(windows[start].tokens)
@@ -88,7 +88,7 @@ def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
 
 @dataclass(frozen=True)
 class _Scores:
-    """What was found in one group of windows.
+    """Hold what was found in one group of windows.
 
     Attributes:
         counts: predictions of each window, int64 `[windows]`.
@@ -142,7 +142,7 @@ def _score(model: Gpt2, reference: Gpt2 | None, tokens: Tokens, skipped: int) ->
 
 
 def _float64_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
-    """Chunks for log-probabilities in float64, which take twice the memory of float32.
+    """Yield chunks for log-probabilities in float64, which take twice the memory of float32.
 
     In float32 each would be rounded by up to some 1e-6 nats, and so would a KL divergence,
     which may be smaller than that.
@@ -151,7 +151,7 @@ def _float64_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
 
 
 def _hidden(model: Gpt2, tokens: Tokens, outputs: list[Float32] | None) -> Float32:
-    """The last block's output; all blocks' outputs go to `outputs`."""
+    """Return the last block's output, and put all blocks' outputs into `outputs`."""
 
     def observe(name: str, values: Float32) -> None:
         if outputs is not None and not name.endswith(".weight"):
@@ -161,7 +161,7 @@ def _hidden(model: Gpt2, tokens: Tokens, outputs: list[Float32] | None) -> Float
 
 
 def _cross_entropies(scored: Floating, targets: Tokens) -> Float64:
-    """-log p(target), float64 `[predictions]`, of log-probabilities `[predictions, vocab]`."""
+    """Return -log p(target), float64 `[predictions]`, of `[predictions, vocab]`."""
     return np.asarray(-np.take_along_axis(scored, targets[:, None], -1)[:, 0], np.float64)
 
 
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def _summary(scores: Sequence[_Scores], *, compares: bool) -> Evaluation:
-    """Means and extremes over all groups."""
+    """Return means and extremes over all groups."""
     counts = np.array([n for part in scores for n in part.counts if n > 0], np.int64)
     if counts.size == 0:
         raise UsageError("there is nothing to predict: a sequence needs two tokens")

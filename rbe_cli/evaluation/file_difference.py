@@ -1,4 +1,4 @@
-"""How two `.rbe` files differ: config, origin, sizes, and the values of each tensor."""
+"""Compare two `.rbe` files: config, origin, sizes, and the values of each tensor."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Change:
-    """A value that the two files do not share."""
+    """Hold a value that the two files do not share."""
 
     key: str
     this: Any
@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """A tensor in both files; None where a file does not have it.
+    """Compare a tensor of both files; a field is None where a file does not have it.
 
     Attributes:
         shape, codec, bits_per_weight: in this file; `other_...` in the other.
@@ -48,7 +48,7 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class AttentionDifference:
-    """Relative errors of what a layer's attention computes, whatever the bases of its heads.
+    """Hold relative errors of what a layer's attention computes, in whatever bases of heads.
 
     A head's scores depend on its queries and keys through Wq Wk^T alone, and its output on
     Wv Wo alone. A file may hold them in any basis (ectcq/head_bases.py), so the tensors of two
@@ -68,7 +68,7 @@ class AttentionDifference:
 
 @dataclass(frozen=True)
 class Difference:
-    """All of it; `config` and `provenance` hold only what differs.
+    """Hold all differences; `config` and `provenance` hold only what differs.
 
     Attributes:
         attention: of the layers that both have; empty if their heads or widths differ.
@@ -172,7 +172,7 @@ def _attention(
 
 
 def _products(container: Container, layer: int) -> tuple[list[Float64], list[Float64]]:
-    """Factors (left, right) of a layer's products Wq Wk^T, and of Wv Wo.
+    """Return the factors (left, right) of a layer's products Wq Wk^T, and of Wv Wo.
 
     All four are `[heads, rows, head_dim]`; the product of a head is left @ right^T.
     """
@@ -190,7 +190,7 @@ def _products(container: Container, layer: int) -> tuple[list[Float64], list[Flo
 
 
 def _product_error(own: list[Float64], its: list[Float64]) -> float | None:
-    """Relative error of left @ right^T over all heads, without forming it.
+    """Return the relative error of left @ right^T over all heads, without forming it.
 
     <A B^T, C D^T> is the sum over elements of (A^T C) * (B^T D).
     """

@@ -1,4 +1,4 @@
-"""One forward pass over a sequence: logits, hidden states, the likeliest next tokens."""
+"""Run one forward pass over a sequence: logits, hidden states, the likeliest next tokens."""
 
 import tracemalloc
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What the model makes of a sequence.
+    """Hold what the model computes for a sequence.
 
     Attributes:
         tokens: int64 `[n]`.
@@ -31,7 +31,7 @@ class ForwardPass:
     hidden: dict[str, Float32]
 
     def logprobs(self) -> Float64:
-        """Log-probabilities of the sequence's own tokens from the second on, `[n - 1]`."""
+        """Return the log-probabilities of the sequence's tokens from the second on, `[n - 1]`."""
         found = np.empty(self.tokens.size - 1)
         for part in logit_chunks(found.size, 2 * self.logits.shape[-1]):
             scored = log_softmax(self.logits[:-1][part].astype(np.float64))
@@ -39,7 +39,7 @@ class ForwardPass:
         return found
 
     def ranks(self) -> NDArray[np.int64]:
-        """Places of these tokens among all by probability, `[n - 1]`; 1 is the likeliest.
+        """Return the ranks of these tokens by probability among all, `[n - 1]`; 1 is the best.
 
         Tokens of the same probability share the best place.
         """
@@ -48,13 +48,13 @@ class ForwardPass:
 
     @property
     def loss(self) -> Mean | None:
-        """Mean cross-entropy of the sequence's own tokens, in nats; None for a single token."""
+        """Return the mean cross-entropy of the sequence's tokens, in nats; None for one token."""
         if self.tokens.size < 2:
             return None
         return mean_of(-self.logprobs(), np.array([self.tokens.size - 1]))
 
     def likeliest(self, count: int) -> list[tuple[int, float]]:
-        """(token, probability) of the likeliest next tokens, likeliest first."""
+        """Return (token, probability) of the likeliest next tokens, likeliest first."""
         probabilities = np.exp(log_softmax(self.logits[-1]))
         order = np.argsort(-probabilities, kind="stable")[:count]
         return [(int(token), float(probabilities[token])) for token in order]

@@ -1,4 +1,4 @@
-"""The mean of a number measured at every prediction, and its standard error.
+"""Compute the mean of a number measured at every prediction, and its standard error.
 
 Predictions within one window share their context, so they are not independent draws. Where
 there are enough windows, each window is one unit: with G windows, S_g the sum and n_g the number
@@ -25,13 +25,13 @@ FEWEST_WINDOWS = 5  # whose differences say enough of how windows differ
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its standard error, which is None if there was a single unit."""
+    """Hold a mean and its standard error, which is None if there was a single unit."""
 
     value: float
     error: float | None
 
     def exp(self) -> "Mean":
-        """The exponential; its error is right to first order.
+        """Return the exponential of the mean; its error is right to first order.
 
         Where it is more than a float holds, it is infinite.
         """
@@ -40,12 +40,12 @@ class Mean:
 
 
 def unit_of(windows: int) -> Unit:
-    """The unit of which standard errors count the independent draws."""
+    """Return the unit of which standard errors count the independent draws."""
     return "window" if windows >= FEWEST_WINDOWS else "token"
 
 
 def mean_of(values: Float64, counts: NDArray[np.int64]) -> Mean:
-    """The mean of `values` over predictions.
+    """Return the mean of `values` over predictions.
 
     Args:
         values: one for each prediction, `[n]`, window after window.

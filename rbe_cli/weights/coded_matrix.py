@@ -1,4 +1,4 @@
-"""A matrix that stays entropy-coded in memory, and is decoded each time it is used."""
+"""Hold a matrix that stays entropy-coded in memory, and is decoded each time it is used."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -12,15 +12,15 @@ from rbe_cli.weights.panel_matrix import PanelMatrix
 
 
 class EncodedBlocks(Protocol):
-    """An entropy-coded matrix `[K, N]`, which decodes block by block."""
+    """Describe an entropy-coded matrix `[K, N]`, which decodes block by block."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(K, N)."""
+        """Return (K, N)."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Return the bytes in memory."""
 
     def decode(self) -> Float32:
         """Return the whole matrix as float32."""
@@ -30,7 +30,7 @@ class EncodedBlocks(Protocol):
 
 
 class CodedMatrix(CompressedMatrix):
-    """Trades speed for memory: `[K, N]` in as many bytes as in the file."""
+    """Trade speed for memory: hold `[K, N]` in as many bytes as the file does."""
 
     is_packed = True
 
@@ -40,7 +40,7 @@ class CodedMatrix(CompressedMatrix):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Return the bytes in memory."""
         return self.encoded.nbytes
 
     def decoded(self) -> PanelMatrix:
@@ -53,7 +53,7 @@ class CodedMatrix(CompressedMatrix):
         return PanelMatrix.from_blocks(self.shape, self.encoded.decoded_blocks())
 
     def parameters(self) -> dict[str, Floating]:
-        """Return those of the matrix in panels."""
+        """Return what can be trained of the matrix in panels."""
         return self.decoded().parameters()
 
     def with_parameters(self, values: Mapping[str, Floating]) -> PanelMatrix:
@@ -61,5 +61,5 @@ class CodedMatrix(CompressedMatrix):
         return self.decoded().with_parameters(values)
 
     def parameter_gradients(self, grad: Floating) -> dict[str, Floating]:
-        """Return those of the matrix in panels."""
+        """Return the gradients of the parameters of the matrix in panels."""
         return self.decoded().parameter_gradients(grad)

@@ -1,4 +1,4 @@
-"""What every compressed form of a weight matrix can do."""
+"""Define what every compressed form of a weight matrix can do."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class CompressedMatrix(ABC):
-    """A matrix `[K inputs, N outputs]` that is not an array of its weights.
+    """Represent a matrix `[K inputs, N outputs]` that is not an array of its weights.
 
     Attributes:
         shape: (K, N).
@@ -24,11 +24,11 @@ class CompressedMatrix(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Return the bytes in memory."""
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of a decoded copy that is kept beside the compressed form."""
+        """Return the bytes of a decoded copy that is kept beside the compressed form."""
         return 0
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A matrix in panels as compiled kernels know it: addresses and lengths.
+"""Describe a matrix in panels to compiled kernels: its addresses and lengths.
 
 Lengths are counted in elements, strides in bytes. Who fills a record keeps the arrays behind its
 addresses alive.

@@ -1,4 +1,4 @@
-"""How a matrix's codes lie in panels of 16 columns, in memory and in files of the codec `fixed`.
+"""Lay out a matrix's codes in panels of 16 columns, in memory and in files of the codec `fixed`.
 
 A panel holds 16 columns of all K rows, cut into tiles of 32 rows (K is padded to K', a multiple
 of 32, and N to one of 16; what lies in the padding means nothing). A tile of codes of b bits is
@@ -32,7 +32,7 @@ PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6:
 
 @dataclass(frozen=True, eq=False)
 class PanelLayout:
-    """The width of codes, and what they stand for.
+    """Describe the width of codes, and what they stand for.
 
     Attributes:
         name: of the layout.
@@ -50,7 +50,7 @@ class PanelLayout:
     offset: int
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        """Pickled by name: a process has one object a layout."""
+        """Pickle by name: a process has one object of each layout."""
         return layout_named, (self.name,)
 
 
@@ -76,18 +76,18 @@ LAYOUTS: tuple[PanelLayout, ...] = (EVEN_2, BENT_4, *INTEGERS)
 
 
 def layout_named(name: str) -> PanelLayout:
-    """One of `LAYOUTS`."""
+    """Return the layout of that name in `LAYOUTS`."""
     return {layout.name: layout for layout in LAYOUTS}[name]
 
 
 def panel_shape(shape: tuple[int, int], bits: int) -> tuple[int, int, int, int]:
-    """Shape of the stored array of a `[K, N]` matrix."""
+    """Return the shape of the stored array of a `[K, N]` matrix."""
     rows, columns = shape
     return -(-columns // PANEL_COLUMNS), -(-rows // TILE_ROWS), bits, VECTOR_BYTES
 
 
 def pack(codes: Codes, bits: int) -> Values:
-    """The stored array of codes `[K, N]`."""
+    """Return the stored array of codes `[K, N]`."""
     tiles = cut(codes)
     return pack_tiles(tiles.reshape(-1, *tiles.shape[2:]), bits).reshape(
         panel_shape(codes.shape, bits)
@@ -95,14 +95,14 @@ def pack(codes: Codes, bits: int) -> Values:
 
 
 def unpack(values: Values, shape: tuple[int, int]) -> Codes:
-    """The codes `[K, N]` of a stored array."""
+    """Return the codes `[K, N]` of a stored array."""
     panels, tiles, bits, _ = values.shape
     found = unpack_tiles(values.reshape(-1, bits, VECTOR_BYTES))
     return join(found.reshape(panels, tiles, TILE_ROWS, PANEL_COLUMNS), shape)
 
 
 def cut(matrix: NDArray[Any]) -> NDArray[Any]:
-    """`[K, N]` -> `[panels, tiles, 32, 16]`, padded with zeros."""
+    """Return `[K, N]` as tiles `[panels, tiles, 32, 16]`, padded with zeros."""
     rows, columns = matrix.shape
     panels, tiles = -(-columns // PANEL_COLUMNS), -(-rows // TILE_ROWS)
     padded = np.zeros((tiles * TILE_ROWS, panels * PANEL_COLUMNS), matrix.dtype)
@@ -111,14 +111,14 @@ def cut(matrix: NDArray[Any]) -> NDArray[Any]:
 
 
 def join(tiles: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """The inverse of `cut`."""
+    """Return the matrix that `cut` has cut into tiles."""
     panels, count, _, _ = tiles.shape
     whole = tiles.transpose(1, 2, 0, 3).reshape(count * TILE_ROWS, panels * PANEL_COLUMNS)
     return whole[: shape[0], : shape[1]]
 
 
 def pack_tiles(codes: Codes, bits: int) -> Values:
-    """Codes `[n, 32, 16]` -> `[n, bits, 64]`."""
+    """Return codes `[n, 32, 16]` as stored tiles `[n, bits, 64]`."""
     quads = codes.reshape(-1, _QUADS, 4, PANEL_COLUMNS).swapaxes(2, 3)  # [n, 8, 16, 4]
     planes, shift = [], 0
     for own in PLANES[bits]:
@@ -131,7 +131,7 @@ def pack_tiles(codes: Codes, bits: int) -> Values:
 
 
 def unpack_tiles(stored: Values) -> Codes:
-    """The inverse of `pack_tiles`."""
+    """Return the codes that `pack_tiles` has stored."""
     count, bits, _ = stored.shape
     quads = np.zeros((count, _QUADS, VECTOR_BYTES), np.uint8)
     shift = 0

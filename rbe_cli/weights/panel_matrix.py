@@ -40,7 +40,7 @@ _LARGEST = 127 * _HIGH + 127
 
 @dataclass(frozen=True, eq=False)
 class TileSet:
-    """Tiles that lie one after the other, each in its own layout.
+    """Hold tiles that lie one after the other, each in its own layout.
 
     Attributes:
         values: uint8, flat.
@@ -52,11 +52,11 @@ class TileSet:
 
     @property
     def starts(self) -> Int64:
-        """Of each tile's bytes, and the end, `[n + 1]`."""
+        """Return where each tile's bytes begin, and the end, `[n + 1]`."""
         return VECTOR_BYTES * np.concatenate([[0], np.cumsum(_BITS[self.layouts])])
 
     def levels(self, tiles: Int64) -> Float32:
-        """Levels of some tiles, `[len(tiles), 32, 16]`."""
+        """Return the levels of some tiles, `[len(tiles), 32, 16]`."""
         found = np.empty((len(tiles), TILE_ROWS, PANEL_COLUMNS), np.float32)
         vectors = self.values.reshape(-1, VECTOR_BYTES)
         starts, layouts = self.starts[tiles] // VECTOR_BYTES, self.layouts[tiles]
@@ -68,19 +68,19 @@ class TileSet:
 
 
 class _Packer:
-    """Packs tiles of integers one after the other.
+    """Pack tiles of integers one after the other.
 
     Memory is set aside for tiles of 8 bits.
     """
 
     def __init__(self, tiles: int) -> None:
-        """Room for so many."""
+        """Set memory aside for that many tiles."""
         self._vectors = np.empty((tiles * INTEGERS[-1].bits, VECTOR_BYTES), np.uint8)
         self._layouts: list[NDArray[np.uint8]] = []
         self._used = 0  # vectors
 
     def add(self, integers: Integers) -> None:
-        """Integers `[n, 32, 16]` of at most 8 bits, each tile in the fewest."""
+        """Add integers `[n, 32, 16]` of at most 8 bits, each tile in the fewest bits."""
         low, high = integers.min(axis=(1, 2)), integers.max(axis=(1, 2))
         widest = np.maximum(-low.astype(np.int64), high.astype(np.int64) + 1)
         layouts = (_FIRST_INTEGER + np.searchsorted(_LIMITS, widest)).astype(np.uint8)
@@ -96,14 +96,14 @@ class _Packer:
         self._used = int(starts[-1])
 
     def tiles(self) -> TileSet:
-        """All that were added; the rest of the memory is given back."""
+        """Return all tiles that were added, and give the rest of the memory back."""
         self._vectors.resize((self._used, VECTOR_BYTES), refcheck=False)
         return TileSet(self._vectors.reshape(-1), np.concatenate(self._layouts))
 
 
 @dataclass(frozen=True, eq=False)
 class PanelMatrix(CompressedMatrix):
-    """A matrix in panels.
+    """Hold a matrix in panels.
 
     Attributes:
         low: its tiles, panel by panel.
@@ -123,7 +123,7 @@ class PanelMatrix(CompressedMatrix):
     is_packed: ClassVar[bool] = True
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """Without the addresses of `record`, which another process could not use."""
+        """Pickle without the addresses of `record`, which another process could not use."""
         steps = self.row_steps, self.column_steps
         return PanelMatrix, (self.low, self.high, self.high_tiles, *steps, self.shape)
 
@@ -136,7 +136,7 @@ class PanelMatrix(CompressedMatrix):
         column_steps: Float32,
         shape: tuple[int, int],
     ) -> "PanelMatrix":
-        """A stored array `[panels, tiles, bits, 64]`, which is not copied, and its steps."""
+        """Return a matrix that shares a stored array `[panels, tiles, bits, 64]`, and its steps."""
         count = values.shape[0] * values.shape[1]
         layouts = np.full(count, LAYOUTS.index(layout), np.uint8)
         nothing = np.zeros(0, np.uint8)
@@ -174,13 +174,13 @@ class PanelMatrix(CompressedMatrix):
         return cls(*found, ones, column_steps, shape)
 
     def placed(self, arena: Arena) -> "PanelMatrix":
-        """The same matrix with its tiles in an arena."""
+        """Return the same matrix with its tiles in an arena."""
         low = TileSet(arena.place(self.low.values), self.low.layouts)
         steps = self.row_steps, self.column_steps
         return PanelMatrix(low, self.high, self.high_tiles, *steps, self.shape)
 
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> "PanelMatrix":
-        """The same integers times other steps; the tiles are shared."""
+        """Return the same integers times other steps; the tiles are shared."""
         return PanelMatrix(
             self.low, self.high, self.high_tiles, row_steps, column_steps, self.shape
         )
@@ -207,17 +207,17 @@ class PanelMatrix(CompressedMatrix):
 
     @property
     def layout(self) -> PanelLayout:
-        """Of the widest tile."""
+        """Return the layout of the widest tile."""
         return LAYOUTS[self.low.layouts.max()]
 
     @property
     def tiles(self) -> int:
-        """Of a panel."""
+        """Return the number of tiles of a panel."""
         return -(-self.shape[0] // TILE_ROWS)
 
     @property
     def record(self) -> NDArray[np.void]:
-        """The matrix as compiled kernels know it, without a bias, `[1]` of `MATRIX`.
+        """Return the matrix as compiled kernels know it, without a bias, `[1]` of `MATRIX`.
 
         Valid as long as this object lives.
         """
@@ -254,7 +254,7 @@ class PanelMatrix(CompressedMatrix):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Return the bytes in memory."""
         arrays = (
             self.low.values, self.low.layouts, self.high.values, self.high.layouts,
             self.high_tiles, self.row_steps, self.column_steps,
@@ -262,25 +262,25 @@ class PanelMatrix(CompressedMatrix):
         return sum(array.nbytes for array in arrays)
 
     def columns(self, indices: Int64) -> Floating:
-        """Weights of some columns, `[len(indices), K]`."""
+        """Return the weights of some columns, `[len(indices), K]`."""
         wanted, places = np.unique(indices // PANEL_COLUMNS, return_inverse=True)
         found = self._levels(wanted)  # [wanted, K', 16]
         levels = found[places, : self.shape[0], indices % PANEL_COLUMNS]  # [n, K]
         return np.ascontiguousarray(levels * self.row_steps * self.column_steps[indices, None])
 
     def dense(self) -> Floating:
-        """All weights, `[K, N]`."""
+        """Return all weights, `[K, N]`."""
         return self.unscaled() * self.row_steps[:, None] * self.column_steps
 
     def unscaled(self) -> Float32:
-        """All levels, `[K, N]`."""
+        """Return all levels, `[K, N]`."""
         found = self._levels(np.arange(len(self.low.layouts) // self.tiles))
         return panel_layout.join(
             found.reshape(len(found), self.tiles, TILE_ROWS, PANEL_COLUMNS), self.shape
         )
 
     def _levels(self, wanted: Int64) -> Float32:
-        """Levels of some panels, `[len(wanted), K', 16]`."""
+        """Return the levels of some panels, `[len(wanted), K', 16]`."""
         tiles = (wanted[:, None] * self.tiles + np.arange(self.tiles)).ravel()
         found = self.low.levels(tiles)
         has_high = np.flatnonzero(np.isin(tiles, self.high_tiles))
@@ -292,7 +292,10 @@ class PanelMatrix(CompressedMatrix):
 def _whole_panels(
     blocks: Iterable[tuple[slice, Integers, Float32]], column_steps: Float32
 ) -> Iterator[NDArray[np.int16]]:
-    """Tiles `[n, 32, 16]` of whole panels, as far as blocks have come; fills `column_steps`."""
+    """Yield tiles `[n, 32, 16]` of whole panels, as far as blocks have come.
+
+    It fills `column_steps`.
+    """
     rest: Integers | None = None
     for columns, block, steps in blocks:
         column_steps[columns] = steps

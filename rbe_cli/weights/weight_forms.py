@@ -1,4 +1,4 @@
-"""A weight matrix in whatever form: dense, or one of the compressed forms.
+"""Treat a weight matrix in whatever form it has: dense, or one of the compressed forms.
 
 A dense matrix is its own parameter. In a compressed one the integers are fixed; what can be
 trained are the steps that they are multiplied by, or what the classic scheme stores.

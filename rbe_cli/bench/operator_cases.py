@@ -12,9 +12,9 @@ from rbe_cli.bench.operator_shapes import Op, Shape
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
-from rbe_cli.nn import layer_norm_layer
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.gradients import Gradients
+from rbe_cli.nn.layer_norm_layer import NormVariant
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights.panel_layout import INT_8, panel_shape
@@ -79,7 +79,7 @@ def build_case(
     block = Gpt2(shape.config(), held(tensors, variant), kernels).blocks[0]
     block.memory_limit = memory_limit
     if variant in (Variant.standard, Variant.mixed):
-        name: layer_norm_layer.Variant = "standard" if variant is Variant.standard else "mixed"
+        name: NormVariant = "standard" if variant is Variant.standard else "mixed"
         block.ln_1.variant = block.ln_2.variant = name
     given: Floating = x.astype(np.float16) if variant is Variant.mixed else x
     calls = _backward_calls(block, given) if backward else _forward_calls(block, given)

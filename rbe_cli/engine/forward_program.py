@@ -72,8 +72,8 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     for unit in range(part, (count + 3) // 4 * heads, parts):
         _attend_to_four(job, number, unit // heads * 4, unit % heads, part)
     barrier(job.flags, part, parts)
-    _round(arithmetic, job, layer.attn_proj, job.mixed, part, parts)
-    _multiply(arithmetic, job, layer.attn_proj, job.mixed, job.x, True, part, parts)
+    _round(arithmetic, job, layer.attn_proj, job.attended, part, parts)
+    _multiply(arithmetic, job, layer.attn_proj, job.attended, job.x, True, part, parts)
     _fetch(layer.c_fc, part, parts)
     barrier(job.flags, part, parts)
 
@@ -108,7 +108,7 @@ def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> 
             address_of(job.cache), job.scales + 8 * number, number, head,
             load_int(job.rows + 8 * token), load_int(job.positions + 8 * token), together,
             job.qkv.address + token * job.qkv.stride + offset, job.qkv.stride,
-            job.mixed.address + token * job.mixed.stride + offset, scratch,
+            job.attended.address + token * job.attended.stride + offset, scratch,
         )  # fmt: skip
         invoke(job.attend, numbers)
         token += together

@@ -48,7 +48,7 @@ FORWARD = np.dtype(
         ("x", BUFFER),
         ("normed", BUFFER),
         ("qkv", BUFFER),
-        ("mixed", BUFFER),
+        ("attended", BUFFER),
         ("hidden", BUFFER),
         ("logits", BUFFER),
         ("activations", _INT),  # address of [max(tokens, threads), activation_bytes]

@@ -25,7 +25,7 @@ from rbe_cli.weights.panel_layout import TILE_ROWS
 CHUNK_TOKENS = 256
 """Tokens that go through the layers at once: more would leave the cache."""
 _INPUTS = ("ids", "rows", "positions", "wanted_tokens")
-_BUFFERS = ("x", "normed", "qkv", "mixed", "hidden", "logits")
+_BUFFERS = ("x", "normed", "qkv", "attended", "hidden", "logits")
 
 
 class Runner:
@@ -88,7 +88,7 @@ class Runner:
         job = self._job
         job["tokens"], job["wanted"], job["is_prompt"] = count, len(wanted), is_prompt
         job["cache"] = cache.record
-        job["cache"]["out_stride"] = job["mixed"]["stride"]
+        job["cache"]["out_stride"] = job["attended"]["stride"]
         if self._coded:
             self._run_coded()
         elif count == 1:

@@ -80,7 +80,7 @@ class Attention(Layer):
         check_shape(f"{self.name}: the input", x.shape, ("batch", "seq", self.width))
         batch, seq, width = x.shape
         self._check(batch, seq, cache, mask, weights)
-        kind, buffers = np.result_type(x, np.float32), self._kernels.buffers
+        kind, buffers = np.result_type(x, np.float32), self.kernels.buffers
         with (
             self._counted(
                 lambda: self.operations(batch, seq, starts_of(cache), is_normed=norm is not None)
@@ -146,7 +146,7 @@ class Attention(Layer):
         with self._counted(lambda: self.operations(batch, seq, backward=True), backward=True):
             grad_qkv = np.empty_like(qkv)
             grad_attended = self.c_proj.backward(attended, grad, observe)
-            self._kernels.attention_backward(
+            self.kernels.attention_backward(
                 qkv, self.heads, self.scale, grad_attended, grad_qkv, mask
             )
             return self.c_attn.backward(x, grad_qkv, observe)
@@ -188,14 +188,14 @@ class Attention(Layer):
         """out = the heads' outputs; whole sequences have a cache for the time of the call."""
         if cache is not None:
             place = cache.keys, cache.values, cache.rows, cache.starts
-            self._kernels.attention(qkv, *place, self.scale, out, mask, weights)
+            self.kernels.attention(qkv, *place, self.scale, out, mask, weights)
             return
         batch, seq, width = out.shape
         shape = 2, batch, self.heads, seq, width // self.heads
-        with self._kernels.buffers.borrow(shape, qkv.dtype) as pair:
+        with self.kernels.buffers.borrow(shape, qkv.dtype) as pair:
             rows, starts = np.arange(batch), np.zeros(batch, np.int64)
             place = pair[0], pair[1], rows, starts
-            self._kernels.attention(qkv, *place, self.scale, out, mask, weights)
+            self.kernels.attention(qkv, *place, self.scale, out, mask, weights)
 
     def _check(
         self,

@@ -77,7 +77,7 @@ class FeedForward(Layer):
             out = np.empty((len(tokens), self.width), kind)
             for chunk in self._chunks(len(tokens), kind, _FORWARD_COPIES, most):
                 shape = chunk.stop - chunk.start, self.c_fc.weight.shape[1]
-                with self._kernels.buffers.borrow(shape, kind) as hidden:
+                with self.kernels.buffers.borrow(shape, kind) as hidden:
                     self.c_fc(
                         tokens[chunk], observe, norm=norm, activation=self.activation, out=hidden
                     )
@@ -127,14 +127,14 @@ class FeedForward(Layer):
             for chunk in self._chunks(len(tokens), x.dtype, _BACKWARD_COPIES, len(tokens)):
                 own = self.expand(tokens[chunk]) if kept is None else kept[chunk]
                 inner = self.c_proj.backward(self.activated(own), grads[chunk], observe)
-                self._kernels.activate_backward(self.activation, own, inner)
+                self.kernels.activate_backward(self.activation, own, inner)
                 out[chunk] = self.c_fc.backward(tokens[chunk], inner, observe)
         return out.reshape(x.shape)
 
     def activated(self, hidden: Floating) -> Floating:
         """Return activation(hidden), of the same shape."""
         out = hidden.copy()
-        self._kernels.activate(self.activation, out)
+        self.kernels.activate(self.activation, out)
         return out
 
     def operations(self, tokens: int, *, is_normed: bool = False, backward: bool = False) -> int:

@@ -58,7 +58,6 @@ class Gpt2(Layer):
         super().__init__("the model", kernels)
         check_weights(config, tensors)
         self.config = config
-        self.kernels = kernels
         wte = _matrix(tensors, "wte.weight")
         self.wte = Embedding("wte.weight", wte, kernels)
         self.wpe = Embedding("wpe.weight", _matrix(tensors, "wpe.weight"), kernels)

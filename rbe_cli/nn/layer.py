@@ -13,6 +13,7 @@ class Layer:
 
     Attributes:
         name: names the layer in messages.
+        kernels: compute, and lend memory.
         stats: counts the forward passes; None counts nothing.
         backward_stats: counts the backward passes; None counts nothing.
     """
@@ -21,7 +22,7 @@ class Layer:
         self.name = name
         self.stats: LayerStats | None = None
         self.backward_stats: LayerStats | None = None
-        self._kernels = kernels
+        self.kernels = kernels
 
     def parts(self) -> Iterator[tuple[str, "Layer"]]:
         """Yield the layers that this one consists of, in order of use, with short names."""
@@ -60,4 +61,4 @@ class Layer:
         stats = self.backward_stats if backward else self.stats
         if stats is None:
             return nullcontext()
-        return stats.measured(operations(), self._kernels.buffers)
+        return stats.measured(operations(), self.kernels.buffers)

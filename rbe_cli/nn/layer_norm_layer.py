@@ -22,7 +22,7 @@ from rbe_cli.nn.operation_counts import norm_operations
 from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.runtime.arrays import Float64, Floating, Norm
 
-Variant = Literal["fused", "standard", "mixed"]
+NormVariant = Literal["fused", "standard", "mixed"]
 """How a LayerNorm goes through its input.
 
 `fused`: each row once, float64 sums; a block may make it part of the product that follows.
@@ -51,7 +51,7 @@ class LayerNorm(Layer):
         gamma: LayerNormParameter | None = None,
         beta: LayerNormParameter | None = None,
         eps: float = 1e-5,
-        variant: Variant = "fused",
+        variant: NormVariant = "fused",
     ) -> None:
         """Keep the parameters in the form that they have.
 
@@ -154,7 +154,7 @@ class LayerNorm(Layer):
             grads = np.ascontiguousarray(grad, rows.dtype).reshape(rows.shape)
             out = np.empty_like(rows)
             gamma = self.norm.gamma
-            sums = self._kernels.layer_norm_backward(rows, statistics, gamma, grads, out)
+            sums = self.kernels.layer_norm_backward(rows, statistics, gamma, grads, out)
             if observe is not None:
                 observe.layer_norm(self, rows, statistics, grads, sums)
             return out.reshape(x.shape)
@@ -169,12 +169,10 @@ class LayerNorm(Layer):
             The bytes that this saves, and the largest error.
 
         Raises:
-            UsageError: `max_error` is not a positive number, or a value is not finite.
+            UsageError: as of `compressed_vector`.
         """
         norm = self.norm
-        before = [
-            np.asarray(values, np.float32).reshape(self.shape) for values in (norm.gamma, norm.beta)
-        ]
+        before = [values.reshape(self.shape) for values in (norm.gamma, norm.beta)]
         gamma, beta = (compressed_vector(own, max_error) for own in before)
         errors = [
             float(np.abs(own.astype(np.float64) - new.values).max())
@@ -210,9 +208,9 @@ class LayerNorm(Layer):
             check_shape(f"{self.name}: the array of statistics", statistics.shape, (rows, 2))
 
     def _normalise(self, rows: Floating, out: Floating, statistics: Float64 | None) -> None:
-        normalise = self._kernels.layer_norm
+        normalise = self.kernels.layer_norm
         if self.variant == "standard":
-            normalise = self._kernels.layer_norm_standard
+            normalise = self.kernels.layer_norm_standard
         normalise(rows, *self.norm, out, statistics)
 
     def _rows(self, x: Floating) -> Floating:

@@ -103,23 +103,28 @@ def held(parameter: LayerNormParameter) -> LayerNormParameter:
     return np.array(parameter, np.result_type(parameter, np.float32), order="C")
 
 
-def compressed_vector(values: Float32, max_error: float) -> CompressedVector:
+def compressed_vector(values: Floating, max_error: float) -> CompressedVector:
     """Compress values of any shape.
 
     Args:
-        values: finite.
+        values: finite, float32 or float64.
         max_error: how far a value may move; the form that takes the fewest bytes is chosen
             among those that keep to it.
 
     Raises:
-        UsageError: `max_error` is not a positive number, or a value is not finite.
+        UsageError: `max_error` is not a positive number, a value is not finite, or float32
+            does not hold float64 values well enough.
     """
     if not (math.isfinite(max_error) and max_error > 0):
         raise UsageError(f"max_error must be a positive number, and is {max_error}")
     if not np.isfinite(values).all():
         raise UsageError("a vector that holds NaN or infinite values cannot be compressed")
-    flat = values.ravel()
-    codec, data = _within(flat, max_error)
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    lost = float(np.abs(rounded - values.astype(np.float64)).max())
+    if lost >= max_error:
+        raise UsageError(f"float32 alone moves a value by {lost:.2g}, and max_error is {max_error}")
+    codec, data = _within(rounded.ravel(), max_error - lost)
     return CompressedVector(values.shape, codec, data)
 
 

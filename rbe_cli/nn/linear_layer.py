@@ -79,11 +79,11 @@ class Linear(Layer):
                 observe(self.name, tokens)
             weight = decoded(self.weight)
             if isinstance(weight, PanelMatrix):
-                self._kernels.matmul(tokens, weight, self.bias, out, norm, activation)
+                self.kernels.matmul(tokens, weight, self.bias, out, norm, activation)
             else:
                 self._multiply_dense(tokens, weight, norm, out)
                 if activation is not None:
-                    self._kernels.activate(activation, out)
+                    self.kernels.activate(activation, out)
         return out.reshape(*x.shape[:-1], columns)
 
     def backward(
@@ -127,7 +127,7 @@ class Linear(Layer):
 
     def _normed(self, tokens: Floating, norm: Norm) -> Floating:
         out = np.empty_like(tokens)
-        self._kernels.layer_norm(tokens, *norm, out)
+        self.kernels.layer_norm(tokens, *norm, out)
         return out
 
     def _multiply_dense(
@@ -139,7 +139,7 @@ class Linear(Layer):
         else:
             for start in range(0, len(tokens), CHUNK_TOKENS):
                 part = tokens[start : start + CHUNK_TOKENS]
-                with self._kernels.buffers.borrow(part.shape, part.dtype) as normed:
-                    self._kernels.layer_norm(part, *norm, normed)
+                with self.kernels.buffers.borrow(part.shape, part.dtype) as normed:
+                    self.kernels.layer_norm(part, *norm, normed)
                     np.matmul(normed, weight, out=out[start : start + CHUNK_TOKENS])
         out += self.bias

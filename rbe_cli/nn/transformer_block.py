@@ -35,7 +35,7 @@ class TransformerBlock(Layer):
     """
 
     def __init__(self, ln_1: LayerNorm, attn: Attention, ln_2: LayerNorm, mlp: FeedForward) -> None:
-        super().__init__(ln_1.name.rpartition(".ln_1")[0] or "block", attn._kernels)
+        super().__init__(ln_1.name.rpartition(".ln_1")[0] or "block", attn.kernels)
         for norm in (ln_1, ln_2):
             check_shape(f"{self.name}: the LayerNorm {norm.name}", norm.shape, (attn.width,))
         check_shape(f"{self.name}: the feed-forward part's input", (mlp.width,), (attn.width,))

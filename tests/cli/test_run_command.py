@@ -284,6 +284,8 @@ def test_a_profile_has_a_row_for_each_layer(forward: Forward) -> None:
         assert min(parts) > 0
         assert total == sum(parts)
         assert peak > 0
+    peaks = [row["peak_memory_bytes"] for row in record["profile"]]
+    assert max(peaks) <= 1.01 * min(peaks)  # the layers are alike
 
 
 def test_a_profile_for_people(rbe: Rbe, rbe_file: Path) -> None:

@@ -54,7 +54,7 @@ def bytes_in_use(block, x):
     block(x)  # makes what is made once
     tracemalloc.start()
     try:
-        with traced_peak(block.attn._kernels.buffers) as found:
+        with traced_peak(block.attn.kernels.buffers) as found:
             block(x)
     finally:
         tracemalloc.stop()

@@ -248,3 +248,14 @@ def test_wrong_shapes_state_both(kernels):
     for call, message in wrong:
         with pytest.raises(UsageError, match=message):
             call()
+
+
+def test_the_bound_holds_for_float64_too():
+    values = 1 + 0.1 * np.random.default_rng(7).standard_normal(100)
+    for max_error in (1e-3, 1e-6, 1e-7):
+        found = compressed_vector(values, max_error)
+        assert np.abs(found.values - values).max() <= max_error
+    with pytest.raises(UsageError, match=r"float32 alone moves a value by .* max_error is 1e-09"):
+        compressed_vector(values, 1e-9)
+    with pytest.raises(UsageError, match="float32 alone moves a value by inf"):
+        compressed_vector(np.array([1e300]), 1.0)

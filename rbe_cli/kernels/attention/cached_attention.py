@@ -211,9 +211,9 @@ def _softmax(weights: int, length: int, blocks: int) -> Any:
 
 
 @program_code
-def _copy_scaled(mixed: int, factor: float, out: int, length: int) -> None:
+def _copy_scaled(attended: int, factor: float, out: int, length: int) -> None:
     for i in range(length):
-        store_float(out + 4 * i, load_float(mixed + 4 * i) * factor)
+        store_float(out + 4 * i, load_float(attended + 4 * i) * factor)
 
 
 @program_code
@@ -230,8 +230,8 @@ def _attend_floats(
     scratch: int,
 ) -> None:
     width, size = cache.width, element_bytes(kind)
-    mixed = scratch + 16 * width  # [4, width]
-    weights = mixed + 16 * width  # [4, score_stride]
+    attended = scratch + 16 * width  # [4, width]
+    weights = attended + 16 * width  # [4, score_stride]
     stride = cache.score_stride
     blocks = (position + count + BLOCK - 1) // BLOCK
     for block in range(blocks):
@@ -260,10 +260,10 @@ def _attend_floats(
                     kind, queries, values + (place - start) * width * size, width * size,
                     weights + 4 * place, stride, sums,
                 )  # fmt: skip
-        _store_sums(queries, sums, mixed + 4 * d, 4 * width)
+        _store_sums(queries, sums, attended + 4 * d, 4 * width)
     for i in range(count):
         _copy_scaled(
-            mixed + 4 * width * i, load_float(scratch + 4 * i), out + cache.out_stride * i,
+            attended + 4 * width * i, load_float(scratch + 4 * i), out + cache.out_stride * i,
             cache.head_dim,
         )  # fmt: skip
 
@@ -281,8 +281,8 @@ def _attend_codes(
     scratch: int,
 ) -> None:
     width, length = cache.width, position + 1
-    mixed = scratch + 16 * width
-    weights = mixed + 16 * width
+    attended = scratch + 16 * width
+    weights = attended + 16 * width
     rounded = weights + 4 * cache.score_stride  # quantised queries, then weights
     blocks = (length + BLOCK - 1) // BLOCK
     panel = width // TILE_ROWS * TILE_BYTES
@@ -310,8 +310,8 @@ def _attend_codes(
     for d in range(0, width, LANES):
         offset = PAGE_POSITIONS * width + d // LANES * PAGE_TILES * TILE_BYTES
         mix = _mix_codes(arithmetic, cache, layer, head, row, padded // TILE_ROWS, offset, rounded)
-        store_floats(mixed + 4 * d, mix)
-    _copy_scaled(mixed, np.float32(1) / total, out, cache.head_dim)
+        store_floats(attended + 4 * d, mix)
+    _copy_scaled(attended, np.float32(1) / total, out, cache.head_dim)
 
 
 @program_code

@@ -1,4 +1,4 @@
-"""Holds GPT-2 as clear classes, which compute with whichever kernels they are given.
+"""Hold GPT-2 as clear classes, which compute with whichever kernels they are given.
 
     Gpt2: Embedding (tokens, positions) -> TransformerBlock ... -> LayerNorm -> Linear (head)
     TransformerBlock: LayerNorm -> Attention -> + -> LayerNorm -> FeedForward -> +

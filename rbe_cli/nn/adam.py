@@ -1,4 +1,4 @@
-"""Adam (Kingma & Ba 2015, algorithm 1)."""
+"""Train parameters with Adam (Kingma & Ba 2015, algorithm 1)."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from rbe_cli.runtime.arrays import Floating
 
 
 class Adam:
-    """Moves parameters against their gradients, each by about its learning rate.
+    """Move parameters against their gradients, each by about its learning rate.
 
     Attributes:
         training_step: how many steps were made.

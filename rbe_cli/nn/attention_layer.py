@@ -1,4 +1,4 @@
-"""Causal multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+"""Compute causal multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from rbe_cli.runtime.arrays import Floating, Mask, Norm
 
 
 class Attention(Layer):
-    """softmax(scale Q K^T, past only) V for each head, then an output projection.
+    """Compute softmax(scale Q K^T, past only) V for each head, then an output projection.
 
     Args:
         c_attn: `[d, 3 * d]`, queries, keys and values side by side, each head by head.
@@ -45,7 +45,7 @@ class Attention(Layer):
 
     @property
     def width(self) -> int:
-        """The size d of input and output."""
+        """Return the size d of input and output."""
         return self.c_attn.weight.shape[0]
 
     def parts(self) -> Iterator[tuple[str, Layer]]:
@@ -185,7 +185,7 @@ class Attention(Layer):
         out: Floating,
         weights: Floating | None,
     ) -> None:
-        """out = the heads' outputs; whole sequences have a cache for the time of the call."""
+        """Write the heads' outputs; whole sequences have a cache for the time of the call."""
         if cache is not None:
             place = cache.keys, cache.values, cache.rows, cache.starts
             self.kernels.attention(qkv, *place, self.scale, out, mask, weights)
@@ -230,7 +230,7 @@ class Attention(Layer):
         check_shape(f"{self.name}: the cache's starts", cache.starts.shape, (batch,))
 
     def _check_mask(self, mask: Mask, batch: int, seq: int, length: int) -> None:
-        """Sizes of 1 stand for all heads or queries; positions past the last are not read."""
+        """Refuse a mask of another shape; more positions than are read may follow."""
         fits = (
             mask.ndim == 4
             and mask.shape[0] == batch

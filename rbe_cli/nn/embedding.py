@@ -1,4 +1,4 @@
-"""A table of vectors, looked up by index."""
+"""Look vectors up in a table."""
 
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
@@ -12,7 +12,7 @@ from rbe_cli.weights.weight_forms import Weight, decoded, kept_bytes
 
 
 class Embedding(Layer):
-    """Vectors of `[n_embd]`, stored as the columns of `weight` `[n_embd, rows]`.
+    """Look up vectors `[n_embd]`, stored as the columns of `weight` `[n_embd, rows]`.
 
     Args:
         name: the weight's canonical name.

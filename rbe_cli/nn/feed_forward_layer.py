@@ -1,4 +1,4 @@
-"""The feed-forward part of a block (Vaswani et al. 2017, section 3.3)."""
+"""Compute the feed-forward part of a block (Vaswani et al. 2017, section 3.3)."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ _FORWARD_COPIES, _BACKWARD_COPIES = 2, 4
 
 
 class FeedForward(Layer):
-    """c_proj(activation(c_fc(x))).
+    """Compute c_proj(activation(c_fc(x))).
 
     Attributes:
         activation: the function's name in `Activation`.
@@ -86,7 +86,7 @@ class FeedForward(Layer):
 
     @property
     def width(self) -> int:
-        """The size d of input and output."""
+        """Return the size d of input and output."""
         return self.c_fc.weight.shape[0]
 
     def expand(self, x: Floating) -> Floating:
@@ -146,7 +146,10 @@ class FeedForward(Layer):
         )
 
     def _chunks(self, tokens: int, kind: DTypeLike, copies: int, count: int) -> Iterator[slice]:
-        """Stretches of `count` tokens, or as many of whose hidden layer so many copies fit."""
+        """Yield stretches of `count` tokens, or of as many as the limit has room for.
+
+        A token takes its output and so many copies of its hidden layer.
+        """
         if self.memory_limit is not None:
             width, hidden = self.c_fc.weight.shape
             each = np.dtype(kind).itemsize * (width + copies * hidden)

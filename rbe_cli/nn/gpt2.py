@@ -1,4 +1,7 @@
-"""The whole model (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners")."""
+"""Assemble the whole model.
+
+Its source is Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
@@ -30,7 +33,7 @@ from rbe_cli.weights.weight_forms import Weight
 
 
 class Gpt2(Layer):
-    """GPT-2 with a language-model head.
+    """Compute GPT-2 with a language-model head.
 
     Attributes:
         config: shapes and options.
@@ -300,7 +303,7 @@ class Gpt2(Layer):
     def _operations(
         self, tokens: Int64, cache: KVCache | None, rows: Int64 | None, last_only: bool
     ) -> int:
-        """Floating-point operations of a forward pass."""
+        """Return the floating-point operations of a forward pass."""
         batch, seq = tokens.shape
         rows = np.arange(batch) if rows is None else rows
         starts = [0] * batch if cache is None else [int(own) for own in cache.lengths[rows]]

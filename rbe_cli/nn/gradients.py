@@ -1,4 +1,4 @@
-"""Gathers the gradients of a model's parameters in backward passes."""
+"""Gather the gradients of a model's parameters in backward passes."""
 
 from collections.abc import Collection
 
@@ -15,7 +15,7 @@ from rbe_cli.weights.weight_forms import parameter_gradients, parameters
 
 
 class Gradients:
-    """Adds up the gradients that backward passes show to it as a `GradientObserver`.
+    """Add up the gradients that backward passes show to it as a `GradientObserver`.
 
     Attributes:
         sums: by the names of `parameters.split`. Tied embeddings have one sum of both uses.

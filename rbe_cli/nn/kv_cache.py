@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, so that each is computed once."""
+"""Keep keys and values of the tokens already seen, so that each is computed once."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _GROWTH = 128  # positions added at a time
 
 @dataclass(frozen=True, eq=False)
 class LayerCache:
-    """One layer's cache, and which part of it a forward pass extends.
+    """Hold one layer's cache, and say which part of it a forward pass extends.
 
     Attributes:
         keys, values: `[cache_rows, n_head, capacity, head_dim]`.
@@ -37,7 +37,7 @@ def starts_of(cache: LayerCache | None) -> list[int] | None:
 
 
 class KVCache:
-    """A cache of `batch` independent rows, each with its own length.
+    """Keep the tokens of `batch` independent rows, each with its own length.
 
     Memory follows the longest row: 8 bytes * n_layer * n_embd a position and row, in steps
     of 128 positions.
@@ -63,7 +63,7 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values."""
+        """Return the bytes of all keys and values."""
         return sum(array.nbytes for array in (*self._keys, *self._values))
 
     def layers(self, rows: Int64, seq: int) -> list[LayerCache]:

@@ -1,4 +1,4 @@
-"""What all layers have in common: a name, parts, statistics and memory."""
+"""Define what all layers have in common: a name, parts, statistics and memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ from rbe_cli.nn.memory_usage import MemoryUsage
 
 
 class Layer:
-    """A part of a model.
+    """Define a part of a model.
 
     Attributes:
         name: names the layer in messages.

@@ -1,4 +1,4 @@
-"""Layer normalisation."""
+"""Normalise the last axes of an array."""
 
 import math
 from typing import Literal
@@ -33,9 +33,9 @@ parameters and sums as ever.
 
 
 class LayerNorm(Layer):
-    """(x - mean) / sqrt(variance + eps) * gamma + beta over the last axes (Ba et al. 2016).
+    """Compute (x - mean) / sqrt(variance + eps) * gamma + beta over the last axes.
 
-    The variance is the biased one.
+    The variance is the biased one (Ba et al. 2016).
 
     Attributes:
         eps: is added to the variance.
@@ -79,7 +79,7 @@ class LayerNorm(Layer):
 
     @property
     def gamma(self) -> LayerNormParameter:
-        """The factor: values of the normalised shape, a number, or a compressed vector."""
+        """Return the factor: values of the normalised shape, a number, or a compressed vector."""
         return self._gamma
 
     @gamma.setter
@@ -88,7 +88,7 @@ class LayerNorm(Layer):
 
     @property
     def beta(self) -> LayerNormParameter:
-        """What is added, as gamma."""
+        """Return what is added, in a form as of gamma."""
         return self._beta
 
     @beta.setter
@@ -97,12 +97,12 @@ class LayerNorm(Layer):
 
     @property
     def width(self) -> int:
-        """Elements that are normalised together."""
+        """Return how many elements are normalised together."""
         return math.prod(self.shape)
 
     @property
     def norm(self) -> Norm:
-        """Gamma and beta as kernels take them, `[width]`; compressed ones are decoded once."""
+        """Return gamma and beta `[width]` as kernels take them; they are decoded once."""
         if self._norm is None:
             self._norm = Norm(self._flat(self.gamma), self._flat(self.beta), self.eps)
         return self._norm._replace(eps=self.eps)

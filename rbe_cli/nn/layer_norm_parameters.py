@@ -1,4 +1,4 @@
-"""The forms that gamma and beta of a LayerNorm have in memory."""
+"""Define the forms that gamma and beta of a LayerNorm have in memory."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from rbe_cli.runtime.arrays import Float32, Floating
 
 @dataclass(frozen=True, eq=False)
 class CompressedVector:
-    """A vector in the bytes of a file (codec/vectors/coded_vector.py).
+    """Hold a vector in the bytes of a file (codec/vectors/coded_vector.py).
 
     Attributes:
         shape: of the values.
@@ -29,7 +29,7 @@ class CompressedVector:
 
     @cached_property
     def values(self) -> Float32:
-        """The values, read-only float32 of the shape, which are decoded once.
+        """Return the values, read-only float32 of the shape, which are decoded once.
 
         Raises:
             PayloadError: the bytes are wrong.
@@ -40,12 +40,12 @@ class CompressedVector:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the compressed form."""
+        """Return the bytes of the compressed form."""
         return len(self.data)
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the decoded values, if they were needed so far."""
+        """Return the bytes of the decoded values, if they were needed so far."""
         return self.values.nbytes if "values" in vars(self) else 0
 
 
@@ -55,7 +55,7 @@ LayerNormParameter = Floating | float | CompressedVector
 
 @dataclass(frozen=True)
 class CompressionStatistics:
-    """What compressing gamma and beta gained and cost.
+    """Say what compressing gamma and beta gained and cost.
 
     Attributes:
         original_bytes: of either as float32.
@@ -70,22 +70,22 @@ class CompressionStatistics:
 
     @property
     def gamma_ratio(self) -> float:
-        """How many times smaller gamma is than as float32."""
+        """Return how many times smaller gamma is than as float32."""
         return self.original_bytes / self.gamma_bytes
 
     @property
     def beta_ratio(self) -> float:
-        """How many times smaller beta is than as float32."""
+        """Return how many times smaller beta is than as float32."""
         return self.original_bytes / self.beta_bytes
 
     @property
     def ratio(self) -> float:
-        """How many times smaller both together are than as float32."""
+        """Return how many times smaller both together are than as float32."""
         return 2 * self.original_bytes / (self.gamma_bytes + self.beta_bytes)
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that both take less than as float32."""
+        """Return by how many bytes both are smaller than as float32."""
         return 2 * self.original_bytes - self.gamma_bytes - self.beta_bytes
 
 
@@ -129,7 +129,7 @@ def compressed_vector(values: Floating, max_error: float) -> CompressedVector:
 
 
 def _within(values: Float32, max_error: float) -> tuple[str, bytes]:
-    """The fewest bytes of which no value errs by more than `max_error`."""
+    """Return the fewest bytes of which no value errs by more than `max_error`."""
     # `choose` allows half a step and one rounding to float32.
     rounding = 2 * float(np.finfo(np.float32).eps) * float(np.abs(values).max())
     largest_step = float(np.finfo(np.float32).max) / 2

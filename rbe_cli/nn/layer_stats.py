@@ -1,4 +1,4 @@
-"""What a layer's calls computed, how long they took and what memory they needed."""
+"""Count what a layer's calls compute, how long they take and what memory they need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rbe_cli.runtime.traced_memory import traced_peak
 
 @dataclass
 class LayerStats:
-    """A layer's forward passes, or its backward passes.
+    """Count a layer's forward passes, or its backward passes.
 
     Attributes:
         calls: how often the layer was called.
@@ -31,17 +31,17 @@ class LayerStats:
 
     @property
     def average_ns(self) -> float:
-        """Nanoseconds of a call."""
+        """Return the nanoseconds of an average call."""
         return self.total_ns / self.calls if self.calls else 0.0
 
     @property
     def average_operations(self) -> float:
-        """Floating-point operations of a call."""
+        """Return the floating-point operations of an average call."""
         return self.operations / self.calls if self.calls else 0.0
 
     @property
     def gflops(self) -> float:
-        """1e9 floating-point operations a second, over all calls."""
+        """Return 1e9 floating-point operations a second, over all calls."""
         return self.operations / self.total_ns if self.total_ns else 0.0
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""A linear layer."""
+"""Compute a linear layer."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ CHUNK_TOKENS = 256
 
 
 class Linear(Layer):
-    """y = activation(norm(x) W + b), with W `[K, N]` and b `[N]` (zero if None).
+    """Compute y = activation(norm(x) W + b), with W `[K, N]` and b `[N]` (zero if None).
 
     Args:
         name: the weight's canonical name.
@@ -133,7 +133,7 @@ class Linear(Layer):
     def _multiply_dense(
         self, tokens: Floating, weight: Floating, norm: Norm | None, out: Floating
     ) -> None:
-        """out = norm(tokens) weight + bias; what is normalised is never whole in memory."""
+        """Write norm(tokens) weight + bias; what is normalised is never whole in memory."""
         if norm is None:
             np.matmul(tokens, weight, out=out)
         else:

@@ -1,4 +1,4 @@
-"""Losses over predictions, and their gradients with respect to the logits."""
+"""Compute losses over predictions, and their gradients with respect to the logits."""
 
 import numpy as np
 

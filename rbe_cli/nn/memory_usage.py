@@ -1,11 +1,11 @@
-"""The memory that a layer's parameters take."""
+"""Describe the memory that a layer's parameters take."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class MemoryUsage:
-    """Bytes of a layer's parameters, or of a whole model's.
+    """Hold the bytes of a layer's parameters, or of a whole model's.
 
     Attributes:
         parameter_bytes: of the parameters as they are held, compressed or not.
@@ -20,7 +20,7 @@ class MemoryUsage:
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the parameters are than as float32; 1 if there are none."""
+        """Return how many times smaller the parameters are than as float32; 1 without any."""
         return self.float32_bytes / self.parameter_bytes if self.parameter_bytes else 1.0
 
     def __add__(self, other: "MemoryUsage") -> "MemoryUsage":

@@ -1,4 +1,4 @@
-"""A model's weights by canonical name, and the check that they fit its configuration."""
+"""Name a model's weights, and check that they fit its configuration."""
 
 from collections.abc import Mapping
 

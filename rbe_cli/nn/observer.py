@@ -1,4 +1,4 @@
-"""Lets a caller look at inputs, outputs and gradients while a model computes."""
+"""Let a caller look at inputs, outputs and gradients while a model computes."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,7 @@ Observer = Callable[[str, Floating], None]
 
 
 class GradientObserver(Protocol):
-    """Is told of every layer that has parameters in a backward pass.
+    """See every layer that has parameters in a backward pass.
 
     It must neither change nor keep the arrays.
     """

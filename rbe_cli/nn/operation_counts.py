@@ -1,4 +1,4 @@
-"""How many floating-point operations a layer takes.
+"""Count the floating-point operations of a layer.
 
 An addition and a multiplication count as one each. Not counted: biases, residual sums, softmax,
 activation functions, and what a backward pass computes again.

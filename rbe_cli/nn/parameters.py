@@ -1,4 +1,4 @@
-"""Takes a model's tensors apart into the arrays that can be trained, and puts them together."""
+"""Take a model's tensors apart into the arrays that can be trained, and join them again."""
 
 from collections.abc import Mapping
 

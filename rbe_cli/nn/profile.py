@@ -1,4 +1,4 @@
-"""How long each part of a block takes, and the memory that the block needs."""
+"""Say how long each part of a block takes, and what memory the block needs."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,7 +9,7 @@ from rbe_cli.nn.transformer_block import TransformerBlock
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """An average forward pass of one block, under the names of docs/json.md.
+    """Describe an average forward pass of one block, in the fields of docs/json.md.
 
     Attributes:
         layer: the block's number, from 0.

@@ -1,4 +1,4 @@
-"""Refuses arrays of a wrong shape where they enter a layer."""
+"""Refuse arrays of a wrong shape where they enter a layer."""
 
 from collections.abc import Sequence
 from types import EllipsisType

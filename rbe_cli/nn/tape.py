@@ -1,4 +1,4 @@
-"""What a forward pass leaves for the backward pass.
+"""Record what a forward pass leaves for the backward pass.
 
 A block may keep all of it, or its input alone, from which the rest is computed again (gradient
 checkpointing, Chen et al. 2016); either way the gradients are the same bits. What is kept lies
@@ -18,7 +18,7 @@ from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 @dataclass
 class SavedTensors:
-    """Holds what one block leaves; of this class itself, the rest is to be computed again.
+    """Hold what one block leaves; of this class itself, the rest is to be computed again.
 
     Attributes:
         x: the block's input `[batch, seq, d]`.
@@ -28,13 +28,13 @@ class SavedTensors:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Return the bytes of all arrays."""
         return sum(array.nbytes for array in vars(self).values() if array is not None)
 
 
 @dataclass
 class AllSavedTensors(SavedTensors):
-    """Holds all that the backward pass of one block needs.
+    """Hold all that the backward pass of one block needs.
 
     Attributes:
         qkv: queries, keys and values, `[batch, seq, 3 * d]`.
@@ -55,7 +55,7 @@ class AllSavedTensors(SavedTensors):
 
 @dataclass
 class Tape:
-    """A model's forward pass, recorded block by block.
+    """Record a model's forward pass, block by block.
 
     Attributes:
         checkpoint: keep the blocks' inputs alone.

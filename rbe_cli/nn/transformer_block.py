@@ -1,4 +1,4 @@
-"""One layer of the stack."""
+"""Compute one layer of the stack."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,9 +21,9 @@ _COPIES = 10  # of a sequence: qkv, the heads' output, keys, values, both sums, 
 
 
 class TransformerBlock(Layer):
-    """Pre-norm residual block (Radford et al. 2019, section 2.3).
+    """Compute a pre-norm residual block (Radford et al. 2019, section 2.3).
 
-    x + attn(ln_1(x)), then the same with mlp and ln_2.
+    It is x + attn(ln_1(x)), then the same with mlp and ln_2.
 
     Attributes:
         fuses_layers: make each LayerNorm whose variant is `fused` part of the product that
@@ -48,7 +48,7 @@ class TransformerBlock(Layer):
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes that what lies between input and output may take at once; None for no limit.
+        """Return the bytes that inner arrays may take at once; None for no limit.
 
         Sequences then go through in groups, at least one at a time, and the feed-forward part's
         tokens in chunks. Passes that are observed or recorded are not limited.
@@ -224,7 +224,7 @@ class TransformerBlock(Layer):
         return AllSavedTensors(x, qkv, attended, middle, hidden, statistics_1, statistics_2)
 
     def _sequences_at_once(self, x: Floating) -> int:
-        """As many as make up a chunk where weights are compressed, and as the limit allows."""
+        """Return as many as make up a chunk of compressed weights, and as the limit allows."""
         count, (_, seq, width) = len(x), x.shape
         if is_packed(self.attn.c_attn.weight):
             count = CHUNK_TOKENS // max(seq, 1)

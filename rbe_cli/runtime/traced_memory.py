@@ -28,7 +28,7 @@ class TracedPeak:
 
 
 class _OpenMeasurements(threading.local):
-    """The highest totals seen so far by this thread's measurements, the innermost last."""
+    """Hold the highest totals of this thread's open measurements, the innermost last."""
 
     def __init__(self) -> None:
         self.highest: list[int] = []

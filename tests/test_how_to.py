@@ -70,3 +70,10 @@ def test_a_how_to_page_works(
 def test_most_pages_show_something_to_run() -> None:
     bare = [page.stem for page in PAGES if not commands(page) + blocks(page, "python")]
     assert bare == ["cluster"]
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_program_of_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = blocks(ROOT / "README.md", "python")
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()

@@ -2,7 +2,7 @@
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -23,7 +23,8 @@ class Machine:
         threads: that the fused kernels run on; None if they were not used.
         memory_bytes: of the machine.
         platform: operating system and instruction set.
-        python, numpy, numba: versions.
+        python, numpy: versions.
+        numba: its version; None where it is not installed.
     """
 
     cpu: str
@@ -34,7 +35,7 @@ class Machine:
     platform: str
     python: str
     numpy: str
-    numba: str
+    numba: str | None
 
 
 def this_machine(threads: int | None) -> Machine:
@@ -48,8 +49,16 @@ def this_machine(threads: int | None) -> Machine:
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         numpy=version("numpy"),
-        numba=version("numba"),
+        numba=_installed("numba"),
     )
+
+
+def _installed(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_model(cpuinfo: Path = _CPUINFO) -> str:

@@ -2,8 +2,17 @@
 
 Layout (github.com/huggingface/safetensors, README): eight bytes N (unsigned, little-endian),
 N bytes of JSON `{name: {dtype, shape, data_offsets: [begin, end]}}`, then the data, which the
-tensors cover without overlap or hole. This reader exists because the library's numpy side
-cannot read bfloat16.
+tensors cover without overlap or hole.
+
+The package has a reader of its own, and does not need the `safetensors` library:
+
+- A header may come from anybody. This reader checks it before it asks for memory, and says in one
+  sentence what is wrong with which tensor of which file, as an error of a damaged file.
+- Checkpoints on the hub hold bfloat16 too, which the library reads only with torch.
+- It lists a folder from the headers alone, and reads one tensor at a time.
+
+The library could read what is left, but a second way to read the same files would give other
+errors. The tests compare the reader and the writer with the library.
 """
 
 import json

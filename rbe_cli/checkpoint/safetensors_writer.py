@@ -1,7 +1,8 @@
 """Write a `.safetensors` file one tensor at a time.
 
-The library's writer needs all tensors in memory at once, which a model that was decompressed
-tensor by tensor need not fit.
+The library's writer takes all tensors at once, so a model that is decompressed would have to fit
+into memory as a whole; its numpy side has no bfloat16 either. The tests read these files with the
+library.
 """
 
 import json

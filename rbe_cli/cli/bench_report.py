@@ -178,7 +178,8 @@ def _machine(machine: "Machine") -> object:
             ("memory", size(machine.memory_bytes)),
             (
                 "software",
-                f"Python {machine.python}, numpy {machine.numpy}, numba {machine.numba}",
+                f"Python {machine.python}, numpy {machine.numpy}, "
+                f"numba {machine.numba or 'not installed'}",
             ),
         ]
     )

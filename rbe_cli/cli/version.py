@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rbe_cli import __version__
 
-_LIBRARIES = ("numpy", "numba", "llvmlite", "tokenizers", "safetensors", "huggingface_hub")
+_LIBRARIES = ("numpy", "numba", "llvmlite", "tokenizers", "huggingface_hub")
 
 
 def version_text(detailed: bool) -> str:

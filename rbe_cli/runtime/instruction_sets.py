@@ -5,11 +5,12 @@ features of its baseline. The baselines are the levels of the x86-64 ABI: machin
 depend on the machine that compiled it.
 """
 
+import platform
+import sys
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
-
-from llvmlite import binding
 
 
 class InstructionSet(Enum):
@@ -38,6 +39,7 @@ class Baseline(NamedTuple):
     has_fused_and_half: bool = True
 
 
+_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni"}  # by Linux's names
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _NEEDED: dict[InstructionSet, tuple[str, ...]] = {
@@ -48,9 +50,16 @@ _NEEDED: dict[InstructionSet, tuple[str, ...]] = {
 
 
 def architecture() -> str:
-    """Return the first part of LLVM's name of this process's platform, such as x86_64."""
-    triple: str = binding.get_process_triple()
-    return triple.partition("-")[0]
+    """Return the name of this process's architecture, such as `x86_64` or `arm64`."""
+    name = platform.machine().lower()
+    if name in ("x86_64", "amd64"):
+        return "x86_64" if sys.maxsize > 2**32 else "x86"
+    return name
+
+
+def ships_objects() -> bool:
+    """Return whether the package comes with object files for this platform."""
+    return sys.platform == "linux" and architecture() == "x86_64"
 
 
 def baseline(instructions: InstructionSet) -> Baseline:
@@ -72,9 +81,27 @@ def buildable() -> tuple[InstructionSet, ...]:
 @cache
 def available() -> tuple[InstructionSet, ...]:
     """Return the instruction sets that this CPU has, the fastest first."""
-    features = binding.get_host_cpu_features()
-    return tuple(
-        choice
-        for choice, needed in _NEEDED.items()
-        if all(features.get(feature, False) for feature in needed)
-    )
+    features = linux_cpu_features() if ships_objects() else _llvm_cpu_features()
+    return tuple(choice for choice, needed in _NEEDED.items() if features.issuperset(needed))
+
+
+def linux_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the features of an x86-64 CPU that the system lets programs use, by LLVM's names.
+
+    The list is empty where Linux does not tell.
+    """
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, names = line.partition(":")
+        if key.strip() == "flags":
+            return frozenset(_LLVM_NAMES.get(name, name) for name in names.split())
+    return frozenset()
+
+
+def _llvm_cpu_features() -> frozenset[str]:
+    from llvmlite import binding
+
+    return frozenset(name for name, found in binding.get_host_cpu_features().items() if found)

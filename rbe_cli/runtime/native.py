@@ -2,16 +2,18 @@
 
 import ctypes
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
 
+from rbe_cli.errors import RbeError
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
-from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.elf_object import place_object
+from rbe_cli.runtime.instruction_sets import InstructionSet, available, ships_objects
 from rbe_cli.runtime.libraries import LIBRARIES, Program, library_of
 
 _SCALARS = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
@@ -114,18 +116,23 @@ def prepare(
     instructions: InstructionSet | None = None,
     progress: Progress = no_progress,
 ) -> None:
-    """Load libraries, so that none of their programs is compiled later; arguments as of `load`."""
+    """Load libraries, so that none of their programs is compiled later; arguments as of `load`.
+
+    Raises:
+        RbeError: no object file fits, and the compiler is not installed.
+    """
     instructions = instructions or available()[0]
     with _loading:
         missing = []
         for library in sorted(libraries):
-            if (library, instructions) in _engines:
+            if (LIBRARIES[library][0], instructions) in _loaded:
                 continue
             if code := object_files.find(library, instructions):
                 _link(library, instructions, code)
             else:
                 missing.append((library, instructions))
         if missing:
+            _check_compiler()
             from rbe_cli.runtime.build import compile_libraries
 
             for (library, _), file in compile_libraries(missing, progress):
@@ -135,23 +142,42 @@ def prepare(
 
 def _link(library: str, instructions: InstructionSet, code: bytes) -> None:
     """Place machine code in memory, and make its programs known."""
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _target_machine())
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    for program in LIBRARIES[library]:
-        address = engine.get_function_address(program.symbol)
-        _loaded[program, instructions] = Native(address, program)
-    _engines[library, instructions] = engine
+    place = place_object if ships_objects() else _place_by_llvm
+    addresses = place(code)
+    for program in reversed(LIBRARIES[library]):  # the first tells that all are there
+        _loaded[program, instructions] = Native(addresses[program.symbol], program)
 
 
-def _target_machine() -> Any:
+def _place_by_llvm(code: bytes) -> Mapping[str, int]:
+    """Return the addresses of an object file's functions, where LLVM has compiled it."""
+    from llvmlite import binding
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    return binding.Target.from_default_triple().create_target_machine()
+    machine = binding.Target.from_default_triple().create_target_machine()
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    symbols = [program.symbol for programs in LIBRARIES.values() for program in programs]
+    return {symbol: engine.get_function_address(symbol) for symbol in symbols}
+
+
+def _check_compiler() -> None:
+    """Check that programs can be compiled.
+
+    Raises:
+        RbeError: Numba or LLVM is missing.
+    """
+    if not all(find_spec(name) for name in ("numba", "llvmlite")):
+        raise RbeError(
+            "no compiled programs for this machine and version came with rbe-cli: "
+            "pip install 'rbe-cli[compile]' lets it compile them"
+        )
 
 
 _loaded: dict[tuple[Program, InstructionSet], Native] = {}
-_engines: dict[tuple[str, InstructionSet], Any] = {}  # own the memory of the machine code
+_engines: list[Any] = []  # own the memory of the machine code that LLVM has placed
 _loading = Lock()
 
 

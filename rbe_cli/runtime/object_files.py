@@ -19,10 +19,9 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import xxhash
-from llvmlite import binding
 
 from rbe_cli import __version__
-from rbe_cli.runtime.instruction_sets import InstructionSet, baseline
+from rbe_cli.runtime.instruction_sets import InstructionSet, architecture, baseline
 
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = _PACKAGE / "objects"
@@ -111,7 +110,8 @@ def _read(path: Path, instructions: InstructionSet) -> bytes | None:
 
 
 def _platform(instructions: InstructionSet) -> str:
-    return " ".join((binding.get_process_triple(), *baseline(instructions)[:2]))
+    """Return what machine code of an instruction set can run on."""
+    return " ".join((sys.platform, architecture(), *baseline(instructions)[:2]))
 
 
 def _hash(sources: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,16 @@ def test_a_machine_is_described() -> None:
     assert machine.physical_cores == psutil.cpu_count(logical=False)
     assert machine.cpu == cpu_model()
     assert machine.platform == f"{platform.system()} {platform.machine()}"
+
+
+def test_a_machine_needs_no_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        if name == "numba":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("rbe_cli.bench.machine_info.version", missing)
+    assert this_machine(threads=1).numba is None
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows has no sysconf")

@@ -47,6 +47,21 @@ def test_shipped_programs_need_no_compiler(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+WITHOUT_COMPILER = "sys.modules['numba'] = sys.modules['llvmlite'] = None"
+
+
+def test_shipped_programs_need_no_numba_and_no_llvm(tmp_path):
+    assert run(tmp_path, WITHOUT_COMPILER) == "[] True\n"  # in sys.modules, as forbidden
+
+
+def test_what_is_missing_without_a_compiler_is_said(tmp_path):
+    code = LOAD.format(shipped=f"{WITHOUT_SHIPPED}; {WITHOUT_COMPILER}")
+    result = run_python(code, env=os.environ | {"RBE_CACHE_DIR": str(tmp_path)})
+    assert result.returncode == 1
+    assert "RbeError" in result.stderr
+    assert "pip install 'rbe-cli[compile]'" in result.stderr
+
+
 def test_without_shipped_programs_only_the_first_process_compiles(tmp_path):
     assert run(tmp_path, WITHOUT_SHIPPED) == "[(0, 1), (1, 1)] False\n"
     assert run(tmp_path, WITHOUT_SHIPPED) == "[] False\n"

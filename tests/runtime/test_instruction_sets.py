@@ -1,0 +1,37 @@
+"""Instruction sets: what Linux and LLVM tell of a CPU."""
+
+import platform
+
+import pytest
+
+from rbe_cli.runtime import instruction_sets
+from rbe_cli.runtime.instruction_sets import architecture, linux_cpu_features, ships_objects
+
+
+@pytest.mark.skipif(not ships_objects(), reason="the features are LLVM's own there")
+def test_linux_and_llvm_agree():
+    needed = {name for names in instruction_sets._NEEDED.values() for name in names}
+    assert linux_cpu_features() & needed == instruction_sets._llvm_cpu_features() & needed
+
+
+def test_features_have_llvm_s_names(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu bmi1 abm avx2 avx512_vnni\n\nprocessor: 1\n")
+    assert linux_cpu_features(cpuinfo) == {"fpu", "bmi", "lzcnt", "avx2", "avx512vnni"}
+
+
+@pytest.mark.parametrize("text", [None, "", "processor : 0\n"])
+def test_features_that_are_not_told_are_not_used(tmp_path, text):
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    assert linux_cpu_features(cpuinfo) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("arm64", "arm64"), ("aarch64", "aarch64")],
+)
+def test_an_architecture_has_one_name(monkeypatch, machine, name):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert architecture() == name

@@ -46,5 +46,5 @@ def _of_integers(integers, row_steps, column_steps):
     whole = slice(0, integers.shape[1]), integers.astype(np.int16), column_steps
     matrix = PanelMatrix.from_blocks(integers.shape, [whole])
     return PanelMatrix(
-        matrix.low, matrix.high, matrix.high_tiles, row_steps, column_steps, matrix.shape
+        matrix.low, matrix.overflow, matrix.overflow_tiles, row_steps, column_steps, matrix.shape
     )

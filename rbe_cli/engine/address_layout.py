@@ -112,11 +112,11 @@ class AddressLayout:
             record = np.zeros(1, MATRIX)[0] if is_coded else self._matrix(weight)
         record = record.copy()
         record["bias"] = self._padded(bias)
-        record["coarse"] = self._is_coarse(weight)
+        record["takes_int8"] = self._takes_int8(weight)
         self.weight_bytes += weight.nbytes + bias.nbytes
         return record
 
-    def _is_coarse(self, weight: Weight) -> bool:
+    def _takes_int8(self, weight: Weight) -> bool:
         """Return whether a prompt's activations may be rounded to 8 bits for a matrix."""
         if self._activation_bits == "auto":
             return isinstance(weight, PanelMatrix) and weight.layout in (EVEN_2, BENT_4)

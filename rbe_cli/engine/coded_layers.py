@@ -46,6 +46,6 @@ class CodedLayers:
         for field, matrix in matrices.items():
             before = self._layers[field][number]
             record = matrix.record[0].copy()
-            record["bias"], record["coarse"] = before["bias"], before["coarse"]
+            record["bias"], record["takes_int8"] = before["bias"], before["takes_int8"]
             self._layers[field][number] = record
         yield

@@ -14,7 +14,7 @@ from rbe_cli.kernels.attention.cache_pages import append
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
 from rbe_cli.kernels.linear.block_dot import unpack_tile
 from rbe_cli.kernels.linear.products import quantise
-from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET, coarse
+from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET, int8_arithmetic
 from rbe_cli.kernels.linear.tile_dot import layout_bytes
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
@@ -29,7 +29,7 @@ from rbe_cli.runtime.simd import (
     store_float,
 )
 from rbe_cli.runtime.team_programs import barrier, share
-from rbe_cli.weights.matrix_record import FLOATS, HIGH_TILE
+from rbe_cli.weights.matrix_record import FLOATS, OVERFLOW_TILE
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
 
 _ZERO = np.float32(0)
@@ -143,13 +143,13 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
         x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
         layer_norm_row(x, job.n_embd, job.ln_f.gamma, job.ln_f.beta, job.eps, normed)
         if job.head.form != FLOATS:
-            out = job.activations + place * job.activation_bytes
+            out = job.quantised_inputs + place * job.quantised_bytes
             quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
     barrier(job.flags, part, parts)
     panels = job.head.panels
     numbers = (
-        address_of(job.head), job.wanted, job.normed.address, stride, job.activations,
-        job.activation_bytes, job.logits.address, job.logits.stride, 0,
+        address_of(job.head), job.wanted, job.normed.address, stride, job.quantised_inputs,
+        job.quantised_bytes, job.logits.address, job.logits.stride, 0,
         job.scratch + part * job.scratch_bytes,
         share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip
@@ -180,48 +180,49 @@ def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: in
         return
     step = load_float(matrix.column_steps + 4 * column)
     values = matrix.values + load_int(matrix.starts + 8 * panel)
-    number = load_int(matrix.high_starts + 8 * panel)
-    last = load_int(matrix.high_starts + 8 * (panel + 1))
+    number = load_int(matrix.overflow_starts + 8 * panel)
+    last = load_int(matrix.overflow_starts + 8 * (panel + 1))
     for tile in range(matrix.tiles):
         layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
         unpack_tile(arithmetic, layout, values, scratch)
         values += layout_bytes(layout)
-        has_high = False
+        has_overflow = False
         if number < last:
-            high = record_at(HIGH_TILE, matrix.high_tiles, number)
-            if high.tile == tile:
-                unpack_tile(arithmetic, high.layout, high.values, scratch + _UNPACKED_TILE)
-                has_high, number = True, number + 1
+            overflow = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
+            if overflow.tile == tile:
+                own = scratch + _UNPACKED_TILE
+                unpack_tile(arithmetic, overflow.layout, overflow.values, own)
+                has_overflow, number = True, number + 1
         first = tile * TILE_ROWS
         for row in range(first, min(first + TILE_ROWS, matrix.rows)):
             place = scratch + (row - first) // 4 * VECTOR_BYTES + 4 * lane + row % 4
             level = load_byte(place) - UNPACKED_OFFSET
-            if has_high:
+            if has_overflow:
                 level += 256 * (load_byte(place + _UNPACKED_TILE) - UNPACKED_OFFSET)
             weight = np.float32(level) * step * load_float(matrix.row_steps + 4 * row)
             store_float(out + 4 * row, load_float(out + 4 * row) + weight)
 
 
 @program_code
-def _activations(job: Any, part: int) -> Any:
-    """Address of the rounded activations: of one token, each thread has its own."""
+def _quantised_inputs(job: Any, part: int) -> Any:
+    """Return the address of the quantised inputs: of one token, each thread has its own."""
     if job.tokens == 1:
-        return job.activations + part * job.activation_bytes
-    return job.activations
+        return job.quantised_inputs + part * job.quantised_bytes
+    return job.quantised_inputs
 
 
 @program_code
 def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
     """normed = LayerNorm(x), and rounded for `matrix`."""
     first, last = _token_share(job, part, parts)
-    own = _activations(job, part)
+    own = _quantised_inputs(job, part)
     for token in range(first, last):
         normed = job.normed.address + token * job.normed.stride
         if job.tokens == 1:  # every thread computes it, each in a row of its own
             normed = job.normed.address + part * job.normed.stride
         x = job.x.address + token * job.x.stride
         layer_norm_row(x, job.n_embd, norm.gamma, norm.beta, job.eps, normed)
-        _quantise(arithmetic, job, normed, matrix, own + token * job.activation_bytes)
+        _quantise(arithmetic, job, normed, matrix, own + token * job.quantised_bytes)
     if job.tokens > 1:
         barrier(job.flags, part, parts)
 
@@ -230,10 +231,10 @@ def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, par
 def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts: int) -> None:
     """Round a buffer's tokens for `matrix`."""
     first, last = _token_share(job, part, parts)
-    own = _activations(job, part)
+    own = _quantised_inputs(job, part)
     for token in range(first, last):
         x = buffer.address + token * buffer.stride
-        _quantise(arithmetic, job, x, matrix, own + token * job.activation_bytes)
+        _quantise(arithmetic, job, x, matrix, own + token * job.quantised_bytes)
     if job.tokens > 1:
         barrier(job.flags, part, parts)
 
@@ -249,8 +250,8 @@ def _token_share(job: Any, part: int, parts: int) -> Any:
 @program_code
 def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
     if matrix.form != FLOATS:
-        if job.is_prompt != 0 and matrix.coarse != 0:
-            quantise(coarse(arithmetic), x, matrix.row_steps, matrix.rows, out)
+        if job.is_prompt != 0 and matrix.takes_int8 != 0:
+            quantise(int8_arithmetic(arithmetic), x, matrix.row_steps, matrix.rows, out)
         else:
             quantise(arithmetic, x, matrix.row_steps, matrix.rows, out)
 
@@ -272,13 +273,13 @@ def _multiply(
         address += part * x.stride
     panels = matrix.panels
     numbers = (
-        address_of(matrix), job.tokens, address, x.stride, _activations(job, part),
-        job.activation_bytes, out.address, out.stride, np.int64(accumulate),
+        address_of(matrix), job.tokens, address, x.stride, _quantised_inputs(job, part),
+        job.quantised_bytes, out.address, out.stride, np.int64(accumulate),
         job.scratch + part * job.scratch_bytes,
         share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip
-    if job.is_prompt != 0 and matrix.coarse != 0:
-        invoke(job.multiply_coarse, numbers)
+    if job.is_prompt != 0 and matrix.takes_int8 != 0:
+        invoke(job.multiply_int8, numbers)
     else:
         invoke(job.multiply, numbers)
 

@@ -24,7 +24,7 @@ FORWARD = np.dtype(
         ("layers", _INT),  # address of LAYER [n_layer]
         ("scales", _INT),  # address of float64 [n_layer], of the scores
         ("multiply", _INT),  # addresses of machine code
-        ("multiply_coarse", _INT),
+        ("multiply_int8", _INT),
         ("attend", _INT),
         ("n_layer", _INT),
         ("first", _INT),  # the layers that this run goes through: after the embeddings if 0,
@@ -44,15 +44,15 @@ FORWARD = np.dtype(
         ("positions", _INT),
         ("wanted", _INT),  # how many tokens' logits are wanted
         ("wanted_tokens", _INT),  # address of int64 [wanted], ascending
-        ("is_prompt", _INT),  # whether activations are rounded to 8 bits for coarse matrices
+        ("is_prompt", _INT),  # whether inputs are rounded to int8 for matrices that take it
         ("x", BUFFER),
         ("normed", BUFFER),
         ("qkv", BUFFER),
         ("attended", BUFFER),
         ("hidden", BUFFER),
         ("logits", BUFFER),
-        ("activations", _INT),  # address of [max(tokens, threads), activation_bytes]
-        ("activation_bytes", _INT),
+        ("quantised_inputs", _INT),  # address of [max(tokens, threads), quantised_bytes]
+        ("quantised_bytes", _INT),
         ("scratch", _INT),  # address of [threads, scratch_bytes]
         ("scratch_bytes", _INT),
         ("flags", _INT),  # address of the team's barrier

@@ -12,12 +12,12 @@ from rbe_cli.engine.coded_layers import CodedLayers
 from rbe_cli.engine.forward_records import FORWARD
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.thread_tuner import ThreadTuner
-from rbe_cli.kernels.kernel_records import activation_bytes, attention_bytes, scratch_bytes
+from rbe_cli.kernels.kernel_records import attention_bytes, quantised_bytes, scratch_bytes
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import libraries
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arrays import Float32, Int64
-from rbe_cli.runtime.libraries import ATTEND, MULTIPLY, MULTIPLY_COARSE
+from rbe_cli.runtime.libraries import ATTEND, MULTIPLY, MULTIPLY_INT8
 from rbe_cli.runtime.native import load
 from rbe_cli.runtime.thread_team import Team
 from rbe_cli.weights.panel_layout import TILE_ROWS
@@ -42,10 +42,8 @@ class Runner:
         self._layout = layout
         self._team = team
         self._tuner = ThreadTuner(team.threads)
-        programs = MULTIPLY, MULTIPLY_COARSE, ATTEND, libraries.FORWARD
-        multiply, multiply_coarse, attend, self._program = load(
-            programs, team.instructions, progress
-        )
+        programs = MULTIPLY, MULTIPLY_INT8, ATTEND, libraries.FORWARD
+        multiply, multiply_int8, attend, self._program = load(programs, team.instructions, progress)
         self._layers = layout.layers
         if layout.coded:
             self._layers = layout.layers.copy()  # each runner decodes into records of its own
@@ -55,7 +53,7 @@ class Runner:
         layout.fill(self._job)
         self._job["layers"], self._job["last"] = address(self._layers), len(self._layers)
         self._job["multiply"], self._job["attend"] = multiply.address, attend.address
-        self._job["multiply_coarse"] = multiply_coarse.address
+        self._job["multiply_int8"] = multiply_int8.address
         self._buffers: dict[str, NDArray[np.generic]] = {}
         self._inputs: dict[str, Int64] = {}
         self._room = 0, 0
@@ -142,10 +140,10 @@ class Runner:
             buffer = np.zeros((wanted if name == "logits" else rows, stride), np.float32)
             self._buffers[name] = buffer
             job[name]["address"], job[name]["stride"] = address(buffer), buffer.strides[0]
-        own = activation_bytes(max(config.n_embd, config.n_inner))
+        own = quantised_bytes(max(config.n_embd, config.n_inner))
         each = max(scratch_bytes(tokens), attention_bytes(cache.width, config.n_positions))
-        for name, shape in (("activation", (rows, own)), ("scratch", (threads, each))):
+        for name, shape in (("quantised", (rows, own)), ("scratch", (threads, each))):
             self._buffers[name] = np.empty(shape, np.uint8)
             job[f"{name}_bytes"] = shape[1]
-        job["activations"] = address(self._buffers["activation"])
+        job["quantised_inputs"] = address(self._buffers["quantised"])
         job["scratch"] = address(self._buffers["scratch"])

@@ -21,8 +21,8 @@ MATMUL = np.dtype(
         ("x_stride", _INT),
         ("out", _INT),  # address of float32 [tokens, out_stride / 4], writable to N'
         ("out_stride", _INT),
-        ("activations", _INT),  # address of scratch, [tokens, activation_bytes]
-        ("activation_bytes", _INT),
+        ("quantised_inputs", _INT),  # address of scratch, [tokens, quantised_bytes]
+        ("quantised_bytes", _INT),
         ("scratch", _INT),  # address of scratch, [threads, scratch_bytes]
         ("scratch_bytes", _INT),
         ("flags", _INT),  # address of the team's barrier
@@ -125,16 +125,16 @@ ActivationBits = Literal["auto", "8", "16"]
 more than five times as much (docs/design-notes.md)."""
 KvType = Literal["fp32", "fp16", "int8"]
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
-GROUP_ROWS = 256  # activations that share a scale
+GROUP_ROWS = 256  # quantised inputs that share a scale
 
 
 def group_count(rows: int) -> int:
-    """Return the number of groups of a token's activations."""
+    """Return the number of groups of a token's quantised inputs."""
     return -(-rows // GROUP_ROWS)
 
 
-def activation_bytes(rows: int) -> int:
-    """Return the bytes of a token's quantised activations (products.py), a multiple of 64."""
+def quantised_bytes(rows: int) -> int:
+    """Return the bytes of a token's quantised inputs (products.py), a multiple of 64."""
     tiles = -(-rows // 32)
     return -(-(8 * group_count(rows) + 4 * tiles + 64 * tiles) // 64) * 64
 
@@ -152,7 +152,7 @@ def head_bytes(width: int, kind: KvType) -> int:
 
 def attention_bytes(width: int, positions: int) -> int:
     """Return the bytes of a thread's scratch for attention to at most `positions`."""
-    return 32 * width + 4 * score_bytes(positions) + activation_bytes(max(width, positions + 32))
+    return 32 * width + 4 * score_bytes(positions) + quantised_bytes(max(width, positions + 32))
 
 
 def score_bytes(positions: int) -> int:

@@ -46,7 +46,7 @@ def choice_type(value: Any) -> types.Type:
 class Arithmetic:
     """Choose the instruction set and the width of activations: every program's first argument."""
 
-    def __init__(self, instructions: InstructionSet, coarse: bool = False) -> None:
+    def __init__(self, instructions: InstructionSet, int8: bool = False) -> None:
         self.instructions = instructions
-        self.halves = 1 if coarse else 2
-        self.name = instructions.name + (" coarse" if coarse else "")
+        self.halves = 1 if int8 else 2
+        self.name = instructions.name + (" int8" if int8 else "")

@@ -38,7 +38,7 @@ WORK = Program("rbe_cli.runtime.team_programs", "work", _numbers(3))
 LEAD = Program("rbe_cli.runtime.team_programs", "lead", _numbers(2))
 READ = Program("rbe_cli.runtime.team_programs", "read", _TEAM_RUN)
 MULTIPLY = Program(_PRODUCTS, "multiply_program", _numbers(12))
-MULTIPLY_COARSE = Program(_PRODUCTS, "multiply_coarse_program", _numbers(12))
+MULTIPLY_INT8 = Program(_PRODUCTS, "multiply_int8_program", _numbers(12))
 ATTEND = Program("rbe_cli.kernels.attention.cached_attention", "attend_program", _numbers(11))
 FORWARD = Program("rbe_cli.engine.forward_program", "forward", _TEAM_RUN)
 LINEAR = Program("rbe_cli.kernels.linear.linear_program", "linear_program", _TEAM_RUN)
@@ -98,7 +98,7 @@ QUANTISE_FIXED_ROWS = Program(
 )  # fmt: skip
 
 LIBRARIES: dict[str, tuple[Program, ...]] = {
-    "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_COARSE, ATTEND, FORWARD, LINEAR),
+    "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_INT8, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
         RANS_ENCODE, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT, QUANTISE_ROWS,

@@ -21,13 +21,13 @@ MATRIX = np.dtype(
         ("row_steps", _INT),  # address of float32 [K'], 0 in the padding
         ("column_steps", _INT),  # address of float32 [N']
         ("bias", _INT),  # address of float32 [N']
-        ("high_tiles", _INT),  # address of HIGH_TILE, panel by panel
-        ("high_starts", _INT),  # address of int64 [panels + 1], the panels' first
-        ("coarse", _INT),  # whether a prompt's activations may be rounded to 8 bits for it
+        ("overflow_tiles", _INT),  # address of OVERFLOW_TILE, panel by panel
+        ("overflow_starts", _INT),  # address of int64 [panels + 1], the panels' first
+        ("takes_int8", _INT),  # whether a prompt's inputs may be rounded to int8
     ]
 )
 PACKED, FLOATS = 0, 1
-HIGH_TILE = np.dtype(
+OVERFLOW_TILE = np.dtype(
     [
         ("tile", _INT),  # of the panel
         ("layout", _INT),

@@ -4,8 +4,8 @@ weight[k, n] = row_steps[k] * level[k, n] * column_steps[n], K inputs by N outpu
 rows fold into a kernel's input, those of columns into its output.
 
 Each tile of 32 rows by 16 columns has a layout of its own, the narrowest that holds it. Integers
-past 8 bits are cut in two, v = low + 256 * high with low in 8 bits: the few tiles that have a
-`high` have a second one for it.
+past 8 bits are cut in two, v = low + 256 * overflow with low in 8 bits: the few tiles that have
+such integers have an overflow tile as well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.arrays import Float32, Floating, Int64, Integers, PanelValues
 from rbe_cli.weights import panel_layout
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
-from rbe_cli.weights.matrix_record import HIGH_TILE, MATRIX, PACKED
+from rbe_cli.weights.matrix_record import MATRIX, OVERFLOW_TILE, PACKED
 from rbe_cli.weights.panel_layout import (
     INTEGERS,
     LAYOUTS,
@@ -34,8 +34,8 @@ _BITS = np.array([layout.bits for layout in LAYOUTS])
 _FIRST_INTEGER = LAYOUTS.index(INTEGERS[0])
 _LIMITS = np.array([layout.offset for layout in INTEGERS])  # -limit <= v < limit
 _OFFSETS = np.array([layout.offset for layout in LAYOUTS], np.int16)
-_HIGH = 256
-_LARGEST = 127 * _HIGH + 127
+_OVERFLOW_UNIT = 256
+_LARGEST = 127 * _OVERFLOW_UNIT + 127
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +107,16 @@ class PanelMatrix(CompressedMatrix):
 
     Attributes:
         low: its tiles, panel by panel.
-        high: the tiles that stand for multiples of 256.
-        high_tiles: int64, ascending, which of the matrix's tiles those belong to.
+        overflow: the tiles that stand for multiples of 256.
+        overflow_tiles: int64, ascending, which of the matrix's tiles those belong to.
         row_steps: float32 `[K]`; float64, too, for the reference kernels.
         column_steps: as these, `[N]`.
         shape: (K, N).
     """
 
     low: TileSet
-    high: TileSet
-    high_tiles: Int64
+    overflow: TileSet
+    overflow_tiles: Int64
     row_steps: Floating
     column_steps: Floating
     shape: tuple[int, int]
@@ -125,7 +125,7 @@ class PanelMatrix(CompressedMatrix):
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """Pickle without the addresses of `record`, which another process could not use."""
         steps = self.row_steps, self.column_steps
-        return PanelMatrix, (self.low, self.high, self.high_tiles, *steps, self.shape)
+        return PanelMatrix, (self.low, self.overflow, self.overflow_tiles, *steps, self.shape)
 
     @classmethod
     def of_one_layout(
@@ -140,8 +140,8 @@ class PanelMatrix(CompressedMatrix):
         count = values.shape[0] * values.shape[1]
         layouts = np.full(count, LAYOUTS.index(layout), np.uint8)
         nothing = np.zeros(0, np.uint8)
-        low, high = TileSet(values.reshape(-1), layouts), TileSet(nothing, nothing)
-        return cls(low, high, np.zeros(0, np.int64), row_steps, column_steps, shape)
+        low, overflow = TileSet(values.reshape(-1), layouts), TileSet(nothing, nothing)
+        return cls(low, overflow, np.zeros(0, np.int64), row_steps, column_steps, shape)
 
     @classmethod
     def from_blocks(
@@ -159,30 +159,30 @@ class PanelMatrix(CompressedMatrix):
         """
         column_steps = np.empty(shape[1], np.float32)
         count = -(-shape[0] // TILE_ROWS) * -(-shape[1] // PANEL_COLUMNS)
-        low, high, high_tiles, done = _Packer(count), _Packer(count), [], 0
+        low, overflow, overflow_tiles, done = _Packer(count), _Packer(count), [], 0
         for tiles in _whole_panels(blocks, column_steps):
             if tiles.max() > _LARGEST:
                 raise OverflowError(f"the integer {tiles.max()} does not fit two times 8 bits")
             top = (tiles + np.int16(128)) >> np.int16(8)
             wide = np.flatnonzero(top.any(axis=(1, 2)))
             low.add(tiles - (top << np.int16(8)))
-            high.add(top[wide])
-            high_tiles.append(wide + done)
+            overflow.add(top[wide])
+            overflow_tiles.append(wide + done)
             done += len(tiles)
         ones = np.ones(shape[0], np.float32)
-        found = low.tiles(), high.tiles(), np.concatenate(high_tiles)
+        found = low.tiles(), overflow.tiles(), np.concatenate(overflow_tiles)
         return cls(*found, ones, column_steps, shape)
 
     def placed(self, arena: Arena) -> "PanelMatrix":
         """Return the same matrix with its tiles in an arena."""
         low = TileSet(arena.place(self.low.values), self.low.layouts)
         steps = self.row_steps, self.column_steps
-        return PanelMatrix(low, self.high, self.high_tiles, *steps, self.shape)
+        return PanelMatrix(low, self.overflow, self.overflow_tiles, *steps, self.shape)
 
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> "PanelMatrix":
         """Return the same integers times other steps; the tiles are shared."""
         return PanelMatrix(
-            self.low, self.high, self.high_tiles, row_steps, column_steps, self.shape
+            self.low, self.overflow, self.overflow_tiles, row_steps, column_steps, self.shape
         )
 
     def decoded(self) -> "PanelMatrix":
@@ -235,29 +235,32 @@ class PanelMatrix(CompressedMatrix):
         row_steps[: self.shape[0]] = self.row_steps
         column_steps = np.zeros(count * PANEL_COLUMNS, np.float32)
         column_steps[: self.shape[1]] = self.layout.unit * self.column_steps
-        high = np.zeros(len(self.high_tiles), HIGH_TILE)
-        high["tile"] = self.high_tiles % self.tiles
-        high["layout"] = self.high.layouts
-        high["values"] = address(self.high.values) + self.high.starts[:-1]
+        overflow = np.zeros(len(self.overflow_tiles), OVERFLOW_TILE)
+        overflow["tile"] = self.overflow_tiles % self.tiles
+        overflow["layout"] = self.overflow.layouts
+        overflow["values"] = address(self.overflow.values) + self.overflow.starts[:-1]
         panel_starts = np.arange(count + 1) * self.tiles
-        high_starts = np.searchsorted(self.high_tiles, panel_starts)
+        overflow_starts = np.searchsorted(self.overflow_tiles, panel_starts)
         starts = self.low.starts[panel_starts]
         found = np.zeros(1, MATRIX)
         found["form"], found["values"] = PACKED, address(self.low.values)
         found["starts"], found["layouts"] = address(starts), address(self.low.layouts)
-        is_uniform = (self.low.layouts == self.low.layouts[0]).all() and not high.size
+        is_uniform = (self.low.layouts == self.low.layouts[0]).all() and not overflow.size
         found["layout"] = self.low.layouts[0] if is_uniform else -1
         found["rows"], found["tiles"], found["panels"] = self.shape[0], self.tiles, count
         found["row_steps"], found["column_steps"] = address(row_steps), address(column_steps)
-        found["high_tiles"], found["high_starts"] = address(high), address(high_starts)
-        return found, (starts, row_steps, column_steps, high, high_starts)
+        found["overflow_tiles"], found["overflow_starts"] = (
+            address(overflow),
+            address(overflow_starts),
+        )
+        return found, (starts, row_steps, column_steps, overflow, overflow_starts)
 
     @property
     def nbytes(self) -> int:
         """Return the bytes in memory."""
         arrays = (
-            self.low.values, self.low.layouts, self.high.values, self.high.layouts,
-            self.high_tiles, self.row_steps, self.column_steps,
+            self.low.values, self.low.layouts, self.overflow.values, self.overflow.layouts,
+            self.overflow_tiles, self.row_steps, self.column_steps,
         )  # fmt: skip
         return sum(array.nbytes for array in arrays)
 
@@ -283,9 +286,9 @@ class PanelMatrix(CompressedMatrix):
         """Return the levels of some panels, `[len(wanted), K', 16]`."""
         tiles = (wanted[:, None] * self.tiles + np.arange(self.tiles)).ravel()
         found = self.low.levels(tiles)
-        has_high = np.flatnonzero(np.isin(tiles, self.high_tiles))
-        own = np.searchsorted(self.high_tiles, tiles[has_high])
-        found[has_high] += _HIGH * self.high.levels(own)
+        has_overflow = np.flatnonzero(np.isin(tiles, self.overflow_tiles))
+        own = np.searchsorted(self.overflow_tiles, tiles[has_overflow])
+        found[has_overflow] += _OVERFLOW_UNIT * self.overflow.levels(own)
         return found.reshape(len(wanted), -1, PANEL_COLUMNS)
 
 

@@ -74,7 +74,7 @@ def test_equals_the_twin(seed, tokens, rows, columns, form, exponent, instructio
 def test_the_largest_sums_do_not_overflow(form, largest, extreme):
     """All codes and all activations at their limits, over several groups."""
     matrix = extreme_matrix(1024, 16, form, largest=largest)
-    assert matrix.high_tiles.size == (1024 // 32 if form == "wide" else 0)
+    assert matrix.overflow_tiles.size == (1024 // 32 if form == "wide" else 0)
     x, bias = np.full((3, 1024), extreme, np.float32), np.zeros(16, np.float32)
     expected, bound = twin(x, matrix, bias)
     for instructions in available():

@@ -50,7 +50,7 @@ def test_a_tile_takes_the_fewest_bits(bits, largest):
     integers[40, 20] = largest
     matrix = pack(integers, [32])
     assert [LAYOUTS[i].bits for i in matrix.low.layouts] == [3, 3, 3, bits]
-    assert matrix.high_tiles.size == 0
+    assert matrix.overflow_tiles.size == 0
     integers[40, 20] = -largest - 1
     assert pack(integers, [32]).layout.bits == bits
 
@@ -65,8 +65,8 @@ def test_only_tiles_with_integers_past_8_bits_have_a_second():
     integers[33, 17] = 128
     integers[0, 47] = -32765
     matrix = pack(integers, [48])
-    assert matrix.high_tiles.tolist() == [3, 4]
-    assert [LAYOUTS[i].bits for i in matrix.high.layouts] == [3, 8]
+    assert matrix.overflow_tiles.tolist() == [3, 4]
+    assert [LAYOUTS[i].bits for i in matrix.overflow.layouts] == [3, 8]
     assert matrix.nbytes < 2 * 64 * 48
 
 

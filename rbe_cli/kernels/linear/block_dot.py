@@ -64,7 +64,7 @@ def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) 
 
 @kernel_intrinsic
 def block_sums(typing: Any, arithmetic: Any, tokens: Any, header: Any, stride: Any) -> Any:
-    """Return sums for `add_quad`: -UNPACKED_OFFSET * (sum of a token's activations) each.
+    """Return sums for `add_quad`: -UNPACKED_OFFSET * (sum of a token's quantised inputs) each.
 
     `header` is the address of the first token's group (float32 scale, int32 sum); the next
     token's lies `stride` bytes on.
@@ -93,7 +93,8 @@ def add_quad(
 
     `first` and `second` are the addresses of the panels' quads.
 
-    `x` is the address of the first token's activations; the next token's lie `stride` bytes on.
+    `x` is the address of the first token's quantised inputs; the next token's lie `stride` bytes
+    on.
     """
     own, halves = arithmetic.value, arithmetic.value.halves
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import ACTIVATIONS, MATMUL, activation_bytes, scratch_bytes
+from rbe_cli.kernels.kernel_records import ACTIVATIONS, MATMUL, quantised_bytes, scratch_bytes
 from rbe_cli.model.config import Activation
 from rbe_cli.runtime.addresses import address, float_address
 from rbe_cli.runtime.arrays import Float32, Norm
@@ -46,12 +46,13 @@ def matmul(
     own_out = columns % PANEL_COLUMNS != 0
     padded_x = np.zeros((tokens, matrix.tiles * TILE_ROWS) if own_x else 0, np.float32)
     padded_out = np.empty((tokens, padded_bias.size) if own_out else 0, np.float32)
-    activations = np.empty((tokens, activation_bytes(rows)), np.uint8)
+    quantised_inputs = np.empty((tokens, quantised_bytes(rows)), np.uint8)
     scratch = np.empty((team.threads, scratch_bytes(tokens)), np.uint8)
     job = np.zeros(1, MATMUL)
     job["matrix"] = matrix.record
     job["matrix"]["bias"], job["flags"] = address(padded_bias), team.flags
-    job["activations"], job["activation_bytes"] = address(activations), activations.strides[0]
+    job["quantised_inputs"] = address(quantised_inputs)
+    job["quantised_bytes"] = quantised_inputs.strides[0]
     job["scratch"], job["scratch_bytes"] = address(scratch), scratch.strides[0]
     job["activation"] = -1 if activation is None else ACTIVATIONS[activation]
     if norm is not None:

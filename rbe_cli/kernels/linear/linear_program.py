@@ -24,17 +24,19 @@ def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> 
     """
     job = record(MATMUL, job_address)
     matrix = job.matrix
-    stride = job.activation_bytes
+    stride = job.quantised_bytes
     for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
         x = job.x + token * job.x_stride
         if job.gamma != 0:
             source = job.source + token * job.source_stride
             layer_norm_row(source, matrix.rows, job.gamma, job.beta, job.eps, x)
-        quantise(arithmetic, x, matrix.row_steps, matrix.rows, job.activations + token * stride)
+        quantise(
+            arithmetic, x, matrix.row_steps, matrix.rows, job.quantised_inputs + token * stride
+        )
     barrier(job.flags, part, parts)
     operands = Operands(
-        job.tokens, job.x, job.x_stride, job.activations, stride, job.out, job.out_stride, False,
-        job.scratch + part * job.scratch_bytes,
+        job.tokens, job.x, job.x_stride, job.quantised_inputs, stride,
+        job.out, job.out_stride, False, job.scratch + part * job.scratch_bytes,
     )  # fmt: skip
     first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
     multiply(arithmetic, matrix, operands, first, last)

@@ -1,7 +1,7 @@
 """Compute out = x W + bias for a matrix in panels, exactly but for the rounding of x.
 
 The steps of rows are multiplied into x, which is then rounded, 256 rows at a time, to integers
-within +-32512 (or +-127: "coarse") of a scale of their own. A group's products are summed
+within +-32512 (or +-127: int8 activations) of a scale of their own. A group's products are summed
 without rounding (quad_products.py), times its scale in float32, group after group: an output
 depends neither on the threads, nor on the tokens beside it, nor on the instruction set.
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from rbe_cli.kernels.kernel_records import GROUP_ROWS
 from rbe_cli.kernels.linear.block_dot import add_block, add_quad, block_sums, unpack_tile
-from rbe_cli.kernels.linear.quad_products import coarse, halves_of, store_quads
+from rbe_cli.kernels.linear.quad_products import halves_of, int8_arithmetic, store_quads
 from rbe_cli.kernels.linear.tile_dot import (
     add_tile,
     layout_bytes,
@@ -48,7 +48,7 @@ from rbe_cli.runtime.simd import (
     to_floats,
     to_ints,
 )
-from rbe_cli.weights.matrix_record import FLOATS, HIGH_TILE, MATRIX
+from rbe_cli.weights.matrix_record import FLOATS, MATRIX, OVERFLOW_TILE
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
 
 _SIX, _TWO, _ONE = Choice(6), Choice(2), Choice(1)  # tokens of a block
@@ -56,7 +56,7 @@ _GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _UNPACKED_TILE = 8 * VECTOR_BYTES
 _UNPACKED = _GROUP_TILES * _UNPACKED_TILE  # bytes of a panel's group
 _ZERO = np.float32(0)
-_HIGH = np.float32(256)
+_OVERFLOW_UNIT = np.float32(256)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
 
 
@@ -66,7 +66,7 @@ class Operands(NamedTuple):
     Attributes:
         tokens: how many.
         x, x_stride: float32, for weights in float32.
-        activations, stride: the same as `quantise` writes it, for all others.
+        quantised_inputs, stride: the same as `quantise` writes it, for all others.
         out, out_stride: float32, writable to N'.
         accumulate: add to what `out` holds.
         scratch: of this thread, records.scratch_bytes(tokens).
@@ -75,7 +75,7 @@ class Operands(NamedTuple):
     tokens: int
     x: int
     x_stride: int
-    activations: int
+    quantised_inputs: int
     stride: int
     out: int
     out_stride: int
@@ -85,10 +85,10 @@ class Operands(NamedTuple):
 
 @program_code
 def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
-    """Round one token's activations; `x` and `steps` are read to a multiple of 32 rows.
+    """Round one token's inputs; `x` and `steps` are read to a multiple of 32 rows.
 
     Written are each group's scale (float32) and sum (int32), each tile's sum (int32), and the
-    activations, 64 bytes a tile (coarse: 32). What is not finite gives a group a scale that is
+    quantised inputs, 64 bytes a tile (int8: 32). What is not finite gives a group a scale that is
     not a number.
     """
     halves = halves_of(arithmetic)
@@ -161,24 +161,24 @@ def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -
 
 
 @program_code
-def _add_high(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
+def _add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
     """Return the sum plus the panel's tiles of multiples of 256."""
-    first = load_int(matrix.high_starts + 8 * panel)
-    last = load_int(matrix.high_starts + 8 * (panel + 1))
+    first = load_int(matrix.overflow_starts + 8 * panel)
+    last = load_int(matrix.overflow_starts + 8 * (panel + 1))
     if first == last:
         return total
     tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
     words = tile_sums + 4 * matrix.tiles
-    high = splat_float(_ZERO)
+    overflow = splat_float(_ZERO)
     for number in range(first, last):
-        own = record_at(HIGH_TILE, matrix.high_tiles, number)
+        own = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
         place = words + halves_of(arithmetic) * TILE_ROWS * own.tile
         sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
         correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
         exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
         scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
-        high = fused(to_floats(exact), scale, high)
-    return fused(high, splat_float(_HIGH), total)
+        overflow = fused(to_floats(exact), scale, overflow)
+    return fused(overflow, splat_float(_OVERFLOW_UNIT), total)
 
 
 @program_code
@@ -195,7 +195,7 @@ def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> N
 
 @program_code
 def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    x = operands.activations
+    x = operands.quantised_inputs
     for panel in range(first, last):
         values = matrix.values + load_int(matrix.starts + 8 * panel)
         if matrix.layout >= 0:
@@ -203,7 +203,7 @@ def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: in
         else:
             layouts = matrix.layouts + panel * matrix.tiles
             total = _mixed_sum(arithmetic, layouts, values, matrix.tiles, x)
-            total = _add_high(arithmetic, matrix, panel, x, total)
+            total = _add_overflow(arithmetic, matrix, panel, x, total)
         _finish(matrix, panel, total, operands, 0)
 
 
@@ -268,8 +268,8 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
         stop = min(start + _GROUP_TILES, tiles)
         values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
         others = _unpack_group(arithmetic, matrix, other, start, stop, others, scratch + _UNPACKED)
-        header = operands.activations + 8 * group
-        words = operands.activations + 8 * groups + 4 * tiles
+        header = operands.quantised_inputs + 8 * group
+        words = operands.quantised_inputs + 8 * groups + 4 * tiles
         words += halves_of(arithmetic) * GROUP_ROWS * group
         _blocks(arithmetic, operands, 8 * (stop - start), header, words, totals)
 
@@ -281,11 +281,11 @@ def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) 
         pair = min(2, last - panel)
         _two_panels(arithmetic, matrix, operands, panel, panel + pair - 1)
         for token in range(operands.tokens):
-            x = operands.activations + token * operands.stride
+            x = operands.quantised_inputs + token * operands.stride
             for own in range(pair):
                 total = load_floats(totals + VECTOR_BYTES * (2 * token + own))
                 if matrix.layout < 0:
-                    total = _add_high(arithmetic, matrix, panel + own, x, total)
+                    total = _add_overflow(arithmetic, matrix, panel + own, x, total)
                 _finish(matrix, panel + own, total, operands, token)
 
 
@@ -316,23 +316,23 @@ def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int)
 
 @program_code
 def multiply_program(
-    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
 ) -> None:  # fmt: skip
     """Run `multiply` for other programs, which call it by its address."""
     operands = Operands(
-        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+        tokens, x, x_stride, quantised_inputs, stride, out, out_stride, accumulate != 0, scratch
     )
     multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
 
 
 @program_code
-def multiply_coarse_program(
-    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, activations: int,
+def multiply_int8_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
     stride: int, out: int, out_stride: int, accumulate: int, scratch: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Run `multiply` with coarse activations, for other programs."""
+    """Run `multiply` with int8 activations, for other programs."""
     operands = Operands(
-        tokens, x, x_stride, activations, stride, out, out_stride, accumulate != 0, scratch
+        tokens, x, x_stride, quantised_inputs, stride, out, out_stride, accumulate != 0, scratch
     )
-    multiply(coarse(arithmetic), record(MATRIX, matrix), operands, first, last)
+    multiply(int8_arithmetic(arithmetic), record(MATRIX, matrix), operands, first, last)

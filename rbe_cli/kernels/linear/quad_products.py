@@ -1,16 +1,16 @@
-"""Emit products of a tile's codes and a token's activations, exactly, in every instruction set.
+"""Emit exact products of a tile's codes and a token's quantised inputs, in every instruction set.
 
 A kernel's sums of products are integers without rounding, so all instruction sets, any number
 of threads and any grouping of tokens give the same bits.
 
-Activations of a token are integers q within +-32512. They lie quad by quad (four rows), 8 bytes
-a quad, as the instruction set multiplies them:
+A token's quantised inputs are integers q within +-32512. They lie quad by quad (four rows), 8
+bytes a quad, as the instruction set multiplies them:
 
     avx512          q = 256 * high + low: four bytes `high`, four bytes `low`, both signed
     avx2, portable  four 16-bit integers, rows 0, 2, 1 and 3
 
-or, for `avx512` alone, as one signed byte each: 4 bytes a quad ("coarse", +-127). Sums of products
-are collected in two vectors ("halves") of 16 lanes, one for each four bytes.
+or, for `avx512` alone, as one signed byte each: 4 bytes a quad (int8 activations, +-127). Sums of
+products are collected in two vectors ("halves") of 16 lanes, one for each four bytes.
 
 `tile_dot` multiplies a tile by one token, `block_dot` unpacked panels by a block of tokens.
 """
@@ -108,7 +108,7 @@ def add_products(
     codes: ir.Value,
     words: list[ir.Value],
 ) -> list[ir.Value]:
-    """Return both halves' sums plus a quad's bytes times the activations in `words` (i32)."""
+    """Return both halves' sums plus a quad's bytes times the quantised inputs in `words` (i32)."""
     instructions = arithmetic.instructions
     if instructions is InstructionSet.avx512:
         return [
@@ -152,7 +152,7 @@ def _pair_products(builder: ir.IRBuilder, pairs: ir.Value, word: ir.Value) -> ir
 def words_of(
     builder: ir.IRBuilder, arithmetic: Arithmetic, x: ir.Value, quad: int = 0
 ) -> list[ir.Value]:
-    """Load a quad's activations, four bytes for each half."""
+    """Load a quad's quantised inputs, four bytes for each half."""
     halves = arithmetic.halves
     return [load(builder, x, I32, 4 * (halves * quad + half)) for half in range(halves)]
 
@@ -204,24 +204,24 @@ def elements(builder: ir.IRBuilder, values: ir.Value, count: int) -> list[ir.Val
 
 @kernel_intrinsic
 def halves_of(typing: Any, arithmetic: Any) -> Any:
-    """Return how many halves sums of products have: 2, or 1 for coarse activations."""
+    """Return how many halves sums of products have: 2, or 1 for int8 activations."""
     value = ir.Constant(I64, arithmetic.value.halves)
     return types.int64(arithmetic), lambda *_: value
 
 
 @kernel_intrinsic
-def coarse(typing: Any, arithmetic: Any) -> Any:
-    """Return the arithmetic of 8-bit activations, where the instruction set has one."""
+def int8_arithmetic(typing: Any, arithmetic: Any) -> Any:
+    """Return the arithmetic of int8 activations, where the instruction set has one."""
     own = arithmetic.value
     if own.instructions is not InstructionSet.avx512:
         return arithmetic(arithmetic), lambda context, builder, _, values: values[0]
-    found = choice_type(Arithmetic(own.instructions, coarse=True))
+    found = choice_type(Arithmetic(own.instructions, int8=True))
     return found(arithmetic), lambda context, *_: context.get_dummy_value()
 
 
 @kernel_intrinsic
-def store_quads(typing: Any, arithmetic: Any, address: Any, activations: Any) -> Any:
-    """Write 16 activations (ints), four quads, as the kernels read them."""
+def store_quads(typing: Any, arithmetic: Any, address: Any, quantised: Any) -> Any:
+    """Write 16 quantised inputs (ints), four quads, as the kernels read them."""
     own = arithmetic.value
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:

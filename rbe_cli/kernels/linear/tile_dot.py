@@ -1,4 +1,4 @@
-"""Multiply a tile of codes by one token's activations (quad_products.py)."""
+"""Multiply a tile of codes by one token's quantised inputs (quad_products.py)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,9 +57,10 @@ def token_sums(typing: Any, arithmetic: Any) -> Any:
 
 @kernel_intrinsic
 def add_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, x: Any, sums: Any) -> Any:
-    """Return sums plus the products of a tile (address `tile`) and one token's activations (`x`).
+    """Return sums plus the products of a tile and of a token's quantised inputs.
 
-    `layout` is a place in `LAYOUTS`. What lies some tiles on is fetched into the cache.
+    `tile` and `x` are their addresses, and `layout` is a place in `LAYOUTS`. What lies some tiles
+    on is fetched into the cache.
     """
     own, halves = arithmetic.value, arithmetic.value.halves
 

@@ -1,7 +1,7 @@
-"""The text a compression is calibrated on.
+"""Provide the text that a compression is calibrated on.
 
-It is the user's, or token files, or by default what the checkpoint itself writes (as in
-LLM-QAT, Liu et al. 2023, section 2.1: a random first token, the rest sampled).
+It is the user's text, a token file, or by default text that the checkpoint itself generates: a
+random first token, and the rest sampled from the model (LLM-QAT, Liu et al. 2023, section 2.1).
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ from rbe_cli.text.text_files import read_text_file
 from rbe_cli.text.token_files import read_token_file
 from rbe_cli.text.tokenizer import Tokenizer
 
-WINDOW = 256  # tokens at most of a calibration sequence
-SAMPLED = "sampled from the model"  # text that the model wrote itself
-_HELD_OUT = 8  # one sequence in so many is kept for measuring quality
-_ROWS = 36  # sequences written side by side at most
+WINDOW = 256  # tokens of a calibration sequence at most
+SAMPLED = "sampled from the model"  # the name of text that the model generated
+_HELD_OUT = 8  # for so many sequences to calibrate on, one more is kept to measure quality
+_ROWS = 36  # sequences of one task at most
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sequences of token ids `[n]`, each at least two tokens long.
+    """Calibration text, as sequences of token ids `[n]` that have at least two tokens each.
 
     Attributes:
-        used: what the codec may look at.
-        held_out: what quality is measured on.
-        description: where they come from, for the file's provenance.
-        text: the same in short: a file's name, or `SAMPLED`.
+        used: the sequences that the codec uses.
+        held_out: the sequences that quality is measured on.
+        description: where they come from, for the provenance of the file.
+        text: a short form of `description`: the name of a file, or `SAMPLED`.
     """
 
     used: list[Tokens]
@@ -50,7 +50,7 @@ class Calibration:
 
 
 def describe(text: Path | None, tokens: Path | None) -> tuple[str, str]:
-    """`description` and `text` of the `Calibration` on a text, a token file, or neither."""
+    """Return `description` and `text` of a `Calibration` on a text, a token file, or neither."""
     path = text or tokens
     if path is None:
         return "text written by the checkpoint itself", SAMPLED
@@ -59,27 +59,28 @@ def describe(text: Path | None, tokens: Path | None) -> tuple[str, str]:
 
 
 def default_samples(config: Gpt2Config, tunes: bool = False) -> int:
-    """Sequences to calibrate on: a quarter of the tokens costs some 10 % more KL divergence.
+    """Return the default number of sequences to calibrate on.
 
-    Who tunes takes four times as many: 96, 224 and 400 of them leave .0369, .0346 and .0342 at 2
-    bits (docs/design-notes.md).
+    A quarter of these tokens gives about 10 % more KL divergence. Tuning uses four times as many:
+    at 2 bits per weight, 96, 224 and 400 sequences give a KL divergence of .0369, .0346 and
+    .0342 (docs/design-notes.md).
     """
     few = 128 if parameter_count(config) <= 50_000_000 else 48
     return 4 * few if tunes else few
 
 
 def most_held_out_tokens(config: Gpt2Config, samples: int) -> int:
-    """Return the most predictions that quality is measured on."""
+    """Return the largest number of predictions that quality is measured on."""
     return held_out(samples) * (min(WINDOW, config.n_positions) - 1)
 
 
 def held_out(samples: int) -> int:
-    """Return how many sequences are kept for measuring quality, beside those to calibrate on."""
+    """Return how many sequences are held out to measure quality, if `samples` are used."""
     return max(1, samples // _HELD_OUT)
 
 
 def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
-    """Windows of a text file, drawn at random.
+    """Cut a text file into windows, and draw some of them at random.
 
     Raises:
         UsageError: the checkpoint has no tokenizer, or the text is too short.
@@ -96,7 +97,12 @@ def from_text(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Ca
 
 
 def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int) -> Calibration:
-    """Sequences of a token file, cut into windows, drawn at random."""
+    """Cut the sequences of a token file into windows, and draw some of them at random.
+
+    Raises:
+        NotFoundError, BadFileError: the file is missing or not a token file.
+        UsageError: a token is not in the vocabulary, or there is too little text.
+    """
     length = min(WINDOW, checkpoint.config.n_positions)
     sequences = read_token_file(path, checkpoint.config.vocab_size)
     cut = [window for sequence in sequences for window in windows(sequence, length)]
@@ -111,15 +117,15 @@ def from_model(
     folder: WorkFolder,
     progress: Progress,
 ) -> Calibration:
-    """What the model writes at temperature 1 after a random first token.
+    """Generate text with the model, at temperature 1 after a random first token.
 
     Args:
-        model: writes.
-        samples: sequences to calibrate on; some more are held out.
-        seed: of the choice of tokens.
-        workers: write some sequences each.
-        folder: keeps what was written.
-        progress: told how many sequences there are.
+        model: generates the text.
+        samples: number of sequences to calibrate on. Some more are generated and held out.
+        seed: the seed of the choice of tokens.
+        workers: generate groups of sequences in parallel.
+        folder: keeps the finished groups.
+        progress: called with the number of finished sequences.
     """
     total = samples + held_out(samples)
     parts = -(-total // _ROWS)
@@ -144,7 +150,7 @@ def from_model(
 
 
 def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
-    """Sample `rows` sequences, int64 `[rows, length]`."""
+    """Sample sequences from the model. Return their tokens, int64 `[rows, length]`."""
     config, rng = model.config, np.random.default_rng(seed)
     sequences = np.empty((rows, min(WINDOW, config.n_positions)), np.int64)
     session = LayerSession(model, rows)
@@ -158,16 +164,16 @@ def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
 def _split(
     sequences: Sequence[Tokens], samples: int, seed: int, description: str, text: str
 ) -> Calibration:
-    """Draw sequences at random and hold some of them out.
+    """Draw sequences at random, and hold some of them out.
 
     Args:
-        sequences: to draw from.
-        samples: sequences to calibrate on.
-        seed: of the drawing.
+        sequences: the sequences to draw from.
+        samples: the number of sequences to calibrate on.
+        seed: the seed of the random order.
         description, text: see `Calibration`.
 
     Raises:
-        UsageError: fewer than two sequences have two tokens.
+        UsageError: fewer than two sequences have at least two tokens.
     """
     usable = [sequence for sequence in sequences if len(sequence) >= 2]
     if len(usable) < 2:

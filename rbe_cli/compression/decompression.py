@@ -1,4 +1,4 @@
-"""Decompress: a `.rbe` file back into a folder in Hugging Face layout, or a GGUF file."""
+"""Convert a `.rbe` file back to a folder in Hugging Face layout, or to a GGUF file."""
 
 import time
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from rbe_cli.jobs.peak_memory import peak_rss_bytes
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Progress, no_progress
 
-# Values as they were decoded. The reference library computes in the type that a folder has, so
-# that a smaller one would also make its logits less exact.
+# The type of the decoded values. The reference library computes in the type of the folder, so that
+# a smaller type would make its logits less exact.
 DEFAULT_DTYPE = "float32"
 _GGUF = ".gguf"
 _FILE_SUFFIXES = (".rbe", ".safetensors", ".bin", ".json", ".onnx", ".pt")
@@ -27,8 +27,8 @@ class DecompressResult:
 
     Attributes:
         format: `folder` or `gguf`.
-        file_bytes: of all files together.
-        notes: what of the model was left out, one sentence each.
+        file_bytes: the size of all files together.
+        notes: the parts of the model that were left out, one sentence each.
     """
 
     source: str
@@ -43,11 +43,11 @@ class DecompressResult:
 
 
 def check_destination(output: Path, *, force: bool) -> None:
-    """Refuse early what cannot be written, before a file is downloaded or decoded.
+    """Refuse an output that cannot be written, before a file is downloaded or decoded.
 
     Raises:
-        UsageError: the name is that of a file of another kind.
-        NotFoundError, OutputError: see `check_output` and `check_folder`.
+        UsageError: the name ends like that of a file of another kind.
+        NotFoundError, OutputError: as in `check_output` and `check_folder`.
     """
     if output.suffix == _GGUF:
         check_output(output, force=force)
@@ -55,7 +55,7 @@ def check_destination(output: Path, *, force: bool) -> None:
         return
     if output.suffix in _FILE_SUFFIXES:
         raise UsageError(
-            f"{output} is to be a folder, or a file that ends with {_GGUF}: not with "
+            f"the output must be a folder, or a file that ends with {_GGUF}: {output} ends with "
             f"{output.suffix}"
         )
     check_folder(output, is_written_here, force=force)
@@ -69,18 +69,18 @@ def decompress(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> DecompressResult:
-    """Write a model to `output`, which appears whole or not at all.
+    """Write a model to `output`, which gets its name only once it is complete.
 
     Args:
         checkpoint: the opened `.rbe` file. Its tensors are decoded and written one at a time.
         output: the folder to write, or a GGUF file if it ends with `.gguf`.
-        dtype: of the weights: `float32`, `float16` or `bfloat16`.
-        force: replace an older output. A folder that holds other files stays as it is.
-        progress: is told how many tensors are written.
+        dtype: the type of the weights: `float32`, `float16` or `bfloat16`.
+        force: whether to replace an older output. A folder that holds other files is not replaced.
+        progress: called with the number of tensors written.
 
     Raises:
-        UsageError: a weight is too large for the type (names the tensor), or GGUF has no form
-            for the model or the type.
+        UsageError: a weight is too large for the type (the message names the tensor), or GGUF
+            cannot hold the model or the type.
         ContainerError: the file is damaged.
         NotFoundError, OutputError: the output exists or cannot be written.
     """

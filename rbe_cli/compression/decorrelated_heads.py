@@ -1,4 +1,4 @@
-"""The checkpoint as another, of the same function, whose attention takes fewer bits."""
+"""Change the bases of attention heads: the model stays the same and takes fewer bits."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,11 @@ _PARTS = ("c_attn.weight", "c_attn.bias", "c_proj.weight")
 def with_decorrelated_heads(
     checkpoint: Checkpoint, plans: Sequence[TensorPlan]
 ) -> dict[str, NDArray[np.float32]]:
-    """Return all tensors, those of each layer's attention in other bases (ectcq/head_bases.py).
+    """Return all tensors, with the attention of each layer in other bases (ectcq/head_bases.py).
 
-    A layer stays as it is unless its codec gains from that for both matrices and the bias may
-    change: at a fixed rate, and where the basis is smooth functions, it does not pay.
+    A layer is changed only if the codecs of both its matrices gain from it, and if no rule keeps
+    its bias exactly. With a fixed number of bits, and in a basis of smooth functions, other
+    bases do not lower the error.
     """
     tensors = dict(checkpoint.tensors)
     by_name = {plan.name: plan for plan in plans}

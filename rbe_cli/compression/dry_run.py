@@ -1,9 +1,9 @@
-"""What a dry run tells: a plan, the time of the whole run, and the KL divergence to expect.
+"""Forecast sizes, memory, time and KL divergence of a compression (`--dry-run`).
 
-The divergence follows from a probe, which takes a few forward passes. It adds white noise of each
-matrix's error to the weights and measures what that costs. The codec spreads its errors where
-they matter less, so it costs a share of that: a twelfth to a third for the models that were
-measured (docs/results.md, "Forecasts").
+The KL divergence is forecast from a probe, which takes a few forward passes. The probe adds white
+noise, as large as the expected error of each matrix, to the weights and measures the KL divergence.
+The codec moves its errors to where they matter less. Therefore the divergence of the file is only
+a part of that: from 1/12 to 1/3 in the models that were measured (docs/results.md, "Forecasts").
 """
 
 from collections.abc import Mapping
@@ -30,18 +30,19 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 
 _SEQUENCES = 12
-_PROBE_BITS = 5.0  # at which the divergence is a square of the noise, and far above rounding
-_SHARE = 0.15  # of what white noise costs
+# Here the divergence grows with the square of the noise, and is far above rounding errors.
+_PROBE_BITS = 5.0
+_SHARE = 0.15  # divergence of the file / divergence of the white noise
 
 
 @dataclass(frozen=True)
 class DryRun(ResourceForecast):
-    """A plan, and what it takes a moment to find out.
+    """A forecast of resources, with the time and the divergence that the probe gives.
 
     Attributes:
-        seconds: of the whole run, with tuning; from timing one block here and now.
-        expected_kl_divergence: nats a token, right within a factor of two or so; None where
-            nothing is coded by `ectcq`, whose errors the forecast is about.
+        seconds: time of the whole run, with tuning, from timing one block on this machine.
+        expected_kl_divergence: in nats per token, right within a factor of about two. None if
+            no tensor has the codec `ectcq`, for which the forecast was fitted.
     """
 
     seconds: float
@@ -57,10 +58,13 @@ def forecast(
     """Forecast sizes, memory, time and quality of a compression.
 
     Args:
-        checkpoint: what is to be compressed.
-        options: of the compression.
-        workers: that it would have; they run the probe.
-        progress: is called while the probe runs.
+        checkpoint: the model to compress.
+        options: the options of the compression.
+        workers: the workers of the compression. They run the probe.
+        progress: called while the probe runs.
+
+    Raises:
+        UsageError: the target cannot be reached.
     """
     planned = plan(checkpoint, options.settings, workers.jobs)
     work = sum(stage.cost * stage.passes for stage in stages(checkpoint, options))
@@ -82,14 +86,14 @@ def noise_kl(
     workers: Workers,
     progress: Progress = no_progress,
 ) -> float:
-    """Return the KL divergence of white noise, in nats a token, on text that the model writes.
+    """Return the KL divergence of white noise, in nats per token, on text the model generates.
 
     Args:
-        checkpoint: what is to be compressed.
-        bits: a weight, of each matrix that gets noise of the power that so many bits leave to
-            Gaussian weights; the other tensors stay as they are.
-        workers: write the text and evaluate.
-        progress: is called while they do.
+        checkpoint: the model to compress.
+        bits: bits per weight by the name of a matrix. The matrix gets noise of the power that so
+            many bits leave for Gaussian weights. The other tensors are not changed.
+        workers: generate the text and evaluate.
+        progress: called while they run.
     """
     shift = float(np.mean(list(bits.values()))) - _PROBE_BITS
     rng = np.random.default_rng(0)
@@ -110,7 +114,7 @@ def noise_kl(
 def _with_noise(
     weights: NDArray[np.float32], relative: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return weights plus Gaussian noise of `relative` times their root mean square."""
+    """Return the weights plus Gaussian noise of `relative` times their root mean square."""
     scale = relative * float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
     noise = rng.standard_normal(weights.shape, np.float32)
     return weights + np.float32(scale) * noise

@@ -1,4 +1,4 @@
-"""Encodes matrices part by part on workers, in an order that depends on nothing."""
+"""Encode matrices part by part on workers, in an order that does not depend on the workers."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +18,14 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Source:
-    """A matrix to encode with steps that rate control finds.
+    """A matrix to encode with a quantisation step that rate control finds.
 
     Attributes:
-        codec: encodes it.
-        options: of the codec.
+        codec: the codec that encodes the matrix.
+        options: the codec's options.
         weights: float32 `[K inputs, N outputs]`.
-        unit_step: of its cost.
-        load_cost: reads its cost, which is too large to be kept for every matrix.
+        unit_step: the unit step of the matrix's cost (`ErrorCost`).
+        load_cost: reads the cost, which is too large to keep in memory for every matrix.
     """
 
     codec: SteppedCodec
@@ -36,31 +36,32 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Number of weights."""
+        """Return the number of weights."""
         return self.weights.size
 
     def job(self, step: float) -> EncodingJob:
-        """Return what the codec is told with such a step."""
+        """Return the codec's job for this quantisation step."""
         return EncodingJob(self.options, cost=self.load_cost(), step=step)
 
 
 def deviation(weights: Float32) -> float:
-    """Return the root mean square of weights, summed in float64; 1 where all are zero."""
+    """Return the root mean square of weights, summed in float64, or 1 if all are zero."""
     return math.sqrt(sum_of_squares(weights) / weights.size) or 1.0
 
 
 def encode_all(
     sources: Mapping[str, Source], steps: Mapping[str, float], workers: Workers
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, encoded bytes) of each source in turn; parts of several run side by side.
+    """Yield (name, encoded bytes) of each source, in order. The parts run in parallel.
 
     Args:
-        sources: the matrices.
-        steps: of each matrix's columns of C = `unit` (`ErrorCost`).
-        workers: run the parts.
+        sources: the matrices by name.
+        steps: the quantisation step of each matrix, as `ErrorCost` defines it.
+        workers: run the parts in parallel.
     """
 
     def parts() -> Iterator[tuple[object, ...]]:
+        """Yield the arguments of `_encode_part`."""
         for name, source in sources.items():
             for arguments in source.codec.parts(source.weights, source.job(steps[name])):
                 yield source.codec, *arguments
@@ -75,9 +76,10 @@ def encode_all(
 def sampled_bits(
     sources: Mapping[str, Source], steps: Mapping[str, float], workers: Workers
 ) -> dict[str, float]:
-    """Return the bits a weight of some columns of each matrix, their scales included."""
+    """Return the bits per weight of some columns of each matrix, including their scales."""
 
     def samples() -> Iterator[tuple[object, ...]]:
+        """Yield the arguments of `_sampled_bits`."""
         for name, source in sources.items():
             arguments = source.codec.sample(source.weights, source.job(steps[name]))
             yield source.codec, *arguments

@@ -1,8 +1,8 @@
-"""What an error in each tensor costs the model, in the codec's terms (ectcq/error_feedback.py).
+"""Measure what an error in each tensor costs the model, as the codec uses it (error_cost.py).
 
-All costs are in nats a token, so that one factor makes the steps of all tensors: the model
-loses least at a given size where every weight's last bit is worth the same. With the
-objective `outputs` they are instead each layer's own squared error over its output's power.
+All costs are in nats per token, so that one factor gives the quantisation steps of all tensors: at
+a given size the loss is smallest if the last bit of every weight is worth the same. With the
+objective `outputs`, the cost is instead each layer's squared output error over its output's power.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,33 +25,37 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 
 Float32 = NDArray[np.float32]
-# What is added to the moments' diagonals, of their mean, at a bit a weight. Coarse steps move
-# the model out of the reach of second-order terms, and it then matters that no direction is
-# taken for free (docs/design-notes.md). It halves with each bit up to `_FINEST_BITS`: with less,
-# the errors that are fed back outgrow the weights, and rounding errors of the moments count.
+# What is added to the diagonal of a moment, relative to its mean, at 1 bit per weight. Coarse steps
+# move the model so far that second-order terms no longer describe the loss, and then errors in no
+# direction may be free (docs/design-notes.md). The damping halves with each bit up to
+# `_FINEST_BITS`. With less damping, the errors that are fed back become larger than the weights,
+# and the rounding errors of the moments matter.
 _INPUT_DAMPING = 0.2
 _OUTPUT_DAMPING = 0.6
 _FINEST_BITS = 8.0
 _MOST_DAMPING = 1e3
-_TOKEN_DAMPING = 0.02  # of the tokens' importance: calibration saw few of the rare ones
+_TOKEN_DAMPING = (
+    0.02  # relative to the mean importance of tokens: calibration text has few of the rare tokens
+)
 
 
 def as_matrix(name: str, tensor: Float32) -> Float32:
-    """A checkpoint's matrix as `[K inputs, N outputs]`."""
+    """Return a matrix of a checkpoint as `[K inputs, N outputs]`."""
     return tensor.T if is_embedding(name) else tensor
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What errors cost, tensor by tensor.
+    """The cost of errors in each tensor.
 
     Attributes:
-        unit_steps: by matrix that is coded, see `ErrorCost`; that of a matrix on which nothing
-            depends has the others' mean rate.
-        even_losses: by matrix that is coded, nats a token that independent errors of variance 1
-            in all its weights cost, to second order.
-        squares: by vector, E[g^2] of its gradient, float64 `[n]`; none if no matrix is coded.
-        folder: where the costs are.
+        unit_steps: the unit step (`ErrorCost`) of each lossy matrix. For a matrix that no
+            prediction depends on, it is the step that gives the mean rate of the others.
+        even_losses: the cost of independent errors of variance 1 in all weights of each lossy
+            matrix, to second order, in nats per token.
+        squares: E[g^2] of the gradient of each vector, float64 `[n]`. It is empty if no matrix
+            is lossy.
+        folder: holds the costs.
     """
 
     unit_steps: dict[str, float]
@@ -60,17 +64,20 @@ class Metric:
     folder: WorkFolder
 
     def cost(self, name: str) -> ErrorCost:
-        """Of a matrix that is coded."""
+        """Load the cost of errors in a lossy matrix."""
         return ErrorCost.from_arrays(self.folder.require(f"cost-{name}"))
 
     def layer_inputs(self, name: str, head: str) -> InputFactor | None:
-        """Of the layer that a coded matrix belongs to; None if it only embeds, or is a vector.
+        """Return the moment of the inputs of a lossy matrix's layer.
 
         Args:
-            name: of any tensor.
-            head: of the head's.
+            name: the name of any tensor.
+            head: the name of the head's matrix.
+
+        Returns:
+            The factor of the moment, or None for an embedding, a vector and an exact matrix.
         """
-        if name == head and self.squares:  # its cost is also that of an embedding
+        if name == head and self.squares:  # its cost includes that of the embedding
             moment = self.folder.require("head")[f"input {head} 0"]
             return InputFactor.from_moment(moment, 0.01)
         coded = name in self.unit_steps and not is_embedding(name)
@@ -89,25 +96,25 @@ def measure(
     folder: WorkFolder,
     progress: Progress,
 ) -> Metric:
-    """Measure the model on calibration text, and factor what that gives.
+    """Measure the model on calibration text, and factor the moments into costs of errors.
 
     Args:
-        model: of the checkpoint.
-        tensors: of the checkpoint.
-        sequences: calibration text.
-        plans: of all tensors; errors count in those that are lossy matrices.
-        objective: see the module.
-        bits: a weight, about what matrices without a rate of their own will have.
-        seed: of the tokens that are sampled from the predictions.
-        workers: measure and factor side by side.
-        folder: where the costs are kept.
-        progress: told after each layer.
+        model: the original model.
+        tensors: the tensors of the checkpoint, float32.
+        sequences: the calibration text.
+        plans: the plans of all tensors. Only the lossy matrices are measured.
+        objective: see the docstring of this module.
+        bits: about the bits per weight of the matrices whose rate is free.
+        seed: the seed of the tokens that are sampled from the predictions.
+        workers: measure and factor in parallel.
+        folder: keeps the costs.
+        progress: called after each layer.
 
     Raises:
         CheckpointError: the weights are so large that activations or their squares overflow.
     """
     lossy = {plan.name: plan for plan in plans if plan.is_lossy_matrix}
-    if not lossy:  # errors are not to be weighed
+    if not lossy:  # there are no errors
         return Metric({}, {}, {}, folder)
     names = [f"h.{layer}" for layer in range(len(model.blocks))] + ["embeddings"]
     tokens = sum(map(len, sequences))
@@ -139,17 +146,17 @@ def measure(
 
 
 def _even_loss(inputs: NDArray[np.floating], outputs: Sequence[NDArray[np.floating]]) -> float:
-    """tr(H) tr(G) / 2, see `Metric.even_losses`."""
+    """Return tr(H) tr(G) / 2 (see `Metric.even_losses`)."""
     diagonals = [np.diag(part) if part.ndim == 2 else part for part in outputs]
     importance = sum(float(np.sum(part, dtype=np.float64)) for part in diagonals)
     return 0.5 * float(np.trace(inputs, dtype=np.float64)) * importance
 
 
 def _completed(unit_steps: Mapping[str, float], tensors: Mapping[str, Float32]) -> dict[str, float]:
-    """Unit steps where those that are not known (NaN) give the matrix the rate of all others.
+    """Return the unit steps, with unknown ones (NaN) set to give the mean rate of the others.
 
-    Nothing says what errors cost in a matrix on which no prediction depended, such as one
-    before a matrix of zeros: other text may need it.
+    The cost of errors is unknown in a matrix that no prediction depended on, such as one before
+    a matrix of zeros. Other text may depend on it.
     """
     known = [name for name, step in unit_steps.items() if not np.isnan(step)]
     sizes = [tensors[name].size for name in known]
@@ -162,12 +169,12 @@ def _completed(unit_steps: Mapping[str, float], tensors: Mapping[str, Float32]) 
 
 
 def input_factor(moment: NDArray[np.floating], bits: float, tokens: int) -> InputFactor:
-    """The factor of the moment `[K, K]` of a matrix's inputs, seen over so many tokens.
+    """Factor the moment of a matrix's inputs.
 
     Args:
-        moment: E[x x^T].
-        bits: a weight, about what the matrix will have.
-        tokens: that the mean was taken over.
+        moment: E[x x^T], `[K, K]`.
+        bits: about the bits per weight that the matrix will have.
+        tokens: the number of tokens of the mean.
     """
     return InputFactor.from_moment(moment, _damping(_INPUT_DAMPING, moment, bits, tokens))
 
@@ -180,16 +187,16 @@ def make_cost(
     bits: float,
     tokens: int,
 ) -> ErrorCost:
-    """The cost of errors in a matrix.
+    """Make the cost of errors in a matrix from its moments.
 
     Args:
         weights: float32 `[K, N]`.
         inputs: the moment of its inputs, `[K, K]`.
-        outputs: for each column block, the moment of the outputs' gradient `[B, B]`, or the
-            outputs' importance `[B]`.
-        objective: see the module.
-        bits: a weight, about what the matrix will have.
-        tokens: that the moments were measured on.
+        outputs: for each column block, the moment of the gradient of the outputs `[B, B]`, or
+            the importance of the outputs `[B]`.
+        objective: see the docstring of this module.
+        bits: about the bits per weight that the matrix will have.
+        tokens: the number of tokens that the moments were measured on.
     """
     factor = input_factor(inputs, bits, tokens)
     if objective == "outputs":
@@ -212,16 +219,17 @@ def _output_factors(
         elif diagonal.any():
             damping = _damping(_OUTPUT_DAMPING, part, bits, tokens)
             yield OutputFactor.from_moment(part, damping)
-        else:  # columns that nothing depends on, beside others
+        else:  # no prediction depends on these columns, but on others
             yield OutputFactor.from_importance(np.full(len(part), mean))
 
 
 def _damping(at_one_bit: float, moment: NDArray[np.floating], bits: float, tokens: int) -> float:
-    """What is to be added to a moment's diagonal, of its mean.
+    """Return what to add to the diagonal of a moment, relative to its mean.
 
-    It is what the rate needs, or what so few tokens need if that is more: of a moment of few
-    tokens, the smallest eigenvalues are far too small, and errors would go where other text
-    does not forgive them. That much is the oracle-approximating shrinkage (Chen et al. 2010).
+    It is the larger of two: what the rate needs, and what the number of tokens needs. With few
+    tokens the smallest eigenvalues are far too small, and errors would be moved to directions
+    that matter on other text. The second number is the oracle-approximating shrinkage (Chen et
+    al. 2010).
     """
     size = len(moment)
     relative = moment / (np.abs(moment).max() or 1.0)  # its squares are within float32

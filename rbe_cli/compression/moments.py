@@ -1,14 +1,13 @@
-"""Second moments of a model's activations and gradients: what an error in a weight costs.
+"""Collect second moments of a model's activations and gradients, which give the cost of errors.
 
-The cost of a change of the weights is, to second order, its KL divergence from the model as
-it is, whose curvature is the Fisher matrix: the second moment of the gradient of -log p(y),
-y sampled from the model's own predictions (Martens 2014, section 9.2). By Kronecker factors,
-a linear layer's part of it is the moment of its inputs times that of the gradient with respect
-to its outputs.
+The cost of a change of the weights is the KL divergence from the original model. To second order
+it is given by the Fisher matrix: the second moment of the gradient of -log p(y), with y sampled
+from the model's own predictions (Martens 2014, section 9.2). It is approximated by Kronecker
+factors: the part of a linear layer is the moment of its inputs times the moment of the gradient
+with respect to its outputs (K-FAC, Martens and Grosse 2015).
 
-The model is gone through layer by layer, forward and then backward, so that besides the weights
-no more than one layer's moments are in memory; between the layers, activations wait in the
-work folder.
+The model runs layer by layer, forward and then backward, so that only one layer's moments are in
+memory beside the weights. Between the layers, activations are kept in the work folder.
 """
 
 import math
@@ -38,23 +37,24 @@ from rbe_cli.text.sampling import sample_rows
 
 Float32 = NDArray[np.float32]
 _STAGE = "measuring layers"
-_SMALLEST, _LARGEST = 1e-12, 1e12  # between which the squares of a batch are within float32
-# How much every logit's squared error, mean over the vocabulary, counts beside the predictions'
-# divergence. Where predictions are certain, it alone says what logits must not do.
+_SMALLEST, _LARGEST = 1e-12, 1e12  # the squares of a batch fit into float32 between these
+# The weight of the mean squared error of the logits, relative to the divergence. Where predictions
+# are certain the divergence depends on hardly any logit, and this term keeps the others in place.
 _LOGIT_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a part of a model: means over the tokens that were seen.
+    """The moments of a part of a model, as means over the calibration tokens.
 
     Attributes:
-        inputs: by weight name, E[x x^T] of the linear layer's input, float32 `[K, K]`. That of
-            an embedding is the moment of the gradient with respect to what it gives; a tied
-            one has the sum of both of its uses.
+        inputs: by weight name, E[x x^T] of the linear layer's input, float32 `[K, K]`. For an
+            embedding it is the moment of the gradient with respect to the embedding's output.
+            An embedding that is also the head has the sum of both.
         outputs: by weight name, for each column block: E[g g^T] of the gradient with respect
-            to the layer's output, float32 `[B, B]`. Of tokens, how often each comes, about
-            E[p (1 - p)] of its predicted probability, and of positions, float64 `[B]`.
+            to the layer's output, float32 `[B, B]`. For the embedding of tokens it is about
+            how often each token occurs, E[p (1 - p)] of its predicted probability, and for
+            positions the same number for each, float64 `[B]`.
         squares: by name of a bias or LayerNorm parameter, E[g^2] of its gradient, float64 `[n]`.
     """
 
@@ -71,19 +71,19 @@ def collect(
     folder: WorkFolder,
     progress: Progress,
 ) -> Iterator[tuple[str, Moments]]:
-    """The moments of a dense model over token sequences, layer by layer (`h.11`, `h.10`, ...),
-    then of the embeddings and the head (`embeddings`).
+    """Yield the moments of a dense model over token sequences, layer by layer.
 
-    A layer that an earlier run was done with is left out: one is done with when the next is
-    asked for.
+    The names are `h.11`, `h.10`, ..., and at last `embeddings` for the embeddings and the head.
+    A layer counts as finished when the caller asks for the next one. Layers that an earlier run
+    finished are left out.
 
     Args:
-        model: float32.
-        sequences: at least one.
-        seed: of the tokens that are sampled from the predictions.
-        workers: run batches side by side.
-        folder: holds activations, and what was finished.
-        progress: told after each layer, of both directions.
+        model: the original model, float32.
+        sequences: the calibration text, at least one sequence.
+        seed: the seed of the tokens that are sampled from the predictions.
+        workers: run batches in parallel.
+        folder: keeps activations and finished layers.
+        progress: called after each layer, forward and backward.
 
     Raises:
         CheckpointError: the weights are so large that activations or their squares overflow.
@@ -94,7 +94,7 @@ def collect(
     progress(_STAGE, 0, total)
 
     def states(layer: int) -> Iterator[Float32]:
-        """The layer's input, batch by batch; after the last layer, its output."""
+        """Return the layer's input, batch by batch. `layer = layers` gives the last output."""
         return iter(folder.require(f"state-{layer}").values())
 
     folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
@@ -130,10 +130,10 @@ def collect(
 
 
 def _of_embeddings(model: Gpt2, measured: Moments) -> Moments:
-    """From the moments of the head and of what is embedded, those of the matrices.
+    """Return the moments of embeddings and head, from those of the head and of the gradient.
 
-    A token's embedding counts as often as the token comes, about as often as it is predicted.
-    Positions count alike.
+    The embedding of a token matters as often as the token occurs, which is about as often as it
+    is predicted. All positions matter equally.
     """
     embedded, head = measured.inputs["wpe.weight"], model.head.name
     inputs = dict.fromkeys(("wte.weight", "wpe.weight"), embedded)
@@ -149,13 +149,13 @@ def _of_embeddings(model: Gpt2, measured: Moments) -> Moments:
 
 
 class _Sums:
-    """Sums of products over tokens, by (kind, name, column block)."""
+    """Sums of products over tokens, which are kept by (kind, name, column block)."""
 
     def __init__(self) -> None:
         self._products: dict[tuple[str, str, int], NDArray[Any]] = {}
 
     def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
-        """Take in what a backward pass shows (`GradientObserver`)."""
+        """Add the products of a linear layer (`GradientObserver`)."""
         self.add("input", layer.name, products(x))
         for block, columns in enumerate(column_blocks(grad.shape[1])):
             self.add("output", layer.name, products(grad[:, columns]), block)
@@ -169,21 +169,21 @@ class _Sums:
         grad: Floating,
         sums: tuple[Floating, Floating],
     ) -> None:
-        """Of a LayerNorm."""
+        """Add the squares of the gradients of a LayerNorm's parameters."""
         normalised = ((x - statistics[:, :1]) * statistics[:, 1:]).astype(x.dtype)
         squares = _column_squares(normalised * grad)
         self.add("square", layer.name, squares)
         self._add_bias(layer.name, grad)
 
     def embedding(self, layer: Embedding, indices: Int64, grad: Floating) -> None:
-        """Of an embedding, nothing: it is taken from the head."""
+        """Add nothing: the moments of an embedding are made from those of the head."""
 
     def _add_bias(self, name: str, grad: Floating) -> None:
         squares = _column_squares(grad)
         self.add("square", f"{name.removesuffix('weight')}bias", squares)
 
     def add(self, kind: str, name: str, product: Any, block: int = 0) -> None:
-        """Add what is an `input`, `output` or `square` of `Moments`."""
+        """Add a product of the kind `input`, `output` or `square` (see `Moments`)."""
         key = kind, name, block
         if key not in self._products:
             self._products[key] = product
@@ -193,15 +193,15 @@ class _Sums:
             self._products[key] = self._products[key] + product
 
     def merge(self, other: "_Sums") -> None:
-        """Take in what another has summed."""
+        """Add the sums of another object."""
         for (kind, name, block), product in other._products.items():
             self.add(kind, name, product, block)
 
     def means(self, tokens: int) -> Moments:
-        """The sums over the number of tokens.
+        """Divide the sums by the number of tokens.
 
         Raises:
-            CheckpointError: one is not finite.
+            CheckpointError: a sum is not finite.
         """
         moments = Moments()
         for (kind, name, _), total in self._products.items():
@@ -217,12 +217,12 @@ class _Sums:
         return moments
 
     def to_arrays(self) -> Arrays:
-        """As a work folder keeps it."""
+        """Return the sums as arrays for a work folder."""
         return {f"{kind} {name} {block}": s for (kind, name, block), s in self._products.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "_Sums":
-        """The inverse of `to_arrays`."""
+        """Return the sums that `to_arrays` gave as arrays."""
         sums = cls()
         for key, product in arrays.items():
             kind, name, block = key.split(" ")
@@ -231,11 +231,11 @@ class _Sums:
 
 
 def products(x: Floating, y: Floating | None = None) -> Floating:
-    """The sum of x y^T over rows `[K]` and `[N]`; float64 where float32 might not hold it.
+    """Return the sum of x y^T over the rows, `[K, N]`, in float64 if float32 might overflow.
 
     Args:
         x: `[rows, K]`.
-        y: `[rows, N]`; None for x itself.
+        y: `[rows, N]`; None means x itself.
     """
     y = x if y is None else y
     for rows in (x, y):
@@ -246,33 +246,33 @@ def products(x: Floating, y: Floating | None = None) -> Floating:
 
 
 def _column_squares(rows: Floating) -> Float64:
-    """The sum of squares of each column, `[n]`, in float64."""
+    """Return the sum of squares of each column, float64 `[n]`."""
     return np.einsum("tn,tn->n", rows, rows, dtype=np.float64)
 
 
 def _forward(block: TransformerBlock, x: Float32) -> Float32:
-    """A batch through a block, `[batch, seq, d]`."""
+    """Return the output of a block for one batch, `[batch, seq, d]`."""
     return block(x)
 
 
 def _head(
     ln_f: LayerNorm, head: Linear, x: Float32, seed: np.random.SeedSequence
 ) -> tuple[Float32, _Sums]:
-    """The gradient of -log p(y) with respect to the last block's output, and the head's sums."""
+    """Return the gradient of -log p(y) with respect to the last block's output, and the sums."""
     rng, sums = np.random.default_rng(seed), _Sums()
     states = x.reshape(-1, x.shape[-1])  # [tokens, d]
     out = np.empty_like(states)
     for part in logit_chunks(len(states), head.weight.shape[1]):
         final = ln_f(states[part])
         logits = head(final)
-        gradient = np.exp(log_softmax(logits))  # so far the probabilities
+        gradient = np.exp(log_softmax(logits))  # at first the probabilities
         sums.add("input", head.name, products(final))
         variance = np.einsum("tv,tv->v", gradient, 1 - gradient, dtype=np.float64)
         variance += len(gradient) * _LOGIT_WEIGHT / gradient.shape[1]
         sums.add("output", head.name, variance)
         positions = np.arange(len(gradient))
         gradient[positions, sample_rows(logits, rng)] -= 1
-        # A random difference of two logits: its moment is that of all logits but their mean.
+        # Add a random difference of two logits: its moment is that of the logits minus their mean.
         pair = rng.integers(0, gradient.shape[1], (2, len(gradient)))
         gradient[positions, pair[0]] += math.sqrt(_LOGIT_WEIGHT / 2)
         gradient[positions, pair[1]] -= math.sqrt(_LOGIT_WEIGHT / 2)
@@ -281,13 +281,13 @@ def _head(
 
 
 def _backward(block: TransformerBlock, x: Float32, gradient: Float32) -> tuple[Float32, _Sums]:
-    """The gradient with respect to a block's input x, and the sums of its layers."""
+    """Return the gradient with respect to a block's input x, and the sums of its layers."""
     sums = _Sums()
     return block.backward(SavedTensors(x), gradient, sums), sums
 
 
 def _add_up(done: Iterator[tuple[Float32, _Sums]]) -> tuple[Arrays, _Sums]:
-    """All batches' gradients, and their sums; in order, so that they are the same every time."""
+    """Return all batches' gradients and the sum of their sums, in a fixed order of addition."""
     total, gradients = _Sums(), []
     for gradient, sums in done:
         gradients.append(gradient)

@@ -1,4 +1,4 @@
-"""Opens what the user names as a source: a checkpoint of any form, or a `.rbe` file."""
+"""Open the source that the user names: a checkpoint of any form, or a `.rbe` file."""
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
@@ -11,18 +11,20 @@ from rbe_cli.progress import Progress
 def open_source(
     source: str, *, offline: bool = False, progress: Progress | None = None
 ) -> Checkpoint:
-    """Open a source as a checkpoint; its tensors are read only when asked for.
+    """Open a source as a checkpoint, whose tensors are read when they are accessed.
 
     Args:
-        source: a `.rbe` file (`container.locate.find_rbe`), whose decoded weights are then the
-            original, or any source of `checkpoint.source.open_checkpoint`.
-        offline: never use the network.
-        progress: called with the model's name, bytes done and bytes in total during a download.
+        source: a `.rbe` file (`container.find_file.find_rbe`), whose decoded weights are then
+            the original, or any source of `checkpoint.source.open_checkpoint`.
+        offline: whether to refuse to use the network.
+        progress: called during a download with the model's name, the bytes received and the
+            bytes in total.
 
     Raises:
         NotFoundError: the source is missing.
-        OfflineError: it would have to be downloaded, and that is not possible.
-        BadFileError: it is malformed or damaged.
+        OfflineError: it would have to be downloaded, but `offline` is set or the hub cannot be
+            reached.
+        BadFileError: the source is malformed or damaged.
     """
     if not names_rbe(source):
         return open_checkpoint(source, offline=offline, progress=progress)

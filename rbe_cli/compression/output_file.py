@@ -1,4 +1,4 @@
-"""The file that a compression makes: its size before it is written, and its writing."""
+"""Compute the size of the file that a compression makes, and write it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,25 +18,26 @@ from rbe_cli.container.writer import write_container
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import Evaluation
 
-_FLOAT_BYTES = 9  # of a number as msgpack
+_FLOAT_BYTES = 9  # a float as msgpack
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Measured on calibration text that the codec did not see, in windows (evaluation/evaluate.py).
+    """The quality of a file, measured on text that the codec did not use (evaluation/evaluate.py).
 
     Attributes:
-        kl_divergence: KL(original || file), nats a token.
+        kl_divergence: KL(original || file), in nats per token.
         perplexity, reference_perplexity: of the file and of the original. On text that the
-            original wrote itself they are lower than on a book.
-        tokens: predictions that were counted.
-        kl_divergence_error: standard error of the KL divergence, nats a token.
+            original generated they are lower than on a book.
+        tokens: number of predictions that were counted.
+        kl_divergence_error: standard error of the KL divergence, in nats per token.
         kl_divergence_p99, kl_divergence_max: 99th percentile and maximum over tokens.
         perplexity_error, perplexity_ratio_error: standard errors of the perplexity, and of its
             ratio to the original's.
-        top_1_agreement: how often both find the same token likeliest, from 0 to 1.
-        windows, context: how many windows there were, and tokens of the longest.
-        text: the file's name, or `calibration.SAMPLED`.
+        top_1_agreement: the share of tokens, from 0 to 1, where file and original have the same
+            most likely token.
+        windows, context: the number of windows, and the tokens of the longest.
+        text: the name of the text file, or `calibration.SAMPLED`.
     """
 
     kl_divergence: float
@@ -55,7 +56,7 @@ class Quality:
 
     @classmethod
     def of(cls, found: Evaluation, windows: Sequence[Window], text: str) -> "Quality":
-        """What was found, with a reference, on windows of `text`."""
+        """Return the quality that an evaluation with a reference found on `windows` of `text`."""
         compared = found.compared()
         perplexity = found.loss.exp()
         return cls(
@@ -76,7 +77,7 @@ class Quality:
 
 
 class OutputFile:
-    """A file of a checkpoint's config and tokenizer, with tensors to come."""
+    """The file that will be written: config and tokenizer are known, the tensors are not yet."""
 
     def __init__(
         self,
@@ -88,13 +89,13 @@ class OutputFile:
         text: str,
         most_tokens: int,
     ) -> None:
-        """Take what is known before anything is measured.
+        """Set what is known before anything is measured.
 
         Args:
-            checkpoint: what is compressed.
-            goals, preset, calibration, seed: for the provenance.
-            text: what the quality will be measured on, see `Quality`.
-            most_tokens: upper bound of the tokens that it will be measured on.
+            checkpoint: the model to compress.
+            goals, preset, calibration, seed: recorded in the provenance.
+            text: the name of the text that the quality will be measured on, see `Quality`.
+            most_tokens: an upper bound of the number of tokens of that text.
         """
         self._checkpoint = checkpoint
         self._goals = dict(goals)
@@ -104,22 +105,32 @@ class OutputFile:
         tokenizer = checkpoint.tokenizer_json
         self._tokenizer = TokenizerFacts.of_json(tokenizer, checkpoint.tokenizer_missing)
         self._tokenizer_bytes = len(pack_tokenizer(tokenizer)) if tokenizer else None
-        # Bytes of the file, from the sizes of its tensors; at most a few more than it will have.
+        # Computes the size of the file from those of its tensors, at most a few bytes too large.
         provenance = self._largest_provenance(text, most_tokens)
         self.bytes = FileSize(checkpoint.config, self._tokenizer_bytes, provenance)
 
     def bits_per_weight(self, file_bytes: int) -> float:
-        """Of a file of so many bytes, its tokenizer not counted."""
+        """Return the bits per weight of a file of `file_bytes` bytes, without its tokenizer."""
         return bits_per_weight(self._checkpoint.config, file_bytes, self._tokenizer_bytes or 0)
 
     def bits_per_weight_of(self, stored: Sequence[StoredTensor]) -> float:
-        """Return the bits a weight of the file with these tensors, which are all."""
+        """Return the bits per weight of the file, given all its tensors."""
         return self.bits_per_weight(self.bytes(sizes_of(stored)))
 
     def write(
         self, path: Path, tensors: Sequence[StoredTensor], quality: Quality, *, force: bool
     ) -> int:
-        """Write it; returns its bytes."""
+        """Write the file, and return its size in bytes.
+
+        Args:
+            path: the file to write.
+            tensors: all tensors of the checkpoint, encoded.
+            quality: recorded in the provenance.
+            force: whether an existing file may be replaced.
+
+        Raises:
+            CheckpointError, NotFoundError, OutputError: as in `write_container`.
+        """
         return write_container(
             path,
             config=self._checkpoint.config,
@@ -130,7 +141,7 @@ class OutputFile:
         )
 
     def _largest_provenance(self, text: str, most_tokens: int) -> int:
-        """Return the most bytes that the provenance may take, whatever quality is measured."""
+        """Return the largest number of bytes that the provenance can take, for any quality."""
         known = self._provenance({})
         fields = dataclasses.fields(Quality)
         count = len(known.extra) + len(fields)
@@ -154,24 +165,24 @@ class OutputFile:
 
 
 class PartialFile:
-    """A file some of whose tensors are encoded already."""
+    """A file of which some tensors are encoded already (`rate_control.FileBudget`)."""
 
     def __init__(
         self, file: OutputFile, stored: Sequence[StoredTensor], codecs: Mapping[str, str]
     ) -> None:
-        """Take what is known.
+        """Set what is known.
 
         Args:
-            file: that is to come.
-            stored: tensors that are encoded.
-            codecs: name of the codec of each other tensor, by its name.
+            file: the file that will be written.
+            stored: the tensors that are encoded already.
+            codecs: the name of the codec of each other tensor, by the tensor's name.
         """
         self._file = file
         self._known = sizes_of(stored)
         self._codecs = codecs
 
     def bits_per_weight(self, sizes: Mapping[str, int]) -> float:
-        """Return the bits a weight of the file if the other tensors take so many bytes."""
+        """Return the bits per weight of the file if the other tensors take `sizes` bytes."""
         others = [TensorSize(name, self._codecs[name], size) for name, size in sizes.items()]
         return self._file.bits_per_weight(self._file.bytes([*self._known, *others]))
 
@@ -182,5 +193,5 @@ def sizes_of(stored: Sequence[StoredTensor]) -> list[TensorSize]:
 
 
 def _readable(name: str) -> str:
-    """A name that is not Unicode, escaped."""
+    """Return a name with its invalid Unicode escaped."""
     return name.encode(errors="backslashreplace").decode()

@@ -1,4 +1,8 @@
-"""Compress: checkpoint -> calibration -> costs -> steps -> blocks -> `.rbe` file."""
+"""Compress a checkpoint to a `.rbe` file, stage by stage.
+
+The stages are: plan, calibration text, cost of errors, quantisation steps, encoding, evaluation,
+writing.
+"""
 
 import math
 import time
@@ -22,7 +26,7 @@ from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
 from rbe_cli.compression.storing import Storing
-from rbe_cli.compression.target import KL_A_BIT, Target, find_target
+from rbe_cli.compression.target import KL_PER_BIT, Target, find_target
 from rbe_cli.compression.tensor_plan import make_plan, with_exact
 from rbe_cli.compression.tensor_report import TensorReport, report
 from rbe_cli.compression.tune.tuning import Tuning, TuningReport
@@ -43,23 +47,26 @@ from rbe_cli.runtime.native import prepare
 
 Float32 = NDArray[np.float32]
 _KL_ATTEMPTS = 6
-_KL_MARGIN = 0.9  # of a target of KL: a file that comes so near is small enough
+_KL_MARGIN = 0.9  # times a target of KL: the search for a smaller file stops above it
 
 
 @dataclass(frozen=True)
 class CompressOptions:
-    """What to compress with.
+    """The options of a compression.
 
     Attributes:
         settings: the target and the overrides.
-        preset: the settings' name; None if they have none.
-        calib: text to calibrate on; with `calib_tokens` None too, the checkpoint writes it.
-        calib_tokens: token file to calibrate on.
+        preset: the name of the settings, or None if they are not a preset.
+        calib: a text file to calibrate on. If `calib_tokens` is None too, the checkpoint
+            generates the calibration text itself.
+        calib_tokens: a token file to calibrate on.
         calib_samples: number of calibration sequences; None for `default_samples`.
-        seed: of every random choice.
-        force: replace an existing output, and write one that loses more than it should.
-        resume: go on from what an interrupted run of the same job has finished.
-        tune: training steps after reconstruction (tuning.py); None for neither.
+        seed: the seed of every random choice.
+        force: whether to replace an existing output, and to write a file whose quality is
+            worse than it should be.
+        resume: whether to continue an interrupted run of the same job.
+        tune: number of training steps after the reconstruction (tune/tuning.py). None skips
+            both.
     """
 
     settings: Settings
@@ -77,7 +84,9 @@ class CompressOptions:
 class CompressResult:
     """Describe what was written, in the fields of docs/json.md.
 
-    `tuning` is None where there was none; `warnings` are faults that `force` accepted.
+    Attributes:
+        tuning: None if there was no tuning.
+        warnings: faults of the quality that `force` accepted, one sentence each.
     """
 
     source: str
@@ -97,7 +106,7 @@ class CompressResult:
 
 
 def work_path(output: Path) -> Path:
-    """The folder where unfinished work on a file is kept."""
+    """Return the folder that keeps unfinished work on an output file."""
     return output.with_name(f"{output.name}.work")
 
 
@@ -108,25 +117,32 @@ def compress(
     workers: Workers,
     progress: Progress = no_progress,
 ) -> CompressResult:
-    """Compress a checkpoint into `output`, which appears whole or not at all.
+    """Compress a checkpoint to the file `output`, which is written only once it is complete.
 
-    What is finished on the way is kept in `work_path(output)` until the file is there. It stays
-    if the work is interrupted or misses its promise.
+    Finished parts of the work are kept in the folder `work_path(output)` until the file is
+    written. The folder remains if the work is interrupted or its quality is refused.
+
+    Args:
+        checkpoint: the model to compress.
+        output: the file to write. Its folder must exist.
+        options: target, calibration, seed and tuning.
+        workers: run the parts of each stage in parallel.
+        progress: called with the stage, the parts done and the parts in total.
 
     Raises:
-        UsageError: the target cannot be reached, the calibration cannot be used, or what is
-            to be resumed belongs to another job.
+        UsageError: the target cannot be reached, the calibration cannot be used, or the work to
+            be resumed belongs to another job.
         OutputError: the output exists (without `force`) or cannot be written.
         CheckpointError: a tensor holds NaN or infinity.
-        QualityError: the result loses more than `max_kl_divergence`, or far more than its rates
-            should cost (without `force`).
+        QualityError: the KL divergence is above `max_kl_divergence`, or far above what the bits
+            per weight should cost (without `force`).
     """
     check_output(output, force=options.force)
     job = _job(checkpoint, options)
     folder = WorkFolder.open(work_path(output), job, resume=options.resume)
     try:
         result = _compress(checkpoint, output, options, workers, folder, progress)
-    except (UsageError, CheckpointError):  # there is nothing to go on from
+    except (UsageError, CheckpointError):  # a resumed run would fail in the same way
         folder.remove()
         raise
     folder.remove()
@@ -134,7 +150,7 @@ def compress(
 
 
 def _job(checkpoint: Checkpoint, options: CompressOptions) -> dict[str, object]:
-    """All that the file's bytes depend on."""
+    """Return everything that the bytes of the file depend on."""
     text = options.calib or options.calib_tokens
     return {
         "version": __version__,
@@ -172,7 +188,7 @@ def _compress(
     target = find_target(plans, checkpoint.tensors, settings, file)
     made = _make(checkpoint, options, target, file, workers, folder, progress)
     if settings.target_kl is not None and made.quality.kl_divergence > settings.target_kl:
-        # No lossy file comes so near. Exact tensors do, unless a rule keeps some from being so.
+        # No lossy file is this close. Exact tensors are, unless a rule makes some tensors lossy.
         exact = replace(target, plans=with_exact(plans, checkpoint.tensors))
         made = _make(checkpoint, options, exact, file, workers, folder, progress, search=False)
         if made.quality.kl_divergence > settings.target_kl:
@@ -203,14 +219,14 @@ def _compress(
 
 
 def _warnings(options: CompressOptions, made: "_Made") -> list[str]:
-    """Return what is wrong with a file's quality, which only `force` accepts."""
+    """Return the faults of a file's quality, which are errors unless `force` is set."""
     found, reached = [], made.quality.kl_divergence
     promised = options.settings.max_kl_divergence
     if not made.expectation.is_met(reached):
         found.append(
             f"the KL divergence of {reached:.3g} nats a token is far above the "
-            f"{made.expectation.most:.1g} that these rates cost at most, so that something went "
-            f"wrong: {made.expectation.worst} lost most"
+            f"{made.expectation.most:.1g} that these rates should cost at most, so that something "
+            f"went wrong: the errors of {made.expectation.worst} cost most"
         )
     if promised is not None and not reached <= promised:
         found.append(
@@ -222,7 +238,7 @@ def _warnings(options: CompressOptions, made: "_Made") -> list[str]:
 
 @dataclass(frozen=True)
 class _Made:
-    """The tensors of a file, and what is known of them."""
+    """The encoded tensors of a file, and what was measured of them."""
 
     stored: Sequence[StoredTensor]
     quality: Quality
@@ -242,14 +258,15 @@ def _make(
     *,
     search: bool = True,
 ) -> _Made:
-    """Calibrate, measure and encode, and evaluate what that gives.
+    """Calibrate, measure the costs of errors, encode all tensors, and evaluate the result.
 
     Args:
         checkpoint, options: see `compress`.
-        target: what is to be reached.
-        file: that is to come.
-        workers, folder, progress: see `compress`.
-        search: for a target of KL divergence, whether the rate is searched that meets it.
+        target: the plans and the rate to reach.
+        file: the file that will be written.
+        workers, progress: see `compress`.
+        folder: keeps finished parts of the work.
+        search: whether to search the rate that meets a target of KL divergence.
     """
     settings, plans = options.settings, target.plans
     tensors = with_decorrelated_heads(checkpoint, plans)
@@ -257,7 +274,7 @@ def _make(
     warm_up(model, progress)
     prepare(("codec",), progress=progress)
     text = _calibrate(checkpoint, model, options, workers, folder, progress)
-    # More text than this makes no better metric, though it does a better tuning.
+    # More text than this improves the tuning, but not the metric.
     few = options.calib_samples or calibration.default_samples(checkpoint.config)
     metric = measure(
         model, tensors, text.used[:few], plans, settings.objective, target.matrix_bits,
@@ -266,6 +283,7 @@ def _make(
     storing = Storing(plans, tensors, metric, file, workers, folder, progress)
 
     def quality(stored: Sequence[StoredTensor]) -> Quality:
+        """Measure encoded tensors on the held-out text."""
         return _measure(model, stored, text, workers, progress)
 
     stored: Sequence[StoredTensor]
@@ -318,12 +336,12 @@ def _store_at_kl(
     storing: Storing,
     measure: Callable[[Sequence[StoredTensor]], Quality],
 ) -> tuple[list[StoredTensor], Quality]:
-    """The smallest file found whose KL divergence is at most the target, or the nearest to it.
+    """Return the smallest file found whose KL divergence is at most the target.
 
-    The logarithm of KL falls with the bits in nearly a straight line, along which the search
-    goes by secants.
+    If none is found, the last attempt is returned. The logarithm of the KL divergence is nearly
+    linear in the bits per weight, so that the secant method finds the rate in a few attempts.
     """
-    slope, best, previous = -math.log(KL_A_BIT), None, None
+    slope, best, previous = -math.log(KL_PER_BIT), None, None
     for _ in range(_KL_ATTEMPTS):
         stored = storing.store(bits)
         quality = measure(stored)
@@ -360,7 +378,7 @@ def _measure(
     workers: Workers,
     progress: Progress,
 ) -> Quality:
-    """Measure the tensors as the engine would run them, on the text that is held out."""
+    """Measure the tensors in the form the engine runs them, on the held-out text."""
     weights = {tensor.name: tensor.resident() for tensor in stored}
     compressed = Gpt2(model.config, weights, model.kernels)
     warm_up(compressed, progress)

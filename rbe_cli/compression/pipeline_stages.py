@@ -1,4 +1,4 @@
-"""The stages of a compression, and about what each costs."""
+"""List the stages of a compression, and estimate the time of each."""
 
 from collections.abc import Iterator
 
@@ -8,21 +8,21 @@ from rbe_cli.compression.pipeline import CompressOptions
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Stage
 
-# Seconds for a billion weights times tokens, by two threads of the machine of
-# docs/results.md, "Forecasts".
+# Seconds per 1e9 (weights x tokens), with two threads of the machine of docs/results.md,
+# "Forecasts".
 _WRITING = 0.042
 _MEASURING = 0.069
 _RECONSTRUCTING = 0.053
 _EVALUATING = 0.042
 _TRAINING = 0.059
-_ENCODING = 0.095  # of a million weights, with eight states
+_ENCODING = 0.095  # seconds per million weights, with 8 states
 PROBE_SPEED = 2 * 13.5e6
-"""Weights a second that both threads of that machine encode of the block that `plan` times."""
-_TRAINED_TOKENS = 2048  # of a step
+"""Weights per second of both threads of that machine, for the block that `plan` times."""
+_TRAINED_TOKENS = 2048  # per training step
 
 
 def stages(checkpoint: Checkpoint, options: CompressOptions) -> list[Stage]:
-    """Return what `compress` will report, in order, with costs in seconds of some machine."""
+    """Return the stages that `compress` will report, in order, with their relative times."""
     return list(_stages(checkpoint, options))
 
 
@@ -32,7 +32,7 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     weights = parameter_count(config)
     few = options.calib_samples or default_samples(config)
     samples = options.calib_samples or default_samples(config, options.tune is not None)
-    work = 1e-9 * weights * window  # of a sequence
+    work = 1e-9 * weights * window  # of one sequence
     encoding = 1e-6 * _ENCODING * weights * settings.states / 8
     searches = 3 if settings.target_kl is not None else 1
     if options.calib is None and options.calib_tokens is None:

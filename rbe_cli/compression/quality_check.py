@@ -1,10 +1,10 @@
-"""Whether a file loses far more than its rates should cost: then something went wrong.
+"""Check that a file does not lose far more quality than its bits per weight should cost.
 
-What a rate should cost at most is what plain rounding at that rate would: errors that know
-nothing of each other, of the power that rate-distortion theory gives for Gaussian weights. To
-second order that costs tr(H) tr(G) / 2 times their variance (metric.py), and error feedback makes
-it less. Files of sound models lost at most 4 times as much (docs/results.md, "Every rate
-and every size"); `MARGIN` is well above that.
+The expected cost of a rate is that of plain rounding at this rate: independent errors with the
+power that rate-distortion theory gives for Gaussian weights. To second order they cost
+tr(H) tr(G) / 2 times their variance (metric.py), and error feedback lowers that. The files of
+sound models lost at most 4 times the expected cost (docs/results.md, "Every rate and every
+size"). `MARGIN` is well above that, so that only a fault exceeds it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.compression.tensor_report import TensorReport
 from rbe_cli.runtime.arrays import sum_of_squares
 
-MARGIN = 30.0  # times what plain rounding costs
-NOISE = 1e-6  # nats a token: logits rounded to float32 alone may make a divergence of this size
+MARGIN = 30.0  # times the cost of plain rounding
+NOISE = 1e-6  # nats per token: rounding the logits to float32 can give such a divergence
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a file's rates should cost.
+    """The KL divergence that the bits per weight of a file should cost at most.
 
     Attributes:
-        most: nats a token on other text; a file that loses more is far off.
-        worst: the name of the tensor whose errors cost most; None if no matrix is coded.
+        most: the largest plausible KL divergence on other text, in nats per token.
+        worst: the name of the tensor whose errors cost most, or None if no matrix is lossy.
     """
 
     most: float
     worst: str | None
 
     def is_met(self, kl_divergence: float) -> bool:
-        """Whether a measured divergence, which may be NaN, is no larger."""
+        """Return whether a measured divergence is at most `most`. NaN is not."""
         return kl_divergence <= self.most
 
 
@@ -45,20 +45,21 @@ def expect(
     plans: Sequence[TensorPlan],
     metric: Metric,
 ) -> Expectation:
-    """What the rates of a file's tensors should cost.
+    """Compute what the bits per weight of a file's tensors should cost at most.
 
     Args:
-        reports: of all tensors of the file.
-        tensors: of the checkpoint.
-        plans: of all tensors.
-        metric: of the checkpoint's matrices.
+        reports: the reports on all tensors of the file.
+        tensors: the tensors of the checkpoint, float32.
+        plans: the plans of all tensors.
+        metric: the cost of errors in the checkpoint's matrices.
     """
     should, costs = 0.0, {}
     by_name = {plan.name: plan for plan in plans}
     for report in reports:
         if report.name in metric.even_losses:
             power = sum_of_squares(tensors[report.name]) / tensors[report.name].size
-            loss = power * metric.even_losses[report.name]  # of errors as large as the weights
+            # The cost of errors as large as the weights:
+            loss = power * metric.even_losses[report.name]
             plan = by_name[report.name]
             should += loss * plan.codec.plain_error_power(
                 report.bits_per_weight, report.shape, plan.options, report.relative_error

@@ -1,4 +1,4 @@
-"""Finds the steps at which the file has the size that was asked for, and encodes with them."""
+"""Find the quantisation steps at which the file has the wanted size, and encode with them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,35 +13,36 @@ from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.progress import Progress
 
-SIZE_TOLERANCE = 0.01  # of the target
-GOOD_ENOUGH = 0.002  # of the target: no further attempt is made
-_SEARCH_TOLERANCE = 0.001  # of the target, for the forecast
-_ATTEMPTS = 4  # at encoding everything, each with a better forecast
+SIZE_TOLERANCE = 0.01  # relative to the target
+GOOD_ENOUGH = 0.002  # relative to the target: no further attempt is made below it
+_SEARCH_TOLERANCE = 0.001  # relative to the target, for the forecast
+_ATTEMPTS = 4  # at most; each encodes every matrix, with a better forecast than the one before
 
 Steps = dict[str, float]
 
 
 class FileBudget(Protocol):
-    """Knows all of a file but the matrices that rate control encodes."""
+    """The size of a file, of which all but the matrices of rate control is known."""
 
     def bits_per_weight(self, sizes: Mapping[str, int]) -> float:
-        """Return the bits a weight of the file, given the bytes of these matrices."""
+        """Return the bits per weight of the file if the matrices take `sizes` bytes."""
 
 
 class SizeForecast:
-    """Bytes that matrices will take, from a few of their columns.
+    """A forecast of the bytes that matrices take, from encoding a few columns of each.
 
-    A sample goes without feedback from column to column, and pays for row scales that a whole
-    matrix shares among more columns; the difference is learnt from matrices encoded whole.
+    The sampled columns are encoded without error feedback from other columns, and the row
+    scales are shared by fewer columns than in the whole matrix. `learn` corrects for the
+    difference, once whole matrices were encoded.
     """
 
     def __init__(self, sources: Mapping[str, Source], workers: Workers) -> None:
         self._sources = sources
         self._workers = workers
-        self._surplus = dict.fromkeys(sources, 0.0)  # bits a weight of whole over sample
+        self._surplus = dict.fromkeys(sources, 0.0)  # bits per weight: whole matrix minus sample
 
     def bytes(self, steps: Mapping[str, float]) -> dict[str, int]:
-        """By matrix, for the matrices that have a step."""
+        """Return the forecast bytes of each matrix in `steps`, for its quantisation step."""
         sampled = self._sampled(steps)
         return {
             name: int(sampled[name] + self._surplus[name] * self._sources[name].size / 8)
@@ -49,7 +50,7 @@ class SizeForecast:
         }
 
     def learn(self, steps: Mapping[str, float], encoded: Mapping[str, int]) -> None:
-        """Take in the bytes of whole matrices that were encoded with these steps."""
+        """Correct the forecast by the bytes of whole matrices, encoded with these steps."""
         for name, sampled in self._sampled(steps).items():
             self._surplus[name] = 8 * (encoded[name] - sampled) / self._sources[name].size
 
@@ -69,22 +70,26 @@ def fit(
     progress: Progress,
     most: float = math.inf,
 ) -> dict[str, bytes]:
-    """Encode every source so that the file has the target's size, if any rate is free.
+    """Encode every matrix so that the file has the target's size.
 
-    The file is smaller if the finest steps that integers allow make it so.
+    The matrices without a given rate share what the target leaves. The file is smaller than the
+    target if even the finest steps that the codec's integers allow do not reach it.
 
     Args:
-        sources: the matrices.
-        own: bits a weight of the matrices that have a rate of their own.
-        target: bits a weight of the file.
-        file: tells the bits a weight of the file, given the bytes of every matrix.
-        workers: encode blocks.
+        sources: the matrices by name.
+        own: bits per weight of the matrices whose rate is given, by name.
+        target: bits per weight of the file.
+        file: computes the bits per weight of the file from the bytes of every matrix.
+        workers: encode parts of matrices in parallel.
         folder: keeps encoded matrices.
-        progress: told after each matrix.
-        most: bits a weight that a file of the target's size must not exceed.
+        progress: called after each matrix.
+        most: the largest bits per weight of the file.
+
+    Returns:
+        The encoded bytes by name.
 
     Raises:
-        UsageError: no steps give the target.
+        UsageError: no quantisation steps give the target.
     """
     if not sources:
         return {}
@@ -94,6 +99,7 @@ def fit(
     least, best, result = (True, math.inf), {}, math.inf
 
     def solve() -> Steps:
+        """Return the steps of the next attempt, with what the last one taught."""
         if tried:
             forecast.learn(*tried[-1])
         return _solve(sources, own, goal, file, forecast)
@@ -113,7 +119,7 @@ def fit(
         if is_too_large:
             goal -= _SEARCH_TOLERANCE * target
         tried.append((steps, sizes))
-        # The sum of misses, as zeros never come near a rate of their own.
+        # The sum of misses, because a matrix of zeros never comes close to its given rate.
         if (rank := (is_too_large, sum(misses))) < least:
             least, best, result = rank, encoded, reached
     missed = is_free and abs(result - target) > SIZE_TOLERANCE * target
@@ -124,7 +130,7 @@ def fit(
 
 
 def _is_finest(steps: Steps, forecast: SizeForecast) -> bool:
-    """Whether finer steps would hardly make matrices larger: their integers' range is used up."""
+    """Return whether finer steps hardly enlarge the matrices, whose integers are at the limit."""
     finer = forecast.bytes({name: step / 4 for name, step in steps.items()})
     return sum(finer.values()) < 1.01 * sum(forecast.bytes(steps).values())
 
@@ -142,7 +148,7 @@ def _encode(
     attempt: str,
     progress: Progress,
 ) -> dict[str, bytes]:
-    """All sources; those that an earlier run encoded are read from the folder."""
+    """Encode all sources, except those that an earlier run left in the folder."""
     progress("encoding", 0, len(sources))
     saved = {name: folder.load(f"{attempt}-{name}") for name in sources}
     missing = {name: source for name, source in sources.items() if saved[name] is None}
@@ -166,7 +172,7 @@ def _solve(
     file: FileBudget,
     forecast: SizeForecast,
 ) -> Steps:
-    """Steps of all sources: `own` bits a weight for some, the others share the target."""
+    """Return the steps that give `own` bits per weight to some sources, and the rest to others."""
     steps: Steps = {}
     for name, bits in own.items():
         unit, count = (
@@ -175,6 +181,7 @@ def _solve(
         )
 
         def rate(scale: float, name: str = name, unit: float = unit, count: int = count) -> float:
+            """Return the bits per weight of the matrix with the step `unit * scale`."""
             return 8 * forecast.bytes({name: unit * scale})[name] / count
 
         steps[name] = unit * solve_scale(rate, bits, _SEARCH_TOLERANCE * bits)
@@ -185,18 +192,21 @@ def _solve(
     known = forecast.bytes(steps)
 
     def scaled(scale: float) -> Steps:
+        """Return the steps of the other sources, `scale` times the first guess."""
         return {name: guess * scale * source.unit_step for name, source in shared.items()}
 
     def bits_per_weight(scale: float) -> float:
+        """Return the bits per weight of the file with the steps `scaled(scale)`."""
         return file.bits_per_weight(known | forecast.bytes(scaled(scale)))
 
     return steps | scaled(solve_scale(bits_per_weight, target, _SEARCH_TOLERANCE * target))
 
 
 def rate_factor(sources: Iterable[Source], bits: float) -> float:
-    """About the factor of all unit steps that costs `bits` a weight.
+    """Return about the factor of all unit steps that gives `bits` bits per weight.
 
-    n = 2 q + z of deviation sigma has log2(sigma) + 1.05 bits where sigma is large.
+    An integer n = 2 q + z with standard deviation sigma takes log2(sigma) + 1.05 bits if sigma
+    is large.
     """
     octaves, weights = 0.0, 0
     for source in sources:

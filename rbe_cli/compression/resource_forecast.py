@@ -1,4 +1,4 @@
-"""What a compression would give and need, without doing it (`--dry-run`)."""
+"""Forecast sizes, memory and time of a compression, without running it (`--dry-run`)."""
 
 import time
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.runtime.cpus import default_threads
 
 _REPEATS = 5
-_SAMPLE = 256  # rows and columns of the block that is timed
-_INTERPRETER_BYTES = 300_000_000  # Python with Numba and its code
-_LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of a task
+_SAMPLE = 256  # rows and columns of the timed block
+_INTERPRETER_BYTES = 300_000_000  # Python with Numba and compiled code
+_LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of one task
 _FACTOR_COPIES = 4  # of the largest moment, in float64
-_PASSES = 2.5  # forecasting and two attempts, in times of encoding every weight once
+_PASSES = 2.5  # forecasting and two attempts, in units of encoding every weight once
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor and the bytes it is expected to take."""
+    """A tensor, and the bytes that it is expected to take in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ResourceForecast:
-    """Forecast of a compression.
+    """The forecast of what a compression gives and needs.
 
     Attributes:
-        memory_bytes: about the peak.
-        encoding_seconds: from timing one block here and now; the forward passes come on top.
-        tensors: with the matrices that share the target at an even rate.
+        memory_bytes: about the peak memory.
+        encoding_seconds: from timing one block on this machine, without forward passes.
+        tensors: all tensors. The matrices that share the target have the same bits per weight.
     """
 
     source: str
@@ -60,7 +60,16 @@ class ResourceForecast:
 
 
 def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) -> ResourceForecast:
-    """Forecast sizes, memory and time of a run with so many tasks at once."""
+    """Forecast sizes, memory and time of a compression.
+
+    Args:
+        checkpoint: the model to compress.
+        settings: the target and the overrides.
+        jobs: the number of tasks at once; None for the default.
+
+    Raises:
+        UsageError: the target cannot be reached.
+    """
     jobs = jobs or default_threads()
     config = checkpoint.config
     description, text = describe(None, None)
@@ -71,7 +80,7 @@ def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) ->
         PlannedTensor(own.name, own.shape, own.codec.name, own.expected_bytes(target.matrix_bits))
         for own in target.plans
     ]
-    # `file.bytes` would pad all matrices of one rate at once, which no real file does.
+    # `file.bytes` would give all matrices of equal size the same padding; real sizes differ.
     file_bytes = target.overhead_bytes + sum(tensor.bytes for tensor in planned)
     encoded = sum(own.size for own in target.plans if isinstance(own.codec, SteppedCodec))
     parameters = parameter_count(config)
@@ -88,10 +97,10 @@ def plan(checkpoint: Checkpoint, settings: Settings, jobs: int | None = None) ->
 
 
 def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
-    """The most tasks at once, up to `jobs`, whose peak of memory is within `limit` bytes.
+    """Return the largest number of tasks at once whose peak memory is within `limit` bytes.
 
     Raises:
-        UsageError: even one is too many.
+        UsageError: even one task needs more memory.
     """
     for count in range(jobs or default_threads(), 0, -1):
         if memory_bytes(config, count) <= limit:
@@ -101,15 +110,15 @@ def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
 
 
 def memory_bytes(config: Gpt2Config, jobs: int) -> int:
-    """About the peak of a compression with so many tasks at once."""
+    """Return about the peak memory of a compression with `jobs` tasks at once, in bytes."""
     parameters, inner = parameter_count(config), config.n_inner
-    moments = 3 * config.n_embd**2 + inner**2  # of a layer
+    moments = 3 * config.n_embd**2 + inner**2  # values of one layer
     for columns in (3 * config.n_embd, config.n_embd, inner, config.n_embd):
         moments += sum((part.stop - part.start) ** 2 for part in column_blocks(columns))
-    # Sums of a layer, and of the batches whose sums were not added yet; then their factors.
+    # The sums of a layer and of batches that were not added yet, and later their factors.
     measuring = 4 * moments * (1 + 2 * jobs)
     factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2
-    # Both models' outputs of every layer, and their logits; then the errors of each matrix.
+    # Outputs of every layer and logits of both models, and later the errors of each matrix.
     states = 2 * 4 * config.n_layer * MAX_BATCH_TOKENS * config.n_embd
     evaluating = parameters + jobs * (states + _LOGITS_BYTES)
     reporting = parameters + 2 * (1 + jobs) * 4 * config.vocab_size * config.n_embd
@@ -118,7 +127,7 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
 
 
 def weights_per_second(checkpoint: Checkpoint) -> float:
-    """Return the speed of encoding one block of this checkpoint with one thread."""
+    """Return how many weights per second one thread encodes, from timing one block."""
     weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
     rows, columns = weights.shape
     inputs = InputFactor.from_moment(np.eye(rows, dtype=np.float32), 0.0)

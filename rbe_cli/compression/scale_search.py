@@ -1,17 +1,20 @@
-"""Finds the steps that give a size."""
+"""Find the factor of all quantisation steps that gives a wanted size."""
 
 from collections.abc import Callable
 
 
 def solve_scale(size: Callable[[float], float], target: float, tolerance: float) -> float:
-    """The scale s at which `size(s)`, which falls with s, is `target`, by secants in log2 s.
+    """Return the scale s at which `size(s)` is `target`, by the secant method in log2 s.
 
     Args:
-        size: bits a weight when all steps are multiplied by s.
-        target: bits a weight.
-        tolerance: stop as soon as the size is this close, in bits a weight.
+        size: returns the bits per weight if all steps are multiplied by s. It falls with s.
+        target: the wanted bits per weight.
+        tolerance: the search stops if the size is this close, in bits per weight.
+
+    Returns:
+        The scale whose size is nearest to the target, after at most 12 attempts.
     """
-    octave, slope = 0.0, -1.0  # one bit an octave, the law at high rates
+    octave, slope = 0.0, -1.0  # at high rates, doubling s saves one bit per weight
     value = size(1.0)
     nearest, best = abs(value - target), octave
     for _ in range(12):
@@ -19,7 +22,7 @@ def solve_scale(size: Callable[[float], float], target: float, tolerance: float)
             break
         move = min(max((target - value) / slope, -3.0), 3.0)
         new_value = size(2.0 ** (octave + move))
-        # Sizes come in small steps, over which the slope means nothing.
+        # Sizes change in small jumps, so the slope over a short move is limited to a usual range.
         slope = min(max((new_value - value) / move, -1.0), -0.3)
         octave, value = octave + move, new_value
         if abs(value - target) < nearest:

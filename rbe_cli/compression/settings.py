@@ -1,4 +1,4 @@
-"""What a compression aims at: presets in configs/, a user's file of the same form, overrides."""
+"""Define and check the settings of a compression: presets, config files and overrides."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
-MAX_BITS = 12.0  # a weight of a matrix: what lossy coding is of use for (compression/target.py)
+MAX_BITS = 12.0  # per weight: the highest rate at which lossy coding is useful (target.py)
 Objective = Literal["kl", "outputs"]
 _OVERRIDE = re.compile(
     r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
@@ -25,22 +25,23 @@ _OVERRIDE = re.compile(
 
 
 def _check_codec(name: str | None) -> None:
-    """Raise ValueError, which msgspec reports with its place, for a codec that there is not."""
+    """Raise `ValueError` if a codec is unknown. msgspec adds where in the file it stands."""
     known = matrix_codec_names()
     if name is not None and name not in known:
         raise ValueError(f"codec = {name!r} is none of {', '.join(known)}")
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rule for the tensors whose names match.
+    """A rule that sets codec or bits of the tensors whose names match a pattern.
 
     Attributes:
-        match: regular expression, searched for in the canonical name.
-        codec: `ectcq`; `fixed`, of a fixed number of bits; `classic`, the original design's, to
-            compare with; or `float16` or `float32` to leave the tensor as it is. None for the
-            settings' own.
-        bits: bits a weight of each such matrix, instead of its share of the target.
-        block: rows and columns of the blocks of `classic`; None for the settings' own.
+        match: a regular expression that is searched for in the canonical name.
+        codec: `ectcq`; `fixed`, with a fixed number of bits per weight; `classic`, the codec
+            of the original design, for comparison; or `float16` or `float32` to keep the tensor
+            exactly. None means `Settings.default_codec`.
+        bits: bits per weight of each such matrix, instead of its share of the target.
+        block: rows and columns of the blocks of `classic`; None means
+            `Settings.default_block`.
     """
 
     match: str
@@ -49,18 +50,18 @@ class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a codec that there is not."""
+        """Refuse an unknown codec."""
         _check_codec(self.codec)
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a preset gives on an English GPT-2 of 6 million parameters (docs/results.md).
+    """What a preset gave on an English GPT-2 of 6 million parameters (docs/results.md).
 
     Attributes:
-        kl_divergence: nats a token, on text that neither the model nor the codec saw.
-        perplexity: of the compressed model on that text.
-        reference_perplexity: of the original.
-        tokens_per_second: decoded, with two threads.
+        kl_divergence: in nats per token, on text that neither the model nor the codec saw.
+        perplexity: perplexity of the compressed model on that text.
+        reference_perplexity: perplexity of the original on that text.
+        tokens_per_second: generated tokens per second, with two threads.
     """
 
     kl_divergence: float
@@ -70,24 +71,28 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a preset or config file: one of the three targets, or `bits`.
+    """The content of a preset or config file, which gives one of three targets, or `bits`.
 
     Attributes:
-        target_bpw: bits a weight of the whole file without its tokenizer; beyond `MAX_BITS` a
-            limit, within which tensors are stored exactly (compression/target.py).
-        description: one line for people.
-        override: rules; the last that matches a tensor holds.
-        max_kl_divergence: nats a token on held-out text that the file must not exceed.
-        default_codec: `codec` in the file; of tensors for which no rule names another.
-        default_block: `block` in the file; of `classic`, see `Override`.
-        default_bits: `bits` in the file; a weight of each matrix for which no rule names others.
-        target_size: bytes of the whole file, which are not exceeded.
-        target_kl: nats a token on held-out text that the smallest file will not exceed.
-        objective: `kl`, the whole model's divergence is least at its size; `outputs`, the
-            relative error of each layer's output is.
-        states: of the trellis of `ectcq`: 8, 16, 32 or 64.
-        max_integer: that `ectcq` may use in layers: 7 keeps them to 4 bits in memory.
-        measured: what a preset gives.
+        target_bpw: bits per weight of the whole file without its tokenizer. Above `MAX_BITS` it
+            is an upper limit, and tensors are stored exactly as far as it allows (target.py).
+        description: one line that describes the preset.
+        override: rules. If several match a tensor, the last one applies.
+        max_kl_divergence: the largest KL divergence on held-out text that is accepted, in nats
+            per token.
+        default_codec: `codec` in the file; the codec of tensors for which no rule names one.
+        default_block: `block` in the file; the block size of `classic`, see `Override`.
+        default_bits: `bits` in the file; the bits per weight of each matrix for which no rule
+            gives any.
+        target_size: the largest size of the whole file in bytes.
+        target_kl: the largest KL divergence on held-out text, in nats per token. The smallest
+            file that keeps to it is searched.
+        objective: what is minimised at the given size. `kl`: the KL divergence of the whole
+            model. `outputs`: the relative error of each layer's output.
+        states: the number of states of the trellis of `ectcq`: 8, 16, 32 or 64.
+        max_integer: the largest magnitude of the integers of `ectcq` in the layers. With 7 they
+            take 4 bits in memory.
+        measured: what was measured with the preset.
     """
 
     target_bpw: float | None = None
@@ -105,12 +110,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     measured: Measured | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a codec that there is not."""
+        """Refuse an unknown codec."""
         _check_codec(self.default_codec)
 
     @property
     def goals(self) -> dict[str, float]:
-        """Those of the targets and `bits` that are given; one, unless `check` refuses them."""
+        """Return those of the targets and `bits` that are given. `check` allows only one."""
         values = {
             "target_bpw": self.target_bpw,
             "target_size": self.target_size,
@@ -120,10 +125,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {name: value for name, value in values.items() if value is not None}
 
     def check(self, where: str) -> None:
-        """Refuse values out of range.
+        """Refuse values that are out of range.
+
+        Args:
+            where: where the settings come from, as the error message begins.
 
         Raises:
-            UsageError: naming the value and `where` it stands.
+            UsageError: a value is out of range, or not exactly one target is given. The message
+                names the value.
         """
         if len(self.goals) != 1:
             given = " and ".join(f"{name} = {value}" for name, value in self.goals.items())
@@ -148,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             try:
                 re.compile(rule.match)
             except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(f"{where}: {rule.match!r} is no regular expression") from error
+                raise UsageError(f"{where}: {rule.match!r} is not a regular expression") from error
         for rule in (Override(""), *self.override):
             options = CodecOptions(
                 bits=rule.bits or self.default_bits,
@@ -170,7 +179,7 @@ def _presets_folder() -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets in configs/, by ascending size."""
+    """Return the names of the presets in configs/, by ascending size of their files."""
     found = [path.stem for path in _presets_folder().glob("*.toml")]
     by_size = {}
     for name in found:
@@ -180,10 +189,10 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Settings:
-    """A preset by name.
+    """Load a preset by its name.
 
     Raises:
-        UsageError: there is no such preset; the message lists those that exist.
+        UsageError: there is no such preset. The message lists those that exist.
     """
     path = _presets_folder() / f"{name}.toml"
     known = sorted(found.stem for found in path.parent.glob("*.toml"))
@@ -193,12 +202,12 @@ def load_preset(name: str) -> Settings:
 
 
 def load_config(path: Path) -> Settings:
-    """A preset or a user's config file (TOML).
+    """Load a preset's file or a user's config file (TOML).
 
     Raises:
         NotFoundError: there is no such file.
-        BadFileError: it is not TOML.
-        UsageError: a key is unknown or a value out of range.
+        BadFileError: the file cannot be read or is not TOML.
+        UsageError: a key is unknown, or a value is out of range.
     """
     try:
         settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Settings)
@@ -206,23 +215,23 @@ def load_config(path: Path) -> Settings:
         raise NotFoundError(f"the config file {path} does not exist") from error
     except msgspec.ValidationError as error:
         raise UsageError(f"config file {path}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:  # of the file, its text or its TOML
+    except (OSError, ValueError, RecursionError) as error:  # from reading, decoding or parsing
         raise BadFileError(f"the config file {path} cannot be read: {error}") from error
     settings.check(f"config file {path}")
     return settings
 
 
 def parse_override(text: str) -> Override:
-    """An override from the command line, `REGEX=KEY=VALUE[,KEY=VALUE...]`.
+    """Parse an override of the form `REGEX=KEY=VALUE[,KEY=VALUE...]`.
 
     Raises:
-        UsageError: it has another form, or an unknown key or value.
+        UsageError: the text has another form, or an unknown key or value.
     """
     parts = _OVERRIDE.fullmatch(text)
     if not parts:
         raise UsageError(
             f"`overrides` {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
-            "or several such keys parted by commas"
+            "or several such keys separated by commas"
         )
     pairs = [pair.split("=") for pair in parts["pairs"].split(",")]
     values = dict(pairs)

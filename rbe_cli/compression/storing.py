@@ -1,4 +1,4 @@
-"""Encodes every tensor of a checkpoint by its plan, at the size that is asked for."""
+"""Encode every tensor of a checkpoint by its plan, so that the file has the wanted size."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ Float32 = NDArray[np.float32]
 
 
 class Storing:
-    """Stores a checkpoint's tensors at a size that is asked for."""
+    """An encoder of all tensors of a checkpoint, which can make files of several sizes."""
 
     def __init__(
         self,
@@ -37,15 +37,16 @@ class Storing:
         folder: WorkFolder,
         progress: Progress,
     ) -> None:
-        """Take what stays the same at every size.
+        """Set what is the same at every size.
 
         Args:
-            plans: of all tensors, in the checkpoint's order.
-            tensors: of the checkpoint.
-            metric: what errors cost.
-            file: that is to come.
-            workers, folder: encode, and keep what is encoded.
-            progress: told after each matrix.
+            plans: the plans of all tensors, in the checkpoint's order.
+            tensors: the tensors of the checkpoint, float32.
+            metric: the cost of errors.
+            file: the file that will be written.
+            workers: encode parts of matrices in parallel.
+            folder: keeps encoded matrices.
+            progress: called after each matrix.
         """
         self._plans = {plan.name: plan for plan in plans}
         self._tensors = tensors
@@ -54,14 +55,14 @@ class Storing:
         self._workers = workers
         self._folder = folder
         self._progress = progress
-        self._factor: float | None = None  # of the last file's unit steps
+        self._factor: float | None = None  # of the unit steps of the last file
 
     def store(self, bits_per_weight: float, most: float = math.inf) -> list[StoredTensor]:
-        """Return all tensors encoded, in the checkpoint's order.
+        """Encode all tensors, and return them in the checkpoint's order.
 
         Args:
-            bits_per_weight: of the file, which holds if any matrix's rate is free.
-            most: bits a weight of the file that must not be exceeded.
+            bits_per_weight: of the file. It is reached only if the rate of some matrix is free.
+            most: the largest bits per weight of the file.
 
         Raises:
             UsageError: the size cannot be reached.
@@ -94,25 +95,26 @@ class Storing:
         return [by_name[name] for name in self._plans]
 
     def vector(self, name: str, values: Float32) -> StoredTensor:
-        """Return a bias or LayerNorm parameter, encoded for a file like the last one.
+        """Encode a bias or LayerNorm parameter `[n]` for a file of the last size.
 
-        Its error is held to a quarter of what would be worth its bits, so that it does not show.
+        Its quantisation step is half the one that would be optimal for the size, so that its
+        errors do not matter beside those of the matrices.
         """
         plan, step = self._plans[name], None
         if self._factor is not None and name in self._metric.squares:
             mean = float(np.mean(self._metric.squares[name]))
-            # Where nothing depends on the vector, nothing says what errors would cost: hardly any.
+            # If no output depends on the vector, its errors have no known cost: use a tiny step.
             step = self._factor / math.sqrt(mean) / 2 if mean > 0 else 0.0
             step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
         return self._stored(name, _encode(plan, values, EncodingJob(plan.options, step=step)))
 
     def encode_again(self, stored: StoredTensor, weights: Float32, cost: ErrorCost) -> StoredTensor:
-        """Return a layer's matrix with other weights `[K, N]`, in about as many bytes.
+        """Encode a layer's matrix with other weights `[K, N]`, in about as many bytes.
 
         Args:
-            stored: the matrix as it is encoded, by a codec that weighs errors.
-            weights: that it shall have.
-            cost: of errors in them.
+            stored: the encoded matrix, whose codec takes the cost of errors into account.
+            weights: the new weights, float32.
+            cost: the cost of errors in them.
         """
         plan = self._plans[stored.name]
         job = plan.codec.job_like(stored.data, stored.encoded_shape, plan.options, cost)
@@ -133,9 +135,9 @@ class Storing:
         )
 
     def _matrices(self, plans: Sequence[TensorPlan], rate: float) -> Iterator[StoredTensor]:
-        """Yield matrices whose codecs find their own steps; free ones are encoded at `rate`.
+        """Yield the matrices whose codecs choose their own steps. Free ones get `rate`.
 
-        They are told to the progress only if rate control does not follow, which takes longer.
+        They are reported to the progress only if no rate control follows, which takes longer.
         """
         encoded = self._workers.map(
             _encode,
@@ -162,7 +164,7 @@ class Storing:
 
 
 def _encode(plan: TensorPlan, values: Float32, job: EncodingJob) -> Payload:
-    """Encode a tensor; errors name it."""
+    """Encode a tensor. An error names the tensor."""
     codec: Codec = plan.codec
     try:
         return codec.encode(values, job)

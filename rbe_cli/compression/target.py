@@ -1,8 +1,8 @@
-"""Turns what was asked for into a rate, and into tensors that are stored exactly.
+"""Convert the target of the settings into a rate and a choice of tensors to store exactly.
 
-Lossy coding is of use up to `MAX_BITS` bits a weight: there the divergence is that of rounding
-in float32, and the range of its integers is used up. A larger size is spent on tensors that are
-stored exactly, in float16 where every value fits and in float32 otherwise.
+Lossy coding is useful up to `MAX_BITS` bits per weight. At that rate the divergence is as small
+as that of rounding in float32, and the integers have their largest range. A larger file stores
+some tensors exactly instead: in float16 if that holds every value, and in float32 otherwise.
 """
 
 import math
@@ -19,20 +19,20 @@ from rbe_cli.compression.tensor_plan import TensorPlan, free_rate, with_exact
 from rbe_cli.container.file_size import TensorSize
 from rbe_cli.errors import UsageError
 
-KL_A_BIT = 4.4  # by what a bit a weight divides the KL divergence
-_KL_AT_FOUR_BITS = 0.004  # of a middling model
+KL_PER_BIT = 4.4  # the KL divergence is divided by this for each further bit per weight
+_KL_AT_FOUR_BITS = 0.004  # nats per token, of a typical model
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a compression is to reach.
+    """What a compression has to reach.
 
     Attributes:
-        plans: of all tensors, with those that are stored exactly.
-        bits_per_weight: of the file; a first guess for a KL divergence.
-        matrix_bits: about the bits a weight of the matrices without a rate of their own.
-        overhead_bytes: about the bytes of the file beside its tensors, padding included.
-        most: bits a weight of the file that must not be exceeded; infinite without such a limit.
+        plans: the plans of all tensors, including those that are stored exactly.
+        bits_per_weight: of the file; a first guess if the target is a KL divergence.
+        matrix_bits: about the bits per weight of the matrices whose rate is free.
+        overhead_bytes: about the bytes of the file that are not tensors, including padding.
+        most: the largest bits per weight of the file; infinite without such a limit.
     """
 
     plans: list[TensorPlan]
@@ -50,15 +50,15 @@ def find_target(
 ) -> Target:
     """Find the rate and the exact tensors that meet the target of the settings.
 
-    A file that holds every tensor exactly is the best there is; a larger target is met by it.
-    Otherwise a target beyond `MAX_BITS` keeps one matrix after another exactly, the smallest
-    first, as far as they fit beside the others at `MAX_BITS`.
+    If the target allows it, every tensor is stored exactly. Otherwise, for a target above
+    `MAX_BITS`, the smallest matrices are stored exactly, as many as fit, and the others get
+    `MAX_BITS`.
 
     Args:
-        plans: of all tensors, by the settings.
-        tensors: of the checkpoint.
+        plans: the plans of all tensors, made from the settings.
+        tensors: the tensors of the checkpoint, float32.
         settings: hold the target.
-        file: that is to come.
+        file: the file that will be written.
 
     Raises:
         UsageError: the target is too small.
@@ -69,7 +69,7 @@ def find_target(
     free = [plan for plan in plans if plan.is_matrix and plan.is_free]
     if rate <= MAX_BITS or not free or settings.target_kl is not None:
         return Target(plans, wanted, rate, overhead, most)
-    # First all tensors; then all matrices, and ever fewer of them.
+    # Try all tensors first, then all matrices, then fewer and fewer of them.
     chosen = with_exact(plans, tensors)
     kept = sorted(free, key=lambda plan: -plan.size)
     limit = wanted if most == math.inf else most
@@ -81,31 +81,31 @@ def find_target(
 
 
 def planned_sizes(plans: Sequence[TensorPlan], rate: float) -> list[TensorSize]:
-    """Return about the sizes of all tensors in a file whose free matrices have `rate`."""
+    """Return about the sizes of all tensors, if the free matrices have `rate` bits per weight."""
     return [TensorSize(own.name, own.codec.name, own.expected_bytes(rate)) for own in plans]
 
 
 def _wanted(settings: Settings, file: OutputFile) -> tuple[float, float]:
-    """Return the bits a weight to aim at, and those that must not be exceeded."""
+    """Return the bits per weight to aim at, and the largest that are allowed."""
     if settings.target_size is not None:
         most = file.bits_per_weight(settings.target_size)
-        bits = (1 - GOOD_ENOUGH) * most  # sizes are met within half a per cent
+        bits = (1 - GOOD_ENOUGH) * most  # the search stops this close to the target
         if bits < MIN_BPW:
             raise UsageError(
                 f"{settings.target_size} bytes are less than {MIN_BPW} bit a weight: too few"
             )
         return bits, most
     if settings.target_kl is not None:
-        bits = 4 + math.log(_KL_AT_FOUR_BITS / settings.target_kl, KL_A_BIT)
+        bits = 4 + math.log(_KL_AT_FOUR_BITS / settings.target_kl, KL_PER_BIT)
         return min(max(bits, 1.5), 8.0), math.inf
     return settings.target_bpw or settings.default_bits or MIN_BPW, math.inf
 
 
 def _overhead(sizes: Sequence[TensorSize], file: OutputFile) -> int:
-    """Return the bytes of a file of such tensors beside them."""
+    """Return the bytes of a file with these tensors that are not tensors."""
     return file.bytes(sizes) - sum(own.bytes for own in sizes)
 
 
 def _size(plans: Sequence[TensorPlan], file: OutputFile) -> float:
-    """Return the bits a weight of the file with all free matrices at `MAX_BITS`."""
+    """Return the bits per weight of the file if all free matrices have `MAX_BITS`."""
     return file.bits_per_weight(file.bytes(planned_sizes(plans, MAX_BITS)))

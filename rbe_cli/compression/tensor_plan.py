@@ -1,4 +1,4 @@
-"""What shall become of each tensor: settings and overrides are resolved here, and nowhere else."""
+"""Plan each tensor: only this module resolves the settings and overrides."""
 
 import math
 import re
@@ -24,15 +24,16 @@ Role = Literal["embedding", "linear", "vector"]
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What shall become of one tensor.
+    """The plan of how one tensor is stored.
 
     Attributes:
         name: canonical name.
         shape: shape in the checkpoint.
-        role: what the tensor is in the model; a separate head counts as an embedding.
-        codec: encodes it. The codec of a vector may choose a simpler one by its values.
-        options: what the settings ask of the codec.
-        is_free: whether codec and rate are left to the target.
+        role: the kind of the tensor in the model. A separate head counts as an embedding.
+        codec: the codec that encodes it. The codec of vectors may choose a simpler one,
+            depending on the values.
+        options: the codec's options, from the settings.
+        is_free: whether the target decides about codec and bits per weight.
     """
 
     name: str
@@ -44,25 +45,25 @@ class TensorPlan:
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return math.prod(self.shape)
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the tensor has two dimensions."""
+        """Return whether the tensor has two dimensions."""
         return self.role != "vector"
 
     @property
     def is_lossy_matrix(self) -> bool:
-        """Whether the tensor is a matrix whose errors count."""
+        """Return whether the tensor is a matrix with a lossy codec."""
         return self.is_matrix and not self.codec.is_exact
 
     def expected_bytes(self, rate: float) -> int:
-        """Return about the bytes in a file whose free matrices have `rate` bits a weight."""
+        """Return about the bytes of the tensor, if free matrices have `rate` bits per weight."""
         return math.ceil(self.codec.expected_bits(self.options, rate) * self.size / 8)
 
     def stored_exactly(self, values: NDArray[np.float32]) -> "TensorPlan":
-        """Return the plan that keeps every value, in float16 where that holds all of them."""
+        """Return the plan that stores the values exactly: in float16 if possible, or float32."""
         options = replace(self.options, is_asked=True)
         codec = codec_named(dense_tensor.exact(values))
         return replace(self, codec=codec, options=options, is_free=False)
@@ -71,8 +72,9 @@ class TensorPlan:
 def make_plan(config: Gpt2Config, settings: Settings) -> list[TensorPlan]:
     """Plan every tensor of a model, in the checkpoint's order.
 
-    Biases and LayerNorm parameters are entropy-coded where some matrix's errors are counted in
-    nats, as theirs are then too.
+    Biases and LayerNorm parameters are entropy-coded if some matrix has a codec with
+    quantisation steps and the objective is `kl`, because then the cost of their errors is known
+    too. Otherwise they are stored in float16.
     """
     shapes = tensor_shapes(config)
     rules = {name: _rule(settings, name) for name in shapes}
@@ -94,28 +96,29 @@ def make_plan(config: Gpt2Config, settings: Settings) -> list[TensorPlan]:
 
 
 def free_rate(plans: Sequence[TensorPlan], bits_per_weight: float, header: float = 0.0) -> float:
-    """Return about the rate that a target leaves for the free matrices, at least 1.
+    """Return about the bits per weight that a target leaves for the free matrices, at least 1.
 
     Args:
-        plans: of all tensors.
+        plans: the plans of all tensors.
         bits_per_weight: of the file.
-        header: bits a weight of what is no tensor.
+        header: bits per weight of the parts of the file that are not tensors.
 
     Raises:
-        UsageError: what the other tensors keep is larger already.
+        UsageError: the other tensors alone exceed the target.
     """
 
     def total(rate: float) -> float:
+        """Return the bits of all tensors, if free matrices have `rate` bits per weight."""
         return sum(own.codec.expected_bits(own.options, rate) * own.size for own in plans)
 
     wanted = (bits_per_weight - header) * sum(own.size for own in plans)
     if any(own.is_free and own.is_matrix for own in plans) and wanted <= total(0.0):
         raise UsageError(
             f"{bits_per_weight:.4g} bits a weight cannot be reached with these rules: "
-            "what they keep is larger"
+            "the tensors that they fix are larger"
         )
     rate = 0.0
-    for _ in range(4):  # the sum is concave and piecewise linear: Newton's method is exact
+    for _ in range(4):  # the sum is concave and piecewise linear, so Newton's method is exact
         slope = total(rate + 1.0) - total(rate)
         rate += (wanted - total(rate)) / slope if slope else 0.0
     return max(rate, 1.0)
@@ -126,12 +129,12 @@ def with_exact(
     tensors: Mapping[str, NDArray[np.float32]],
     names: set[str] | None = None,
 ) -> list[TensorPlan]:
-    """Return the plans with free tensors stored exactly.
+    """Return the plans, with free tensors stored exactly.
 
     Args:
-        plans: of all tensors.
-        tensors: of the checkpoint; their values decide between float16 and float32.
-        names: of the tensors; None for all that are free.
+        plans: the plans of all tensors.
+        tensors: the tensors of the checkpoint, whose values decide between float16 and float32.
+        names: the tensors to store exactly; None for all that are free.
     """
     return [
         own.stored_exactly(tensors[own.name])
@@ -142,7 +145,7 @@ def with_exact(
 
 
 def _rule(settings: Settings, name: str) -> Override:
-    """Return the last rule that matches a name; one without content if none does."""
+    """Return the last rule that matches a name, or an empty rule if none does."""
     matching = [rule for rule in settings.override if re.search(rule.match, name)]
     return matching[-1] if matching else Override("")
 

@@ -1,4 +1,4 @@
-"""What became of each tensor of a checkpoint in a file."""
+"""Report the size and the errors of each tensor of a file."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,13 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor of the file; errors are relative Frobenius norms, None where not measured."""
+    """The report on one tensor of a file, in the fields of docs/json.md.
+
+    Attributes:
+        relative_error: norm of the error / norm of the tensor (Frobenius norms).
+        relative_output_error: the same of the layer's outputs on calibration text, or None if
+            it was not measured.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -27,12 +33,12 @@ class TensorReport:
 
 
 def report(stored: StoredTensor, tensor: Float32, inputs: InputFactor | None) -> TensorReport:
-    """Compare a tensor with what its bytes decode to.
+    """Compare a tensor with the values that its bytes decode to.
 
     Args:
-        stored: in the file.
-        tensor: in the checkpoint.
-        inputs: of the layer that the matrix belongs to; None if there is no such layer.
+        stored: the tensor of the file.
+        tensor: the tensor of the checkpoint, float32.
+        inputs: the moment of the inputs of the matrix's layer; None if there is no such layer.
     """
     change = tensor - stored.decode()
     norm = math.sqrt(sum_of_squares(tensor))

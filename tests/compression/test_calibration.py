@@ -29,14 +29,14 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 @pytest.fixture
 def numbered(tmp_path, config):
-    """A token file of 100 windows' length, each of which repeats its own number."""
+    """Write a token file of 100 windows, each of which repeats its own number."""
     path = tmp_path / "numbered.npy"
     np.save(path, np.repeat(np.arange(100), config.n_positions))
     return path
 
 
 def numbers(sequences):
-    """Which windows of the numbered file these are."""
+    """Return which windows of the numbered file these are."""
     for sequence in sequences:
         np.testing.assert_array_equal(sequence, np.full(64, sequence[0]))
     return [int(sequence[0]) for sequence in sequences]
@@ -129,7 +129,7 @@ def test_a_text_is_cut_into_windows(checkpoint, tmp_path):
 
 
 def test_a_window_fits_the_context(kernels, tmp_path, pool, new_folder):
-    """It is the model's context, but no more than `WINDOW`."""
+    """The length is the model's context, but at most `WINDOW`."""
     path = tmp_path / "long.npy"
     np.save(path, np.zeros(2000, np.int64))
     for n_positions, length in [(10, 10), (WINDOW + 50, WINDOW)]:
@@ -217,7 +217,7 @@ def test_what_was_written_before_is_not_written_again(model, pool, folder, monke
 
 
 def spy(calls, function):
-    """The function, whose arguments are kept."""
+    """Return the function, changed so that its arguments are recorded."""
 
     def run(*arguments):
         calls.append(arguments)
@@ -227,7 +227,7 @@ def spy(calls, function):
 
 
 def test_the_model_writes_at_temperature_one(checkpoint, model, pool, new_folder):
-    """What is drawn from a distribution costs, under it, the distribution's entropy."""
+    """The mean surprise of tokens drawn from a distribution equals the distribution's entropy."""
     tensors, config = float64(checkpoint.tensors), checkpoint.config
     surprise, entropy = [], []
     for tokens in from_model(model, 70, 0, pool, new_folder(), no_progress).used:

@@ -1,4 +1,4 @@
-"""A Dask cluster of two processes on this machine gives the bytes that threads give."""
+"""Check that a Dask cluster of two processes on this machine gives the same bytes as threads."""
 
 import warnings
 

@@ -30,13 +30,13 @@ def tokens_file(tmp_path_factory, config):
 
 @pytest.fixture(scope="module")
 def text(checkpoint, tokens_file):
-    """What is drawn from the tokens for the compression below."""
+    """Return the calibration text that the compression below draws from the tokens."""
     return calibration.from_token_file(checkpoint, tokens_file, 16, 7)
 
 
 @pytest.fixture(scope="module")
 def compressed(checkpoint, tokens_file, tmp_path_factory):
-    """(result, decoded tensors) at 3 bits, calibrated on the tokens; not to be changed."""
+    """Return (result, decoded tensors) at 3 bits, calibrated on the tokens. Do not change them."""
     path = tmp_path_factory.mktemp("compressed") / "tiny.rbe"
     result = run(checkpoint, path, Settings(3.0), calib_tokens=tokens_file, seed=7, preset="small")
     return result, decode(path)
@@ -112,7 +112,7 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
 
 
 def output_errors(checkpoint, kernels, decoded, sequences):
-    """Weight name -> relative error of the layer's outputs on these sequences' inputs."""
+    """Return the relative error of each layer's outputs on these sequences, by weight name."""
     inputs, originals = (
         {},
         with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(3.0))),
@@ -310,7 +310,7 @@ def test_an_existing_output_is_refused_before_any_work(checkpoint, tmp_path):
 
 
 def test_the_demo_at_four_bits(tmp_path):
-    """With an eighth of the usual text; all of it gives a KL divergence of .0082."""
+    """Use an eighth of the usual text. All of it gives a KL divergence of .0082."""
     result = run(open_checkpoint("demo"), tmp_path / "a.rbe", calib_samples=16)
     assert result.bits_per_weight == pytest.approx(4, rel=0.01)
     assert 0 < result.quality.kl_divergence < 0.0105

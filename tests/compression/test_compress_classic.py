@@ -1,4 +1,4 @@
-"""The classic scheme, from the settings to a running model."""
+"""Test the classic codec, from the settings to a running model."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ CLASSIC = Settings(6.0, default_codec="classic", default_block=32)
 
 @pytest.fixture(scope="module")
 def compressed(checkpoint, tmp_path_factory):
-    """(result, decoded tensors), all matrices classic; not to be changed."""
+    """Return (result, decoded tensors), with all matrices classic. Do not change them."""
     path = tmp_path_factory.mktemp("classic") / "tiny.rbe"
     return run(checkpoint, path, CLASSIC), decode(path)
 

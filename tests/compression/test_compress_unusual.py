@@ -1,4 +1,4 @@
-"""Weights and shapes that no trained model has, or few."""
+"""Compress models whose weights and shapes are rare or do not occur in trained models."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Decompressing, held to what transformers computes (fixtures/make_transformers_golden.py)."""
+"""Compare decompressed models with what transformers computes (make_transformers_golden.py)."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ CONFIG = small_config(vocab_size=50, n_layer=1)
 
 @pytest.fixture
 def source(tmp_path):
-    """A `.rbe` file without a tokenizer, opened."""
+    """Return an opened `.rbe` file without a tokenizer."""
     write_dense(tmp_path / "model.rbe", CONFIG)
     return open_source(str(tmp_path / "model.rbe"))
 
@@ -77,7 +77,7 @@ def test_the_tokenizer_gives_the_ids_that_transformers_gave(tmp_path):
 
 
 def test_a_token_that_is_not_special_does_not_become_so(tmp_path):
-    """The end-of-text token 39 is an ordinary one: named, it would change the ids of texts."""
+    """Token 39 ends texts but is not special. If it were declared so, ids of texts would change."""
     decompress(open_model("gelu_pytorch_tanh", tmp_path), tmp_path / "folder")
     settings = json.loads((tmp_path / "folder" / "tokenizer_config.json").read_text())
     assert settings.keys().isdisjoint({"bos_token", "eos_token"})

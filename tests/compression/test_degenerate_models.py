@@ -1,4 +1,4 @@
-"""Models with singular moments, which training never or seldom makes: each bit loses less."""
+"""Compress models with singular moments, which are rare: more bits must lose less."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def as_they_are(tensors):
 
 
 def certain(tensors):
-    """One token is predicted with certainty after any other."""
+    """Change the weights so that one token is predicted with certainty after any other."""
     token = tensors["wte.weight"][7]
     tensors["ln_f.weight"][:] = 0
     tensors["ln_f.bias"][:] = 60 * token / np.sum(token**2)
@@ -87,7 +87,7 @@ MODELS = [
 
 @pytest.fixture(scope="module")
 def made():
-    """Makes a checkpoint of random weights that a function has changed."""
+    """Return a function that makes a checkpoint of random weights, changed by its argument."""
 
     def make(change):
         config = small_config(vocab_size=120, n_positions=32, n_embd=24, n_layer=2, n_inner=50)
@@ -115,7 +115,7 @@ def test_divergence_never_rises_with_the_rate(made, tmp_path, change, samples):
 
 
 def test_logits_of_any_size_are_finite(made, tmp_path):
-    """Where they differ by 1e30, one float32 of them decides a divergence: none is asked for."""
+    """If logits differ by 1e30, rounding decides the divergence: only finiteness is checked."""
     result = run(made(huge_embeddings), tmp_path / "a.rbe", Settings(default_bits=12.0))
     assert np.isfinite(result.quality.kl_divergence)
 
@@ -137,7 +137,7 @@ def test_every_model_can_be_tuned(made, tmp_path, change):
 
 
 def test_one_token_a_sequence_and_then_some(made, tmp_path):
-    """The shortest sequences that predict anything."""
+    """Use the shortest sequences that have a prediction."""
     tokens = tmp_path / "tokens.txt"
     tokens.write_text("\n".join(f"{i} {i + 1}" for i in range(40)) + "\n3\n")
     checkpoint = made(as_they_are)
@@ -147,7 +147,7 @@ def test_one_token_a_sequence_and_then_some(made, tmp_path):
 
 
 def test_a_certain_prediction_is_kept(made, tmp_path):
-    """The model never leaves its token, nor does the file, at any rate."""
+    """The model always predicts one token, and so does the file at any rate."""
     checkpoint = made(certain)
     for rate in (1.0, 2.0, 4.0):
         result = run(checkpoint, tmp_path / f"{rate}.rbe", Settings(default_bits=rate))

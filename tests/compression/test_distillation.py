@@ -21,7 +21,7 @@ def sequences(config):
 
 @pytest.fixture(scope="module")
 def compressed(checkpoint):
-    """Tensors with steps and biases that are wrong in parts, matrices `[inputs, outputs]`."""
+    """Return tensors of which some steps and biases are wrong, matrices `[inputs, outputs]`."""
     rng, found = np.random.default_rng(1), {}
     for name, tensor in checkpoint.tensors.items():
         own: Any = as_matrix(name, tensor)
@@ -52,7 +52,7 @@ def train(model, compressed, sequences, steps, pool, folder, progress):
 
 
 def test_training_brings_the_model_nearer(model, compressed, sequences, pool, folder, progress):
-    """On text that it was not trained on."""
+    """Measure on text that was not used for training."""
     tuned = train(model, compressed, sequences[:32], 40, pool, folder, progress)
     before = divergence(model, compressed, sequences[32:], pool)
     after = divergence(model, applied(compressed, tuned), sequences[32:], pool)

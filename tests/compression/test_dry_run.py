@@ -1,4 +1,4 @@
-"""What a dry run tells of time and quality, beside what the run then gives."""
+"""Compare the time and quality that a dry run forecasts with those of the real run."""
 
 import pytest
 

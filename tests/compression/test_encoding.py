@@ -16,7 +16,7 @@ def random_moment(rng, size):
 
 
 def random_source(rows, columns, seed, *, mixed=True, scale=1.0):
-    """One of correlated inputs, and of correlated outputs or of columns that matter unalike."""
+    """Return a source with correlated inputs, and correlated or differently important outputs."""
     rng = np.random.default_rng(seed)
     inputs = InputFactor.from_moment(random_moment(rng, rows), 0.01)
     outputs = tuple(
@@ -48,7 +48,7 @@ def encode(sources, threads):
 
 
 def bits(source, step, pool):
-    """(sampled, whole) bits a weight."""
+    """Return the bits per weight of (a sample, the whole matrix)."""
     matrix = encode_one(source, step, pool)
     sampled = sampled_bits({"a": source}, {"a": step}, pool)["a"]
     return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.weights.size
@@ -78,7 +78,7 @@ def test_the_step_is_that_of_columns_of_mean_importance(sources):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(pool, scale):
-    """Weights, inputs and outputs of any scale: the loss of a weight is that of its step."""
+    """Weights, inputs and outputs may have any scale: the error follows from the step."""
     source = random_source(200, 90, 4, mixed=False, scale=scale)
     rng = np.random.default_rng(4)
     moment = np.diag(rng.uniform(0.1, 9, 200) / scale**2).astype(np.float32)
@@ -105,12 +105,12 @@ def test_a_sample_of_all_columns_is_the_matrix_where_columns_are_not_mixed(sourc
 
 
 def test_a_sample_tells_of_the_whole(pool):
-    """Its rows' scales and its header serve fewer columns."""
+    """A sample takes more bits, as fewer columns share its row scales and its header."""
     sampled, whole = bits(random_source(200, 3000, 3, mixed=False), 0.2, pool)
     assert 0 < sampled - whole < 0.15
 
 
 def test_a_sample_tells_something_of_mixed_columns(pool):
-    """Feedback from column to column adds to what is written."""
+    """The whole matrix takes more bits, because error feedback mixes its columns."""
     sampled, whole = bits(random_source(200, 300, 3), 0.2, pool)
     assert sampled == pytest.approx(whole, rel=0.05)

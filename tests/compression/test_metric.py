@@ -28,7 +28,7 @@ def random_moment(rng, size):
 
 
 def damped(moment, damping):
-    """The moment with `damping` times its mean diagonal added."""
+    """Return the moment with `damping` times its mean diagonal added."""
     return moment + damping * np.diag(moment).mean() * np.eye(len(moment))
 
 
@@ -38,13 +38,13 @@ def blocks_of(columns):
 
 @pytest.fixture
 def weights():
-    """Of more columns than a block has."""
+    """Return a matrix with more columns than a block has."""
     return np.random.default_rng(0).normal(size=(40, 1500)).astype(np.float32)
 
 
 @pytest.fixture
 def moments(weights):
-    """(H, [G of each block])."""
+    """Return (H, [G of each block])."""
     rng = np.random.default_rng(1)
     rows, columns = weights.shape
     return random_moment(rng, rows), [random_moment(rng, width) for width in blocks_of(columns)]
@@ -52,14 +52,14 @@ def moments(weights):
 
 @pytest.fixture
 def tokens(weights):
-    """Importance of each column, by block."""
+    """Return the importance of each column, by block."""
     columns = weights.shape[1]
     importance = np.random.default_rng(2).uniform(0, 2 / columns, columns)
     return [importance[part] for part in column_blocks(columns)]
 
 
 def input_moment(cost):
-    """The damped moment of the inputs, from its factors."""
+    """Return the damped moment of the inputs, computed from its factors."""
     inputs = cost.inputs
     lower = inputs.lower.astype(np.float64)
     moment = np.empty(lower.shape)
@@ -68,7 +68,7 @@ def input_moment(cost):
 
 
 def importance(cost):
-    """C of all columns, in their places, `[N]`."""
+    """Return C of all columns in their original order, `[N]`."""
     parts = []
     for factor in cost.outputs:
         part = np.empty(factor.diagonal.size)
@@ -119,7 +119,7 @@ def test_damping_halves_with_each_bit(weights, moments):
     before = np.concatenate([np.diag(moment) for moment in outputs])
 
     def added(bits):
-        """What is added to the diagonals of (H, G), of their means."""
+        """Return what is added to the diagonals of (H, G), relative to their means."""
         cost = make_cost(weights, inputs, outputs, "kl", bits, MANY)
         to_outputs = importance(cost) - before
         to_inputs = cost.inputs.damping / np.diag(inputs).mean()
@@ -133,7 +133,7 @@ def test_damping_halves_with_each_bit(weights, moments):
 
 @pytest.mark.parametrize("tokens", [1, 60, 4000, 10**7])
 def test_moments_of_few_tokens_are_damped_more(tokens):
-    """By the share of the oracle-approximating shrinkage, equation 23 of Chen et al. (2010)."""
+    """The damping is the oracle-approximating shrinkage, equation 23 of Chen et al. (2010)."""
     rng, size = np.random.default_rng(0), 30
     rows = rng.normal(size=(tokens if tokens < 5000 else 5000, size)) * np.arange(1, size + 1)
     moment = rows.T @ rows / len(rows)
@@ -147,7 +147,7 @@ def test_moments_of_few_tokens_are_damped_more(tokens):
 
 
 def test_moments_of_zeros_can_be_used(weights, moments, tokens):
-    """Of a model that has learnt nothing, or whose predictions are certain."""
+    """Such moments occur in an untrained model, or if predictions are certain."""
     zeros = np.zeros_like(moments[0])
     for objective in ("kl", "outputs"):
         for outputs in (moments[1], tokens):
@@ -170,7 +170,7 @@ def test_costs_survive_the_work_folder(weights, moments, tokens, folder):
 
 
 def test_a_block_that_nothing_depends_on_costs_what_the_others_do(weights, moments):
-    """Its columns share the step of the matrix."""
+    """The columns of the block have the same cost as the mean of the others."""
     inputs, outputs = moments
     dead = [outputs[0], np.zeros_like(outputs[1])]
     cost = make_cost(weights, inputs, dead, "kl", 4.0, MANY)
@@ -218,7 +218,7 @@ def test_what_was_measured_before_is_read(checkpoint, kernels, pool, folder, mon
 def test_a_matrix_that_nothing_depends_on_has_the_rate_of_the_others(
     checkpoint, kernels, pool, folder
 ):
-    """Of two layers, the second adds nothing to the residual stream."""
+    """The second of two layers adds nothing to the residual stream."""
     names = ("h.1.attn.c_proj.weight", "h.1.mlp.c_proj.weight")
     zeros = {name: np.zeros_like(checkpoint.tensors[name]) for name in names}
     changed = dataclasses.replace(checkpoint, tensors=dict(checkpoint.tensors) | zeros)
@@ -245,7 +245,7 @@ def text(model, new_folder):
 
 @pytest.fixture(scope="module")
 def measured(model, text, new_folder):
-    """Name -> (H, G or the columns' importance)."""
+    """Return (H, G or the importance of columns) by name."""
     found = {}
     with workers(2) as pool:
         for _, part in collect(model, text, 0, pool, new_folder(), no_progress):
@@ -255,7 +255,7 @@ def measured(model, text, new_folder):
 
 @pytest.fixture(scope="module")
 def log_probabilities(checkpoint, text):
-    """Of every prediction on some of the text, by the obvious model with some tensors changed."""
+    """Return a function that gives the log probabilities of the model with some tensors changed."""
     tensors, config = float64(checkpoint.tensors), checkpoint.config
 
     def run(changed):
@@ -266,14 +266,14 @@ def log_probabilities(checkpoint, text):
 
 
 def predicted_loss(change, inputs, outputs):
-    """tr(E^T H E G) / 2 of a change E `[K, N]`."""
+    """Return tr(E^T H E G) / 2 of a change E `[K, N]`."""
     if outputs.ndim == 1:
         outputs = np.diag(outputs)
     return 0.5 * np.sum((inputs @ change) * (change @ outputs))
 
 
-# Of measured over predicted losses. That of queries and keys is the least exact: which inputs
-# the gradients go along with matters most where attention picks among them.
+# Bounds of measured / predicted loss. The prediction is least exact for queries and keys, where the
+# correlation of inputs and gradients, which the Kronecker factors ignore, matters most.
 BOUNDS = {"attn.c_attn": 3.5, "attn.c_proj": 1.5, "mlp.c_fc": 1.5, "mlp.c_proj": 1.5}
 LAYERS = [(f"h.{layer}.{part}.weight", bound) for layer in (0, 1) for part, bound in BOUNDS.items()]
 
@@ -286,7 +286,7 @@ LAYERS = [(f"h.{layer}.{part}.weight", bound) for layer in (0, 1) for part, boun
 def test_the_loss_of_a_small_change_is_foretold(
     checkpoint, measured, log_probabilities, name, bound
 ):
-    """KL divergence from the model as it is, mean over predictions and random changes."""
+    """Compare with the KL divergence from the original, averaged over predictions and changes."""
     rng, original = np.random.default_rng(5), checkpoint.tensors[name].astype(np.float64)
     before = log_probabilities({})
     predicted, divergence = 0.0, 0.0

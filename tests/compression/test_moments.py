@@ -22,7 +22,7 @@ def sequences(config):
 
 
 def small_model(kernels, **options):
-    """(model, its tensors in float64)."""
+    """Return (model, its tensors in float64)."""
     config = small_config(**options)
     tensors = random_tensors(config)
     return Gpt2.from_checkpoint(config, tensors, kernels), float64(tensors)
@@ -30,7 +30,7 @@ def small_model(kernels, **options):
 
 @pytest.fixture(scope="module")
 def collected(new_folder):
-    """Runs `collect`, and joins the parts."""
+    """Run `collect`, and join the parts."""
 
     def run(model, sequences, threads=2, seed=0, progress=no_progress, folder=None):
         whole = Moments()
@@ -46,7 +46,7 @@ def collected(new_folder):
 
 
 def arrays_of(moments):
-    """Every array, by a name of its own."""
+    """Return every array under a unique name."""
     found: dict[tuple[str | int, ...], Any] = {
         ("input", name): moment for name, moment in moments.inputs.items()
     }
@@ -60,7 +60,7 @@ def arrays_of(moments):
 
 @pytest.fixture
 def inputs_of(monkeypatch):
-    """Runs the obvious GPT-2: weight name -> all of the layer's inputs, float64 `[tokens, K]`."""
+    """Run the simple GPT-2, and return the inputs of each weight, float64 `[tokens, K]`."""
     seen = {}
     linear, layer_norm = reference_gpt2.linear, reference_gpt2.layer_norm
 
@@ -126,10 +126,11 @@ def test_tokens_matter_by_the_mean_variance_of_their_prediction_and_positions_al
 
 
 def curvature(tokens, name, tensors, config):
-    """Of the KL divergence with respect to an array added at each position, mean over positions.
+    """Return the curvature of the KL divergence with respect to an array added at each position.
 
-    That is the sum over predictions of J^T (diag(p) - p p^T) J, with J by central differences:
-    the second moment of the gradient of -log p(y), y drawn from each prediction.
+    It is the mean over positions of the sum over predictions of J^T (diag(p) - p p^T) J, with J by
+    central differences. This is the second moment of the gradient of -log p(y), with y drawn from
+    each prediction.
     """
     p = softmax(gpt2(tokens, tensors, config))  # [seq, vocab]
     fisher = p[:, :, None] * np.eye(p.shape[1]) - p[:, :, None] * p[:, None]  # [seq, vocab, vocab]
@@ -151,7 +152,7 @@ def curvature(tokens, name, tensors, config):
 
 
 def test_moments_of_gradients_are_the_curvature_of_the_divergence(kernels, collected):
-    """Sampled tokens stand for all: 12000 of them come within some per cent."""
+    """12000 sampled tokens give the moments of all tokens within some per cent."""
     model, tensors = small_model(
         kernels, vocab_size=7, n_positions=4, n_embd=4, n_layer=2, n_head=2, n_inner=5
     )
@@ -236,7 +237,7 @@ def test_the_model_is_left_as_it_was(model, checkpoint, sequences, collected):
 
 
 def test_what_was_measured_before_is_not_measured_again(model, sequences, collected, folder):
-    """Stopped after any part, the rest comes out the same."""
+    """After a stop at any part, the rest gives the same moments."""
     with workers(1) as pool:
         first: Any = collect(model, sequences, 0, pool, folder, no_progress)
         expected = dict(islice(first, 2))

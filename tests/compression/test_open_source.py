@@ -1,4 +1,4 @@
-"""A `.rbe` file is a source like any checkpoint."""
+"""Check that a `.rbe` file can be a source like any checkpoint."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_compressing_again_keeps_the_function(tmp_path):
-    """Each compression puts heads into new bases: the logits must not change with them."""
+    """Each compression changes the bases of the heads, which must not change the logits."""
     write_dense(tmp_path / "0.rbe", CONFIG, random_tensors(CONFIG, 5))
     for turn in range(2):
         checkpoint = open_source(str(tmp_path / f"{turn}.rbe"))

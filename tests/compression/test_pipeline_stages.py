@@ -1,4 +1,4 @@
-"""The stages that a compression declares are those that it reports."""
+"""Check that the stages a compression declares are those that it reports."""
 
 import pytest
 from compressing import run

@@ -1,4 +1,4 @@
-"""What a preset or config promises of quality is kept, or nothing is written."""
+"""Check that the promised quality of a preset or config is kept, or that no file is written."""
 
 import pytest
 from compressing import run

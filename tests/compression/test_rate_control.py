@@ -23,7 +23,7 @@ def correlated(rng, size):
 
 @pytest.fixture(scope="module")
 def sources():
-    """Matrices of different scales whose errors cost alike, each in units of its scale."""
+    """Return matrices of different scales, whose relative errors cost the same."""
     rng, found = np.random.default_rng(0), {}
     for number, (name, shape) in enumerate(SHAPES.items()):
         scale = 10.0**number
@@ -35,7 +35,7 @@ def sources():
 
 @pytest.fixture(scope="module")
 def mixed_sources(sources):
-    """The same with feedback, from which a sample of some columns knows less."""
+    """Return matrices with error feedback, whose size a sample of columns predicts less well."""
     rng = np.random.default_rng(1)
     return {
         name: source_of(
@@ -59,7 +59,7 @@ def fitted(pool, new_folder):
 
 
 def size(matrices):
-    """Bits a weight of a file that holds nothing else."""
+    """Return the bits per weight of a file that holds only these matrices."""
     return 8 * sum(matrices.values()) / WEIGHTS
 
 
@@ -131,7 +131,7 @@ def test_zeros_cannot_have_bits_and_do_not_keep_the_others_from_theirs(mixed_sou
 
 
 def test_a_target_that_leaves_too_little_is_refused(sources, fitted):
-    """Rates of their own are above it."""
+    """The given rates of some matrices are above the target."""
     with pytest.raises(UsageError, match=r"1.0 bits a weight cannot be reached: the nearest is"):
         fitted(sources, {"a": 4.0, "c": 4.0}, 1.0)
 
@@ -145,7 +145,7 @@ def test_a_target_that_is_more_than_integers_take_gives_the_finest_steps(sources
 
 
 def test_a_size_that_must_not_be_exceeded_is_not(mixed_sources, fitted, pool, new_folder):
-    """Even where the nearest file is larger."""
+    """The limit holds even if the nearest file is larger."""
     nearest = reached(fitted(mixed_sources, {}, 4.0))
     most = nearest - 1e-4
     arguments = mixed_sources, {}, 4.0, FILE, pool, new_folder(), no_progress, most
@@ -173,7 +173,7 @@ def test_a_forecast_learns_what_whole_matrices_take(which, request, pool):
 
 
 def test_unfinished_work_is_taken_up(sources, fitted, folder):
-    """Whatever was finished, the rest is encoded and the bytes are the same."""
+    """Whatever an earlier run finished, the rest is encoded and the bytes are the same."""
     first = fitted(sources, {"b": 5.0}, 4.0, folder=folder)
     records = sorted(folder.path.glob("*.npz"))
     assert len(records) >= 4

@@ -25,7 +25,7 @@ def tensors(checkpoint):
 
 
 def hidden_error(model, compressed, sequences):
-    """Relative error of the last block's output."""
+    """Return the relative error of the last block's output."""
     pairs = [(model.hidden(own[None]), compressed.hidden(own[None])) for own in sequences]
     error = sum(np.sum((a - b) ** 2, dtype=np.float64) for a, b in pairs)
     return np.sqrt(error / sum(np.sum(a**2, dtype=np.float64) for a, _ in pairs))
@@ -85,7 +85,7 @@ def test_other_matrices_stay(checkpoint, model, sequences, pool, progress):
 def test_the_moment_is_that_of_the_compressed_model_s_inputs(
     checkpoint, model, sequences, pool, progress
 ):
-    """And a bias leaves no mean error."""
+    """The new bias also makes the mean error zero."""
     name = "h.0.mlp.c_fc.weight"
     compressed, _, seen = reconstructed(checkpoint, model, sequences, pool, [name], progress)
     inputs, outputs = [], []

@@ -1,4 +1,4 @@
-"""A compression that was stopped anywhere goes on, and gives the bytes of one that was not."""
+"""Check that a compression resumed after any stop gives the same bytes as one without a stop."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from rbe_cli.jobs.work_folder import WorkFolder
 
 @pytest.fixture(scope="module")
 def expected(checkpoint, tmp_path_factory):
-    """(bytes of the file, names of the steps that are saved on the way to it)."""
+    """Return (bytes of the file, names of the parts that are saved while it is made)."""
     path, saved, save = tmp_path_factory.mktemp("whole") / "a.rbe", [], WorkFolder.save
 
     def recorded(folder, name, arrays):
@@ -27,11 +27,11 @@ def expected(checkpoint, tmp_path_factory):
 
 
 class StoppedError(Exception):
-    """Stands for a kill: nothing tidies up after it."""
+    """Stop the run as a kill would, without any cleanup."""
 
 
 def stop_after(count, monkeypatch):
-    """Let a run end when it has saved so many steps."""
+    """Stop a run when it has saved so many parts."""
     save, done = WorkFolder.save, []
 
     def stopping(folder, name, arrays):

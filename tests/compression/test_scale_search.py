@@ -10,17 +10,17 @@ TARGETS = st.floats(1, 9)
 
 
 def uniform_law(scale, rate):
-    """Bits a weight at high rates."""
+    """Return the bits per weight at high rates."""
     return rate - math.log2(scale)
 
 
 def gaussian_law(scale, rate):
-    """Bits a weight of Gaussian weights, down to none."""
+    """Return the bits per weight of Gaussian weights, down to 0."""
     return 0.5 * math.log2(1 + (2**rate / scale) ** 2)
 
 
 def search(size, target, tolerance):
-    """(scale, sizes that were tried)."""
+    """Return (scale, the sizes that were tried)."""
     tried = {}
 
     def remember(scale):

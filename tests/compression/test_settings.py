@@ -25,7 +25,7 @@ def write(tmp_path, text):
 
 
 def one_sentence(error):
-    """An error's message, which is a sentence on one line."""
+    """Return an error's message, after checking that it is a sentence on one line."""
     message = str(error.value)
     assert message
     assert "\n" not in message
@@ -101,8 +101,8 @@ def test_a_config_file_says_all_that_settings_can(tmp_path):
         ("target_bpw = 4.0\n[[override]]\nmatch = 'a'\ncodec = 'int4'", "codec"),
         ("target_bpw = 4.0\n[[override]]\nmatch = 'a'\nbits = 0.9", "bits = 0.9"),
         ("target_bpw = 4.0\n[[override]]\nmatch = 'a'\nbits = nan", "bits = nan"),
-        ("target_bpw = 4.0\n[[override]]\nmatch = '('", "'(' is no regular expression"),
-        ("target_bpw = 4.0\n[[override]]\nmatch = 'a{9999999999}'", "is no regular expression"),
+        ("target_bpw = 4.0\n[[override]]\nmatch = '('", "'(' is not a regular expression"),
+        ("target_bpw = 4.0\n[[override]]\nmatch = 'a{9999999999}'", "is not a regular expression"),
     ],
 )
 def test_a_config_file_s_mistakes_are_named(tmp_path, text, named):

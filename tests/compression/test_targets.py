@@ -1,4 +1,4 @@
-"""Sizes in bytes, divergences and rates that a file may be asked to have."""
+"""Check that files meet targets of size, KL divergence and bits per weight."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def test_a_divergence_that_rules_keep_out_of_reach_is_refused(checkpoint, tmp_pa
 
 
 def assert_exact(result, checkpoint, path):
-    """Every tensor of the file is the checkpoint's, bit for bit."""
+    """Check that every tensor of the file equals the checkpoint's, bit for bit."""
     decoded = decode(path)
     for name, tensor in checkpoint.tensors.items():
         np.testing.assert_array_equal(decoded[name].view(np.int32), tensor.view(np.int32))
@@ -119,7 +119,7 @@ def test_one_rate_for_all_matrices(checkpoint, tmp_path):
 
 
 def test_the_objective_of_outputs_lowers_their_errors(checkpoint, tmp_path):
-    """At the price of the divergence; a squared error then costs the same in every weight."""
+    """It raises the KL divergence, because a squared error costs the same in every weight."""
 
     def errors(objective):
         result = run(checkpoint, tmp_path / f"{objective}.rbe", Settings(4.0, objective=objective))

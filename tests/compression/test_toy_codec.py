@@ -1,4 +1,4 @@
-"""A codec that the registry did not know: what it takes to add one."""
+"""Add a new codec to the registry, to test what that needs."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from rbe_cli.progress import no_progress
 
 
 class SignCodec(Codec):
-    """One bit a weight: its sign, times the mean magnitude."""
+    """A codec that stores one bit per weight: its sign, times the mean magnitude."""
 
     name = "sign"
 

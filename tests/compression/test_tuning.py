@@ -1,4 +1,4 @@
-"""`compress --tune`: nearer to the original, never further, at the same size."""
+"""Check that `compress --tune` brings a file closer to the original, at the same size."""
 
 import dataclasses
 
@@ -36,9 +36,9 @@ def test_quality_rises_at_the_same_size(checkpoint, tmp_path, settings, progress
 
 
 def test_what_is_worse_is_not_kept(checkpoint, tmp_path, monkeypatch):
-    """Whatever goes wrong in either stage."""
+    """The untuned tensors are kept, whatever goes wrong in either stage."""
 
-    def spoil(self, stored, steps=0):
+    def spoil(self, stored, training_steps=0):
         name = "h.0.ln_1.weight"
         return [
             own if own.name != name else self._storing.vector(name, np.zeros(own.shape, np.float32))
@@ -60,7 +60,7 @@ def test_what_is_too_large_is_not_kept(checkpoint, tmp_path, monkeypatch):
 
 
 class StoppedError(Exception):
-    """Stands for a kill."""
+    """Stop the run as a kill would."""
 
 
 @pytest.mark.parametrize("stop", ["reconstructed-h.1.attn.c_proj.weight", "tuning"])

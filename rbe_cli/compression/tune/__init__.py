@@ -1,1 +1,1 @@
-"""Trains a compressed model so that it predicts as the original does (`rbe compress --tune`)."""
+"""Tune a compressed model so that it predicts like the original (`rbe compress --tune`)."""

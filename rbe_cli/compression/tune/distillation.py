@@ -1,8 +1,8 @@
-"""Trains what is not an integer in a compressed model, until it predicts as the original does.
+"""Train the parameters of a compressed model that are not integers, to predict like the original.
 
-The loss is the KL divergence from the original's whole distribution at each token (knowledge
-distillation: Hinton et al. 2015). Trained are a factor of each column's step, biases and
-LayerNorm parameters, by Adam. The integers stand.
+The loss is the KL divergence from the original's distribution at each token (knowledge
+distillation, Hinton et al. 2015). Adam trains a factor of the quantisation step of each column,
+the biases and the LayerNorm parameters. The integers are not changed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,24 +23,24 @@ from rbe_cli.nn.tape import Tape
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32, Floating
 
-_STEP_TOKENS = 2048  # of a training step
-_PART_TOKENS = 512  # that one task computes
+_STEP_TOKENS = 2048  # per training step
+_PART_TOKENS = 512  # per task
 _BETAS = 0.9, 0.99
-_FACTOR_RATE, _VECTOR_RATE = 3e-3, 1e-3  # at 2 bits a weight; half for each bit more
-_WARM_UP = 5  # steps
-_LAST = 0.02  # of the rates, at the end
-_SAVED_EVERY = 20  # steps
-_FACTOR = ".log_factors"  # after a matrix's name: of its columns' steps
-_ADAM, _VALUE = "adam ", "value "  # before the names of what a work folder keeps
+_FACTOR_RATE, _VECTOR_RATE = 3e-3, 1e-3  # at 2 bits per weight; halved for each further bit
+_WARM_UP = 5  # training steps
+_LAST = 0.02  # the learning rates at the end, relative to the start
+_SAVED_EVERY = 20  # training steps
+_FACTOR = ".log_factors"  # suffix of the logarithms of the factors of a matrix's columns
+_ADAM, _VALUE = "adam ", "value "  # prefixes of the names in a work folder
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was trained.
+    """The trained parameters.
 
     Attributes:
-        factors: by matrix, of its columns' steps, float32 `[N]`.
-        vectors: biases and LayerNorm parameters.
+        factors: by matrix, the factors of its columns' quantisation steps, float32 `[N]`.
+        vectors: biases and LayerNorm parameters by name, float32 `[n]`.
     """
 
     factors: dict[str, Float32]
@@ -52,26 +52,26 @@ def distil(
     tensors: Mapping[str, Float32],
     factored: Sequence[str],
     sequences: Sequence[Tokens],
-    steps: int,
+    training_steps: int,
     bits: float,
     seed: int,
     workers: Workers,
     folder: WorkFolder,
     progress: Progress,
 ) -> Tuned:
-    """Train for a number of steps.
+    """Train a compressed model for a number of training steps.
 
     Args:
         model: the original.
-        tensors: of the compressed model, decoded, matrices `[inputs, outputs]`.
-        factored: the matrices whose columns get factors.
-        sequences: calibration text; taken in a random order, again and again.
-        steps: of some 2048 tokens each.
-        bits: a weight, about: finer models move less.
-        seed: of the order.
-        workers: compute parts of a step side by side.
-        folder: keeps what was trained so far.
-        progress: told after each step, with its loss.
+        tensors: the decoded tensors of the compressed model, matrices `[inputs, outputs]`.
+        factored: the names of the matrices whose columns get factors.
+        sequences: the calibration text. It is used in a random order, several times if needed.
+        training_steps: the number of training steps, of about 2048 tokens each.
+        bits: about the bits per weight. The learning rates are lower for finer models.
+        seed: the seed of the order.
+        workers: compute the parts of a training step in parallel.
+        folder: keeps the state of the training.
+        progress: called after each training step, with its loss.
     """
     values = {name: own for name, own in tensors.items() if not is_matrix(name)}
     values |= {f"{n}{_FACTOR}": np.zeros(tensors[n].shape[1], np.float32) for n in factored}
@@ -80,19 +80,20 @@ def distil(
         adam = Adam.from_arrays(_part_of(saved, _ADAM), _BETAS)
         values = _part_of(saved, _VALUE)
     rates = {name: _rate(name, bits) for name in values}
-    progress("tuning", 0, steps)
-    for step, group in enumerate(islice(_steps(sequences, seed), steps)):
-        if step < adam.training_step:
+    progress("tuning", 0, training_steps)
+    groups = islice(_groups(sequences, seed), training_steps)
+    for done, group in enumerate(groups):
+        if done < adam.training_step:
             continue
         weights = _applied(tensors, values)
         student = Gpt2(model.config, weights, model.kernels)
         loss, sums = _sums(model, student, group, workers)
         gradients = {name: _gradient(name, sums, weights) for name in values}
-        speed = min(1.0, (step + 1) / _WARM_UP) * max(_LAST, 1 - step / steps)
+        speed = min(1.0, (done + 1) / _WARM_UP) * max(_LAST, 1 - done / training_steps)
         values = adam.step(values, gradients, {name: speed * rate for name, rate in rates.items()})
-        if (step + 1) % _SAVED_EVERY == 0:
+        if (done + 1) % _SAVED_EVERY == 0:
             folder.save("tuning", _under(_VALUE, values) | _under(_ADAM, adam.to_arrays()))
-        progress("tuning", step + 1, steps, f"KL divergence {loss:.5f}")
+        progress("tuning", done + 1, training_steps, f"KL divergence {loss:.5f}")
     return Tuned(
         {name: np.exp(values[f"{name}{_FACTOR}"]) for name in factored},
         {name: own for name, own in values.items() if not name.endswith(_FACTOR)},
@@ -105,7 +106,7 @@ def _rate(name: str, bits: float) -> float:
 
 
 def _applied(tensors: Mapping[str, Float32], values: Mapping[str, Float32]) -> dict[str, Float32]:
-    """The tensors with the values of what is trained."""
+    """Return the tensors, with the trained parameters applied."""
     weights = {name: values.get(name, own) for name, own in tensors.items()}
     for name, own in values.items():
         if name.endswith(_FACTOR):
@@ -115,15 +116,15 @@ def _applied(tensors: Mapping[str, Float32], values: Mapping[str, Float32]) -> d
 
 
 def _gradient(name: str, sums: Mapping[str, Floating], weights: Mapping[str, Float32]) -> Float32:
-    """Of a vector; of the logarithms of a matrix's factors."""
+    """Return the gradient of a vector, or of the logarithms of a matrix's factors."""
     if not name.endswith(_FACTOR):
         return sums[name]
     matrix = name.removesuffix(_FACTOR)
     return np.einsum("kn,kn->n", sums[matrix], weights[matrix])
 
 
-def _steps(sequences: Sequence[Tokens], seed: int) -> Iterator[list[Tokens]]:
-    """The sequences of each step, without end; in each round all in another order."""
+def _groups(sequences: Sequence[Tokens], seed: int) -> Iterator[list[Tokens]]:
+    """Yield the sequences of each training step, endlessly. Each round has another order."""
     rng, group = np.random.default_rng(seed), []
     while True:
         for index in rng.permutation(len(sequences)):
@@ -136,7 +137,7 @@ def _steps(sequences: Sequence[Tokens], seed: int) -> Iterator[list[Tokens]]:
 def _sums(
     model: Gpt2, student: Gpt2, group: Sequence[Tokens], workers: Workers
 ) -> tuple[float, dict[str, Floating]]:
-    """Mean loss over a step's tokens, and its gradients by name."""
+    """Return the mean loss over a training step's tokens, and its gradients by name."""
     tokens = sum(sequence.size for sequence in group)
     total, gradients = 0.0, Gradients()
     parts = batches(sorted(group, key=len), _PART_TOKENS)
@@ -148,7 +149,7 @@ def _sums(
 
 
 def _batch(model: Gpt2, student: Gpt2, tokens: Tokens) -> tuple[float, Gradients]:
-    """Loss and gradients, summed over the tokens `[batch, n]`."""
+    """Return the loss and the gradients, summed over the tokens `[batch, n]`."""
     gradients, total = Gradients(), 0.0
     targets = model.hidden(tokens)
     with Tape(checkpoint=False) as tape:
@@ -169,5 +170,5 @@ def _under(prefix: str, arrays: Mapping[str, Floating]) -> Arrays:
 
 
 def _part_of(saved: Arrays, prefix: str) -> dict[str, Float32]:
-    """The inverse of `_under`."""
+    """Return the arrays that `_under` saved with this prefix."""
     return {n.removeprefix(prefix): own for n, own in saved.items() if n.startswith(prefix)}

@@ -1,11 +1,11 @@
-"""Layer by layer, matrices are encoded again so that they make up for the errors before them.
+"""Encode matrices again, layer by layer, so that they correct the errors of earlier layers.
 
-The compressed model, as far as it is encoded, and the original go through the calibration text
-side by side. Before a matrix is encoded, it is moved by ridge regression to what gives the
-original's output on the compressed model's input; of the two matrices that add to the residual
-stream, to what gives the original's stream. What the first layers lose is so corrected by those
-that follow (as in GPTAQ, Li et al. 2025, arXiv 2504.02692, but of whole matrices, before they
-are quantised). Its bias is then what makes the mean error zero. No gradient is needed.
+The original and the compressed model, as far as it is encoded, compute the calibration text side by
+side. Before a matrix is encoded, ridge regression changes it to give the original's output on the
+compressed model's input. The two matrices whose outputs are added to the residual stream are
+changed to give the original's residual stream. Thus later layers correct the errors of the first
+ones (as in GPTAQ, Li et al. 2025, arXiv 2504.02692, but for whole matrices before they are
+quantised). The bias is then set so that the mean error is zero. No gradient is needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,19 +26,19 @@ from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float64, Floating
 from rbe_cli.weights.weight_forms import dense
 
-RIDGE = 0.15  # of the inputs' mean power: .05 and .02 lose more on other text
+RIDGE = 0.15  # relative to the mean power of the inputs; .05 and .02 are worse on other text
 Encode = Callable[[str, Floating, InputFactor], Floating]
-"""(name, weights `[K, N]`, factor of their inputs' moment) -> the weights as they will be."""
+"""Maps (name, weights `[K, N]`, factor of the inputs' moment) to the decoded weights."""
 
 
 @dataclass(frozen=True)
 class _Stream:
-    """A batch on its way through both models.
+    """The states of a batch in both models.
 
     Attributes:
         original, compressed: the residual streams, `[batch, seq, d]`.
-        x: the compressed model's input of the matrix at hand, `[tokens, K]`.
-        target: what its output should be, `[tokens, N]`.
+        x: the input of the current matrix in the compressed model, `[tokens, K]`.
+        target: the wanted output of the current matrix, `[tokens, N]`.
     """
 
     original: Floating
@@ -49,13 +49,13 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over tokens, float64.
+    """Sums over tokens, which are kept in float64.
 
     Attributes:
-        tokens: how many.
-        inputs: x^T x.
-        products: x^T error.
-        sum_x, sum_error: of their means.
+        tokens: the number of tokens.
+        inputs: x^T x, `[K, K]`.
+        products: x^T error, `[K, N]`.
+        sum_x, sum_error: the sums of x `[K]` and of the error `[N]`.
     """
 
     tokens: int
@@ -74,7 +74,7 @@ class _Moments:
         )
 
     def correction(self) -> Float64:
-        """The change of the weights `[K, N]` that leaves the least error, damped."""
+        """Return the change of the weights `[K, N]` that minimises the error, with damping."""
         mean = self.sum_x / self.tokens
         inputs = self.inputs - self.tokens * np.outer(mean, mean)
         products = self.products - np.outer(mean, self.sum_error)
@@ -94,17 +94,17 @@ def reconstruct(
     """Encode the matrices of all layers again, from the first to the last.
 
     Args:
-        model: the original, dense.
-        compressed: with embeddings and vectors as they are stored; its layers' matrices and
-            biases are replaced as they are encoded.
-        sequences: calibration text.
-        bits: a weight, of each matrix that is encoded again; others stay as they are.
-        encode: encodes.
-        workers: go through batches side by side.
-        progress: told after each matrix.
+        model: the original, with dense matrices.
+        compressed: the compressed model. The matrices and biases of its layers are replaced
+            when they are encoded.
+        sequences: the calibration text.
+        bits: the bits per weight of each matrix to encode again. Others are not changed.
+        encode: encodes a matrix.
+        workers: compute batches in parallel.
+        progress: called after each matrix.
 
     Returns:
-        New biases, by name.
+        The new biases by name, float32 `[N]`.
     """
     biases: dict[str, Floating] = {}
     streams = [
@@ -139,7 +139,7 @@ def _moments(linear: Linear, streams: Sequence[_Stream], workers: Workers) -> _M
 
 
 def _batch_moments(linear: Linear, stream: _Stream) -> _Moments:
-    """Of the error that the original matrix leaves on the compressed model's input."""
+    """Sum the error of the original matrix on the compressed model's input over a batch."""
     x, error = stream.x, stream.target - linear(stream.x)
     sums = (part.sum(axis=0, dtype=np.float64) for part in (x, error))
     with_both = (products(x, part).astype(np.float64) for part in (x, error))
@@ -147,14 +147,14 @@ def _batch_moments(linear: Linear, stream: _Stream) -> _Moments:
 
 
 def _bias(own: Linear, original: Linear, moments: _Moments) -> Floating:
-    """The bias that makes the mean error of an encoded matrix zero."""
+    """Return the bias that makes the mean error of an encoded matrix zero."""
     change = np.asarray(dense(original.weight), np.float64) - dense(own.weight)
     mean = (moments.sum_error + moments.sum_x @ change) / moments.tokens
     return (original.bias + mean).astype(np.float32)
 
 
 def _linears(block: TransformerBlock) -> Iterator[Linear]:
-    """In order of use."""
+    """Yield the linear layers of a block, in order of use."""
     yield from (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
 
 
@@ -164,7 +164,7 @@ def _enter_c_attn(block: TransformerBlock, other: TransformerBlock, stream: _Str
 
 
 def _enter_attn_proj(block: TransformerBlock, other: TransformerBlock, stream: _Stream) -> _Stream:
-    """x and target are the outputs of `c_attn`."""
+    """Set input and target of the attention's `c_proj`, given the outputs of `c_attn`."""
     shape = *stream.original.shape[:2], -1
     attended = block.attn.attend(stream.target.reshape(shape))
     inputs = other.attn.attend(stream.x.reshape(shape))
@@ -177,13 +177,13 @@ def _enter_c_fc(block: TransformerBlock, other: TransformerBlock, stream: _Strea
 
 
 def _enter_mlp_proj(block: TransformerBlock, other: TransformerBlock, stream: _Stream) -> _Stream:
-    """x and target are the outputs of `c_fc`."""
+    """Set input and target of the MLP's `c_proj`, given the outputs of `c_fc`."""
     added = block.mlp.contract(stream.target).reshape(stream.original.shape)
     return _enter_sum(stream, added, other.mlp.activated(stream.x))
 
 
 def _enter_sum(stream: _Stream, added: Floating, x: Floating) -> _Stream:
-    """The target of what is added to the compressed stream is the original one's sum."""
+    """Set x, and as its target the original stream's sum minus the compressed stream."""
     original = stream.original + added
     return replace(
         stream, original=original, x=_flat(x), target=_flat(original - stream.compressed)
@@ -194,7 +194,7 @@ _ENTER = _enter_c_attn, _enter_attn_proj, _enter_c_fc, _enter_mlp_proj
 
 
 def _leave(own: Linear, is_sum: bool, stream: _Stream) -> _Stream:
-    """Through the encoded matrix: its output becomes x, or is added to the stream."""
+    """Apply the encoded matrix. Its output becomes x, or is added to the residual stream."""
     out = own(stream.x)
     if not is_sum:
         return replace(stream, x=out)

@@ -1,8 +1,8 @@
-"""Tune: a compressed model is brought nearer to the original, layer by layer, then as a whole.
+"""Tune a compressed model: bring its predictions closer to those of the original.
 
-First its matrices are encoded again so that they make up for each other's errors
-(reconstruction.py), then what is not an integer is trained (distillation.py). Of the results,
-and of what there was before, that is kept whose KL divergence on held-out text is least.
+First its matrices are encoded again so that they correct each other's errors (reconstruction.py).
+Then the parameters that are not integers are trained (distillation.py). Of the untuned model and
+both results, the one with the smallest KL divergence on held-out text is kept.
 """
 
 import math
@@ -33,14 +33,15 @@ Stored = Sequence[StoredTensor]
 
 @dataclass(frozen=True)
 class TuningReport:
-    """KL divergence on held-out text, nats a token, of each stage.
+    """The KL divergence on held-out text after each stage, in nats per token.
 
     Attributes:
-        steps: of training.
-        untuned: before.
-        reconstructed: after the matrices were encoded again.
-        tuned: after training. It and the one before are None where there was no such stage,
-            or the file would have been too large.
+        steps: the number of training steps.
+        untuned: before tuning.
+        reconstructed: after the matrices were encoded again. It is None if the file would have
+            been too large.
+        tuned: after training. It is None if there was no training, or if the file would have
+            been too large.
     """
 
     steps: int
@@ -50,7 +51,7 @@ class TuningReport:
 
 
 class Tuning:
-    """What a checkpoint's tuning needs."""
+    """A function that tunes the encoded tensors of a checkpoint."""
 
     def __init__(
         self,
@@ -63,14 +64,17 @@ class Tuning:
         folder: WorkFolder,
         progress: Progress,
     ) -> None:
-        """Args:
-        model: the original.
-        storing: encodes.
-        metric: of the original.
-        sequences: calibration text.
-        seed: of the order in which they are trained on.
-        workers, folder: compute, and keep what is finished.
-        progress: told after each matrix and step.
+        """Set what does not depend on the encoded tensors.
+
+        Args:
+            model: the original.
+            storing: encodes tensors.
+            metric: the cost of errors in the original.
+            sequences: the calibration text.
+            seed: the seed of the order of the training text.
+            workers: compute in parallel.
+            folder: keeps finished parts of the work.
+            progress: called after each matrix and each training step.
         """
         self._model = model
         self._storing = storing
@@ -85,23 +89,26 @@ class Tuning:
         self,
         stored: Stored,
         quality: Quality,
-        steps: int,
+        training_steps: int,
         measure: Callable[[Stored], Quality],
         fits: Callable[[Stored], bool],
     ) -> tuple[Stored, Quality, TuningReport]:
-        """The best of what there was and what tuning makes.
+        """Tune tensors, and return the best of them and of the tuned ones.
 
         Args:
             stored: all tensors, in the checkpoint's order.
-            quality: theirs.
-            steps: of training.
-            measure: the quality of tensors.
-            fits: whether a file of them has the size that was asked for.
+            quality: their quality.
+            training_steps: the number of training steps; 0 skips the training.
+            measure: returns the quality of tensors.
+            fits: returns whether a file of these tensors keeps to the wanted size.
+
+        Returns:
+            The tensors, their quality, and the report on all stages.
         """
         best = stored, quality
         stages: list[Callable[[Stored], Stored]] = [self._reconstructed]
-        if steps > 0:
-            stages.append(partial(self._trained, steps=steps))
+        if training_steps > 0:
+            stages.append(partial(self._trained, training_steps=training_steps))
         found: list[float | None] = []
         for stage in stages:
             stored = stage(stored)
@@ -112,10 +119,10 @@ class Tuning:
             found.append(reached.kl_divergence)
             if reached.kl_divergence < best[1].kl_divergence:
                 best = stored, reached
-        return *best, TuningReport(steps, quality.kl_divergence, *found)
+        return *best, TuningReport(training_steps, quality.kl_divergence, *found)
 
     def _reconstructed(self, stored: Stored) -> Stored:
-        """With all matrices of layers that a codec with feedback wrote encoded again."""
+        """Return the tensors, with all matrices encoded again whose codecs weigh errors."""
         by_name = {tensor.name: tensor for tensor in stored}
         bits = {
             tensor.name: _bits([tensor])
@@ -124,6 +131,7 @@ class Tuning:
         }
 
         def encode(name: str, weights: Float32, inputs: InputFactor) -> Float32:
+            """Encode a matrix, keep it, and return its decoded weights."""
             cost = replace(self._metric.cost(name), inputs=inputs)
             saved = self._folder.keep(
                 f"reconstructed-{name}",
@@ -140,13 +148,13 @@ class Tuning:
             by_name[name] = self._storing.vector(name, bias)
         return list(by_name.values())
 
-    def _trained(self, stored: Stored, steps: int) -> Stored:
-        """With trained steps and vectors."""
+    def _trained(self, stored: Stored, training_steps: int) -> Stored:
+        """Return the tensors, with trained quantisation steps and vectors."""
         factored = [tensor.name for tensor in stored if codec_named(tensor.codec).has_column_steps]
         bits = _bits([tensor for tensor in stored if is_matrix(tensor.name)])
         tuned = distil(
-            self._model, _decoded(stored), factored, self._sequences, steps, bits, self._seed,
-            self._workers, self._folder, self._progress,
+            self._model, _decoded(stored), factored, self._sequences, training_steps, bits,
+            self._seed, self._workers, self._folder, self._progress,
         )  # fmt: skip
         found = []
         for tensor in stored:
@@ -165,13 +173,13 @@ def _rescaled(tensor: StoredTensor, factors: Float32) -> StoredTensor:
 
 
 def _bits(stored: Stored) -> float:
-    """Bits a weight."""
+    """Return the bits per weight of these tensors."""
     weights = sum(math.prod(tensor.shape) for tensor in stored)
     return 8 * sum(len(tensor.data) for tensor in stored) / weights
 
 
 def _decoded(stored: Stored) -> dict[str, Float32]:
-    """As `Gpt2` takes them, matrices `[inputs, outputs]`."""
+    """Return the decoded tensors as `Gpt2` takes them, matrices `[inputs, outputs]`."""
     return {tensor.name: as_matrix(tensor.name, tensor.decode()) for tensor in stored}
 
 

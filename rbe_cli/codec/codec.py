@@ -1,4 +1,4 @@
-"""What a codec is: everything that the rest of the program knows of one.
+"""Define what a codec is: everything that the rest of the program knows of one.
 
 A codec turns a tensor into bytes and back. The registry (registry.py) lists all of them; no
 other code compares the names of codecs. Importing this module imports neither numpy nor any
@@ -26,7 +26,7 @@ Data = bytes | memoryview
 
 @dataclass(frozen=True)
 class CodecOptions:
-    """What the settings ask of one tensor's codec. Each codec reads what concerns it.
+    """Hold what the settings ask of one tensor's codec. Each codec reads what concerns it.
 
     Attributes:
         bits: bits a weight; None for a share of the file's target.
@@ -45,7 +45,7 @@ class CodecOptions:
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """What an encoder is told beside the values.
+    """Tell an encoder what it needs beside the values.
 
     Attributes:
         options: of the tensor.
@@ -61,14 +61,14 @@ class EncodingJob:
 
 
 class Payload(NamedTuple):
-    """An encoded tensor: the name of the codec that reads it, and its bytes."""
+    """Hold an encoded tensor: the name of the codec that reads it, and its bytes."""
 
     codec: str
     data: bytes
 
 
 class Codec(ABC):
-    """One way to store a tensor.
+    """Define one way to store a tensor.
 
     A matrix is `[K inputs, N outputs]`, float32, unless `keeps_orientation` is set.
 
@@ -195,7 +195,7 @@ class Codec(ABC):
 
 
 class SteppedCodec(Codec):
-    """A codec of matrices whose size follows from a quantisation step.
+    """Define a codec of matrices whose size follows from a quantisation step.
 
     Rate control finds the steps at which a file has its size. It encodes parts of a matrix side
     by side, and foretells the size of a matrix from a sample of its columns.

@@ -1,4 +1,4 @@
-"""How a matrix is cut into blocks, and the order of a block's columns along the trellis."""
+"""Cut a matrix into blocks, and order a block's columns along the trellis."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +8,13 @@ SEGMENT = 32  # columns that the trellis search decides at once
 
 
 def column_blocks(columns: int) -> list[slice]:
-    """The fewest blocks of at most `MAX_COLUMNS` columns, their widths equal within one."""
+    """Return the fewest blocks of at most `MAX_COLUMNS` columns, their widths equal within one."""
     count = -(-columns // MAX_COLUMNS)
     return [slice(i * columns // count, (i + 1) * columns // count) for i in range(count)]
 
 
 def trellis_order(width: int) -> NDArray[np.int64]:
-    """Column indices in the order in which a block's rows are written, int64 `[width]`.
+    """Return column indices in the order in which a block's rows are written, int64 `[width]`.
 
     Neighbours of the matrix come to lie in different segments, as segments take every
     `stride`-th column: those of the same attention head, whose errors make up for each other

@@ -1,4 +1,4 @@
-"""What an error in each weight of a matrix costs the model.
+"""Measure what an error in each weight of a matrix costs the model.
 
 The model's loss grows by tr(E^T H E G) / 2 when a matrix errs by E: H is the second moment of
 its inputs, G that of the loss's gradient with respect to its outputs (a Kronecker-factored
@@ -23,7 +23,7 @@ _LEAST_DAMPING = 1e-9  # of the mean diagonal: what is tried first where none wa
 
 @dataclass(frozen=True)
 class InputFactor:
-    """H's factors in the order of quantisation.
+    """Hold H's factors in the order of quantisation.
 
     Attributes:
         order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
@@ -39,7 +39,7 @@ class InputFactor:
 
     @classmethod
     def identity(cls, rows: int) -> "InputFactor":
-        """Of inputs that are uncorrelated and of variance 1."""
+        """Return the factor of inputs that are uncorrelated and of variance 1."""
         return cls(np.arange(rows), _NONE, np.ones(rows), 0.0)
 
     @classmethod
@@ -57,7 +57,7 @@ class InputFactor:
         return cls(order, lower, root**2, added)
 
     def output_power(self, change: Float32) -> float:
-        """tr(C^T H C), the mean squared output, summed over outputs, of inputs times C `[K, N]`."""
+        """Return tr(C^T H C): the mean squares of inputs times C `[K, N]`, summed over outputs."""
         ordered = change[self.order]
         transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
         rows = np.einsum("kn,kn->k", transformed, transformed, dtype=np.float64)
@@ -67,7 +67,7 @@ class InputFactor:
 
 @dataclass(frozen=True)
 class OutputFactor:
-    """G's factors for the columns of a block, in the trellis's order.
+    """Hold G's factors for the columns of a block, in the trellis's order.
 
     Attributes:
         mixing: float32 `[B, B]`, M transposed: row j holds what column j's error adds to the
@@ -81,12 +81,12 @@ class OutputFactor:
 
     @classmethod
     def identity(cls, columns: int) -> "OutputFactor":
-        """Of outputs that all matter alike."""
+        """Return the factor of outputs that all matter equally."""
         return cls(_NONE, np.ones(columns))
 
     @classmethod
     def from_importance(cls, importance: Float64) -> "OutputFactor":
-        """Of a diagonal G, positive, `[B]`."""
+        """Return the factor of a diagonal G, positive, `[B]`."""
         return cls(_NONE, importance[trellis_order(len(importance))])
 
     @classmethod
@@ -112,7 +112,7 @@ class OutputFactor:
 
 
 def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
-    """The Cholesky factor of a moment plus `damping` times its mean diagonal, and what was added.
+    """Return the Cholesky factor of a moment with a damped diagonal, and what was added to it.
 
     Rounding errors in a moment can make it indefinite by more than the damping, above all one
     of few tokens or of channels of very different size. Exactly computed, no conditional
@@ -143,7 +143,7 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
 
 @dataclass(frozen=True)
 class ErrorCost:
-    """What an error in a matrix `[K, N]` costs.
+    """Hold what an error in a matrix `[K, N]` costs.
 
     Attributes:
         inputs: by its row.
@@ -155,24 +155,24 @@ class ErrorCost:
 
     @classmethod
     def even(cls, shape: tuple[int, ...]) -> "ErrorCost":
-        """Return the cost where all inputs and outputs of a matrix `[K, N]` matter alike."""
+        """Return the cost where all inputs and outputs of a matrix `[K, N]` matter equally."""
         blocks = column_blocks(shape[1])
         outputs = tuple(OutputFactor.identity(part.stop - part.start) for part in blocks)
         return cls(InputFactor.identity(shape[0]), outputs)
 
     @cached_property
     def unit(self) -> float:
-        """The columns' geometric mean of C."""
+        """Return the columns' geometric mean of C."""
         logs = [np.log(factor.diagonal) for factor in self.outputs]
         return float(np.exp(np.mean(np.concatenate(logs))))
 
     @cached_property
     def unit_step(self) -> float:
-        """The step of a column of C = `unit` at which a weight's error costs a set amount."""
+        """Return the step of a column of C = `unit` where an error costs a set amount."""
         return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal)))
 
     def columns(self, chosen: NDArray[np.int64]) -> OutputFactor:
-        """C of some columns, by themselves."""
+        """Return C of some columns, by themselves."""
         parts = []
         for factor in self.outputs:
             part = np.empty(factor.diagonal.size)
@@ -181,7 +181,7 @@ class ErrorCost:
         return OutputFactor.from_importance(np.concatenate(parts)[chosen])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """As a work folder keeps it."""
+        """Return the arrays that a work folder keeps."""
         arrays: dict[str, NDArray[Any]] = {
             "order": self.inputs.order,
             "lower": self.inputs.lower,
@@ -195,7 +195,7 @@ class ErrorCost:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ErrorCost":
-        """The inverse of `to_arrays`."""
+        """Return the cost that `to_arrays` has turned into arrays."""
         damping = float(arrays["damping"])
         inputs = InputFactor(arrays["order"], arrays["lower"], arrays["diagonal"], damping)
         blocks = sum(name.startswith("mixing-") for name in arrays)

@@ -1,4 +1,4 @@
-"""All codecs that a `.rbe` file may name."""
+"""List all codecs that a `.rbe` file may name."""
 
 from rbe_cli.codec.classic.classic_codec import CLASSIC
 from rbe_cli.codec.codec import Codec

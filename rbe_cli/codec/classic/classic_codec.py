@@ -1,4 +1,4 @@
-"""The codec `classic`: the original design's scheme, to compare with."""
+"""Define the codec `classic`: the original design's scheme, to compare with."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ MIN_BLOCK, MAX_BLOCK = 16, 256
 
 
 class ClassicCodec(Codec):
-    """Smooth surfaces and a few transform coefficients (classic_matrix.py)."""
+    """Store smooth surfaces and a few transform coefficients (classic_matrix.py)."""
 
     name = "classic"
 

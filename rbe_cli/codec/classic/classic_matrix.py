@@ -1,7 +1,7 @@
-"""The classic scheme: a smooth surface and a few transform coefficients for each block.
+"""Encode a matrix in the classic scheme: a surface and some transform coefficients a block.
 
-The original design of this project, kept so that anyone can compare with it. A matrix is cut
-into square blocks, those at its right and lower edge smaller. Each is the sum of
+This is the original design of this project, kept so that anyone can compare with it. A matrix is
+cut into square blocks, those at its right and lower edge smaller. Each is the sum of
 
 - a surface: eight smooth functions of the position (x, y) in the block, both from -1 to 1, fitted
   by least squares: 1, d, d^2, cos(pi x), cos(pi y), cos(2 pi x), cos(2 pi y) and
@@ -47,7 +47,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class ClassicBlock:
-    """One block.
+    """Hold one block.
 
     Attributes:
         transform: index in `TRANSFORMS`.
@@ -63,10 +63,11 @@ class ClassicBlock:
 
     @property
     def nbytes(self) -> int:
+        """Return the bytes of the block in a file."""
         return _BLOCK_BYTES + _COEFFICIENT_BYTES * self.indices.size
 
     def gradients(self, grad: Float64) -> tuple[Float64, Float64]:
-        """Those of the surface and of the values, from that of the block's weights."""
+        """Return the gradients of the surface and the values, from that of the weights."""
         _, left = transform(TRANSFORMS[self.transform], grad.shape[0])
         _, right = transform(TRANSFORMS[self.transform], grad.shape[1])
         coefficients = left.T @ grad @ right
@@ -74,7 +75,7 @@ class ClassicBlock:
         return surface, coefficients.ravel()[self.indices]
 
     def decode(self, shape: tuple[int, int]) -> Float64:
-        """The block's weights, float64 `shape`."""
+        """Return the block's weights, float64 `shape`."""
         _, left = transform(TRANSFORMS[self.transform], shape[0])
         _, right = transform(TRANSFORMS[self.transform], shape[1])
         coefficients = np.zeros(shape[0] * shape[1])
@@ -85,7 +86,7 @@ class ClassicBlock:
 
 @dataclass(frozen=True)
 class ClassicMatrix(CompressedMatrix):
-    """A matrix `[K, N]` as blocks of the classic scheme, row by row."""
+    """Hold a matrix `[K, N]` as blocks of the classic scheme, row by row."""
 
     shape: tuple[int, int]
     block: int
@@ -122,7 +123,7 @@ class ClassicMatrix(CompressedMatrix):
         return _HEADER_BYTES + sum(block.nbytes for block in self.blocks)
 
     def to_bytes(self) -> bytes:
-        """The layout of the module's docstring."""
+        """Return the bytes, in the layout of the module's docstring."""
         parts = [
             np.array(self.block, "<u2").tobytes(),
             np.array([block.transform for block in self.blocks], np.uint8).tobytes(),
@@ -136,7 +137,7 @@ class ClassicMatrix(CompressedMatrix):
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "ClassicMatrix":
-        """The inverse of `to_bytes`; indices and values stay views of `data`.
+        """Parse what `to_bytes` gives; indices and values stay views of `data`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -170,12 +171,12 @@ class ClassicMatrix(CompressedMatrix):
 
     @property
     def surfaces(self) -> Floating:
-        """The factors of all blocks' smooth functions, `[blocks, 8]`."""
+        """Return the factors of all blocks' smooth functions, `[blocks, 8]`."""
         return np.stack([block.surface for block in self.blocks])
 
     @property
     def coefficients(self) -> Floating:
-        """All blocks' coefficients, `[n]`."""
+        """Return all blocks' coefficients, `[n]`."""
         return np.concatenate([block.values for block in self.blocks])
 
     def decoded(self) -> Floating:
@@ -190,11 +191,11 @@ class ClassicMatrix(CompressedMatrix):
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the decoded weights, if they were needed so far."""
+        """Return the bytes of the decoded weights, if they were needed so far."""
         return self._dense.nbytes if "_dense" in vars(self) else 0
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """Without the decoded weights."""
+        """Pickle without the decoded weights."""
         return ClassicMatrix, (self.shape, self.block, self.blocks)
 
     def parameters(self) -> dict[str, Floating]:
@@ -226,7 +227,7 @@ class ClassicMatrix(CompressedMatrix):
         }
 
     def decode(self) -> Floating:
-        """The whole matrix `[K, N]`, clipped to float32's range.
+        """Return the whole matrix `[K, N]`, clipped to float32's range.
 
         It is float32, or float64 if the parameters are.
         """
@@ -241,7 +242,7 @@ Place = tuple[slice, slice]
 
 
 def _places(shape: tuple[int, int], block: int) -> Iterator[Place]:
-    """(rows, columns) of each block, row by row."""
+    """Return (rows, columns) of each block, row by row."""
     for top in range(0, shape[0], block):
         for left in range(0, shape[1], block):
             yield (
@@ -268,7 +269,7 @@ def _check_block(
 
 @lru_cache(maxsize=16)
 def _functions(shape: tuple[int, int]) -> Float64:
-    """The smooth functions at every position, float64 `[rows * columns, 8]`."""
+    """Return the smooth functions at every position, float64 `[rows * columns, 8]`."""
     x, y = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape[::-1]))
     square = x * x + y * y
     across, down = np.cos(np.pi * x), np.cos(np.pi * y)
@@ -281,12 +282,12 @@ def _functions(shape: tuple[int, int]) -> Float64:
 
 @lru_cache(maxsize=16)
 def _least_squares(shape: tuple[int, int]) -> Float64:
-    """Weights of a block -> factors of its surface, float64 `[8, rows * columns]`."""
+    """Return the matrix from a block's weights to its surface, float64 `[8, rows * columns]`."""
     return np.asarray(np.linalg.pinv(_functions(shape)), np.float64)
 
 
 def _encode_block(weights: Float64, count: int) -> ClassicBlock:
-    """The best of all transforms, with `count` coefficients."""
+    """Encode a block with `count` coefficients, by the transform that errs least."""
     shape = (weights.shape[0], weights.shape[1])
     surface = _float32(_least_squares(shape) @ weights.ravel())
     residual = weights - (_functions(shape) @ surface.astype(np.float64)).reshape(shape)
@@ -298,7 +299,7 @@ def _encode_block(weights: Float64, count: int) -> ClassicBlock:
 
 
 def _largest(residual: Float64, name: str, count: int) -> tuple[NDArray[np.uint16], Float32]:
-    """(indices, values) of the largest coefficients."""
+    """Return (indices, values) of the largest coefficients."""
     left, _ = transform(name, residual.shape[0])
     right, _ = transform(name, residual.shape[1])
     coefficients = (left @ residual @ right.T).ravel()
@@ -308,5 +309,5 @@ def _largest(residual: Float64, name: str, count: int) -> tuple[NDArray[np.uint1
 
 
 def _float32(values: Float64) -> Float32:
-    """Rounded; what is beyond the range is clipped."""
+    """Round to float32; values beyond its range are clipped."""
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Transforms of short signals as matrices: DCT-II, Haar and CDF 9/7 wavelets.
+"""Build transforms of short signals as matrices: DCT-II, Haar and CDF 9/7 wavelets.
 
 A transform of a block is separable: coefficients = T_rows @ block @ T_columns.T. The wavelets
 take all their levels along one axis before the other (the standard decomposition).
@@ -22,7 +22,7 @@ _LOW_GAIN = 1.149604398860241
 
 @lru_cache(maxsize=64)
 def transform(name: str, length: int) -> tuple[Float64, Float64]:
-    """(T, its inverse), each `[length, length]`, of one of `TRANSFORMS`."""
+    """Return (T, its inverse), each `[length, length]`, of one of `TRANSFORMS`."""
     if name == "cdf97":
         forward = _levels(_cdf97_split, length, _SHORTEST)
         # Biorthogonal, and well conditioned.
@@ -32,7 +32,7 @@ def transform(name: str, length: int) -> tuple[Float64, Float64]:
 
 
 def _dct(length: int) -> Float64:
-    """The orthonormal DCT-II."""
+    """Return the orthonormal DCT-II."""
     frequency = np.arange(length)[:, None]
     matrix = np.cos(np.pi / length * frequency * (np.arange(length) + 0.5))
     matrix *= np.sqrt(2 / length)
@@ -50,7 +50,7 @@ def _levels(split: Split, length: int, shortest: int) -> Float64:
 
 
 def _haar_split(signal: Float64) -> tuple[Float64, Float64]:
-    """(low, high) of `[n, ...]`, orthonormal; a last sample without a partner stays low."""
+    """Return (low, high) of `[n, ...]`, orthonormal; a last sample without partner stays low."""
     pairs = len(signal) // 2
     even, odd = signal[: 2 * pairs : 2], signal[1::2]
     low = np.concatenate([(even + odd) / np.sqrt(2), signal[2 * pairs :]])
@@ -58,7 +58,7 @@ def _haar_split(signal: Float64) -> tuple[Float64, Float64]:
 
 
 def _cdf97_split(signal: Float64) -> tuple[Float64, Float64]:
-    """(low, high) of `[n >= 2, ...]` by lifting; the signal goes on mirrored about its ends."""
+    """Return (low, high) of `[n >= 2, ...]` by lifting; the signal is mirrored at its ends."""
     low, high = signal[::2].copy(), signal[1::2].copy()
     for predict, update in _LIFTING:
         right = low[1:] if len(low) > len(high) else np.concatenate([low[1:], low[-1:]])

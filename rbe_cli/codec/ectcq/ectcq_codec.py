@@ -1,4 +1,4 @@
-"""The codec `ectcq`: entropy-coded integers, chosen by a trellis for the least loss."""
+"""Define the codec `ectcq`: entropy-coded integers, chosen by a trellis for the least loss."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ _SURPLUS = 0.016  # of a step, at 0 bits: what matrices encoded again would be l
 
 
 class EctcqCodec(SteppedCodec):
-    """Hybrid-encoded blocks: log-scales and entropy-coded integers (encoded_matrix.py)."""
+    """Store hybrid-encoded blocks: log-scales and entropy-coded integers (encoded_matrix.py)."""
 
     name = "ectcq"
     needs_programs = True

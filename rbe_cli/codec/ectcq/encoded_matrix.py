@@ -1,4 +1,4 @@
-"""A weight matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
+"""Encode a matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
 
 weight[k, n] = step * 2 ** (step_levels[n] / resolution) * integers[k, n]. The columns are cut
 into blocks (codec/column_blocks.py) that encode and decode independently of each other. The bytes
@@ -41,14 +41,14 @@ _LEVEL_BITS = 8  # of a coded log-scale, at most, as a rule
 
 
 def side_bits(rows: int, columns: int) -> int:
-    """About the bits of a matrix's headers and scales, which do not make its weights finer."""
+    """Return about the bits of a matrix's headers and scales, which do not make weights finer."""
     headers = 8 + (4 + _BLOCK_HEADER) * len(column_blocks(columns))
     return 8 * headers + _LEVEL_BITS * (rows + 2 * columns)
 
 
 @dataclass(frozen=True)
 class HybridBlock:
-    """All rows of some columns.
+    """Hold all rows of some columns.
 
     Attributes:
         scale_models: int16 `[3, 2]`, the entropy models of row, column and step levels.
@@ -62,12 +62,13 @@ class HybridBlock:
 
     @property
     def nbytes(self) -> int:
+        """Return the bytes of the block in a file."""
         return _BLOCK_HEADER + self.words.nbytes
 
 
 @dataclass(frozen=True)
 class EncodedMatrix:
-    """A matrix `[K inputs, N outputs]` of integers times steps, as hybrid blocks.
+    """Hold a matrix `[K inputs, N outputs]` of integers times steps, as hybrid blocks.
 
     Attributes:
         shape: (K, N).
@@ -85,10 +86,11 @@ class EncodedMatrix:
 
     @property
     def nbytes(self) -> int:
+        """Return the bytes of the matrix in a file."""
         return 8 + sum(4 + block.nbytes for block in self.blocks)
 
     def to_bytes(self) -> bytes:
-        """The layout of the module's docstring."""
+        """Return the bytes, in the layout of the module's docstring."""
         resolution = 0 if self.resolution == LEVELS_PER_OCTAVE else self.resolution
         parts = [np.float32(self.step).tobytes()]
         parts.append(np.array([self.states, resolution], "<u2").tobytes())
@@ -101,7 +103,7 @@ class EncodedMatrix:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "EncodedMatrix":
-        """The inverse of `to_bytes`; words stay views of `data`.
+        """Parse what `to_bytes` gives; words stay views of `data`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -131,7 +133,7 @@ class EncodedMatrix:
         return cls(shape, step, tuple(blocks), states, resolution or LEVELS_PER_OCTAVE)
 
     def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
-        """Integers of one block, int16 `[K, B]`, and the steps of its columns, float32 `[B]`.
+        """Return a block's integers, int16 `[K, B]`, and its columns' steps, float32 `[B]`.
 
         Raises:
             PayloadError: the words are not exactly the block, or a step is not a number.
@@ -152,12 +154,12 @@ class EncodedMatrix:
         return integers, steps
 
     def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
-        """(columns, integers, steps) of each block in turn."""
+        """Yield (columns, integers, steps) of each block in turn."""
         for index, columns in enumerate(column_blocks(self.shape[1])):
             yield columns, *self.decode_block(index)
 
     def rescaled(self, factors: Float32) -> "EncodedMatrix":
-        """The same integers with each column's step times a factor, `[N]`, above 0."""
+        """Return the same integers with each column's step times a factor above 0, `[N]`."""
         blocks = []
         for columns, integers, steps in self.decoded_blocks():
             order = trellis_order(columns.stop - columns.start)
@@ -168,7 +170,7 @@ class EncodedMatrix:
         return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
 
     def decode(self) -> Float32:
-        """The whole matrix as float32 `[K, N]`."""
+        """Return the whole matrix as float32 `[K, N]`."""
         out = np.empty(self.shape, np.float32)
         for columns, integers, steps in self.decoded_blocks():
             np.multiply(integers, steps, out=out[:, columns])
@@ -202,7 +204,7 @@ def encode_block(
 
 
 def _code(integers: NDArray[np.int32], steps: scales.Levels, states: int) -> HybridBlock:
-    """Integers `[K, B]` and step levels `[B]`, in the trellis's order."""
+    """Code integers `[K, B]` and step levels `[B]`, in the trellis's order."""
     rows, columns = scales.integer_levels(integers)
     models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
     lanes, words = rans.encode(integers, rows, columns, steps, models, state_labels(states))

@@ -1,4 +1,4 @@
-"""Error feedback: weights not yet written make up for the errors of those already written.
+"""Quantise with error feedback: weights not yet written make up for the errors of the others.
 
 The model's loss grows by tr(E^T H E G) / 2 when a matrix errs by E: H is the second moment of
 its inputs, G that of the loss's gradient with respect to its outputs (a Kronecker factored

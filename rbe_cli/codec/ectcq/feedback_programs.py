@@ -1,4 +1,4 @@
-"""The compiled side of the error feedback (feedback.py)."""
+"""Run the error feedback (error_feedback.py) in compiled code."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Float32 = NDArray[np.float32]
 
 @program_code
 def add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
-    """out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
+    """Set out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
     whole = len(factors) // 8 * 8
     sums = out[start:]
     for j in range(0, whole, 8):

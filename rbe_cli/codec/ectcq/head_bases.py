@@ -1,4 +1,4 @@
-"""Bases for what attention heads compute inside, in which their weights cost fewer bits.
+"""Find bases inside attention heads in which their weights cost fewer bits.
 
 A head's scores depend on Wq Wk^T alone and its output on Wv Wo alone, biases going along: with
 any invertible A and B, Wq A, Wk A^-T, Wv B and B^-1 Wo are the same function. The entropy coder
@@ -18,7 +18,7 @@ _DAMPING = 1e-3  # of a moment's mean diagonal: bounds how far a basis may stret
 def decorrelate(
     c_attn: Float32, bias: Float32, c_proj: Float32, heads: int
 ) -> tuple[Float32, Float32, Float32]:
-    """The same attention in bases in which the columns of each head are uncorrelated.
+    """Return the same attention, in bases in which the columns of each head are uncorrelated.
 
     Args:
         c_attn: `[d, 3 * d]`, queries, keys and values side by side, each head by head.
@@ -44,7 +44,7 @@ def decorrelate(
 
 
 def _balanced(left: Float64, right: Float64) -> Float64:
-    """A such that left A and right A^-T each have uncorrelated columns, of the same powers.
+    """Return A such that left A and right A^-T have uncorrelated columns, of the same powers.
 
     With S and T the moments of their rows, A^T S A = A^-1 T A^-T is diagonal (contragredient
     diagonalisation; as in balanced truncation, Laub et al. 1987, algorithm 1).
@@ -55,7 +55,7 @@ def _balanced(left: Float64, right: Float64) -> Float64:
 
 
 def _moment(weights: Float64) -> Float64:
-    """Second moment of the rows `[K, n]`, each divided by its scale, as the coder models them."""
+    """Return the second moment of rows `[K, n]`, each divided by its scale, as the coder models."""
     scales = np.sqrt(np.mean(weights**2, axis=1, keepdims=True))
     rows = weights / np.where(scales > 0, scales, 1.0)
     moment = rows.T @ rows / len(rows)

@@ -1,4 +1,4 @@
-"""The basis part of a block: log-scales of its rows and columns, and of its columns' steps.
+"""Fit the basis of a block: log-scales of its rows and columns, and of its columns' steps.
 
 The probability model of the entropy coder is sigma_ij = r_i c_j, fitted to the integers
 themselves. All scales are kept in eighths of an octave, which costs under .001 bit a weight.
@@ -20,7 +20,7 @@ _INTEGER_NOISE = 0.02  # variance that a row of zeros is taken to have
 
 
 def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
-    """Log-scales of the rows and columns of `[K, B]`, int16 `[K]` and `[B]`.
+    """Return log-scales of the rows and columns of `[K, B]`, int16 `[K]` and `[B]`.
 
     Alternates between the mean squares of rows and columns, each divided by the other's,
     which is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
@@ -43,23 +43,26 @@ def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
 
 
 def column_levels(weights: NDArray[np.float32]) -> Levels:
-    """Log-scales of the columns of weights `[K, B]`, relative to their mean, int16 `[B]`."""
+    """Return log-scales of the columns of weights `[K, B]`, relative to their mean, int16 `[B]`."""
     return fit(weights, 1e-30)[1]
 
 
 def integer_levels(integers: NDArray[np.int32]) -> tuple[Levels, Levels]:
-    """Log-scales of the rows and columns of integers `[K, B]`."""
+    """Return log-scales of the rows and columns of integers `[K, B]`."""
     return fit(integers, _INTEGER_NOISE)
 
 
 def step_levels(diagonal: NDArray[np.float64], unit: float) -> Levels:
-    """Log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
+    """Return log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
     levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal / unit)
     return np.rint(levels).astype(np.int16)
 
 
 def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -> Levels:
-    """Log-scales of the steps at which few weights `[K, B]` of a column are above `largest`."""
+    """Return log-scales of the steps at which few weights of a column are above `largest`.
+
+    Weights are `[K, B]`.
+    """
     deviations = np.sqrt(np.mean(np.square(weights, dtype=np.float64), axis=0))  # [B]
     with np.errstate(divide="ignore"):
         levels = LEVELS_PER_OCTAVE * np.log2(_WIDE * deviations / (largest * step))
@@ -67,7 +70,7 @@ def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -
 
 
 def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels, int]:
-    """Log-scales between which a column's step must lie, int16 `[B]` and a number.
+    """Return log-scales between which a column's step must lie, int16 `[B]` and a number.
 
     At the least one, no weight `[K, B]` of the column takes more than half of the integers'
     range: the other half is for what error feedback adds. At the largest one, the largest
@@ -82,12 +85,12 @@ def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels
 
 
 def steps(step: float, levels: Levels, resolution: int = LEVELS_PER_OCTAVE) -> NDArray[np.float32]:
-    """The columns' steps, float32 `[B]`, of so many levels an octave."""
+    """Return the columns' steps, float32 `[B]`, of so many levels an octave."""
     return np.float32(step) * np.exp2(levels / np.float32(resolution))
 
 
 def scale_model(levels: Levels) -> tuple[int, int]:
-    """(mean, level) of the entropy model under which log-scales themselves are coded."""
+    """Return (mean, level) of the entropy model under which log-scales themselves are coded."""
     deviation = max(float(levels.std()), 1 / 16)
     # The model's integers are even (z = 0): a deviation of 1 is one of 2 in its units.
     return int(np.rint(levels.mean())), int(np.rint(LEVELS_PER_OCTAVE * np.log2(2 * deviation)))

@@ -1,4 +1,4 @@
-"""Entropy-coded trellis quantisation (ECTCQ; Fischer and Wang 1992, Marcellin 1994).
+"""Quantise by an entropy-coded trellis (ECTCQ; Fischer and Wang 1992, Marcellin 1994).
 
 A row of weights is written as integers n = 2 q + z. z is a function of the trellis's
 state alone, and the next state follows from q's lowest bit, so the integers decode from
@@ -27,7 +27,7 @@ _SMALLEST_LIMIT = 7
 
 @dataclass(frozen=True)
 class QuantiserOptions:
-    """How weights become integers.
+    """Say how weights become integers.
 
     Attributes:
         states: of the trellis, 8, 16, 32 or 64.
@@ -38,7 +38,7 @@ class QuantiserOptions:
     max_integer: int = MAX_INTEGER
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` if there is no such quantiser."""
+        """Raise `UsageError` if there is no such quantiser."""
         if self.states not in PARITY_CHECKS:
             raise UsageError(f"a trellis has 8, 16, 32 or 64 states, not {self.states}")
         if not _SMALLEST_LIMIT <= self.max_integer <= MAX_INTEGER:
@@ -53,7 +53,7 @@ DEFAULT_OPTIONS = QuantiserOptions()
 
 @cache
 def state_labels(states: int) -> Labels:
-    """What a state says of the integer after it, uint8 `[states]`.
+    """Return what a state says of the integer after it, uint8 `[states]`.
 
     Bit 1 is z, the parity of (state << 1) & h1. Bit 0 is the parity of (state << 1) & h0: q's
     lowest bit where the bit that is shifted into the state is 0, its complement where it is 1.
@@ -65,7 +65,7 @@ def state_labels(states: int) -> Labels:
 
 
 class Search(NamedTuple):
-    """What all searches of a block share (trellis_programs.py).
+    """Hold what all searches of a block share (trellis_programs.py).
 
     Attributes:
         labels: of the trellis's states.
@@ -91,7 +91,7 @@ class Search(NamedTuple):
 
 
 def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> Search:
-    """A search with room for stretches of so many columns."""
+    """Return a search with room for stretches of so many columns."""
     low, high = -options.max_integer - 1, options.max_integer
     residues = [z + 2 * parity for z in (0, 1) for parity in (0, 1)]
     subsets = [(r, low + (r - low) % 4, high - (high - r) % 4) for r in residues]

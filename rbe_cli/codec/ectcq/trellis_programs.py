@@ -1,4 +1,4 @@
-"""The compiled side of the trellis (trellis.py): its states, and the Viterbi search."""
+"""Run the trellis (trellis.py) in compiled code: its states, and the Viterbi search."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The probability model of the integers, as tables that rANS codes with.
+"""Build the probability model of the integers, as tables that rANS codes with.
 
 An integer n = 2 q + z of a weight with standard deviation sigma, in units of the
 quantiser's step, has the probability of its cell [n - 1, n + 1] under the mixture
@@ -30,7 +30,7 @@ _TAIL_WEIGHT, _TAIL_WIDTH = 0.03, 1.8
 
 
 class EntropyTables(NamedTuple):
-    """Static rANS tables, indexed `[level - MIN_LEVEL, z, ...]`; compiled code takes it whole.
+    """Hold static rANS tables, indexed `[level - MIN_LEVEL, z, ...]`; compiled code takes all.
 
     Attributes:
         frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; 0 = must escape.
@@ -51,19 +51,19 @@ class EntropyTables(NamedTuple):
 
 
 def _below(x: float, sigma: float) -> float:
-    """The mixture's cumulative distribution at `x`."""
+    """Return the mixture's cumulative distribution at `x`."""
     narrow = math.erf(x / (sigma * math.sqrt(2)))
     wide = math.erf(x / (_TAIL_WIDTH * sigma * math.sqrt(2)))
     return 0.5 + 0.5 * ((1 - _TAIL_WEIGHT) * narrow + _TAIL_WEIGHT * wide)
 
 
 def level_shift(level: int) -> int:
-    """Low bits of q coded as they are: h keeps a standard deviation of at most 2 ** 2.5."""
+    """Return the low bits of q to code as they are: h's deviation is then at most 2 ** 2.5."""
     return max(0, math.ceil(level / LEVELS_PER_OCTAVE - 3.5))
 
 
 def _frequencies(level: int, z: int) -> NDArray[np.int64]:
-    """Integer frequencies `[SYMBOLS]` of one table."""
+    """Return the integer frequencies `[SYMBOLS]` of one table."""
     sigma, shift = 2.0 ** (level / LEVELS_PER_OCTAVE), level_shift(level)
     edges = [(h << (shift + 1)) + z - 1 for h in range(-SYMBOL_OFFSET, ESCAPE - SYMBOL_OFFSET + 1)]
     mass = np.diff([_below(edge, sigma) for edge in edges])
@@ -76,7 +76,7 @@ def _frequencies(level: int, z: int) -> NDArray[np.int64]:
 
 @cache
 def entropy_tables() -> EntropyTables:
-    """All tables; built once, in some ten milliseconds."""
+    """Return all tables; they are built once, in some ten milliseconds."""
     levels = range(MIN_LEVEL, MAX_LEVEL + 1)
     frequency = np.array([[_frequencies(t, z) for z in (0, 1)] for t in levels])
     cumulative = np.cumsum(frequency, axis=-1) - frequency

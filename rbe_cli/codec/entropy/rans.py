@@ -1,4 +1,4 @@
-"""Interleaved rANS (Duda 2013; Giesen 2014) over a block of trellis integers.
+"""Code blocks of trellis integers by interleaved rANS (Duda 2013; Giesen 2014).
 
 32 lanes code 32 rows side by side, walking along the columns; each lane has its own
 32-bit state and trellis state, and all share one stream of 16-bit words, read in lane
@@ -68,7 +68,7 @@ def decode(
     order: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
-    """The inverse of `encode`.
+    """Decode what `encode` gives.
 
     Args:
         states, words, scale_models, labels: the coded block.
@@ -110,7 +110,7 @@ def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:
 
 
 def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.int16]:
-    """The inverse of `encode_run`, int16 `[count]`.
+    """Decode what `encode_run` gives, int16 `[count]`.
 
     Raises:
         PayloadError: the words are not exactly so many integers.
@@ -124,12 +124,15 @@ def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.i
 
 
 def _room_for(integers: int) -> Words:
-    """An integer takes two words at most: its symbol's, and that of its escape or low bits."""
+    """Return the most words of so many integers.
+
+    An integer takes two words at most: its symbol's, and that of its escape or low bits.
+    """
     return np.empty(2 * integers, np.uint16)
 
 
 def _padded(words: Words) -> Words:
-    """With the word that `_refill` reads past the end."""
+    """Return the words with the one that `_refill` reads past the end."""
     return np.append(words, np.uint16(0))
 
 
@@ -144,6 +147,6 @@ def _decoder_tables() -> DecoderTables:
 
 
 def _check_end(position: int, words: Words, states: States) -> None:
-    """All words are read, and every state is back where the encoder began."""
+    """Refuse words that are not all read, or states that are not where the encoder began."""
     if position != words.size or not (states == LOW).all():
         raise PayloadError("entropy-coded words do not end where their integers do")

@@ -1,4 +1,4 @@
-"""The compiled side of the entropy coder (rans.py)."""
+"""Run the entropy coder (rans.py) in compiled code."""
 
 from collections.abc import Callable
 from typing import Any

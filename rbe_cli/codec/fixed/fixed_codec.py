@@ -1,4 +1,4 @@
-"""The codec `fixed`: 2, 4 or 8 bits a weight, in the panels that lie in memory."""
+"""Define the codec `fixed`: 2, 4 or 8 bits a weight, in the panels that lie in memory."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ _BITS = (2, 4, 8)
 
 
 class FixedCodec(Codec):
-    """Levels times steps of rows and columns (fixed_matrix.py)."""
+    """Store levels times steps of rows and columns (fixed_matrix.py)."""
 
     name = "fixed"
     version = 2

@@ -1,4 +1,4 @@
-"""Weights as levels of a fixed number of bits, with error feedback (ectcq/error_feedback.py).
+"""Round weights to levels of a fixed number of bits, with error feedback (error_feedback.py).
 
 With the scales of rows and columns divided out, weights are close to Gaussian noise, which the
 tables of levels are for. Feedback adds to what a row's codes are to stand for, so its step is
@@ -29,7 +29,7 @@ _ROWS = 64  # rows quantised between two matrix products
 
 
 class Quantiser(NamedTuple):
-    """The level nearest to a value, by cells of 1/16.
+    """Find the level nearest to a value, by cells of 1/16.
 
     Attributes:
         levels: float32 `[2 * cells]`, that of each cell, the first of which begins at
@@ -44,7 +44,7 @@ class Quantiser(NamedTuple):
 
 
 class Quantised(NamedTuple):
-    """A matrix in codes.
+    """Hold a matrix in codes.
 
     Attributes:
         codes: uint8 `[K, N]`.
@@ -62,7 +62,7 @@ class Quantised(NamedTuple):
 def encode_matrix(
     weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
 ) -> FixedMatrix:
-    """A matrix at 2, 4 or 8 bits a weight; arguments as of `quantise`."""
+    """Encode a matrix at 2, 4 or 8 bits a weight; arguments as of `quantise`."""
     codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
     values = panel_layout.pack(codes, bits)
     return FixedMatrix(codes.shape, bits, values, row_levels, column_levels, unit)
@@ -112,7 +112,7 @@ def quantise(
 
 
 def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
-    """The columns' scales, with those of the rows taken out: levels below the largest; its own."""
+    """Return the columns' scales, without those of the rows: levels below the largest; its own."""
     rows = np.einsum("kn,kn->k", weights, weights, dtype=np.float64)
     inverse = np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
     power = np.einsum("kn,kn,k->n", weights, weights, inverse)  # [N]
@@ -126,7 +126,7 @@ def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
 
 @cache
 def quantiser(bits: int) -> Quantiser:
-    """Of 2, 4 or 8 bits."""
+    """Return the quantiser of 2, 4 or 8 bits."""
     layout = LAYOUTS[bits]
     first = 1 if bits == 8 else 0  # -128 has no opposite
     levels, codes = layout.levels[first:], np.arange(first, 2**bits)
@@ -137,7 +137,7 @@ def quantiser(bits: int) -> Quantiser:
 
 
 def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float32]) -> Float32:
-    """M of every block, in units of the columns' steps, `[blocks, B, B]`; narrower ones padded."""
+    """Return M of every block, in the columns' steps, `[blocks, B, B]`; narrower ones padded."""
     width = max(factor.mixing.shape[0] for factor in outputs)
     mixing = np.zeros((len(outputs), width, width), np.float32)
     for scaled, factor, own in zip(mixing, outputs, column_steps, strict=True):
@@ -148,7 +148,7 @@ def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float
 
 
 def _column_cost(outputs: Sequence[OutputFactor], column_steps: Float32) -> Float32:
-    """What an error of one step costs in each column, over its mean."""
+    """Return what an error of one step costs in each column, over its mean."""
     diagonal = np.concatenate([factor.diagonal for factor in outputs])
     cost = diagonal * column_steps.astype(np.float64) ** 2
     return (cost / cost.mean()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A weight matrix at a fixed number of bits, stored as it lies in memory.
+"""Store a matrix at a fixed number of bits, as it lies in memory.
 
 weight[k, n] = level[k, n] * row step * column step. The bytes of a matrix (codec `fixed`,
 version 2, little-endian); the bits of a weight, 2, 4 or 8, follow from their number:
@@ -28,13 +28,13 @@ _STEPS = np.exp2(np.arange(-128, 128) / _LEVELS_PER_OCTAVE).astype(np.float32)
 
 
 def steps(levels: StepLevels) -> Float32:
-    """2 ** (level / 8)."""
+    """Return the steps 2 ** (level / 8)."""
     return _STEPS[levels.astype(np.int64) + 128]
 
 
 @dataclass(frozen=True, eq=False)
 class FixedMatrix:
-    """A matrix `[K inputs, N outputs]`.
+    """Hold a matrix `[K inputs, N outputs]` of codes and steps.
 
     Attributes:
         shape: (K, N).
@@ -54,7 +54,7 @@ class FixedMatrix:
 
     @property
     def layout(self) -> PanelLayout:
-        """Of the panels."""
+        """Return the layout of the panels."""
         return LAYOUTS[self.bits]
 
     @property
@@ -66,13 +66,13 @@ class FixedMatrix:
         return np.float32(self.unit) * steps(self.column_levels)
 
     def to_bytes(self) -> bytes:
-        """The layout of the module's docstring."""
+        """Return the bytes, in the layout of the module's docstring."""
         parts = self.values, self.row_levels, self.column_levels, np.array(self.unit, "<f4")
         return b"".join(part.tobytes() for part in parts)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "FixedMatrix":
-        """The inverse of `to_bytes`; values and levels stay views of `data`.
+        """Parse what `to_bytes` gives; values and levels stay views of `data`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -111,13 +111,13 @@ class FixedMatrix:
         return replace(self, row_levels=levels[0], column_levels=levels[1], unit=unit)
 
     def decode(self) -> Float32:
-        """The whole matrix as float32 `[K, N]`."""
+        """Return the whole matrix as float32 `[K, N]`."""
         levels = self.layout.levels[panel_layout.unpack(self.values, self.shape)]
         return levels * self.row_steps[:, None] * self.column_steps
 
 
 def payload_bytes(shape: tuple[int, int], bits: int) -> int:
-    """Of a matrix `[K, N]`."""
+    """Return the bytes of the payload of a matrix `[K, N]`."""
     return int(np.prod(panel_layout.panel_shape(shape, bits))) + sum(shape) + 4
 
 

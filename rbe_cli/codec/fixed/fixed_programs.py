@@ -1,4 +1,4 @@
-"""The compiled side of the fixed-rate quantiser (fixed_rate.py)."""
+"""Run the fixed-rate quantiser (fixed_encoder.py) in compiled code."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def quantise_fixed_rows(
 
 @program_code
 def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
-    """Of a target over its steps; what no level reaches is clipped."""
+    """Return the cell of a target over its steps; what no level reaches is clipped."""
     cells = len(quantiser.levels) // 2
     last = np.float32(cells - 1)
     bounded = np.minimum(np.maximum(scaled * CELLS, -last - _ONE), last)
@@ -86,7 +86,7 @@ def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
 
 @program_code
 def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int) -> int:
-    """The best step, from the least one that clips nothing downwards.
+    """Return the level of the best step, from the least one that clips nothing downwards.
 
     Costs may differ so much that a few columns make the error, which then has several minima.
     """
@@ -106,7 +106,7 @@ def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int
 
 @program_code
 def _weighted_error(target: Float32, cost: Float32, quantiser: Quantiser, level: int) -> float:
-    """Sum of squared errors at a row's step, each times its column's cost."""
+    """Return the sum of squared errors at a row's step, each times its column's cost."""
     step, total = _STEPS[level + 128], 0.0
     for n in range(target.shape[0]):
         error = target[n] - step * quantiser.levels[_cell(target[n] / step, quantiser)]

@@ -1,4 +1,4 @@
-"""One-dimensional tensors, LayerNorm parameters and biases, in the fewest bytes.
+"""Encode one-dimensional tensors, LayerNorm parameters and biases, in the fewest bytes.
 
 Two codecs beside `float16` and `float32` (codec/dense_tensor.py), version 1, little-endian:
 
@@ -56,7 +56,9 @@ def choose(values: Float32, step: float) -> tuple[str, bytes]:
 
 
 def encode_vector(values: Float32, step: float) -> bytes:
-    """The bytes of codec `coded`; values more than 32767 steps from the median are clipped.
+    """Return the bytes of codec `coded`.
+
+    Values more than 32767 steps from the median are clipped.
 
     Args:
         values, step: as in `choose`.
@@ -99,7 +101,7 @@ def _finite(values: Float32) -> Float32:
 
 
 def _cheapest_level(n: NDArray[np.int16]) -> int:
-    """The level of the entropy model that charges least for integers `[n]`."""
+    """Return the level of the entropy model that charges least for integers `[n]`."""
     from rbe_cli.codec.entropy.entropy_model import ESCAPE, MIN_LEVEL, SYMBOL_OFFSET, entropy_tables
 
     tables = entropy_tables()

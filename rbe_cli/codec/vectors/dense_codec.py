@@ -1,4 +1,4 @@
-"""The codecs `float16` and `float32`: tensors kept as floating-point numbers."""
+"""Define the codecs `float16` and `float32`: tensors kept as floating-point numbers."""
 
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class DenseCodec(Codec):
-    """A tensor as little-endian floating-point numbers in C order, as the checkpoint holds it."""
+    """Store little-endian floating-point numbers in C order, as the checkpoint holds them."""
 
     takes_vectors = True
     is_exact = True
@@ -36,7 +36,7 @@ class DenseCodec(Codec):
 
 
 class Float16Codec(DenseCodec):
-    """Half precision; single precision takes its place where that loses too much."""
+    """Store half precision; single precision takes its place where that loses too much."""
 
     name = "float16"
     item_bytes = 2
@@ -59,7 +59,7 @@ class Float16Codec(DenseCodec):
 
 
 class Float32Codec(DenseCodec):
-    """Single precision, which holds every value of a checkpoint."""
+    """Store single precision, which holds every value of a checkpoint."""
 
     name = "float32"
     item_bytes = 4

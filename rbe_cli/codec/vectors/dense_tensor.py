@@ -1,4 +1,4 @@
-"""Tensors kept as floating-point numbers: LayerNorm parameters, biases, overrides."""
+"""Keep tensors as floating-point numbers: LayerNorm parameters, biases, overrides."""
 
 import math
 from typing import Literal
@@ -14,7 +14,7 @@ _TOLERANCE = 5e-4  # relative; half a unit in float16's last place, far below an
 
 
 def choose(tensor: NDArray[np.float32]) -> DenseType:
-    """`float16` unless its rounding would be more than a normal number's half unit."""
+    """Return `float16` unless its rounding would be more than a normal number's half unit."""
     if not fits_float16(tensor):
         return "float32"
     error = np.linalg.norm(tensor - tensor.astype(np.float16).astype(np.float32))
@@ -27,19 +27,19 @@ def fits_float16(tensor: NDArray[np.float32]) -> bool:
 
 
 def exact(tensor: NDArray[np.float32]) -> DenseType:
-    """The smaller of the two that holds every value of a tensor exactly."""
+    """Return the smaller of the two types that holds every value of a tensor exactly."""
     with np.errstate(over="ignore"):
         rounded = tensor.astype(np.float16).astype(np.float32)
     return "float16" if np.array_equal(rounded, tensor) else "float32"
 
 
 def encode(tensor: NDArray[np.float32], codec: DenseType) -> bytes:
-    """The tensor's little-endian bytes in C order."""
+    """Return the tensor's little-endian bytes in C order."""
     return np.ascontiguousarray(tensor, dtype=_DTYPES[codec]).tobytes()
 
 
 def decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> NDArray[np.float32]:
-    """The tensor as float32.
+    """Return the tensor as float32.
 
     Raises:
         PayloadError: wrong number of bytes, or NaN or infinity among the values.

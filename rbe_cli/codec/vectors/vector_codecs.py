@@ -1,4 +1,4 @@
-"""The codecs of vectors: `coded`, entropy-coded integers, and `scalar`, one value for all."""
+"""Define the codecs of vectors: `coded` (entropy-coded integers) and `scalar` (one value)."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ MOST_BITS = 16.0
 
 
 class CodedCodec(Codec):
-    """Multiples of a step from an offset, entropy-coded (coded_vector.py)."""
+    """Store multiples of a step from an offset, entropy-coded (coded_vector.py)."""
 
     name = "coded"
     takes_matrices = False
@@ -45,7 +45,7 @@ class CodedCodec(Codec):
 
 
 class ScalarCodec(Codec):
-    """One value for all elements."""
+    """Store one value for all elements."""
 
     name = "scalar"
     takes_matrices = False

@@ -28,7 +28,7 @@ LINEAR_FIELDS = {
 
 
 class AddressLayout:
-    """Where a model's weights lie; valid as long as this object lives.
+    """Says where a model's weights lie; its addresses are valid as long as it lives.
 
     The weights stay where they are. Dense matrices are copied into panels, and vectors are copied
     with zeros to a whole panel.

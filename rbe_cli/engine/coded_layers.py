@@ -16,7 +16,7 @@ class CodedLayers:
     def __init__(
         self, layers: NDArray[np.void], coded: Mapping[int, Mapping[str, CodedMatrix]]
     ) -> None:
-        """Nothing is decoded yet.
+        """Begin with nothing decoded.
 
         Args:
             layers: `[n_layer]` of `LAYER`, which are changed.

@@ -1,7 +1,8 @@
 """The forward pass of a GPT-2 as one program that all threads of a team run together.
 
-Tokens of any rows and positions go through the layers at once: one a row when decoding, many of
-one row in a prompt. What a token gives depends neither on the others nor on the threads.
+Tokens of any rows and positions go through the layers at once: one of each row when decoding,
+many of one row in a prompt. The logits of a token depend neither on the tokens beside it nor on
+the threads.
 """
 
 from typing import Any
@@ -39,7 +40,10 @@ _UNPACKED_TILE = 8 * VECTOR_BYTES
 
 @program_code
 def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """Append tokens to the cache; logits of those that are wanted. One of `parts` threads."""
+    """Append tokens to the cache, and compute the logits of those that are wanted.
+
+    Each of `parts` threads runs this program, with its own number `part`.
+    """
     job = record(FORWARD, job_address)
     if job.first == 0:
         _embed(arithmetic, job, part, parts)
@@ -58,7 +62,7 @@ def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
 
 @program_code
 def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, parts: int) -> None:
-    """x += attention(ln_1(x))."""
+    """Compute x += attention(ln_1(x))."""
     count = job.tokens
     _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
     _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
@@ -89,7 +93,7 @@ def _append(job: Any, number: int, token: int, head: int) -> None:
 
 @program_code
 def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> None:
-    """One head of tokens `token` to `token + 3`, at once where they follow each other."""
+    """Attend with one head of tokens `token` to `token + 3`, at once if they are consecutive."""
     if job.tokens == 1:
         _append(job, number, token, head)
     offset = 4 * head * job.cache.head_dim
@@ -118,7 +122,7 @@ def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> 
 def _feed_forward(
     arithmetic: Any, job: Any, layer: Any, following: Any, part: int, parts: int
 ) -> None:
-    """x += c_proj(activation(c_fc(ln_2(x)))); `following` is the matrix that is read next."""
+    """Compute x += c_proj(activation(c_fc(ln_2(x)))); `following` is the matrix read next."""
     _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
     _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
     _fetch(layer.mlp_proj, part, parts)
@@ -136,7 +140,7 @@ def _feed_forward(
 
 @program_code
 def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
-    """Logits of the wanted tokens, whose states move to the front of `normed`."""
+    """Compute the logits of the wanted tokens, whose states move to the front of `normed`."""
     stride = job.normed.stride
     for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
         token = load_int(job.wanted_tokens + 8 * place)
@@ -158,7 +162,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
 
 @program_code
 def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
-    """x = wte[id] + wpe[position] of this thread's share of the tokens."""
+    """Compute x = wte[id] + wpe[position] for this thread's share of the tokens."""
     scratch = job.scratch + part * job.scratch_bytes
     for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
         out = job.x.address + token * job.x.stride
@@ -170,7 +174,7 @@ def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
 
 @program_code
 def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
-    """out += a column of a matrix."""
+    """Add a column of a matrix to `out`."""
     panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
     if matrix.form == FLOATS:
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
@@ -213,7 +217,7 @@ def _quantised_inputs(job: Any, part: int) -> Any:
 
 @program_code
 def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
-    """normed = LayerNorm(x), and rounded for `matrix`."""
+    """Compute normed = LayerNorm(x), and quantise it for `matrix`."""
     first, last = _token_share(job, part, parts)
     own = _quantised_inputs(job, part)
     for token in range(first, last):
@@ -229,7 +233,7 @@ def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, par
 
 @program_code
 def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts: int) -> None:
-    """Round a buffer's tokens for `matrix`."""
+    """Quantise a buffer's tokens for `matrix`."""
     first, last = _token_share(job, part, parts)
     own = _quantised_inputs(job, part)
     for token in range(first, last):
@@ -241,7 +245,7 @@ def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts
 
 @program_code
 def _token_share(job: Any, part: int, parts: int) -> Any:
-    """First and last token that a thread prepares; one token is prepared by all."""
+    """Return the range of tokens that a thread prepares; a single token is prepared by all."""
     if job.tokens == 1:
         return 0, 1
     return share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
@@ -249,6 +253,7 @@ def _token_share(job: Any, part: int, parts: int) -> Any:
 
 @program_code
 def _quantise(arithmetic: Any, job: Any, x: int, matrix: Any, out: int) -> None:
+    """Quantise one token's inputs `x` for `matrix`, unless its weights are floats."""
     if matrix.form != FLOATS:
         if job.is_prompt != 0 and matrix.takes_int8 != 0:
             quantise(int8_arithmetic(arithmetic), x, matrix.row_steps, matrix.rows, out)
@@ -267,7 +272,7 @@ def _multiply(
     part: int,
     parts: int,
 ) -> None:
-    """A thread's columns of out = (or +=) x W + bias, out of what was rounded before."""
+    """Compute a thread's columns of out = (or +=) x W + bias from the quantised inputs."""
     address = x.address
     if job.tokens == 1 and x.address == job.normed.address:
         address += part * x.stride

@@ -11,7 +11,7 @@ from rbe_cli.runtime.arrays import Float32, Int64
 
 
 class LayerSession(SessionRows):
-    """A model of layers with a KV cache, run by whatever kernels it has.
+    """Runs a model of layers with a KV cache, by whatever kernels the model has.
 
     It takes any `Gpt2`, such as one that is being trained, and keeps keys and values in float32.
     """

@@ -14,7 +14,7 @@ from rbe_cli.runtime.arrays import Floating
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A GPT-2's weights, which nobody changes as long as the model is in use.
+    """Holds a GPT-2's weights, which nobody changes as long as the model is in use.
 
     Attributes:
         config: shapes and options.

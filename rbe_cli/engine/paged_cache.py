@@ -19,17 +19,18 @@ from rbe_cli.weights.panel_layout import TILE_ROWS
 
 
 def cache_bytes(config: Gpt2Config, batch: int, kind: KvType, tokens: int) -> int:
-    """Of `batch` rows of at most `tokens`."""
+    """Return the bytes that `batch` rows of at most `tokens` each take."""
     pages = -(-min(tokens, config.n_positions) // PAGE_POSITIONS)
     return batch * pages * config.n_layer * config.n_head * head_bytes(_width(config), kind)
 
 
 def _width(config: Gpt2Config) -> int:
+    """Return the elements that a head takes: `head_dim`, rounded up to a multiple of 32."""
     return -(-config.head_dim // TILE_ROWS) * TILE_ROWS
 
 
 class PagedCache:
-    """A cache of `batch` independent rows, each with its own length.
+    """Keeps keys and values of `batch` independent rows, each with its own length.
 
     A row's memory follows its tokens, in steps of a page; an emptied row's pages serve whatever
     row grows next.
@@ -38,11 +39,11 @@ class PagedCache:
         lengths: int64 `[batch]`, tokens in each row.
         kind: how keys and values are kept.
         width: elements that a head takes.
-        record: `[1]` of `kernels.records.CACHE`; valid as long as this object lives.
+        record: `[1]` of `kernel_records.CACHE`; valid as long as this object lives.
     """
 
     def __init__(self, config: Gpt2Config, batch: int, kind: KvType) -> None:
-        """Empty rows."""
+        """Begin with empty rows, which take no memory."""
         self.lengths = np.zeros(batch, np.int64)
         self.kind = kind
         self.width = _width(config)
@@ -64,12 +65,12 @@ class PagedCache:
 
     @property
     def nbytes(self) -> int:
-        """Of all pages, in use or free."""
+        """Bytes of all pages, in use or free."""
         return self._page_bytes * (sum(map(len, self._rows)) + len(self._free))
 
     @property
     def position_bytes(self) -> int:
-        """Of one token's keys and values."""
+        """Bytes of one token's keys and values."""
         return self._page_bytes // PAGE_POSITIONS
 
     def add_row(self) -> int:

@@ -29,7 +29,7 @@ _BUFFERS = ("x", "normed", "qkv", "attended", "hidden", "logits")
 
 
 class Runner:
-    """A model that a team of threads runs, for one caller at a time."""
+    """Runs a model with a team of threads, for one caller at a time."""
 
     def __init__(self, layout: AddressLayout, team: Team, progress: Progress = no_progress) -> None:
         """Load the programs; memory follows with the first tokens.

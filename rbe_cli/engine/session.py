@@ -21,7 +21,7 @@ DEFAULT_ACTIVATION_BITS: ActivationBits = "auto"
 
 
 class Session(SessionRows):
-    """A model with a KV cache of `batch` independent rows, run by compiled programs.
+    """Runs a model by compiled programs, with a KV cache of `batch` independent rows.
 
     A row's logits depend neither on the other rows, nor on the number of threads; nor, where
     activations are rounded to 16 bits, on how its tokens were divided into calls.

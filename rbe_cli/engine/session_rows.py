@@ -9,7 +9,7 @@ from rbe_cli.nn.kv_cache import KVCache
 
 
 class SessionRows:
-    """Rows of tokens, each as long as the tokens it was given.
+    """Keeps rows of tokens, each with its own length.
 
     Attributes:
         config: of the model.

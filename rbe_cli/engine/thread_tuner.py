@@ -1,8 +1,8 @@
-"""How many threads decode the next token: all, or one where the CPUs are shared.
+"""Chooses how many threads decode the next token: all, or one where the CPUs are shared.
 
-Threads that meet at barriers wait for whichever has lost its CPU to another program, up to a
-scheduler's time slice each time; one thread alone loses only its own share. So both are tried:
-soon after the beginning, when tokens get slow, and now and then. Which was faster goes on.
+Threads that meet at barriers wait for whichever has lost its CPU to another program, each time
+for up to a time slice of the scheduler. One thread alone loses only its own share. So both are
+tried: soon after the beginning, when tokens become slow, and now and then. The faster one is kept.
 """
 
 from statistics import median
@@ -13,7 +13,11 @@ _FIRST_TRIAL, _LONGEST_STRETCH = 16, 512  # tokens between two trials; the stret
 
 
 class ThreadTuner:
-    """The choice, from the times of the tokens so far."""
+    """Chooses the number of threads from the times of the tokens so far.
+
+    Attributes:
+        threads: that decode the next token.
+    """
 
     def __init__(self, threads: int) -> None:
         """Begin with all `threads`."""
@@ -49,6 +53,6 @@ class ThreadTuner:
         self._rival = None
 
     def _switch(self, rival: float | None) -> None:
-        """Go on with the other choice."""
+        """Change to the other number of threads."""
         self.threads = 1 if self.threads > 1 else self._all
         self._rival, self._recent = rival, []

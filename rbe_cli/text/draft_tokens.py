@@ -17,6 +17,7 @@ class DraftTokens:
     """Proposes draft tokens for one row; the more are accepted, the more it proposes."""
 
     def __init__(self) -> None:
+        """Begin without a history."""
         self._last: dict[tuple[int, ...], int] = {}  # tokens -> where what followed them is
         self._known = 0  # tokens of the history that are in `_last`
         self._count = _MOST // 2

@@ -20,7 +20,7 @@ FinishReason = Literal["eos", "stop", "length", "context"]
 
 
 class GenerationSession(Protocol):
-    """A model with one KV cache a row, as the loop sees it.
+    """What the loop needs of a model: logits, and one KV cache for each row.
 
     Several generations may use one session at once, from one thread or from several: each
     borrows rows of its own.
@@ -38,7 +38,7 @@ class GenerationSession(Protocol):
         """Lend `count` empty rows to one generation, until the context is left."""
 
     def length(self, row: int) -> int:
-        """Tokens in the row's cache."""
+        """Return the number of tokens in the row's cache."""
 
     def reset(self, row: int) -> None:
         """Empty the row's cache."""
@@ -58,7 +58,7 @@ class GenerationSession(Protocol):
 
 @dataclass(frozen=True)
 class GenerationStep:
-    """One new token.
+    """Describes one new token.
 
     Attributes:
         row: index of the prompt.
@@ -79,6 +79,8 @@ class GenerationStep:
 
 @dataclass(eq=False)
 class _Row:
+    """A prompt and what it was continued with so far."""
+
     index: int  # of the prompt
     history: list[int]  # the prompt and what was generated; the cache holds its end
     tokens_left: int
@@ -143,7 +145,7 @@ def _check_prompt(prompt: NDArray[np.int64], n_positions: int, options: Generati
 
 
 class _Loop:
-    """One generation: all its rows, from the prompts to their ends."""
+    """Runs one generation: all its rows, from the prompts to their ends."""
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class _Loop:
         tokenizer: Tokenizer | None,
         eos_token_ids: frozenset[int],
     ) -> None:
+        """Take the arguments of `generate`, which are checked."""
         self._session = session
         self._options = options
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""What can be chosen about generation, checked once."""
+"""The options of generation, which are checked once."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ MAX_LOGPROBS = 1000  # likeliest tokens that are listed for each new one
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How tokens are chosen and when a row ends.
+    """Says how tokens are chosen and when a row ends.
 
     Attributes:
         max_tokens: at most this many tokens a row.
@@ -27,7 +27,7 @@ class GenerationOptions:
         greedy: always the likeliest token.
         on_overflow: what happens once the context is full: the row ends, or the newest half of
             the context is kept.
-        lookup: guess greedy tokens from what came before, and check several at once; changes
+        lookup: propose draft tokens from what came before, for greedy text of one row; changes
             the time that one row takes, never its tokens.
         logprobs: score each new token and so many of the likeliest; None scores nothing.
 

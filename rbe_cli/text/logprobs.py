@@ -1,6 +1,6 @@
 """Log-probabilities of generated tokens and of what might have come instead.
 
-They are those of the model's own distribution: of its logits before the repetition penalty, the
+They belong to the model's own distribution: to its logits before the repetition penalty, the
 filters (top-k, top-p, min-p) and the temperature.
 """
 
@@ -16,7 +16,7 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token that the model thought possible.
+    """Describes a token that might have come.
 
     Attributes:
         token: its id.
@@ -31,7 +31,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class ChosenLogprob(TokenLogprob):
-    """The token that was generated; `top` holds the likeliest ones, likeliest first."""
+    """Describes the token that was generated; `top` lists the likeliest, likeliest first."""
 
     top: list[TokenLogprob]
 

@@ -1,4 +1,4 @@
-"""From logits to one token: small pure functions, and the order in which they are composed.
+"""Sampling: from logits to one token, by small pure functions that are composed in a fixed order.
 
 A filter takes logits `[n]` and returns the indices it keeps, ascending, so the next one works on
 what is left. Among equal logits the lowest token id is kept: results do not depend on a sort.
@@ -23,7 +23,7 @@ _STRIDES = 16  # logits that share one maximum in top_k: few enough maxima, up t
 
 
 def row_generator(seed: int, row: int) -> np.random.Generator:
-    """The random numbers of one row: Philox (Salmon et al., 2011), keyed by (seed, row).
+    """Return the random numbers of one row: Philox (Salmon et al., 2011), keyed by (seed, row).
 
     A row draws the same numbers whatever other rows run beside it.
     """
@@ -31,7 +31,7 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
 
 
 def penalize_repetition(logits: Float32, recent: Sequence[int], penalty: float) -> Float32:
-    """CTRL's penalty (Keskar et al., 2019, section 4.1) on every token in `recent`, once each.
+    """Apply CTRL's penalty (Keskar et al., 2019, section 4.1) once to each token in `recent`.
 
     Positive logits are divided by `penalty`. Negative ones are multiplied, as Hugging Face and
     llama.cpp do: the paper's division would make them likelier.
@@ -45,7 +45,7 @@ def penalize_repetition(logits: Float32, recent: Sequence[int], penalty: float) 
 
 
 def top_k(logits: Float32, k: int) -> Indices:
-    """The `k` largest logits (Fan et al., 2018)."""
+    """Return the places of the `k` largest logits (Fan et al., 2018)."""
     if k >= logits.size:
         return np.arange(logits.size)
     # The k-th largest of many maxima bounds the k-th largest logit from below, and leaves few
@@ -58,7 +58,7 @@ def top_k(logits: Float32, k: int) -> Indices:
 
 
 def top_p(logits: Float32, p: float) -> Indices:
-    """The fewest tokens whose probability reaches `p`: the nucleus (Holtzman et al., 2020)."""
+    """Return the fewest tokens that together reach probability `p` (Holtzman et al., 2020)."""
     probabilities = softmax(logits)
     # Tokens below (1 - p) / n add up to less than 1 - p, so the nucleus has none of them and they
     # need no sorting; half of that bound leaves room for rounding.
@@ -69,12 +69,12 @@ def top_p(logits: Float32, p: float) -> Indices:
 
 
 def min_p(logits: Float32, p: float) -> Indices:
-    """Tokens at least `p` times as likely as the likeliest (Nguyen et al., 2024)."""
+    """Return the tokens at least `p` times as likely as the likeliest (Nguyen et al., 2024)."""
     return np.flatnonzero(logits >= logits.max() + log(p))
 
 
 def _largest(values: Float32, count: int) -> Indices:
-    """Indices, ascending, of the `count` largest values; of equal ones the lowest indices."""
+    """Return the ascending indices of the `count` largest values; of equals the lowest."""
     smallest = np.partition(values, -count)[-count]
     above = np.flatnonzero(values > smallest)
     equal = np.flatnonzero(values == smallest)[: count - above.size]
@@ -82,26 +82,26 @@ def _largest(values: Float32, count: int) -> Indices:
 
 
 def apply_temperature(logits: Float32, temperature: float) -> Float64:
-    """Logits over a temperature above 0, shifted so that the largest is 0."""
+    """Divide logits by a temperature above 0, after a shift that makes the largest 0."""
     shifted = logits.astype(np.float64) - logits.max()
     with np.errstate(over="ignore"):  # a tiny temperature leaves -inf: greedy, its limit
         return shifted / temperature
 
 
 def softmax(logits: Float32 | Float64) -> Float64:
-    """Probabilities `[n]`, stable for any logits whose maximum is finite."""
+    """Return probabilities `[n]`, stable for any logits whose maximum is finite."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max())
     return exponentials / exponentials.sum()
 
 
 def sample(probabilities: Float64, rng: np.random.Generator) -> int:
-    """An index drawn by inverting the cumulative distribution: one random number a call."""
+    """Draw an index by inverting the cumulative distribution, with one random number."""
     cumulative = np.cumsum(probabilities)
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
 def sample_rows(logits: Float32, rng: np.random.Generator) -> Indices:
-    """A token for each row of `[rows, vocab]` at temperature 1; overwrites the logits.
+    """Draw a token for each row of `[rows, vocab]` at temperature 1; the logits are overwritten.
 
     The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
     """

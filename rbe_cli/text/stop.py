@@ -33,12 +33,12 @@ class StopMatcher:
         return text[:release]
 
     def finish(self) -> str:
-        """No more text will come: release what was held back."""
+        """Release what was held back, because no more text will come."""
         held, self._held = self._held, ""
         return held
 
     def _undecided(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """Return the length of the longest end of `text` that begins a stop string."""
         longest = min(len(text), max(map(len, self._stops), default=1) - 1)
         lengths = range(longest, 0, -1)
         return next((n for n in lengths if any(s.startswith(text[-n:]) for s in self._stops)), 0)

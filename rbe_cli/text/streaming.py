@@ -1,4 +1,4 @@
-"""From a row's tokens to the text that may be shown: detokenised, up to a stop string."""
+"""The text of a row that may be shown: its tokens decoded, up to a stop string."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Tokens in, releasable text out; without a tokenizer the text is empty.
+    """Turns tokens into text that may be shown; without a tokenizer the text is empty.
 
     The text is that which the tokens add to `context`, the ids of the prompt.
     """
@@ -24,6 +24,7 @@ class TextStream:
         return self._matcher.stopped
 
     def push(self, token: int) -> str:
+        """Return the text that may be shown after one more token."""
         return self._matcher.push(self._tokens.push(token)) if self._tokens else ""
 
     def finish(self) -> str:

@@ -18,7 +18,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64; what is longer is no toke
 
 
 def read_token_file(path: Path, vocab_size: int) -> list[NDArray[np.int64]]:
-    """The sequences `[n]` of a token file, none empty, every id in `[0, vocab_size)`.
+    """Read the sequences `[n]` of a token file, none empty, every id in `[0, vocab_size)`.
 
     A name that ends in `.npy` is an array of integers: 1-D is one sequence, 2-D has one a row,
     padded with -1 at either end. Any other name is text.
@@ -38,12 +38,14 @@ def read_token_file(path: Path, vocab_size: int) -> list[NDArray[np.int64]]:
 
 
 def _read_text(path: Path) -> list[Integers]:
+    """Return one sequence a line."""
     text = read_text_file(path)
     lines = text.rstrip().split("\n") if text.strip() else []
     return [_parse_line(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
 
 
 def _parse_line(line: str, place: str) -> Integers:
+    """Return a line's ids; `place` names the line in errors."""
     words = line.split()
     for word in words:
         if not _INTEGER.fullmatch(word):
@@ -52,6 +54,7 @@ def _parse_line(line: str, place: str) -> Integers:
 
 
 def _read_array(path: Path) -> list[Integers]:
+    """Return the sequences of a `.npy` file."""
     with open_file(path):  # refuses a file that cannot be opened
         try:
             # Mapped, so that a header that promises more than the file holds allocates nothing.
@@ -66,11 +69,13 @@ def _read_array(path: Path) -> list[Integers]:
 
 
 def _strip_padding(row: Integers) -> Integers:
+    """Return a row without the -1 at its ends."""
     tokens = np.flatnonzero(row != _PADDING)
     return row[tokens[0] : tokens[-1] + 1] if tokens.size else row[:0]
 
 
 def _check(sequence: Integers, vocab_size: int, place: str) -> None:
+    """Refuse a sequence that is empty or leaves the vocabulary."""
     if sequence.size == 0:
         raise UsageError(f"{place} is empty")
     outside = sequence[(sequence < 0) | (sequence >= vocab_size)]

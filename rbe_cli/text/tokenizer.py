@@ -11,7 +11,7 @@ from rbe_cli.errors import BadFileError, UsageError
 
 
 class Tokenizer:
-    """A `tokenizer.json` beside the model whose ids it must give.
+    """Turns text to the ids of a model and back, as its `tokenizer.json` says.
 
     Args:
         tokenizer_json: the file's bytes.
@@ -34,6 +34,7 @@ class Tokenizer:
         self._byte_tokens = self._find_byte_tokens()
 
     def _find_byte_tokens(self) -> frozenset[int]:
+        """Return the tokens that stand for single bytes."""
         if self.backend.decoder is None:
             return frozenset()
         state = json.loads(self.backend.decoder.__getstate__())
@@ -45,11 +46,11 @@ class Tokenizer:
 
     @property
     def has_byte_tokens(self) -> bool:
-        """Whether some tokens are single bytes of characters (SentencePiece's byte fallback)."""
+        """Whether some tokens are single bytes (SentencePiece's byte fallback)."""
         return bool(self._byte_tokens)
 
     def ends_in_bytes(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token is a single byte, so that a byte after it belongs to its row."""
+        """Return whether the last token is a single byte, which a byte after it would join."""
         for token in reversed(tokens):
             if token in self._byte_tokens:
                 return True
@@ -58,7 +59,7 @@ class Tokenizer:
         return False
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Token ids `[n]`, with what the file's post-processor adds (for GPT-2 nothing).
+        """Return token ids `[n]`, with what the file's post-processor adds (for GPT-2 nothing).
 
         Raises:
             UsageError: the text is not valid Unicode.
@@ -79,7 +80,9 @@ class Tokenizer:
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of ids of the model; special tokens by name, ids without a token as nothing.
+        """Return the text of ids.
+
+        Special tokens give their names, and ids without a token give nothing.
 
         Bytes that are not UTF-8 become U+FFFD.
 
@@ -115,7 +118,7 @@ class Tokenizer:
 
 
 class TokenStream:
-    """Text of tokens that come one at a time, in whole characters.
+    """Decodes tokens that come one at a time, and gives text in whole characters.
 
     The text is that which the tokens add to a context. The bytes of a character may be spread
     over several tokens; they are held back until the character is whole. All pieces together

@@ -1,13 +1,13 @@
 from rbe_cli.engine.thread_tuner import ThreadTuner
 
 
-def run(pacer, seconds_by_threads, tokens):
+def run(tuner, seconds_by_threads, tokens):
     """Seconds that `tokens` take, with what each number of threads takes a token."""
     total = 0.0
     for _ in range(tokens):
-        seconds = seconds_by_threads[pacer.threads]
+        seconds = seconds_by_threads[tuner.threads]
         total += seconds
-        pacer.record(seconds)
+        tuner.record(seconds)
     return total
 
 
@@ -19,34 +19,34 @@ def test_an_idle_machine_loses_little_by_trials():
 
 
 def test_a_machine_that_is_busy_from_the_beginning():
-    pacer = ThreadTuner(2)
-    run(pacer, BUSY, 30)
-    assert run(pacer, BUSY, 1000) < 1.05 * 1000 * 1.9
+    tuner = ThreadTuner(2)
+    run(tuner, BUSY, 30)
+    assert run(tuner, BUSY, 1000) < 1.05 * 1000 * 1.9
 
 
 def test_a_machine_that_gets_busy():
-    pacer = ThreadTuner(2)
-    run(pacer, IDLE, 500)
-    assert run(pacer, BUSY, 1000) < 1.05 * 1000 * 1.9
+    tuner = ThreadTuner(2)
+    run(tuner, IDLE, 500)
+    assert run(tuner, BUSY, 1000) < 1.05 * 1000 * 1.9
 
 
 def test_threads_come_back_when_the_machine_is_idle_again():
-    pacer = ThreadTuner(2)
-    run(pacer, BUSY, 300)
-    run(pacer, IDLE, 600)
-    assert run(pacer, IDLE, 500) < 1.03 * 500
+    tuner = ThreadTuner(2)
+    run(tuner, BUSY, 300)
+    run(tuner, IDLE, 600)
+    assert run(tuner, IDLE, 500) < 1.03 * 500
 
 
 def test_longer_attention_is_not_taken_for_a_busy_machine():
-    pacer, alone = ThreadTuner(4), 0
+    tuner, alone = ThreadTuner(4), 0
     for token in range(1000):
-        alone += pacer.threads == 1
-        pacer.record((1.0 if pacer.threads == 4 else 3.0) + token / 500)
+        alone += tuner.threads == 1
+        tuner.record((1.0 if tuner.threads == 4 else 3.0) + token / 500)
     assert alone < 30
 
 
 def test_one_thread_stays_one():
-    pacer = ThreadTuner(1)
-    assert run(pacer, {1: 1.0}, 5) == 5
-    run(pacer, {1: 100.0}, 5)
-    assert pacer.threads == 1
+    tuner = ThreadTuner(1)
+    assert run(tuner, {1: 1.0}, 5) == 5
+    run(tuner, {1: 100.0}, 5)
+    assert tuner.threads == 1

@@ -199,7 +199,7 @@ class LayerNorm(Layer):
         if shape != ():
             check_shape(f"{self.name}: {which}", shape, self.shape)
         self._norm = None
-        return held(parameter)
+        return held(parameter, is_float32=self.kernels.engine == "fast")
 
     def _check(self, x: Floating, statistics: Float64 | None) -> None:
         check_shape(f"{self.name}: the input", x.shape, (..., *self.shape))

@@ -94,13 +94,20 @@ def values_of(parameter: LayerNormParameter) -> Floating | float:
     return parameter.values if isinstance(parameter, CompressedVector) else parameter
 
 
-def held(parameter: LayerNormParameter) -> LayerNormParameter:
-    """Return a parameter as a layer keeps it: arrays as contiguous copies of its own."""
+def held(parameter: LayerNormParameter, *, is_float32: bool) -> LayerNormParameter:
+    """Return a parameter as a layer keeps it: arrays as contiguous copies of its own.
+
+    Args:
+        parameter: in any form.
+        is_float32: whether arrays become float32, as compiled kernels take no other; float64
+            stays otherwise.
+    """
     if isinstance(parameter, CompressedVector):
         return parameter
     if np.ndim(parameter) == 0:
         return float(parameter)
-    return np.array(parameter, np.result_type(parameter, np.float32), order="C")
+    kind = np.float32 if is_float32 else np.result_type(parameter, np.float32)
+    return np.array(parameter, kind, order="C")
 
 
 def compressed_vector(values: Floating, max_error: float) -> CompressedVector:

@@ -259,3 +259,12 @@ def test_the_bound_holds_for_float64_too():
         compressed_vector(values, 1e-9)
     with pytest.raises(UsageError, match="float32 alone moves a value by inf"):
         compressed_vector(np.array([1e300]), 1.0)
+
+
+def test_float64_may_be_assigned(kernels):
+    """Compiled kernels compute in float32, numpy in float64 where the parameters are."""
+    gamma = 1 + 0.1 * np.random.default_rng(8).standard_normal(20)
+    norm, x = LayerNorm("ln", 20, kernels), random_input(3, 20)
+    norm.gamma, norm.beta = gamma, np.arange(20.0)
+    assert norm.norm.gamma.dtype == (np.float32 if kernels.engine == "fast" else np.float64)
+    np.testing.assert_allclose(norm(x), expected(x, gamma, np.arange(20), -1), rtol=1e-5)

@@ -13,7 +13,7 @@ from benchmarks.peers.quantised import Float32
 from benchmarks.peers.schemes import ggml, grids
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
-from rbe_cli.cli.inputs import read_prompts
+from rbe_cli.cli.inputs import GivenInput, read_prompts
 from rbe_cli.compression.calibration import Calibration, default_samples, from_model, from_text
 from rbe_cli.errors import OutputError, RbeError, UsageError
 from rbe_cli.evaluation.batching import Window, sliding_windows
@@ -160,7 +160,9 @@ def held_out_windows(
     if arguments.text or arguments.tokens:
         stored, vocab_size = checkpoint.tokenizer_json, checkpoint.config.vocab_size
         tokenizer = Tokenizer(stored, vocab_size) if stored is not None else None
-        prompts = read_prompts(None, arguments.text, arguments.tokens, tokenizer, vocab_size)
+        prompts = read_prompts(
+            GivenInput(None, arguments.text, arguments.tokens), tokenizer, vocab_size
+        )
         sequences = [prompt.tokens for prompt in prompts]
     return sliding_windows(sequences, context, context)[: arguments.windows]
 

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.choices import Objective
 from rbe_cli.compression import pipeline
 from rbe_cli.compression.dry_run import DryRun, forecast
 from rbe_cli.compression.open_source import open_source
@@ -19,7 +20,6 @@ from rbe_cli.compression.pipeline_stages import stages
 from rbe_cli.compression.resource_forecast import jobs_within
 from rbe_cli.compression.settings import (
     DEFAULT_PRESET,
-    Objective,
     Override,
     Settings,
     load_config,

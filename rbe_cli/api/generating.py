@@ -1,10 +1,11 @@
 """Text as it is generated from Python: the options by name, and the steps as they come."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self, TypedDict
 
+from rbe_cli.choices import Overflow
 from rbe_cli.text.generation import GenerationStep
-from rbe_cli.text.generation_options import GenerationOptions, Overflow
+from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationResult, GenerationStats, RecordedGeneration
 
 
@@ -49,15 +50,10 @@ class Generation(Iterator[GenerationStep]):
         statistics: tokens and seconds of all prompts together, right at any moment.
     """
 
-    def __init__(self, recorded: RecordedGeneration, on_end: Callable[[], None]) -> None:
-        """Args:
-        recorded: does the work.
-        on_end: is called after the last step; not if the iteration is given up before.
-        """
+    def __init__(self, recorded: RecordedGeneration) -> None:
         self.results: list[GenerationResult] = recorded.results
         self.statistics: GenerationStats = recorded.stats
         self._steps = iter(recorded)
-        self._on_end: Callable[[], None] | None = on_end
 
     def __iter__(self) -> Self:
         return self
@@ -69,13 +65,7 @@ class Generation(Iterator[GenerationStep]):
             StopIteration: every prompt's text has ended.
             RbeError: the logits are not finite.
         """
-        try:
-            return next(self._steps)
-        except StopIteration:
-            if self._on_end is not None:
-                self._on_end()
-                self._on_end = None
-            raise
+        return next(self._steps)
 
     def finish(self) -> list[GenerationResult]:
         """Compute all steps that are left, and return the results."""

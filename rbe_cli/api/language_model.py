@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from rbe_cli.api.generating import Generation, GenerationChoices, options_of
 from rbe_cli.api.model_tensors import ModelTensors
 from rbe_cli.api.model_weights import ModelWeights
+from rbe_cli.choices import ActivationBits, Engine, KvType
 from rbe_cli.container.find_file import find_rbe
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import MemoryLimit, load_weights
@@ -25,8 +25,7 @@ from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import sliding_windows
 from rbe_cli.evaluation.evaluate import Evaluation, evaluate
 from rbe_cli.jobs.workers import workers
-from rbe_cli.kernels.kernel_records import ActivationBits, KvType
-from rbe_cli.kernels.kernel_table import Engine, Kernels, load_kernels
+from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
@@ -38,7 +37,6 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | Int64
 """Text, or token ids `[n]`."""
-_IDLE_SESSIONS = 2  # kept for the next text
 
 
 def load(
@@ -129,11 +127,9 @@ class Model:
         self._threads = threads
         self._kv_type: KvType = kv_type
         self._activations: ActivationBits = activations
-        self._progress = progress
-        self._lock = threading.RLock()  # of the next three; held for moments
-        self._idle: list[tuple[int, int, Session]] = []  # rows, changes, session
-        self._networks: dict[int | None, tuple[int, Gpt2]] = {}  # by threads; changes, network
-        self._loaded: tuple[int, LoadedModel] | None = None  # changes, and the engine's model
+        self._lock = threading.RLock()  # of the next two, which are of so many changes
+        self._session: tuple[int, Session] | None = None
+        self._networks: dict[int | None, tuple[int, Gpt2]] = {}  # by the number of threads
         limit = None
         if max_memory is not None:
             length = row_tokens or self.config.n_positions
@@ -158,9 +154,8 @@ class Model:
         """Let go of the file and the memory; using the model is an error from now on."""
         with self._lock:
             self._state.close()
-            self._idle.clear()
+            self._session = None
             self._networks.clear()
-            self._loaded = None
 
     # Text
 
@@ -192,12 +187,7 @@ class Model:
         return self.stream_all([prompt], options_of(choices), ignore_eos=ignore_eos)
 
     def stream_all(
-        self,
-        prompts: Sequence[Prompt],
-        options: GenerationOptions,
-        *,
-        ignore_eos: bool = False,
-        progress: Progress = no_progress,
+        self, prompts: Sequence[Prompt], options: GenerationOptions, *, ignore_eos: bool = False
     ) -> Generation:
         """Continue several prompts side by side.
 
@@ -205,23 +195,23 @@ class Model:
             prompts: at least one, as of `generate`. A step's `row` is the index of its prompt.
             options: how tokens are chosen.
             ignore_eos: as of `generate`.
-            progress: hears of compilation, if there is any.
 
         Raises:
             UsageError: as `generate`.
         """
         ids = [self._ids(prompt) for prompt in prompts]
         ends = () if ignore_eos else self.config.eos_token_ids
-        session, changes = self._take_session(len(ids), progress)
-        recorded = RecordedGeneration(session, ids, options, self.tokenizer, ends)
-        return Generation(recorded, partial(self._put_back, len(ids), session, changes))
+        session = self._engine_session(no_progress)
+        return Generation(RecordedGeneration(session, ids, options, self.tokenizer, ends))
 
     @property
     def coded_layers(self) -> int:
         """Layers that are decoded for every token, because `max_memory` is too small for them."""
-        session, changes = self._take_session(1, no_progress)
-        self._put_back(1, session, changes)
-        return session.coded_layers
+        return self._engine_session(no_progress).coded_layers
+
+    def prepare(self, progress: Progress = no_progress) -> None:
+        """Compile what generation needs, unless that was done; `progress` hears of it."""
+        self._engine_session(progress)
 
     def encode(self, text: str) -> Int64:
         """Return the token ids `[n]` of a text.
@@ -296,8 +286,9 @@ class Model:
         windows = sliding_windows(sequences, length, every)
         if not windows:
             raise UsageError("perplexity needs at least two tokens")
-        # Windows go to one thread each.
-        network = self._network(1)
+        # Several windows go to one thread each.
+        network = self._network(1 if len(windows) > 1 else self._threads)
+        warm_up(network, progress)
         with workers(self._threads) as pool:
             return evaluate(network, windows, pool, reference, progress)
 
@@ -359,38 +350,24 @@ class Model:
                 kernels = load_kernels(self._engine, threads)
             tensors = {**weights, **self._state.unchanged_norms()}
             found = Gpt2(self.config, tensors, kernels)
-            warm_up(found, self._progress)
             self._networks[threads] = changes, found
             return found
 
-    def _take_session(self, rows: int, progress: Progress) -> tuple[Session, int]:
-        """Return a session that nobody else uses, and the changes that it knows of."""
+    def _engine_session(self, progress: Progress) -> Session:
+        """Return the session of the present weights, which lends a row to each text."""
         if self._engine != "fast":
             raise UsageError(f"text is generated by the `engine` fast, not {self._engine}")
-        _, changes = self._state.current()
-        with self._lock:
-            self._idle = [own for own in self._idle if own[1] == changes]
-            for index, (count, _, session) in enumerate(self._idle):
-                if count == rows:
-                    del self._idle[index]
-                    return session, changes
-        model, bits = self._loaded_model(), self._activations
-        session = Session(model, rows, self._kv_type, bits, self._kernels.team, progress)
-        return session, changes
-
-    def _loaded_model(self) -> LoadedModel:
-        """Return the present weights as the engine takes them."""
         weights, changes = self._state.current()
         with self._lock:
-            if self._loaded is None or self._loaded[0] != changes:
-                self._loaded = changes, LoadedModel(self.config, weights)
-            return self._loaded[1]
-
-    def _put_back(self, rows: int, session: Session, changes: int) -> None:
-        """Keep a session for the next text."""
-        with self._lock:
-            if changes == self._state.changes:
-                self._idle = [(rows, changes, session), *self._idle][:_IDLE_SESSIONS]
+            if self._session is None or self._session[0] != changes:
+                model = LoadedModel(self.config, weights)
+                self._session = (
+                    changes,
+                    Session(
+                        model, 1, self._kv_type, self._activations, self._kernels.team, progress
+                    ),
+                )
+            return self._session[1]
 
     def _ids(self, prompt: Prompt) -> Int64:
         """Return a prompt's token ids `[n]`."""

@@ -14,12 +14,12 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.engine.session import DEFAULT_KV_TYPE, Session
 from rbe_cli.errors import RbeError
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
-from rbe_cli.kernels.kernel_records import ActivationBits, KvType
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.progress import Progress, no_progress
 

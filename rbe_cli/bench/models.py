@@ -15,10 +15,10 @@ from rbe_cli.bench.model_start import (
     start_alone,
 )
 from rbe_cli.bench.timing import time_in_turn
+from rbe_cli.choices import KvType
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.kernel_records import KvType
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.memory_bandwidth import Reader

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 
 import numpy as np
 
-from rbe_cli.bench.operator_shapes import Op, Shape
+from rbe_cli.bench.operator_names import Op, Variant
+from rbe_cli.bench.operator_shapes import Shape
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
@@ -22,24 +22,6 @@ from rbe_cli.weights.panel_matrix import PanelMatrix
 from rbe_cli.weights.weight_forms import Weight, dense
 
 LayerCall = Callable[[], Floating]
-
-
-class Variant(StrEnum):
-    """Say who computes, and how.
-
-    `fused`: the compiled kernels, which multiply by the 8-bit integers as they are, normalise
-    and activate in passing.
-    `standard`: the same weights in float32, multiplied by numpy's library; each layer in passes
-    of its own over all of its input.
-    `mixed`: as `fused`, with input and LayerNorms in float16.
-    `reference`: the kernels' obvious numpy twins, which first turn each matrix into float32, in
-    every call, and run on as many threads as numpy's own library likes.
-    """
-
-    fused = "fused"
-    standard = "standard"
-    mixed = "mixed"
-    reference = "reference"
 
 
 @dataclass(frozen=True)

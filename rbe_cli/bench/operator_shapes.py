@@ -3,8 +3,8 @@
 import math
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
+from rbe_cli.bench.operator_names import Op
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import layer_shapes
@@ -18,16 +18,6 @@ from rbe_cli.weights.panel_layout import panel_shape
 _FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
 _WIDEST_HEAD = 64
 _FLOAT32 = 4  # bytes
-
-
-class Op(StrEnum):
-    """Name a layer of a transformer block, or the whole block."""
-
-    layernorm = "layernorm"
-    linear = "linear"
-    feedforward = "feedforward"
-    attention = "attention"
-    block = "block"
 
 
 _TENSORS = {

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import psutil
 
-from rbe_cli.bench.operator_cases import Case, LayerCall, Variant, build_case, held, random_tensors
-from rbe_cli.bench.operator_shapes import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.operator_cases import Case, LayerCall, build_case, held, random_tensors
+from rbe_cli.bench.operator_names import Op, Variant
+from rbe_cli.bench.operator_shapes import Shape, byte_count, flop_count
 from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
 from rbe_cli.engine.warm_up import warm_up

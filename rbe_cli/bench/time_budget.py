@@ -3,8 +3,7 @@
 import math
 from time import perf_counter
 
-from rbe_cli.bench.operator_cases import Variant
-from rbe_cli.bench.operator_shapes import Op
+from rbe_cli.bench.operator_names import Op, Variant
 
 
 class Budget:

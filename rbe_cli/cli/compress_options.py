@@ -1,11 +1,11 @@
 """The options of `rbe compress`, in the order and under the headings of its help."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbe_cli.choices import Dtype, Objective
 from rbe_cli.cli.numbers import MAX_SEED, MAX_THREADS, byte_count, whole
 from rbe_cli.cli.options import SPEED, WRITING
 from rbe_cli.cli.output import Output, table
@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 _TARGET = "Target"
 _QUALITY = "Calibration and tuning"
 _BACK = "The way back"
-
-
-class Objective(StrEnum):
-    """What a compression minimises."""
-
-    kl = "kl"
-    outputs = "outputs"
-
-
-class Dtype(StrEnum):
-    """How decompressed weights are stored."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 def _show_presets(wanted: bool) -> None:

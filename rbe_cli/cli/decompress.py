@@ -10,6 +10,7 @@ from rbe_cli.cli.output import Output, facts, size
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rbe_cli.choices import Dtype
     from rbe_cli.compression.decompression import DecompressResult
 
 # All others say how to compress.
@@ -20,7 +21,7 @@ def decompress(
     context: typer.Context,
     source: str,
     output: Path,
-    dtype: str | None,
+    dtype: "Dtype | None",
     *,
     force: bool,
     offline: bool,

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
-from rbe_cli.cli.inputs import Prompt, open_rbe, read_prompts, stdin_lines, unescape
+from rbe_cli.cli.inputs import GivenInput, Prompt, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
-    Activations,
     FormatOption,
-    KvType,
     Offline,
     Quiet,
     RbeFile,
@@ -25,10 +24,11 @@ from rbe_cli.cli.output import Format, Output
 from rbe_cli.errors import Terminated, UsageError
 
 if TYPE_CHECKING:
-    from rbe_cli.text.generation import GenerationSession, GenerationStep
+    from rbe_cli.api.generating import Generation
+    from rbe_cli.api.language_model import Model
+    from rbe_cli.text.generation import GenerationStep
     from rbe_cli.text.generation_options import GenerationOptions
-    from rbe_cli.text.recording import GenerationResult, RecordedGeneration
-    from rbe_cli.text.tokenizer import Tokenizer
+    from rbe_cli.text.recording import GenerationResult
 
 
 EXAMPLES = """\
@@ -57,9 +57,9 @@ def generate(
     max_tokens: options.MaxTokens = 128,
     stop: options.Stop = None,
     ignore_eos: options.IgnoreEos = False,
-    on_overflow: options.OnOverflow = options.Overflow.stop,
-    kv_type: options.KvTypeOption = KvType.fp16,
-    activations: options.ActivationsOption = Activations.auto,
+    on_overflow: options.OnOverflow = "stop",
+    kv_type: options.KvTypeOption = "fp16",
+    activations: options.ActivationsOption = "auto",
     max_memory: options.MaxMemory = None,
     lookup: options.Lookup = True,
     threads: Threads = None,
@@ -71,12 +71,7 @@ def generate(
     quiet: Quiet = False,
 ) -> None:
     """Continue a prompt with a compressed model."""
-    from rbe_cli.engine.load import MemoryLimit, load_model
-    from rbe_cli.engine.paged_cache import cache_bytes
-    from rbe_cli.engine.session import Session
-    from rbe_cli.runtime.thread_team import get_team
     from rbe_cli.text.generation_options import GenerationOptions
-    from rbe_cli.text.stored_tokenizer import load_tokenizer
 
     out = Output(format, quiet, verbose)
     if greedy:
@@ -92,47 +87,64 @@ def generate(
         stop=tuple(unescape(text) for text in stop or ()),
         seed=secrets.randbits(32) if seed is None else seed,
         greedy=greedy,
-        on_overflow=on_overflow.value,
+        on_overflow=on_overflow,
         lookup=lookup,
         logprobs=logprobs,
     )
     if logprobs is not None and format not in (Format.json, Format.jsonl):
         raise UsageError("--logprobs needs --format json or --format jsonl")
-    if interactive and any(given is not None for given in (prompt, text_file, tokens)):
+    given = GivenInput(prompt, text_file, tokens)
+    if interactive and given != GivenInput():
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
-    with open_rbe(file, offline, out) as container:
-        tokenizer = load_tokenizer(container)
-        if interactive and tokenizer is None:
-            missing = container.tokenizer_facts.missing
-            raise UsageError(f"--interactive needs a tokenizer, and the model has none ({missing})")
-        prompts = []
-        if not interactive:
-            prompts = read_prompts(
-                prompt,
-                text_file,
-                tokens,
-                tokenizer,
-                container.config.vocab_size,
-                missing=container.tokenizer_facts.missing,
-            )
-        rows = batch * (1 if interactive else len(prompts))
-        with out.progress() as progress:
-            team, config = get_team(threads), container.config
-            limit = None
-            if max_memory is not None:
-                longest = max((len(own.tokens) for own in prompts), default=config.n_positions)
-                reserved = cache_bytes(config, rows, kv_type.value, longest + max_tokens)
-                limit = MemoryLimit(max_memory, reserved)
-            model = load_model(container, team.threads, progress, limit)
-            session = Session(model, 1, kv_type.value, activations.value, team, progress)
-    if session.coded_layers:
-        out.note(f"{session.coded_layers} of {config.n_layer} layers are decoded for every token")
-    ends = () if ignore_eos else config.eos_token_ids
-    writer = _Writer(session, tokenizer, choices, out, not no_stream, ends)
-    if interactive and tokenizer is not None:
-        _converse(writer, tokenizer, out, batch, flags_of(context.command))
-    else:
-        writer.write(prompts * batch)
+    model, prompts = _load(
+        file, None if interactive else given, choices, batch, out, offline=offline,
+        threads=threads, max_memory=max_memory, kv_type=kv_type, activations=activations,
+    )  # fmt: skip
+    writer = TextWriter(model, choices, out, stream=not no_stream, ignore_eos=ignore_eos)
+    with model:
+        if interactive:
+            _converse(writer, model, out, batch, flags_of(context.command))
+        else:
+            writer.write(prompts * batch)
+
+
+def _load(
+    file: str,
+    given: GivenInput | None,
+    choices: "GenerationOptions",
+    batch: int,
+    out: Output,
+    *,
+    offline: bool,
+    threads: int | None,
+    max_memory: int | None,
+    kv_type: KvType,
+    activations: ActivationBits,
+) -> "tuple[Model, list[Prompt]]":
+    """Load the model, with room for the prompts that were given; None waits for those of stdin."""
+    from rbe_cli.api.language_model import Model
+    from rbe_cli.text.stored_tokenizer import load_tokenizer
+
+    container = open_rbe(file, offline, out)
+    config, missing = container.config, container.tokenizer_facts.missing
+    tokenizer = load_tokenizer(container)
+    prompts: list[Prompt] = []
+    if given is not None:
+        prompts = read_prompts(given, tokenizer, config.vocab_size, missing=missing)
+    elif tokenizer is None:
+        raise UsageError(f"--interactive needs a tokenizer, and the model has none ({missing})")
+    rows = batch * max(len(prompts), 1)
+    longest = max((len(own.tokens) for own in prompts), default=config.n_positions)
+    with out.progress() as progress:
+        model = Model(
+            container, tokenizer, max_memory=max_memory, rows=rows,
+            row_tokens=longest + choices.max_tokens, threads=threads, kv_type=kv_type,
+            activations=activations, progress=progress,
+        )  # fmt: skip
+        model.prepare(progress)
+    if model.coded_layers:
+        out.note(f"{model.coded_layers} of {config.n_layer} layers are decoded for every token")
+    return model, prompts
 
 
 def _refuse_sampling(context: typer.Context, temperature: float) -> None:
@@ -153,34 +165,28 @@ def _refuse_sampling(context: typer.Context, temperature: float) -> None:
             )
 
 
-class _Writer:
+class TextWriter:
     """Generates for some prompts and prints in the format that was asked for."""
 
     def __init__(
         self,
-        session: "GenerationSession",
-        tokenizer: "Tokenizer | None",
+        model: "Model",
         options: "GenerationOptions",
         out: Output,
+        *,
         stream: bool,
-        eos_token_ids: tuple[int, ...],
+        ignore_eos: bool,
     ) -> None:
-        self._session = session
-        self._tokenizer = tokenizer
+        self._model = model
         self._options = options
         self._out = out
         self._stream = stream
-        self._eos_token_ids = eos_token_ids
+        self._ignore_eos = ignore_eos
 
     def write(self, prompts: list[Prompt]) -> None:
-        from rbe_cli.text.recording import RecordedGeneration
-
-        generation = RecordedGeneration(
-            self._session,
-            [prompt.tokens for prompt in prompts],
-            self._options,
-            self._tokenizer,
-            self._eos_token_ids,
+        """Print the continuation of each prompt."""
+        generation = self._model.stream_all(
+            [prompt.tokens for prompt in prompts], self._options, ignore_eos=self._ignore_eos
         )
         if self._out.format is Format.human:
             self._write_text(prompts, generation)
@@ -197,14 +203,14 @@ class _Writer:
         else:
             self._out.write("".join(f"{self._written(row)}\n" for row in generation.results))
 
-    def _write_text(self, prompts: list[Prompt], generation: "RecordedGeneration") -> None:
+    def _write_text(self, prompts: list[Prompt], generation: "Generation") -> None:
         """The text for people: one row as it is written, several one after the other."""
         stream = self._stream and len(prompts) == 1
         if stream:
             self._out.write(prompts[0].text or "")
         for step in generation:
             if stream:
-                self._out.write(step.text if self._tokenizer else f"{step.token} ")
+                self._out.write(step.text if self._model.tokenizer else f"{step.token} ")
         for number, (prompt, row) in enumerate(zip(prompts, generation.results, strict=True)):
             if len(prompts) > 1:
                 self._out.write(f"[{number + 1}] ")
@@ -215,14 +221,12 @@ class _Writer:
 
     def _written(self, row: "GenerationResult") -> str:
         """What a row has generated: text, or ids where there is no tokenizer."""
-        return row.text if self._tokenizer else " ".join(map(str, row.tokens))
+        return row.text if self._model.tokenizer else " ".join(map(str, row.tokens))
 
-    def _summaries(
-        self, prompts: list[Prompt], generation: "RecordedGeneration"
-    ) -> list[dict[str, Any]]:
+    def _summaries(self, prompts: list[Prompt], generation: "Generation") -> list[dict[str, Any]]:
         from rbe_cli.jobs.peak_memory import peak_rss_bytes
 
-        stats = generation.stats
+        stats = generation.statistics
         return [
             {
                 "prompt": prompt.text,
@@ -254,7 +258,7 @@ def _step_record(step: "GenerationStep") -> dict[str, Any]:
 
 
 def _converse(
-    writer: _Writer, tokenizer: "Tokenizer", out: Output, batch: int, flags: dict[str, str]
+    writer: TextWriter, model: "Model", out: Output, batch: int, flags: dict[str, str]
 ) -> None:
     """Continue each line of stdin until it ends.
 
@@ -267,7 +271,7 @@ def _converse(
         if not text:
             continue
         try:
-            writer.write([Prompt(text, tokenizer.encode(text))] * batch)
+            writer.write([Prompt(text, model.encode(text))] * batch)
         except UsageError as error:  # the line is too long, say
             out.error(with_flags(error, flags))
         except Terminated:
@@ -277,8 +281,8 @@ def _converse(
                 out.write("\n")
 
 
-def _timing(generation: "RecordedGeneration", seed: int) -> str:
-    stats = generation.stats
+def _timing(generation: "Generation", seed: int) -> str:
+    stats = generation.statistics
     count = sum(len(row.tokens) for row in generation.results)
     parts = [f"{count} tokens"]
     if stats.decode_tokens_per_second:

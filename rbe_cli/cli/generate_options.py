@@ -1,23 +1,16 @@
 """The options of `rbe generate`, in the order and under the headings of its help."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from rbe_cli.choices import ActivationBits, KvType, Overflow
 from rbe_cli.cli.numbers import byte_count, whole
-from rbe_cli.cli.options import INPUT, SPEED, Activations, KvType
+from rbe_cli.cli.options import INPUT, SPEED
 
 _SAMPLING = "Sampling"
 _END = "End of the text"
 _PRINTING = "Printing"
-
-
-class Overflow(StrEnum):
-    """What `generate` does once the context is full."""
-
-    stop = "stop"
-    shift = "shift"
 
 
 Prompt = Annotated[
@@ -144,7 +137,7 @@ KvTypeOption = Annotated[
     ),
 ]
 ActivationsOption = Annotated[
-    Activations,
+    ActivationBits,
     typer.Option(
         "--activations",
         metavar="auto|8|16",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rbe_cli.cli.output import Output
 from rbe_cli.errors import BadFileError, UsageError
@@ -29,6 +29,20 @@ class Prompt:
     tokens: "NDArray[np.int64]"
 
 
+class GivenInput(NamedTuple):
+    """What the command line names as input; of the three one should be given.
+
+    Attributes:
+        text: TEXT; `-` for stdin.
+        file: of a text; `-` for stdin.
+        tokens: file of token ids.
+    """
+
+    text: str | None = None
+    file: Path | None = None
+    tokens: Path | None = None
+
+
 def open_rbe(name: str, offline: bool, out: Output) -> "Container":
     """Open the `.rbe` file of this name, which may be on the hub (`container.locate`).
 
@@ -45,9 +59,7 @@ def open_rbe(name: str, offline: bool, out: Output) -> "Container":
 
 
 def read_prompts(
-    text: str | None,
-    file: Path | None,
-    tokens: Path | None,
+    given: GivenInput,
     tokenizer: "Tokenizer | None",
     vocab_size: int,
     whole: bool = False,
@@ -66,7 +78,8 @@ def read_prompts(
     """
     from rbe_cli.text.token_files import read_token_file
 
-    if sum(given is not None for given in (text, file, tokens)) != 1:
+    text, file, tokens = given
+    if sum(own is not None for own in given) != 1:
         raise UsageError("give one input: TEXT, -f FILE, - for stdin, or --tokens FILE")
     if tokens is not None:
         return [Prompt(None, sequence) for sequence in read_token_file(tokens, vocab_size)]

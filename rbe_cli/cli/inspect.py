@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from rbe_cli.cli import inspect_options as options
 from rbe_cli.cli.help import Verb
 from rbe_cli.cli.inputs import open_rbe
 from rbe_cli.cli.inspect_diff import show_difference
@@ -26,9 +25,6 @@ rbe inspect gpt2.rbe --tensors
 rbe inspect gpt2.rbe --verify --format json
 rbe inspect gpt2.rbe --plot bits.svg
 rbe inspect gpt2.rbe --diff gpt2-small.rbe"""
-_SHOWN = "What is shown"  # a heading of the help
-
-
 _PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".pdf", ".webp")  # what a picture is called
 
 
@@ -53,38 +49,11 @@ def _with_plot_value(arguments: Sequence[str]) -> list[str]:
 
 def inspect(
     file: RbeFile,
-    tensors: Annotated[
-        bool,
-        typer.Option("--tensors", rich_help_panel=_SHOWN, help="List every tensor."),
-    ] = False,
-    plot: Annotated[
-        str | None,
-        typer.Option(
-            "--plot",
-            metavar="[FILE]",
-            rich_help_panel=_SHOWN,
-            help="Draw the bits a weight of every tensor as a bar chart: as text, or into this "
-            ".png or .svg file (pip install 'rbe-cli[plot]').",
-        ),
-    ] = None,
+    tensors: options.Tensors = False,
+    plot: options.Plot = None,
     force: Force = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            rich_help_panel=_SHOWN,
-            help="Check every checksum and decode every tensor.",
-        ),
-    ] = False,
-    diff: Annotated[
-        str | None,
-        typer.Option(
-            "--diff",
-            metavar="OTHER.rbe",
-            rich_help_panel=_SHOWN,
-            help="Compare with this file: config, rates, and the relative error of each tensor.",
-        ),
-    ] = None,
+    verify: options.Verify = False,
+    diff: options.Diff = None,
     threads: Threads = None,  # as every verb takes it
     offline: Offline = False,
     format: FormatOption = Format.human,

@@ -32,6 +32,17 @@ def whole(least: int, most: int = MAX_COUNT) -> Callable[[str], int]:
     return integer
 
 
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a parser of one of these words."""
+
+    def word(text: str) -> str:
+        if text not in words:
+            raise typer.BadParameter(f"{_short(text)} is not one of {', '.join(words)}")
+        return text
+
+    return word
+
+
 def byte_count(text: str) -> int:
     """Return the bytes of a size such as `123456`, `50MB` or `1.5 GiB`."""
     parts = _SIZE.fullmatch(text.strip())

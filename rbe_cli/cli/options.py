@@ -1,6 +1,5 @@
 """Options that several verbs share, declared once."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +12,6 @@ from rbe_cli.cli.output import Format
 INPUT = "Input"
 SPEED = "Memory and speed"
 WRITING = "Output file"
-
-
-class KvType(StrEnum):
-    """How keys and values are kept."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Activations(StrEnum):
-    """Bits that a prompt's activations are rounded to."""
-
-    auto = "auto"
-    coarse = "8"
-    fine = "16"
 
 
 RbeFile = Annotated[

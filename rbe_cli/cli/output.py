@@ -78,7 +78,7 @@ class Output:
         elif self.format is Format.jsonl:
             self.record(value)
         elif self.format is Format.human:
-            show(_console(_Writer(self)))
+            show(_console(_ConsoleFile(self)))
 
     def note(self, text: str) -> None:
         """Write a line for people to stderr."""
@@ -122,7 +122,7 @@ class Output:
             yield log_lines(self.note, stages)
 
 
-class _Writer:
+class _ConsoleFile:
     """The file a rich console writes to: `Output.write`, without rich's spaces at line ends."""
 
     def __init__(self, output: Output) -> None:

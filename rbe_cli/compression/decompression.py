@@ -7,6 +7,7 @@ from pathlib import Path
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.folder_writer import is_written_here, write_folder
 from rbe_cli.checkpoint.gguf.gguf_writer import check_form, write_gguf
+from rbe_cli.choices import Dtype
 from rbe_cli.container.atomic_file import check_kind, check_output, new_file
 from rbe_cli.container.atomic_folder import check_folder, new_folder
 from rbe_cli.errors import UsageError
@@ -16,7 +17,7 @@ from rbe_cli.progress import Progress, no_progress
 
 # The type of the decoded values. The reference library computes in the type of the folder, so that
 # a smaller type would make its logits less exact.
-DEFAULT_DTYPE = "float32"
+DEFAULT_DTYPE: Dtype = "float32"
 _GGUF = ".gguf"
 _FILE_SUFFIXES = (".rbe", ".safetensors", ".bin", ".json", ".onnx", ".pt")
 
@@ -64,7 +65,7 @@ def check_destination(output: Path, *, force: bool) -> None:
 def decompress(
     checkpoint: Checkpoint,
     output: Path,
-    dtype: str = DEFAULT_DTYPE,
+    dtype: Dtype = DEFAULT_DTYPE,
     *,
     force: bool = False,
     progress: Progress = no_progress,

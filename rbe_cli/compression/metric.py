@@ -12,10 +12,10 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.choices import Objective
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
 from rbe_cli.compression.encoding import deviation
 from rbe_cli.compression.moments import collect
-from rbe_cli.compression.settings import Objective
 from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.evaluation.batching import Tokens
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder

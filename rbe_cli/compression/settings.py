@@ -5,10 +5,10 @@ import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from rbe_cli.choices import Objective
 from rbe_cli.codec.codec import CodecOptions
 from rbe_cli.codec.ectcq.ectcq_codec import ECTCQ
 from rbe_cli.codec.ectcq.trellis import QuantiserOptions
@@ -18,7 +18,6 @@ from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
 MAX_BITS = 12.0  # per weight: the highest rate at which lossy coding is useful (target.py)
-Objective = Literal["kl", "outputs"]
 _OVERRIDE = re.compile(
     r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
 )

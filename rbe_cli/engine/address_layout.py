@@ -5,8 +5,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.choices import ActivationBits
 from rbe_cli.engine.forward_records import LAYER
-from rbe_cli.kernels.kernel_records import ACTIVATIONS, ActivationBits
+from rbe_cli.kernels.kernel_records import ACTIVATIONS
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.layer_norm_parameters import LayerNormParameter, values_of
 from rbe_cli.nn.named_weights import NamedWeights

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from rbe_cli.choices import ActivationBits
 from rbe_cli.engine.address_layout import AddressLayout
-from rbe_cli.kernels.kernel_records import ActivationBits
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn.named_weights import NamedWeights, check_weights

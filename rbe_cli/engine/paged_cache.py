@@ -3,14 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.kernels.kernel_records import (
-    CACHE,
-    KV_TYPES,
-    PAGE_POSITIONS,
-    KvType,
-    head_bytes,
-    score_bytes,
-)
+from rbe_cli.choices import KvType
+from rbe_cli.kernels.kernel_records import CACHE, KV_TYPES, PAGE_POSITIONS, head_bytes, score_bytes
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arena import Arena

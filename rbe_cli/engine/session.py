@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.runner import CHUNK_TOKENS, Runner
 from rbe_cli.engine.session_rows import SessionRows
-from rbe_cli.kernels.kernel_records import ActivationBits, KvType
 from rbe_cli.model.token_ids import check_tokens
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Int64

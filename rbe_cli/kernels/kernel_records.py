@@ -4,10 +4,9 @@ Kernels that run without Numba (kernels/native.py) take no arrays. Who fills a r
 arrays behind its addresses alive. All lengths are counted in elements, all strides in bytes.
 """
 
-from typing import Literal
-
 import numpy as np
 
+from rbe_cli.choices import KvType
 from rbe_cli.model.config import Activation
 from rbe_cli.weights.matrix_record import MATRIX
 
@@ -120,10 +119,6 @@ ACTIVATIONS: dict[Activation, int] = {
 }
 """Numbers that compiled kernels know activation functions by."""
 PAGE_POSITIONS = 64
-ActivationBits = Literal["auto", "8", "16"]
-"""Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
-more than five times as much (docs/design-notes.md)."""
-KvType = Literal["fp32", "fp16", "int8"]
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
 GROUP_ROWS = 256  # quantised inputs that share a scale
 

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from rbe_cli.choices import Engine
 from rbe_cli.model.config import Activation
 from rbe_cli.runtime.arrays import Floating
 from rbe_cli.runtime.buffer_pool import BufferPool
 
 if TYPE_CHECKING:
     from rbe_cli.runtime.thread_team import Team
-
-Engine = Literal["fast", "reference"]
 
 
 @dataclass(frozen=True)

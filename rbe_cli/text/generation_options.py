@@ -1,12 +1,11 @@
 """The options of generation, which are checked once."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from rbe_cli.choices import Overflow
 from rbe_cli.errors import UsageError
 
 MAX_COUNT = 2**31 - 1  # of tokens
-Overflow = Literal["stop", "shift"]
 MAX_LOGPROBS = 1000  # likeliest tokens that are listed for each new one
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from rbe_cli.bench import timing
-from rbe_cli.bench.operator_cases import Variant
-from rbe_cli.bench.operator_shapes import Op
+from rbe_cli.bench.operator_names import Op, Variant
 from rbe_cli.bench.operators import LayerOptions, LeftOut
 from rbe_cli.cli.app import run
 from rbe_cli.cli.output import Output

@@ -7,6 +7,7 @@ import pytest
 from rbe_cli.bench.model_start import ModelOptions, start_alone
 from rbe_cli.bench.models import ModelTiming, bytes_per_token, time_models
 from rbe_cli.bench.operators import random_tensors
+from rbe_cli.choices import KvType
 from rbe_cli.cli.app import run
 from rbe_cli.codec.vectors import dense_tensor
 from rbe_cli.container.header import Provenance
@@ -16,7 +17,6 @@ from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.runner import Runner
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import NotFoundError, RbeError, UsageError
-from rbe_cli.kernels.kernel_records import KvType
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import tensor_shapes

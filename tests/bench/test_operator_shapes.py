@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbe_cli.bench.operator_shapes import DEFAULT_SHAPES, Op, Shape, byte_count, flop_count
+from rbe_cli.bench.operator_names import Op
+from rbe_cli.bench.operator_shapes import DEFAULT_SHAPES, Shape, byte_count, flop_count
 from rbe_cli.errors import UsageError
 
 SMALL = Shape(batch=2, seq=3, dim=4)  # 6 tokens; one head

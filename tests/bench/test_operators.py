@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rbe_cli.bench import operators
-from rbe_cli.bench.operator_cases import Variant, build_case, random_panels, random_tensors
-from rbe_cli.bench.operator_shapes import Op, Shape, byte_count, flop_count
+from rbe_cli.bench.operator_cases import build_case, random_panels, random_tensors
+from rbe_cli.bench.operator_names import Op, Variant
+from rbe_cli.bench.operator_shapes import Shape, byte_count, flop_count
 from rbe_cli.bench.operators import (
     LayerOptions,
     LayerTiming,

@@ -238,8 +238,14 @@ def test_quiet_prints_nothing(rbe: Rbe, rbe_file: Path) -> None:
         ([TEXT, "--perplexity", "--hidden", "x.npz"], "--logits and --hidden belong to one"),
         ([TEXT, "--context", "8"], "--context and --stride belong to --perplexity"),
         ([TEXT, "--stride", "8"], "--context and --stride belong to --perplexity"),
-        ([TEXT, "--perplexity", "--context", "65"], "--context 65 is longer than the model's"),
-        ([TEXT, "--perplexity", "--stride", "65"], "--stride 65 is longer than the context of 64"),
+        (
+            [TEXT, "--perplexity", "--context", "65"],
+            "--context 65 is not between 2 and the model's",
+        ),
+        (
+            [TEXT, "--perplexity", "--stride", "65"],
+            "--stride 65 is not between 1 and the context's 64",
+        ),
         ([TEXT, "--top-k", "-1"], "--top-k"),
         ([TEXT, "--engine", "cuda"], "--engine"),
         ([TEXT, "--perplexity", "--logprobs"], "--logprobs belongs to one forward pass"),

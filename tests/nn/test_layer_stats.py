@@ -7,7 +7,8 @@ import pytest
 from small_layers import random_block, random_input
 from small_models import as_panels, random_tensors, small_config
 
-from rbe_cli.bench.operator_shapes import Op, Shape, flop_count
+from rbe_cli.bench.operator_names import Op
+from rbe_cli.bench.operator_shapes import Shape, flop_count
 from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.forward_pass import profiled

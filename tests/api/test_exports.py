@@ -1,8 +1,5 @@
 """What `rbe_cli` exports, and what importing it costs."""
 
-import subprocess
-import sys
-
 import pytest
 from deadlines import run_python
 
@@ -20,13 +17,12 @@ def test_importing_the_package_imports_none_of_its_parts() -> None:
 
 
 def test_importing_the_package_takes_less_than_30_milliseconds() -> None:
-    took = []
-    for _ in range(3):  # the fastest counts: the machine may be busy
-        command = [sys.executable, "-X", "importtime", "-c", "import rbe_cli"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        (line,) = [line for line in done.stderr.splitlines() if line.endswith("| rbe_cli")]
-        took.append(int(line.split("|")[1]))  # microseconds, with all that it imports
-    assert min(took) < 30_000
+    script = (
+        "import time; start = time.process_time(); import rbe_cli; "
+        "print(1000 * (time.process_time() - start))"
+    )
+    took = min(float(run_python(script, check=True).stdout) for _ in range(3))
+    assert took < 30  # milliseconds of the processor, whatever else the machine does
 
 
 @pytest.mark.parametrize("name", rbe_cli.__all__)

@@ -36,13 +36,16 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
     assert [link for link in files if not (path.parent / link).exists()] == []
 
 
-def test_the_format_describes_every_codec_and_its_version() -> None:
-    text = (DOCS / "FORMAT.md").read_text(encoding="utf-8")
-    described = re.findall(r"^### (.*), version (\d+)", text, re.MULTILINE)
-    found = {
-        name: int(version) for names, version in described for name in re.findall(r"`(\w+)`", names)
-    }
-    assert found == {name: codec.version for name, codec in CODECS.items()}
+def test_every_codec_has_a_section_and_a_row_with_its_version() -> None:
+    text = (DOCS / "codecs.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## `(\w+)`, version (\d+)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| \[`(\w+)`\]\(#[\w-]+\) \| (\d+) \| (\w+) \|", text, re.MULTILINE)
+    kinds = {(True, False): "matrices", (False, True): "vectors", (True, True): "both"}
+    assert sections == [(name, str(codec.version)) for name, codec in CODECS.items()]
+    assert rows == [
+        (name, str(codec.version), kinds[codec.takes_matrices, codec.takes_vectors])
+        for name, codec in CODECS.items()
+    ]
 
 
 def test_every_preset_is_described_with_its_promise() -> None:

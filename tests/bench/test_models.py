@@ -135,9 +135,9 @@ def test_the_share_of_the_bandwidth_follows_from_the_rest(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((None, None, 24), "--depth 24 fills the model's context of 24 tokens"),
-        ((25, None, 0), "--prompt-tokens 25 after --depth 0 is more than the model's context"),
-        ((None, 5, 20), "--max-tokens 5 after --depth 20 is more than the model's context"),
+        ((None, None, 24), "`depth` 24 fills the model's context of 24 tokens"),
+        ((25, None, 0), "`prompt_tokens` 25 after `depth` 0 is more than the model's context"),
+        ((None, 5, 20), "`max_tokens` 5 after `depth` 20 is more than the model's context"),
     ],
 )
 def test_tokens_beyond_the_context_are_refused(

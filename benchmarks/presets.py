@@ -1,4 +1,4 @@
-"""Every preset on one checkpoint, as a Markdown table: size, quality and speed.
+"""Measure every preset on one checkpoint, as a Markdown table: size, quality and speed.
 
     python benchmarks/presets.py demo
     python benchmarks/presets.py FOLDER --text HELD_OUT.txt
@@ -23,13 +23,13 @@ PROMPT, TOKENS, RUNS = "The", 200, 5
 
 
 def rbe(*arguments: str) -> dict[str, Any]:
-    """The JSON that a verb prints."""
+    """Return the JSON that a verb prints."""
     command = [sys.executable, "-m", "rbe_cli", *arguments, "--format", "json", "--quiet"]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure(source: str, preset: str, text: Path | None, output: Path) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return one row of the table."""
     compressed = rbe("compress", source, str(output), "--preset", preset, "--force")
     quality = compressed["quality"]
     if text:

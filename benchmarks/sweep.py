@@ -1,4 +1,4 @@
-"""KL divergence over size: whether a larger file ever loses more.
+"""Measure KL divergence over size: whether a larger file ever loses more.
 
 `python -m benchmarks.sweep SOURCE` compresses a checkpoint at 1, 1.5, ... 12 bits a weight and to
 sizes from a twentieth to twice the original, prints a Markdown table, and exits with 1 if the KL

@@ -1,4 +1,4 @@
-"""Speed of `rbe` beside llama.cpp, ONNX Runtime and CTranslate2 on one GPT-2.
+"""Compare the speed of `rbe` with llama.cpp, ONNX Runtime and CTranslate2 on one GPT-2.
 
     python -m benchmarks.engines
     python -m benchmarks.engines --model FOLDER --rounds 5 --threads 2 --json FILE

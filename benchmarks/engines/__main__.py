@@ -1,4 +1,4 @@
-"""The command line of the benchmark: `python -m benchmarks.engines --help`."""
+"""Run the benchmark's command line: `python -m benchmarks.engines --help`."""
 
 import argparse
 import sys
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prepare(source: str | None, work: Path, seed: int) -> EngineSubject:
-    """The checkpoint and the reference's logits, by a process of its own."""
+    """Make the checkpoint and the reference's logits, in a process of its own."""
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,7 +97,7 @@ def prepare(source: str | None, work: Path, seed: int) -> EngineSubject:
 
 
 def installed(arguments: argparse.Namespace) -> list[Contestant]:
-    """The engines asked for that are there; the others are named on stderr.
+    """Return the engines asked for that are installed, and name the others on stderr.
 
     Raises:
         UsageError: there is none.
@@ -121,7 +121,7 @@ def make_contestant(name: str, python: str, threads: int) -> Contestant:
 def make_rows(
     contestants: Sequence[Contestant], subject: EngineSubject
 ) -> list[tuple[Contestant, speed_report.Row]]:
-    """Every variant built, and checked where it has bits enough; nothing measured yet."""
+    """Build every variant, and check those with enough bits; nothing is measured yet."""
     rows = []
     for contestant in contestants:
         for variant, bits in contestant.variants.items():

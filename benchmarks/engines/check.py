@@ -1,4 +1,4 @@
-"""Whether an engine computes what the others do."""
+"""Check that an engine computes what the others do."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ LEAST_COSINE = 0.99
 
 
 def check_logits(contestant: Contestant, subject: EngineSubject, variant: str) -> float:
-    """The cosine of the engine's logits with those of plain numpy in float32, means taken out.
+    """Return the cosine of the engine's logits with those of numpy in float32, less their means.
 
     Raises:
         QualityError: it is too small.
@@ -29,7 +29,7 @@ def check_logits(contestant: Contestant, subject: EngineSubject, variant: str) -
 
 
 def cosine(first: Path, second: Path) -> float:
-    """Of two `.npy` files' vectors, each less its mean."""
+    """Return the cosine of the vectors in two `.npy` files, each less its mean."""
     a, b = (np.load(path).astype(np.float64) for path in (first, second))
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -1,4 +1,4 @@
-"""What is compared, and how its processes are run."""
+"""Define what is compared, and run its processes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class EngineSubject:
-    """The checkpoint that all engines run.
+    """Describe the checkpoint that all engines run.
 
     Attributes:
         source: as of `rbe compress`.
@@ -31,13 +31,13 @@ class EngineSubject:
 
     @property
     def reference(self) -> Path:
-        """The logits that all engines are held to, a `.npy` file."""
+        """Return the path of the logits that all engines are held to, a `.npy` file."""
         return self.folder / "reference.npy"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One engine and variant in one round.
+    """Hold the figures of one engine and variant in one round.
 
     Attributes:
         prefill_tokens_per_second: 512 tokens into an empty cache, up to the last one's logits.
@@ -59,7 +59,7 @@ class Measurement:
 
 
 class Contestant(ABC):
-    """An engine, driven through processes of its own.
+    """Drive an engine through processes of its own.
 
     Attributes:
         name: as the report has it.
@@ -71,7 +71,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def is_installed(self) -> bool:
-        """Whether its packages are there."""
+        """Return whether the engine's packages are installed."""
 
     @abstractmethod
     def build(self, subject: EngineSubject, variant: str) -> None:
@@ -79,15 +79,15 @@ class Contestant(ABC):
 
     @abstractmethod
     def write_logits(self, subject: EngineSubject, variant: str, path: Path) -> None:
-        """After the prompt that is checked: float32 `[vocab]` as `.npy`, up to a constant."""
+        """Write the logits after the checked prompt: float32 `[vocab]`, `.npy`, up to a constant."""
 
     @abstractmethod
     def measure(self, subject: EngineSubject, variant: str) -> Measurement:
-        """One round."""
+        """Measure one round."""
 
 
 def run_json(command: Sequence[str]) -> dict[str, Any]:
-    """The JSON that a process prints.
+    """Return the JSON that a process prints.
 
     Args:
         command: an interpreter, `-m`, a module and its arguments.
@@ -106,12 +106,12 @@ def run_json(command: Sequence[str]) -> dict[str, Any]:
 
 
 def seconds_of(command: Sequence[str]) -> float:
-    """Wall-clock seconds of a whole process, which must not fail."""
+    """Return the wall-clock seconds of a whole process, which must not fail."""
     start = perf_counter()
     run_json(command)
     return perf_counter() - start
 
 
 def environment() -> dict[str, str]:
-    """Of the measured processes: numpy's matrix products at their fastest for everyone."""
+    """Return the environment of the measured processes, numpy at its fastest for all of them."""
     return {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}

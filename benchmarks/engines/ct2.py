@@ -1,4 +1,4 @@
-"""CTranslate2 in int8."""
+"""Run CTranslate2 in int8."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Ct2Session(PeerSession):
-    """A generator; its cache is its own affair, and so is which tokens it decodes."""
+    """Run a generator, which keeps its cache itself and chooses the tokens that it decodes."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import ctranslate2
@@ -24,7 +24,7 @@ class Ct2Session(PeerSession):
         )
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """By generating one token: `forward_batch` would compute the logits of all."""
+        """Run the prompt by generating one token: `forward_batch` would compute all logits."""
         self._generate(tokens, 1)
 
     def logits(self, tokens: Sequence[int]) -> list[float]:
@@ -35,7 +35,7 @@ class Ct2Session(PeerSession):
         return found
 
     def decode_seconds(self, prompt: Sequence[int], new: Sequence[int]) -> float:
-        """Those for one token more than `new` has, without those for the first."""
+        """Return the seconds for one token more than `new` has, less those for the first."""
         start = perf_counter()
         self._generate(prompt, 1)
         middle = perf_counter()
@@ -53,7 +53,7 @@ class Ct2Session(PeerSession):
 
 
 class CTranslate2(PeerEngine):
-    """Its int8: a scale for each row of weights, inputs in int8 as well."""
+    """Quantise to int8: a scale for each row of weights, and inputs in int8 as well."""
 
     packages = ("ctranslate2",)
     variants = {"int8": 8}  # noqa: RUF012
@@ -83,7 +83,7 @@ class CTranslate2(PeerEngine):
 
 
 def _fill_decoder(decoder: Any, tensors: "Mapping[str, Float32]") -> None:
-    """Weights of linear layers are `[out, in]` here."""
+    """Fill in the weights; those of linear layers are `[out, in]` here."""
 
     def set_norm(spec: Any, name: str) -> None:
         spec.gamma, spec.beta = tensors[f"{name}.weight"], tensors[f"{name}.bias"]

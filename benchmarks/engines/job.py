@@ -1,4 +1,7 @@
-"""What a worker process is asked to do. Imports little: the start of a process is measured."""
+"""Describe the task of a worker process.
+
+It imports little, because the start of a process is measured.
+"""
 
 import json
 from typing import NamedTuple
@@ -10,7 +13,7 @@ CHECKED_TOKENS = 24  # of the prompt whose logits are compared
 
 
 class Job(NamedTuple):
-    """One task of a worker process, which takes it as JSON.
+    """Describe one task of a worker process, which takes it as JSON.
 
     Attributes:
         engine: a key of `peers.MODULES`.
@@ -39,5 +42,5 @@ class Job(NamedTuple):
 
 
 def some_tokens(count: int, vocab_size: int) -> list[int]:
-    """Tokens all over the vocabulary, the same everywhere."""
+    """Return tokens from the whole vocabulary, the same in every process."""
     return [(7919 * index + 101) % vocab_size for index in range(count)]

@@ -1,4 +1,4 @@
-"""llama.cpp by the low-level API of llama-cpp-python."""
+"""Run llama.cpp by the low-level API of llama-cpp-python."""
 
 import importlib.util
 import sys
@@ -25,7 +25,7 @@ def _print_no_log(level: int, text: bytes, data: int) -> None: ...
 
 
 def bindings() -> Any:
-    """`llama_cpp.llama_cpp`, without what the package imports beside it.
+    """Return `llama_cpp.llama_cpp`, without what the package imports beside it.
 
     The package's `__init__` loads a template engine, a disk cache and numpy, which would count
     against llama.cpp where whole processes are timed.
@@ -43,7 +43,7 @@ def bindings() -> Any:
 
 
 class LlamaSession(SteppingSession):
-    """A model and a context of the model's full length, its cache in float16 as by default."""
+    """Hold a model and a context of the model's full length, its cache in float16."""
 
     def __init__(self, path: Path, threads: int, flash: bool) -> None:
         self._llama = llama = bindings()
@@ -74,7 +74,7 @@ class LlamaSession(SteppingSession):
         return found
 
     def _run(self, tokens: Sequence[int]) -> None:
-        """All tokens in one batch, the logits of the last."""
+        """Run all tokens in one batch, with the logits of the last."""
         array = (self._llama.llama_token * len(tokens))(*tokens)
         batch = self._llama.llama_batch_get_one(array, len(tokens))
         status = self._llama.llama_decode(self._context, batch)
@@ -89,7 +89,7 @@ class LlamaSession(SteppingSession):
 
 
 class LlamaCpp(PeerEngine):
-    """Every matrix, the tied embedding among them, of the one type of the name."""
+    """Quantise every matrix, the tied embedding too, to the one type of the name."""
 
     packages = ("llama_cpp", "gguf")
     variants = {"F16": 16, "Q8_0": 8, "Q4_0": 4, "Q2_K": 2}  # noqa: RUF012
@@ -115,7 +115,7 @@ class LlamaCpp(PeerEngine):
 
 
 def quantise(source: Path, path: Path, variant: str) -> None:
-    """By llama.cpp's own quantiser, as its `--pure` with a head of the same type."""
+    """Run llama.cpp's own quantiser, as its `--pure` does with a head of the same type."""
     llama = bindings()
     file_type, tensor_type = (getattr(llama, name) for name in TYPES[variant])
     options = llama.llama_model_quantize_default_params()

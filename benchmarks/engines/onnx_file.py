@@ -1,4 +1,4 @@
-"""A GPT-2 as an ONNX graph with a cache of fixed length, written node by node.
+"""Write a GPT-2 as an ONNX graph with a cache of fixed length, node by node.
 
 Attention is ONNX Runtime's GroupQueryAttention: it takes queries, keys and values as one matrix
 and writes the new keys and values into the cache where it lies, if past and present are bound to
@@ -21,7 +21,7 @@ OPSET = 21
 
 
 class Graph:
-    """Nodes and weights in order of use."""
+    """Collect nodes and weights in order of use."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -34,13 +34,13 @@ class Graph:
     def add(
         self, operator: str, inputs: Sequence[str], output: str | Sequence[str], **attributes: Any
     ) -> str:
-        """One node of ONNX's own operators; the name of its first output."""
+        """Add a node of ONNX's own operators; return the name of its first output."""
         return self._add(operator, inputs, output, "", attributes)
 
     def contrib(
         self, operator: str, inputs: Sequence[str], output: str | Sequence[str], **attributes: Any
     ) -> str:
-        """One node of ONNX Runtime's operators."""
+        """Add a node of ONNX Runtime's operators."""
         return self._add(operator, inputs, output, CONTRIB, attributes)
 
     def _add(
@@ -61,7 +61,7 @@ class Graph:
 
 
 def make_model(config: Gpt2Config, tensors: Mapping[str, Float32]) -> onnx.ModelProto:
-    """The whole model in float32, embeddings in float16.
+    """Return the whole model in float32, its embeddings in float16.
 
     Inputs: `tokens` and `positions` int64 `[1, seq]`, `last` int32 `[1]` the index of the newest
     token in the cache, `total` int32 `[]` one more, and `past_0` ... . Outputs: `logits`
@@ -95,7 +95,7 @@ def make_model(config: Gpt2Config, tensors: Mapping[str, Float32]) -> onnx.Model
 
 
 def cache_names(prefix: str, config: Gpt2Config) -> list[str]:
-    """Of all layers' keys and values."""
+    """Return the names of all layers' keys and values."""
     return [f"{prefix}_{kind}_{layer}" for layer in range(config.n_layer) for kind in ("k", "v")]
 
 
@@ -108,7 +108,7 @@ def _caches(prefix: str, config: Gpt2Config) -> list[onnx.ValueInfoProto]:
 
 
 def _embed(graph: Graph, config: Gpt2Config, tensors: Mapping[str, Float32]) -> tuple[str, str]:
-    """Names of the residual stream and of the first LayerNorm's output."""
+    """Add the embeddings; return the names of the residual stream and of the first LayerNorm."""
     rows = []
     for name, index in (("wte", "tokens"), ("wpe", "positions")):
         table = graph.weight(name, tensors[f"{name}.weight"].astype(np.float16))
@@ -132,7 +132,7 @@ def _block(
     x: str,
     h: str,
 ) -> tuple[str, str]:
-    """Names of the residual stream and of the next LayerNorm's output.
+    """Add a block; return the names of the residual stream and of the next LayerNorm's output.
 
     Args:
         x: the residual stream `[1, seq, d]`.
@@ -166,7 +166,7 @@ def _add_and_norm(
     linear: str,
     norm: str,
 ) -> tuple[str, str]:
-    """The residual stream with a linear layer's products and bias added, and its LayerNorm."""
+    """Add a linear layer's products and bias to the residual stream, and normalise the sum."""
     bias = graph.weight(f"{linear}.bias", tensors[f"{linear}.bias"])
     total = f"{linear}.sum"
     h = graph.contrib(

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""Run ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ INPUTS_IN_INT8 = 4  # MatMulNBits' accuracy level
 
 
 class OrtSession(SteppingSession):
-    """A session whose past and present are the same memory, so that no cache is copied."""
+    """Run a model whose past and present are the same memory, so that no cache is copied."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import numpy as np
@@ -64,7 +64,7 @@ class OrtSession(SteppingSession):
 
 
 class OnnxRuntime(PeerEngine):
-    """Two ways to quantise, inputs in int8 in both: one is faster at prompts, one at decoding.
+    """Quantise in two ways, inputs in int8: one is faster at prompts, one at decoding.
 
     `dynamic` has a scale for each output, `blocks` (MatMulNBits) for 128 weights of an output.
     """
@@ -88,7 +88,7 @@ class OnnxRuntime(PeerEngine):
 
 
 def write_dynamic(model: "ModelProto", path: Path) -> None:
-    """Weights in int8; inputs are quantised as they come."""
+    """Write weights in int8; inputs are quantised when they arrive."""
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -103,7 +103,7 @@ def write_dynamic(model: "ModelProto", path: Path) -> None:
 
 
 def write_blocks(model: "ModelProto", path: Path, bits: int) -> None:
-    """Weights of 4 or 8 bits around zero."""
+    """Write weights of 4 or 8 bits around zero."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 

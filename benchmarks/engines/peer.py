@@ -1,4 +1,4 @@
-"""A peer, measured by `worker`."""
+"""Measure a peer through `worker`."""
 
 import subprocess
 from pathlib import Path
@@ -19,7 +19,7 @@ FIND = "import sys, importlib.util as u; sys.exit(None in map(u.find_spec, sys.a
 
 
 class Peer(Contestant):
-    """Its processes are of an interpreter that has its packages.
+    """Drive a peer whose processes run in an interpreter that has its packages.
 
     Args:
         name: a key of `peers.MODULES`.

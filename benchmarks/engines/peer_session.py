@@ -1,4 +1,4 @@
-"""What every peer does: write a checkpoint in its own form, open that, run tokens through it."""
+"""Define what every peer does: write a checkpoint in its form, open it, run tokens through it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from time import perf_counter
 
 
 class PeerSession(ABC):
-    """A loaded model and its cache, used by one sequence."""
+    """Run one sequence through a loaded model and its cache."""
 
     @abstractmethod
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -15,22 +15,22 @@ class PeerSession(ABC):
 
     @abstractmethod
     def logits(self, tokens: Sequence[int]) -> list[float]:
-        """The logits `[vocab]` after a prefill of these tokens."""
+        """Return the logits `[vocab]` after a prefill of these tokens."""
 
     def checked_logits(self, tokens: Sequence[int]) -> list[float]:
-        """The same, half of the tokens decoded if the engine lets them be chosen."""
+        """Return the same, with half of the tokens decoded if the engine lets them be chosen."""
         return self.logits(tokens)
 
     @abstractmethod
     def decode_seconds(self, prompt: Sequence[int], new: Sequence[int]) -> float:
-        """Seconds that `len(new)` tokens take one by one after the prompt, the prompt's left out.
+        """Return the seconds of decoding `len(new)` tokens one by one after the prompt.
 
         An engine whose tokens cannot be chosen decodes as many that it chooses itself.
         """
 
 
 class SteppingSession(PeerSession):
-    """A session that takes one token at a time."""
+    """Run a sequence one token at a time."""
 
     @abstractmethod
     def step(self, token: int) -> None:
@@ -38,7 +38,7 @@ class SteppingSession(PeerSession):
 
     @abstractmethod
     def last_logits(self) -> list[float]:
-        """Of the newest token, `[vocab]`."""
+        """Return the logits of the newest token, `[vocab]`."""
 
     def logits(self, tokens: Sequence[int]) -> list[float]:
         self.prefill(tokens)
@@ -60,7 +60,7 @@ class SteppingSession(PeerSession):
 
 
 class PeerEngine(ABC):
-    """A peer.
+    """Describe a peer.
 
     Attributes:
         packages: modules that it needs.

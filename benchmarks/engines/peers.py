@@ -1,4 +1,4 @@
-"""The peers by name."""
+"""List the peers by name."""
 
 from importlib import import_module
 
@@ -8,7 +8,7 @@ MODULES = {"llama.cpp": "llama", "onnxruntime": "ort", "ctranslate2": "ct2"}
 
 
 def peer(name: str) -> PeerEngine:
-    """The engine of a key of `MODULES`; its packages are imported when they are used."""
+    """Return the engine of a key of `MODULES`; its packages are imported when they are used."""
     found = import_module(f"benchmarks.engines.{MODULES[name]}").ENGINE
     assert isinstance(found, PeerEngine)
     return found

@@ -1,4 +1,4 @@
-"""Makes the checkpoint if none is given, and the logits that all engines are held to.
+"""Make the checkpoint if none is given, and the logits that all engines are held to.
 
 A process of its own: what it holds in memory is not to be inherited, as a peak, by the processes
 that are measured.
@@ -30,7 +30,7 @@ REFERENCE = Path(__file__).parents[2] / "tests" / "reference_gpt2.py"
 
 
 def prepare(source: str | None, work: Path, seed: int) -> dict[str, object]:
-    """The subject of the comparison, under the names of `EngineSubject`.
+    """Return the subject of the comparison, under the names of `EngineSubject`.
 
     Args:
         source: as of `rbe compress`; None for a random GPT-2 of 124 million parameters.
@@ -70,7 +70,7 @@ def check_config(config: Gpt2Config) -> None:
 
 
 def reference_logits(checkpoint: Checkpoint) -> Float32:
-    """After the prompt that is checked, `[vocab]`, by numpy in float32."""
+    """Return the logits after the checked prompt, `[vocab]`, by numpy in float32."""
     gpt2 = runpy.run_path(str(REFERENCE))["gpt2"]
     tokens: NDArray[np.int64] = np.array(
         some_tokens(CHECKED_TOKENS, checkpoint.config.vocab_size), np.int64

@@ -1,4 +1,4 @@
-"""A GPT-2 with random weights: speed does not depend on what they are."""
+"""Make a GPT-2 with random weights: speed does not depend on what they are."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SPREAD = 0.02  # GPT-2's own at initialisation
 
 
 def random_tensors(config: Gpt2Config, seed: int) -> dict[str, Float32]:
-    """Every tensor by its canonical name: the same for the same seed and config."""
+    """Return every tensor by its canonical name: the same for the same seed and config."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in tensor_shapes(config).items():
@@ -30,7 +30,7 @@ def random_tensors(config: Gpt2Config, seed: int) -> dict[str, Float32]:
 
 
 def write_random(config: Gpt2Config, seed: int, folder: Path) -> None:
-    """A folder in Hugging Face layout, there only when it is whole."""
+    """Write a folder in Hugging Face layout, which appears only when it is whole."""
     unfinished = folder.with_name(f"unfinished-{folder.name}")
     unfinished.mkdir(parents=True, exist_ok=True)
     save_file(random_tensors(config, seed), unfinished / "model.safetensors")

@@ -1,4 +1,4 @@
-"""`rbe` itself, by its command line."""
+"""Drive `rbe` itself, by its command line."""
 
 import sys
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ CALIB_SAMPLES = 2  # speed does not depend on them
 
 
 class Rbe(Contestant):
-    """The presets of a fixed rate.
+    """Measure the presets of a fixed rate.
 
     Args:
         threads: that `rbe` may use.
@@ -67,7 +67,7 @@ class Rbe(Contestant):
         )
 
     def _bench(self, path: Path, *, prompt: int, new: int, depth: int) -> dict[str, float]:
-        """What `rbe bench` says of the model."""
+        """Return what `rbe bench` says of the model."""
         counts = {"--prompt-tokens": prompt, "--max-tokens": new, "--depth": depth, "--repeat": 1}
         options = [str(part) for pair in counts.items() for part in pair]
         found: dict[str, float] = run_json(self._command("bench", "--model", str(path), *options))
@@ -82,7 +82,7 @@ class Rbe(Contestant):
 
 
 def token_file(subject: EngineSubject, count: int) -> Path:
-    """The first `some_tokens` as `rbe` reads them."""
+    """Write the first `some_tokens` as `rbe` reads them; return the path."""
     path = subject.folder / f"{count}-tokens.txt"
     path.write_text(" ".join(map(str, some_tokens(count, subject.vocab_size))) + "\n")
     return path

@@ -1,4 +1,4 @@
-"""Medians and ratios of the rounds, as tables and as JSON."""
+"""Report medians and ratios of the rounds, as tables and as JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ WIDTH = 130  # characters of the widest table
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one number over the rounds."""
+    """Hold the median and the extremes of one number over the rounds."""
 
     median: float
     low: float
@@ -36,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One engine and variant over all rounds.
+    """Hold one engine and variant over all rounds.
 
     Attributes:
         engine, variant: names.
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast `rbe` is as a peer of the same width, round by round.
+    """Say how many times as fast `rbe` is as a peer of the same width, round by round.
 
     Attributes:
         ours, peer: names of the rows.
@@ -85,12 +85,12 @@ def decode(measurement: Measurement) -> float:
 
 
 def one_token_rate(measurement: Measurement) -> float:
-    """Whole processes of one token, a second."""
+    """Return how many whole processes of one token run in a second."""
     return 1 / measurement.one_token_seconds
 
 
 def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Of each row of ours to each of a peer's with as many bits."""
+    """Return the ratios of each row of ours to each of a peer's with as many bits."""
     return [
         Ratio(
             ours.name,
@@ -111,7 +111,7 @@ def _ratio(ours: Row, peer: Row, value: Callable[[Measurement], float]) -> Sprea
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """Both tables: medians over the rounds, least and largest in brackets."""
+    """Print both tables: medians over the rounds, least and largest in brackets."""
     console.print(
         _table(
             ("engine", "bits", "prefill tok/s", "decode tok/s", "load s", "peak MB", "one token s"),
@@ -153,7 +153,7 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def settings(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each engine with several settings: which was the fastest, how often."""
+    """Return a sentence for each engine with several settings: which was fastest, how often."""
     lines = []
     for row in rows:
         for phase in ("prefill", "decode"):
@@ -166,7 +166,7 @@ def settings(rows: Sequence[Row]) -> list[str]:
 
 
 def write_json(path: Path, conditions: dict[str, Any], rows: Sequence[Row]) -> None:
-    """All rounds of all rows, and the ratios."""
+    """Write all rounds of all rows, and the ratios."""
     content = conditions | {
         "rows": [asdict(row) for row in rows],
         "ratios": [asdict(ratio) for ratio in ratios(rows)],

@@ -1,4 +1,4 @@
-"""The process that builds, measures or checks one peer: `worker ACTION JOB`, JSON on stdout."""
+"""Build, measure or check one peer in a process: `worker ACTION JOB`, JSON on stdout."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from benchmarks.engines.peers import peer
 
 
 def build(engine: PeerEngine, job: Job) -> dict[str, Any]:
-    """The model under its own name once it is whole."""
+    """Build the model, which gets its own name once it is whole."""
     path = Path(job.path)
     unfinished = path.with_name(f"unfinished-{path.name}")
     engine.build(job.source, job.variant, unfinished)
@@ -28,7 +28,7 @@ def build(engine: PeerEngine, job: Job) -> dict[str, Any]:
 
 
 def measure(engine: PeerEngine, job: Job) -> dict[str, Any]:
-    """Under the names of `Measurement`, the fastest of the engine's settings.
+    """Return the fastest of the engine's settings, under the names of `Measurement`.
 
     Loading and memory are those of the first setting.
     """
@@ -47,7 +47,7 @@ def measure(engine: PeerEngine, job: Job) -> dict[str, Any]:
 
 
 def speeds(session: PeerSession, vocab_size: int) -> dict[str, float]:
-    """Tokens a second of prefill and decode, each after a call that is not timed."""
+    """Return tokens a second of prefill and decode, each after a call that is not timed."""
     prompt = some_tokens(PREFILL_TOKENS, vocab_size)
     session.prefill(prompt)
     start = perf_counter()
@@ -62,7 +62,7 @@ def speeds(session: PeerSession, vocab_size: int) -> dict[str, float]:
 
 
 def write_logits(engine: PeerEngine, job: Job) -> dict[str, Any]:
-    """Of the last token of the prompt that is checked, float32 `[vocab]`."""
+    """Write the logits of the checked prompt's last token, float32 `[vocab]`."""
     import numpy as np
 
     session = engine.open(Path(job.path), job.variant, engine.settings[0], job.threads)
@@ -72,7 +72,7 @@ def write_logits(engine: PeerEngine, job: Job) -> dict[str, Any]:
 
 
 def first_token(engine: PeerEngine, job: Job) -> dict[str, Any]:
-    """The likeliest token after a prompt of `DEPTH`."""
+    """Return the likeliest token after a prompt of `DEPTH`."""
     session = engine.open(Path(job.path), job.variant, engine.settings[0], job.threads)
     logits = session.logits(some_tokens(DEPTH, job.vocab_size))
     return {"token": logits.index(max(logits))}

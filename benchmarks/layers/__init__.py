@@ -1,4 +1,4 @@
-"""The layers, forward and backward, beside torch and numpy.
+"""Compare the layers, forward and backward, with torch and numpy.
 
     pip install "rbe-cli[train]"
     python -m benchmarks.layers --threads 2

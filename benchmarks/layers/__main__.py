@@ -1,4 +1,4 @@
-"""`python -m benchmarks.layers`: the table of docs/results.md."""
+"""Print the table of docs/results.md: `python -m benchmarks.layers`."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 def comparisons(shape: Shape, kernels: Kernels) -> Iterator[Comparison]:
-    """All of one shape."""
+    """Yield all comparisons of one shape."""
     rng = np.random.default_rng(0)
     tensors = random_tensors(shape.config(), rng)
     block = Gpt2(shape.config(), tensors, kernels).blocks[0]

@@ -25,7 +25,10 @@ _WINDOW, _WINDOWS = 256, 16
 
 
 def errors(original: Gpt2, compressed: Gpt2, tokens: np.ndarray) -> list[tuple[float, ...]]:
-    """Of each layer's block, attention and feed-forward part; tokens `[batch, n]`."""
+    """Return the errors of each layer's block, attention and feed-forward part.
+
+    Tokens are `[batch, n]`.
+    """
     found: list[tuple[float, ...]] = []
     x = original.embed(tokens)
     for block, other in zip(original.blocks, compressed.blocks, strict=True):

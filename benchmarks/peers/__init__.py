@@ -1,4 +1,4 @@
-"""The same checkpoint through other quantisers and through `rbe`, side by side.
+"""Compress the same checkpoint with other quantisers and with `rbe`, side by side.
 
     python -m benchmarks.peers demo
     python -m benchmarks.peers FOLDER --text HELD_OUT.txt --imatrix --plot curve.png

@@ -1,4 +1,4 @@
-"""The command line of the benchmark: `python -m benchmarks.peers --help`."""
+"""Run the benchmark's command line: `python -m benchmarks.peers --help`."""
 
 import argparse
 import sys
@@ -107,7 +107,7 @@ def measure_all(
     arguments: argparse.Namespace,
     workers: Workers,
 ) -> Iterator[Point]:
-    """All schemes at all rates, `rbe` last.
+    """Yield all schemes at all rates, `rbe` last.
 
     Args:
         subject: what they are measured on.
@@ -133,7 +133,7 @@ def measure_all(
 
 
 def is_quantised(name: str, layers_only: bool) -> bool:
-    """The layers' matrices, the embedding and the head; positions stay as they are."""
+    """Return whether a tensor is quantised: matrices of layers, the embedding and the head."""
     if layers_only:
         return is_matrix(name) and not is_embedding(name)
     return is_matrix(name) and name != "wpe.weight"
@@ -142,7 +142,7 @@ def is_quantised(name: str, layers_only: bool) -> bool:
 def calibration_text(
     checkpoint: Checkpoint, model: Gpt2, arguments: argparse.Namespace, workers: Workers
 ) -> Calibration:
-    """What `rbe compress` calibrates on with the same seed and --calib."""
+    """Return what `rbe compress` calibrates on with the same seed and --calib."""
     samples, seed = default_samples(checkpoint.config), arguments.seed
     if arguments.calib:
         return from_text(checkpoint, arguments.calib, samples, seed)
@@ -154,7 +154,7 @@ def calibration_text(
 def held_out_windows(
     checkpoint: Checkpoint, text: Calibration, arguments: argparse.Namespace
 ) -> list[Window]:
-    """Of the text or token file given, else of the calibration's held-out part."""
+    """Return windows of the text or token file, else of the calibration's held-out part."""
     context = min(arguments.context, checkpoint.config.n_positions)
     sequences = text.held_out
     if arguments.text or arguments.tokens:

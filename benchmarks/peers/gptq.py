@@ -1,5 +1,6 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323, algorithm 1), with activation order
-and clipped grids, which are options of the authors' code.
+"""Quantise by GPTQ (Frantar et al. 2022, arXiv 2210.17323, algorithm 1).
+
+Activation order and clipped grids are options of the authors' code, and are used.
 
 Rows are rounded one after another, those of the largest inputs first, and those still to come
 make up for each error, as the second moment of the layer's inputs tells.
@@ -16,7 +17,7 @@ GROUP_INDEX_BITS = 8  # a row: with activation order, neighbours belong to diffe
 
 
 def quantise(weights: Float32, moment: Float32, bits: int) -> QuantisedMatrix:
-    """Weights `[K, N]` for inputs whose E[x x^T] is `moment` `[K, K]`."""
+    """Quantise weights `[K, N]` for inputs whose E[x x^T] is `moment` `[K, K]`."""
     rows, columns = weights.shape
     order = np.argsort(-np.diagonal(moment), kind="stable")
     factor = _inverse_factor(moment[np.ix_(order, order)])
@@ -38,7 +39,7 @@ def quantise(weights: Float32, moment: Float32, bits: int) -> QuantisedMatrix:
 
 
 def _inverse_factor(moment: Float32) -> Float32:
-    """U `[K, K]`, upper triangular, with U^T U the inverse of the damped moment."""
+    """Return U `[K, K]`, upper triangular, with U^T U the inverse of the damped moment."""
     damped: NDArray[np.float64] = moment.astype(np.float64)
     damped[np.diag_indices_from(damped)] += DAMPING * np.mean(np.diagonal(damped))
     return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Uniform grids, one for each output of each group of inputs."""
+"""Fit uniform grids, one for each output of each group of inputs."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ ERROR_POWER = np.float32(2.4)
 
 @dataclass(frozen=True)
 class Grid:
-    """w = scale (q - zero), q an integer from 0 to `largest`.
+    """Hold a grid w = scale (q - zero), q being an integer from 0 to `largest`.
 
     Attributes:
         scale: float32 `[N]`, values of float16.
@@ -28,7 +28,7 @@ class Grid:
 
     @classmethod
     def fit(cls, weights: Float32, bits: int) -> "Grid":
-        """From the least to the largest weight of one group `[k, N]`."""
+        """Return the grid from the least to the largest weight of one group `[k, N]`."""
         largest = 2**bits - 1
         low = np.minimum(weights.min(axis=0), 0)  # [N]
         high = np.maximum(weights.max(axis=0), 0)
@@ -38,7 +38,7 @@ class Grid:
 
     @classmethod
     def search(cls, weights: Float32, bits: int) -> "Grid":
-        """The grid of one group, clipped where that lessens the sum of |error|^2.4.
+        """Return the grid of one group, clipped where that lessens the sum of |error|^2.4.
 
         As the option `mse` of GPTQ's authors' code.
         """
@@ -55,13 +55,13 @@ class Grid:
         return cls(scale, zero, widest.largest)
 
     def nearest(self, weights: Float32) -> Float32:
-        """The nearest values on the grid of `[..., N]`."""
+        """Return the nearest values on the grid of `[..., N]`."""
         integers = np.clip(np.rint(weights / self.scale) + self.zero, 0, self.largest)
         return self.scale * (integers - self.zero)
 
 
 def grid_bits(shape: tuple[int, int], bits: int) -> int:
-    """Bits of a `[K, N]` matrix's integers, and of the scales and zeros of its groups."""
+    """Return the bits of a `[K, N]` matrix's integers, and of its groups' scales and zeros."""
     rows, columns = shape
     groups = -(-rows // GROUP)
     return rows * columns * bits + groups * columns * (SCALE_BITS + bits)

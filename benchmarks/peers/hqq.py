@@ -1,4 +1,4 @@
-"""HQQ, half-quadratic quantisation (Badri & Shaji 2023, https://mobiusml.github.io/hqq_blog).
+"""Quantise by HQQ (half-quadratic; Badri & Shaji 2023, https://mobiusml.github.io/hqq_blog).
 
 The scale is that of the least and the largest weight; the zero minimises |W - W'|^p, p < 1, so
 that a few outliers do not rule it. Constants are the defaults of the authors' code; groups run
@@ -18,7 +18,7 @@ TINY = np.float32(1e-30)
 
 
 def quantise(weights: Float32, bits: int) -> QuantisedMatrix:
-    """Each group of `[K, N]` with its own scale and zero."""
+    """Quantise each group of `[K, N]` with its own scale and zero."""
     rows, columns = weights.shape
     decoded = np.empty_like(weights)
     for start in range(0, rows, GROUP):
@@ -30,7 +30,7 @@ def quantise(weights: Float32, bits: int) -> QuantisedMatrix:
 
 
 def _quantise_group(weights: Float32, bits: int) -> Float32:
-    """`[k, N]` -> the same as it decodes, by the zeros of the least absolute errors."""
+    """Return `[k, N]` as it decodes, by the zeros of the least absolute errors."""
     low, high = weights.min(axis=0), weights.max(axis=0)  # [N]
     scale = _as_stored((high - low) / (2**bits - 1))
     scale[scale == 0] = 1
@@ -54,7 +54,7 @@ def _quantise_group(weights: Float32, bits: int) -> Float32:
 
 
 def _shrink(error: Float32, beta: float) -> Float32:
-    """The generalised soft threshold: about the least of |e|^p + beta / 2 (e - error)^2."""
+    """Apply the generalised soft threshold: about the least of |e|^p + beta / 2 (e - error)^2."""
     size = np.maximum(np.abs(error), TINY)
     return np.sign(error) * np.maximum(size - size ** np.float32(NORM - 1) / np.float32(beta), 0)
 

@@ -1,4 +1,4 @@
-"""GGUF's K-quants, by llama.cpp's own quantiser out of the package llama-cpp-python.
+"""Quantise to GGUF's K-quants, by llama.cpp's own quantiser from llama-cpp-python.
 
 Matrices are quantised by `ggml_quantize_chunk` of the package's ggml library and read back by
 the package `gguf`. A matrix's type is chosen as llama.cpp does for GPT-2 (`llama-quant.cpp`,
@@ -25,14 +25,14 @@ NEXT = {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}
 
 
 def is_installed() -> bool:
-    """Whether llama-cpp-python, with its library, and gguf are there."""
+    """Return whether llama-cpp-python, with its library, and gguf are installed."""
     return _library_path() is not None and find_spec("gguf") is not None
 
 
 def quantise(
     weights: Float32, type_name: str, importance: Float32 | None = None
 ) -> QuantisedMatrix:
-    """Weights `[K, N]` in one of ggml's types, which must suit K (`fitting_type`).
+    """Quantise weights `[K, N]` to one of ggml's types, which must suit K (`fitting_type`).
 
     Args:
         weights: ggml's rows run along the inputs, so they are the columns of these.
@@ -57,14 +57,14 @@ def quantise(
 
 
 def fitting_type(type_name: str, inputs: int) -> str:
-    """The type, or what llama.cpp falls back to for rows of `inputs` weights."""
+    """Return the type, or what llama.cpp falls back to for rows of `inputs` weights."""
     if inputs % (32 if type_name == "Q8_0" else 256) == 0:
         return type_name
     return FALLBACK.get(type_name, type_name) if inputs % 32 == 0 else "F16"
 
 
 def mixed_type(mix: str, name: str, config: Gpt2Config) -> str:
-    """The type of one matrix in a mix such as `Q4_K_M`, before `fitting_type`."""
+    """Return the type of one matrix in a mix such as `Q4_K_M`, before `fitting_type`."""
     base = mix.removesuffix("_M")
     parts = re.fullmatch(r"h\.(\d+)\.(.*)\.weight", name)
     if parts is None:
@@ -81,13 +81,13 @@ def mixed_type(mix: str, name: str, config: Gpt2Config) -> str:
 
 
 def _gets_more(layer: int, layers: int) -> bool:
-    """llama.cpp's `use_more_bits`: the first and last eighth, and each third between."""
+    """Decide as llama.cpp's `use_more_bits`: the first and last eighth, and each third between."""
     first = layers // 8
     return layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
 
 
 def _library_path() -> Path | None:
-    """ggml's base library inside the package, which is not imported for it."""
+    """Return ggml's base library inside the package, which is not imported for it."""
     package = find_spec("llama_cpp")
     folders = (package and package.submodule_search_locations) or ()
     found = (path for folder in folders for path in Path(folder, "lib").glob("*ggml-base*"))

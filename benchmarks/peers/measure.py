@@ -1,4 +1,4 @@
-"""Puts quantised matrices into the model and scores it on the text."""
+"""Put quantised matrices into the model and score it on the text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ OTHER_BITS = 16  # of a weight outside the quantised matrices
 
 @dataclass(frozen=True)
 class SchemeSubject:
-    """What all schemes are measured on.
+    """Hold what all schemes are measured on.
 
     Attributes:
         checkpoint: the original.
@@ -37,13 +37,13 @@ class SchemeSubject:
     moments: Mapping[str, Float32]
 
     def matrix(self, name: str) -> Float32:
-        """A matrix as a right factor, `[K inputs, N outputs]`."""
+        """Return a matrix as a right factor, `[K inputs, N outputs]`."""
         tensor = self.checkpoint.tensors[name]
         return np.ascontiguousarray(tensor.T) if is_embedding(name) else tensor
 
     @property
     def parameters(self) -> int:
-        """Of the whole model, a tied head counted once."""
+        """Return the parameters of the whole model, a tied head counted once."""
         return parameter_count(self.checkpoint.config)
 
     @property
@@ -54,7 +54,7 @@ class SchemeSubject:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A compressed model and its size.
+    """Hold a compressed model and its size.
 
     Attributes:
         model: what decodes.
@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Point:
-    """One scheme at one rate.
+    """Hold the scores of one scheme at one rate.
 
     Attributes:
         scheme: the family, a line of the plot.
@@ -91,7 +91,7 @@ class Point:
 
 
 def assemble(subject: SchemeSubject, matrices: Mapping[str, QuantisedMatrix]) -> Candidate:
-    """The model with these matrices and all else as float16."""
+    """Return the model with these matrices and all else as float16."""
     tensors = {
         name: tensor.astype(np.float16).astype(np.float32)
         for name, tensor in subject.checkpoint.tensors.items()
@@ -108,7 +108,7 @@ def assemble(subject: SchemeSubject, matrices: Mapping[str, QuantisedMatrix]) ->
 def score(
     subject: SchemeSubject, candidate: Candidate, scheme: str, rate: str, workers: Workers
 ) -> Point:
-    """How far the candidate is from the original on the text."""
+    """Measure how far the candidate is from the original on the text."""
     found = evaluate(candidate.model, subject.windows, workers, subject.reference)
     assert found.comparison is not None
     return Point(
@@ -136,7 +136,7 @@ def _output_error(subject: SchemeSubject, model: Gpt2) -> float:
 
 
 def input_moments(model: Gpt2, sequences: Sequence[Tokens]) -> dict[str, Float32]:
-    """E[x x^T] `[K, K]` of each linear layer's inputs, by its weight's canonical name.
+    """Return E[x x^T] `[K, K]` of each linear layer's inputs, by its weight's canonical name.
 
     An embedding that is not the head sees one-hot inputs, which say nothing of its columns: it
     has the identity.

@@ -1,4 +1,4 @@
-"""What every scheme makes of a matrix."""
+"""Define what every scheme makes of a matrix."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Float32 = NDArray[np.float32]
 
 
 class QuantisedMatrix(NamedTuple):
-    """A matrix after quantisation.
+    """Hold a matrix after quantisation.
 
     Attributes:
         weights: as they decode, float32 `[K inputs, N outputs]`.

@@ -1,4 +1,4 @@
-"""`rbe` itself, through its command line."""
+"""Run `rbe` itself, through its command line."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ KEEP_EMBEDDINGS = ("--override", f"^(wte|wpe|lm_head)=codec=float{OTHER_BITS}")
 def compress(
     subject: SchemeSubject, bits: float, layers_only: bool, options: list[str]
 ) -> Candidate:
-    """The model out of `rbe compress`.
+    """Return the model that `rbe compress` makes.
 
     Args:
         subject: its checkpoint is compressed.
@@ -51,7 +51,7 @@ def compress(
 
 
 def _rbe(*arguments: str) -> dict[str, Any]:
-    """The JSON that a verb prints; its errors go to this process's stderr."""
+    """Return the JSON that a verb prints; its errors go to this process's stderr."""
     command = [sys.executable, "-m", "rbe_cli", *arguments, "--format", "json", "--quiet"]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if finished.returncode != 0:

@@ -7,7 +7,7 @@ from benchmarks.peers.quantised import Float32, QuantisedMatrix
 
 
 def quantise(weights: Float32, bits: int) -> QuantisedMatrix:
-    """Each group of `[K, N]` on its own grid."""
+    """Round each group of `[K, N]` on its own grid."""
     rounded = np.empty_like(weights)
     for start in range(0, len(weights), GROUP):
         group = weights[start : start + GROUP]

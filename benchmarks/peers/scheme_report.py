@@ -1,4 +1,4 @@
-"""The points as a table, as JSON and as a plot."""
+"""Report the points as a table, as JSON and as a plot."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all points were measured on.
+    """Say what all points were measured on.
 
     Attributes:
         source: the checkpoint.
@@ -51,12 +51,12 @@ class Conditions:
 
 
 def heading() -> str:
-    """The head of the Markdown table."""
+    """Return the head of the Markdown table."""
     return f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def row(point: Point) -> str:
-    """One row of the Markdown table."""
+    """Return one row of the Markdown table."""
     cells = (
         point.scheme,
         point.rate,
@@ -75,7 +75,7 @@ def write_json(path: Path, conditions: Conditions, points: Sequence[Point]) -> N
 
 
 def draw(path: Path, conditions: Conditions, points: Sequence[Point]) -> None:
-    """A PNG of KL over bits a weight: of the matrices at the left, of the model at the right."""
+    """Draw a PNG of KL over bits a weight: of the matrices (left), and of the model (right)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 6.5), layout="constrained")
@@ -91,7 +91,7 @@ def draw(path: Path, conditions: Conditions, points: Sequence[Point]) -> None:
 
 
 def _draw_curves(axes: "Axes", points: Sequence[Point], size: str) -> None:
-    """One line a scheme, over an attribute of its points."""
+    """Draw one line a scheme, over an attribute of its points."""
     markers = "osD^v<>P"
     for index, scheme in enumerate(dict.fromkeys(point.scheme for point in points)):
         line = [point for point in points if point.scheme == scheme]

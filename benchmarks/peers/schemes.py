@@ -1,4 +1,4 @@
-"""The schemes of others, each at its rates."""
+"""List the schemes of others, each at its rates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BITS = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Scheme:
-    """One of them at one rate.
+    """Quantise by one scheme at one rate.
 
     Attributes:
         family, rate: as `Point.scheme` and `Point.rate`.
@@ -29,7 +29,7 @@ class Scheme:
     quantise: Callable[[str, Float32], QuantisedMatrix]
 
     def apply(self, subject: SchemeSubject, workers: Workers) -> dict[str, QuantisedMatrix]:
-        """All matrices of the subject, several side by side."""
+        """Return all matrices of the subject, quantised several side by side."""
 
         def quantise(name: str) -> QuantisedMatrix:
             return self.quantise(name, subject.matrix(name))
@@ -38,7 +38,7 @@ class Scheme:
 
 
 def grids(moments: Mapping[str, Float32]) -> list[Scheme]:
-    """Round to nearest, HQQ and GPTQ.
+    """Return round to nearest, HQQ and GPTQ.
 
     Args:
         moments: E[x x^T] `[K, K]` of each matrix's inputs on calibration text, by name.
@@ -67,7 +67,7 @@ def grids(moments: Mapping[str, Float32]) -> list[Scheme]:
 
 
 def ggml(config: Gpt2Config, moments: Mapping[str, Float32] | None) -> list[Scheme]:
-    """llama.cpp's K-quants: all matrices of one type (its `--pure`), and its usual mixes.
+    """Return llama.cpp's K-quants: all matrices of one type (its `--pure`), and its usual mixes.
 
     Args:
         config: of the model.

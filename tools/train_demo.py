@@ -46,7 +46,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def read_novel(path: Path) -> str:
-    """The novel without Gutenberg's notices, one paragraph a line."""
+    """Return the novel without Gutenberg's notices, one paragraph a line."""
     text = path.read_text(encoding="utf-8-sig")
     text = re.split(r"\*\*\* ?START OF TH[^\n]*\n", text)[-1]
     text = re.split(r"\*\*\* ?END OF TH", text)[0]
@@ -56,7 +56,7 @@ def read_novel(path: Path) -> str:
 
 
 def train_tokenizer(text: str) -> Tokenizer:
-    """A byte-level BPE like GPT-2's, with CONFIG's vocabulary size."""
+    """Train a byte-level BPE like GPT-2's, with CONFIG's vocabulary size."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -71,7 +71,7 @@ def train_tokenizer(text: str) -> Tokenizer:
 
 
 class Block(nn.Module):
-    """Pre-LayerNorm transformer block with GPT-2's tensor names."""
+    """Compute a pre-LayerNorm transformer block with GPT-2's tensor names."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Gpt2(nn.Module):
         return self.ln_f(x) @ self.wte.weight.T  # [batch, seq, d] -> [batch, seq, vocab]
 
     def to_hugging_face(self) -> dict[str, np.ndarray]:
-        """Tensors under Hugging Face's names, weights `[in, out]`, float16."""
+        """Return tensors under Hugging Face's names, weights `[in, out]`, float16."""
         renames = {"attn_proj": "attn.c_proj", "mlp_proj": "mlp.c_proj"}
         renames |= {"c_attn": "attn.c_attn", "c_fc": "mlp.c_fc"}
         tensors = {}
@@ -132,7 +132,7 @@ class Gpt2(nn.Module):
 
 @torch.no_grad()
 def validation_loss(model: Gpt2, tokens: np.ndarray) -> float:
-    """Mean cross-entropy in nats per token over consecutive windows."""
+    """Return the mean cross-entropy in nats per token over consecutive windows."""
     model.eval()
     n = CONFIG["n_positions"]
     count = (len(tokens) - 1) // n
@@ -147,7 +147,7 @@ def validation_loss(model: Gpt2, tokens: np.ndarray) -> float:
 
 
 def optimizers(model: Gpt2, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for everything else."""
+    """Return Muon for the blocks' matrices, and AdamW for everything else."""
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]

@@ -79,7 +79,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def write_logits(self, subject: EngineSubject, variant: str, path: Path) -> None:
-        """Write the logits after the checked prompt: float32 `[vocab]`, `.npy`, up to a constant."""
+        """Write the checked prompt's logits, float32 `[vocab]`, `.npy`, up to a constant."""
 
     @abstractmethod
     def measure(self, subject: EngineSubject, variant: str) -> Measurement:

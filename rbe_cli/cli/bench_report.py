@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BenchFormat(StrEnum):
-    """How results appear on stdout."""
+    """Say how results appear on stdout."""
 
     human = "human"
     json = "json"
@@ -30,14 +30,14 @@ class BenchFormat(StrEnum):
 
     @property
     def shared(self) -> Format:
-        """The format of what is no table, such as errors."""
+        """Return the format of what is no table, such as errors."""
         is_table = self in (BenchFormat.md, BenchFormat.csv)
         return Format.human if is_table else Format(self.value)
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of a table that is printed row by row, so its width is fixed."""
+    """Describe a column of a table that is printed row by row, so its width is fixed."""
 
     name: str
     width: int
@@ -61,7 +61,7 @@ _MODEL_COLUMNS = (
 
 
 class Report:
-    """Prints what a benchmark measures; nothing is lost if it is interrupted."""
+    """Print what a benchmark measures; nothing is lost if it is interrupted."""
 
     def __init__(self, out: Output, form: BenchFormat, models: int, layers: bool) -> None:
         """Args:
@@ -166,7 +166,7 @@ def _csv_line(cells: Sequence[object]) -> str:
 
 
 def _cell(value: Any, end: str | None) -> object:
-    """A field's value, or one end of it."""
+    """Return a field's value, or one end of it."""
     return value if end is None or value is None else getattr(value, end)
 
 
@@ -243,7 +243,7 @@ def _layer_cells(timing: "LayerTiming") -> tuple[str, ...]:
 
 
 def seconds(duration: float) -> str:
-    """Seconds with a unit that suits them."""
+    """Return seconds with a unit that suits them."""
     if duration >= 1:
         return f"{duration:.2f} s"
     if duration >= 1e-3:

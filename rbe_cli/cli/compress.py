@@ -142,7 +142,7 @@ def _summary(result: "CompressResult") -> object:
 
 
 def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
-    """Each stage's KL divergence."""
+    """Return each stage's KL divergence."""
     if result.tuning is None:
         return []
     own = result.tuning

@@ -204,7 +204,7 @@ class TextWriter:
             self._out.write("".join(f"{self._written(row)}\n" for row in generation.results))
 
     def _write_text(self, prompts: list[Prompt], generation: "Generation") -> None:
-        """The text for people: one row as it is written, several one after the other."""
+        """Write the text for people: one row as it is written, several one after the other."""
         stream = self._stream and len(prompts) == 1
         if stream:
             self._out.write(prompts[0].text or "")
@@ -220,7 +220,7 @@ class TextWriter:
         self._out.note(_timing(generation, self._options.seed))
 
     def _written(self, row: "GenerationResult") -> str:
-        """What a row has generated: text, or ids where there is no tokenizer."""
+        """Return what a row has generated: text, or ids where there is no tokenizer."""
         return row.text if self._model.tokenizer else " ".join(map(str, row.tokens))
 
     def _summaries(self, prompts: list[Prompt], generation: "Generation") -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ class TextWriter:
 
 
 def _step_record(step: "GenerationStep") -> dict[str, Any]:
-    """The fields of a line of jsonl."""
+    """Return the fields of a line of jsonl."""
     record = {
         "row": step.row,
         "token": step.token,

@@ -13,7 +13,7 @@ _COMMON = "Common options"  # of options without a heading of their own
 
 
 class Verb(TyperCommand):
-    """A command whose options are grouped and whose epilog holds examples, one a line."""
+    """Show help with grouped options, and an epilog of examples, one a line."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_groups(self.get_params(ctx), ctx, formatter)
@@ -23,7 +23,7 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs, whose help has the same form."""
+    """Show the help of the group of all verbs in the same form."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         self.format_commands(ctx, formatter)
@@ -61,7 +61,7 @@ def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
 
 
 def _write_examples(lines: str | None, formatter: Any) -> None:
-    """The lines as they are: a command that is wrapped can no longer be copied."""
+    """Write the lines as they are: a command that is wrapped can no longer be copied."""
     if lines:
         with formatter.section("Examples"):
             for line in lines.splitlines():

@@ -29,14 +29,14 @@ _PICTURES = (".png", ".svg", ".jpg", ".jpeg", ".pdf", ".webp")  # what a picture
 
 
 class Inspect(Verb):
-    """The verb, whose `--plot` takes a value only if a picture's name follows it."""
+    """Parse the verb, whose `--plot` takes a value only if a picture's name follows it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _with_plot_value(args))
 
 
 def _with_plot_value(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--plot FILE` as `--plot=FILE`, and a bare `--plot` as `--plot=`."""
+    """Return arguments with `--plot FILE` as `--plot=FILE`, and `--plot` alone as `--plot=`."""
     found: list[str] = []
     for argument in arguments:
         is_picture = argument.lower().endswith(_PICTURES) and not argument.startswith("-")
@@ -211,7 +211,7 @@ def _tokenizer(kind: str | None, tokens: int | None, missing: str | None) -> str
 
 
 def _ends(ids: int | Sequence[int] | None) -> str:
-    """The tokens that end a text, for people."""
+    """Return the tokens that end a text, for people."""
     if ids is None:
         return "no token"
     return f"token {ids}" if isinstance(ids, int) else f"tokens {', '.join(map(str, ids))}"

@@ -23,7 +23,7 @@ _UNFOLDED = 1000  # columns of what is no terminal: a path in a file or pipe sta
 
 
 class Format(StrEnum):
-    """How results appear on stdout."""
+    """Say how results appear on stdout."""
 
     human = "human"
     json = "json"
@@ -33,7 +33,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Output:
-    """Where a verb's results, notes and progress go.
+    """Write a verb's results, notes and progress.
 
     Attributes:
         format: of the results.
@@ -68,11 +68,11 @@ class Output:
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
     def record(self, value: object) -> None:
-        """One object as a line of JSON."""
+        """Print one object as a line of JSON."""
         self.write(json.dumps(_plain(value)) + "\n")
 
     def result(self, value: object, show: Callable[["Console"], None]) -> None:
-        """A verb's result: `value` for scripts, or what `show` draws for people."""
+        """Print a verb's result: `value` for scripts, or what `show` draws for people."""
         if self.format is Format.json:
             self.write(json.dumps(_plain(value), indent=2) + "\n")
         elif self.format is Format.jsonl:
@@ -173,7 +173,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 class Table:
-    """What `table` returns; rich draws it."""
+    """Hold what `table` returns; rich draws it."""
 
     def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         self._title = title
@@ -224,7 +224,7 @@ def _narrowest(column: Sequence[str]) -> int:
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> Any:
-    """Names and values, one pair a line."""
+    """Return names and values, one pair a line."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -237,7 +237,7 @@ def facts(pairs: Sequence[tuple[str, str]]) -> Any:
 
 
 def size(count: int) -> str:
-    """Bytes with a decimal unit."""
+    """Return bytes with a decimal unit."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":
@@ -247,7 +247,7 @@ def size(count: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which text from a file may hold."""
+    """Return text without control characters, which text from a file may hold."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
@@ -257,7 +257,7 @@ def _shown(text: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """Dataclasses as dicts; numbers that JSON lacks as null."""
+    """Return dataclasses as dicts, and numbers that JSON lacks as null."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, dict):
@@ -284,7 +284,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _report(text: str) -> None:
-    """A line on stderr; that it cannot be written is no reason to give up the work."""
+    """Write a line to stderr; work goes on if it cannot be written."""
     if sys.stderr is None:  # where `print` would turn to stdout
         return
     try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunWindow:
-    """How the input was cut for measuring.
+    """Say how the input was cut for measuring.
 
     Attributes:
         context: tokens of a window at most.
@@ -72,7 +72,7 @@ class RunResult:
 
 
 def loss_fields(loss: "Mean") -> dict[str, Any]:
-    """The fields of a `RunResult` that follow from the mean loss."""
+    """Return the fields of a `RunResult` that follow from the mean loss."""
     perplexity = loss.exp()
     return {
         "loss": loss.value,
@@ -83,7 +83,7 @@ def loss_fields(loss: "Mean") -> dict[str, Any]:
 
 
 def comparison_fields(found: "Comparison") -> dict[str, Any]:
-    """The fields of a `RunResult` that a reference gives."""
+    """Return the fields of a `RunResult` that a reference gives."""
     reference, ratio = found.reference_loss.exp(), found.loss_increase.exp()
     return {
         "reference_perplexity": reference.value,

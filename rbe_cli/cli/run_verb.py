@@ -176,7 +176,7 @@ def _open_reference(
     out: Output,
     progress: "Progress",
 ) -> "Gpt2":
-    """Return the model to compare with; a `.rbe` file stays compressed in memory.
+    """Open the model to compare with, of the same shape; a `.rbe` file stays compressed.
 
     Raises:
         UsageError: it has another shape.
@@ -218,7 +218,7 @@ def _measure(
     stride: int | None,
     progress: "Progress",
 ) -> RunResult:
-    """Return the loss over all windows of the input, and what the reference gives for it."""
+    """Measure the loss over all windows of the input, and compare with a reference, if any."""
     from rbe_cli.evaluation.means import unit_of
 
     found = model.evaluate(
@@ -256,7 +256,7 @@ def _single_pass(
 
 
 def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> RunResult:
-    """One pass over `[n]` tokens; its arrays go to the files that were named."""
+    """Run one pass over `[n]` tokens; its arrays go to the files that were named."""
     import numpy as np
 
     from rbe_cli.container.atomic_file import new_file
@@ -283,7 +283,7 @@ def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> Run
 
 
 def _logprobs(result: "ForwardPass", tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:
-    """Each token of the input; of the first, which nothing predicts, no numbers."""
+    """Return each token of the input; the first, which nothing predicts, has no numbers."""
     scored = [(None, None), *zip(result.logprobs().tolist(), result.ranks().tolist(), strict=True)]
     return [
         {"token": token, "text": _text(tokenizer, token), "logprob": logprob, "rank": rank}
@@ -302,7 +302,10 @@ def _profile(model: "Gpt2", tokens: "NDArray[np.int64]") -> list[dict[str, Any]]
 
 
 def _write_npy(target: BinaryIO, array: "NDArray[np.float32]") -> None:
-    """As `np.save`, which fills C's buffers and does not notice if the disk is full then."""
+    """Write as `np.save` does, but notice if the disk is full.
+
+    `np.save` fills C's buffers, and does not notice it.
+    """
     from numpy.lib import format as npy
 
     npy.write_array_header_1_0(target, npy.header_data_from_array_1_0(array))

@@ -40,7 +40,7 @@ _UNPACKED_TILE = 8 * VECTOR_BYTES
 
 @program_code
 def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
-    """Append tokens to the cache, and compute the logits of those that are wanted.
+    """Append tokens to the cache, and compute the wanted logits, as one of `parts` threads.
 
     Each of `parts` threads runs this program, with its own number `part`.
     """
@@ -62,7 +62,7 @@ def forward(arithmetic: Any, part: int, parts: int, job_address: int) -> None:
 
 @program_code
 def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, parts: int) -> None:
-    """Compute x += attention(ln_1(x))."""
+    """Add attention(ln_1(x)) to x."""
     count = job.tokens
     _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
     _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
@@ -93,7 +93,7 @@ def _append(job: Any, number: int, token: int, head: int) -> None:
 
 @program_code
 def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> None:
-    """Attend with one head of tokens `token` to `token + 3`, at once if they are consecutive."""
+    """Run one head of tokens `token` to `token + 3`, at once where they follow each other."""
     if job.tokens == 1:
         _append(job, number, token, head)
     offset = 4 * head * job.cache.head_dim
@@ -122,7 +122,7 @@ def _attend_to_four(job: Any, number: int, token: int, head: int, part: int) -> 
 def _feed_forward(
     arithmetic: Any, job: Any, layer: Any, following: Any, part: int, parts: int
 ) -> None:
-    """Compute x += c_proj(activation(c_fc(ln_2(x)))); `following` is the matrix read next."""
+    """Add c_proj(activation(c_fc(ln_2(x)))) to x; `following` is the matrix that is read next."""
     _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
     _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
     _fetch(layer.mlp_proj, part, parts)
@@ -162,7 +162,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
 
 @program_code
 def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
-    """Compute x = wte[id] + wpe[position] for this thread's share of the tokens."""
+    """Set x = wte[id] + wpe[position] for this thread's share of the tokens."""
     scratch = job.scratch + part * job.scratch_bytes
     for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):
         out = job.x.address + token * job.x.stride
@@ -174,7 +174,7 @@ def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
 
 @program_code
 def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
-    """Add a column of a matrix to `out`."""
+    """Add a column of a matrix to out."""
     panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
     if matrix.form == FLOATS:
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
@@ -217,7 +217,7 @@ def _quantised_inputs(job: Any, part: int) -> Any:
 
 @program_code
 def _normalise(arithmetic: Any, job: Any, norm: Any, matrix: Any, part: int, parts: int) -> None:
-    """Compute normed = LayerNorm(x), and quantise it for `matrix`."""
+    """Set normed = LayerNorm(x), and round it for `matrix`."""
     first, last = _token_share(job, part, parts)
     own = _quantised_inputs(job, part)
     for token in range(first, last):
@@ -245,7 +245,7 @@ def _round(arithmetic: Any, job: Any, matrix: Any, buffer: Any, part: int, parts
 
 @program_code
 def _token_share(job: Any, part: int, parts: int) -> Any:
-    """Return the range of tokens that a thread prepares; a single token is prepared by all."""
+    """Return the first and last token that a thread prepares; one token is prepared by all."""
     if job.tokens == 1:
         return 0, 1
     return share(job.tokens, part, parts), share(job.tokens, part + 1, parts)
@@ -272,7 +272,7 @@ def _multiply(
     part: int,
     parts: int,
 ) -> None:
-    """Compute a thread's columns of out = (or +=) x W + bias from the quantised inputs."""
+    """Compute a thread's columns of out = (or +=) x W + bias, of what was rounded before."""
     address = x.address
     if job.tokens == 1 and x.address == job.normed.address:
         address += part * x.stride

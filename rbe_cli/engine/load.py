@@ -27,7 +27,7 @@ _WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the dec
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """Limits the memory of a process.
+    """Limit what a process may take.
 
     Attributes:
         total: bytes of the process.
@@ -120,7 +120,7 @@ def _decode(
 
 
 def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -> dict[str, Weight]:
-    """Return the same, with the last layers entropy-coded if all take more than `limit` bytes."""
+    """Decode, and keep the last layers entropy-coded if all take more than `limit` bytes."""
     weights: dict[str, Weight] = {}
     kept: list[dict[str, StoredTensor]] = []  # layers that are decoded
     left = limit - _coded_bytes(container.tensors)
@@ -141,7 +141,7 @@ def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -
 
 
 def _layers(tensors: Mapping[str, StoredTensor]) -> Iterator[dict[str, StoredTensor]]:
-    """Yield the tensors of one layer at a time, and those before and after the layers."""
+    """Yield a layer's tensors at a time, and those before and after the layers."""
     for _, names in groupby(tensors, key=lambda name: name.split(".")[:2] * is_of_layer(name)):
         yield {name: tensors[name] for name in names}
 

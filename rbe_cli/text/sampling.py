@@ -23,7 +23,7 @@ _STRIDES = 16  # logits that share one maximum in top_k: few enough maxima, up t
 
 
 def row_generator(seed: int, row: int) -> np.random.Generator:
-    """Return the random numbers of one row: Philox (Salmon et al., 2011), keyed by (seed, row).
+    """Return the random numbers of one row: Philox (Salmon et al., 2011) of (seed, row).
 
     A row draws the same numbers whatever other rows run beside it.
     """
@@ -31,7 +31,7 @@ def row_generator(seed: int, row: int) -> np.random.Generator:
 
 
 def penalize_repetition(logits: Float32, recent: Sequence[int], penalty: float) -> Float32:
-    """Apply CTRL's penalty (Keskar et al., 2019, section 4.1) once to each token in `recent`.
+    """Apply CTRL's penalty (Keskar et al., 2019, 4.1) to every token in `recent`, once each.
 
     Positive logits are divided by `penalty`. Negative ones are multiplied, as Hugging Face and
     llama.cpp do: the paper's division would make them likelier.
@@ -45,7 +45,7 @@ def penalize_repetition(logits: Float32, recent: Sequence[int], penalty: float) 
 
 
 def top_k(logits: Float32, k: int) -> Indices:
-    """Return the places of the `k` largest logits (Fan et al., 2018)."""
+    """Keep the `k` largest logits (Fan et al., 2018)."""
     if k >= logits.size:
         return np.arange(logits.size)
     # The k-th largest of many maxima bounds the k-th largest logit from below, and leaves few
@@ -58,7 +58,7 @@ def top_k(logits: Float32, k: int) -> Indices:
 
 
 def top_p(logits: Float32, p: float) -> Indices:
-    """Return the fewest tokens that together reach probability `p` (Holtzman et al., 2020)."""
+    """Keep the fewest tokens whose probability reaches `p`: the nucleus (Holtzman et al., 2020)."""
     probabilities = softmax(logits)
     # Tokens below (1 - p) / n add up to less than 1 - p, so the nucleus has none of them and they
     # need no sorting; half of that bound leaves room for rounding.
@@ -69,12 +69,12 @@ def top_p(logits: Float32, p: float) -> Indices:
 
 
 def min_p(logits: Float32, p: float) -> Indices:
-    """Return the tokens at least `p` times as likely as the likeliest (Nguyen et al., 2024)."""
+    """Keep tokens at least `p` times as likely as the likeliest (Nguyen et al., 2024)."""
     return np.flatnonzero(logits >= logits.max() + log(p))
 
 
 def _largest(values: Float32, count: int) -> Indices:
-    """Return the ascending indices of the `count` largest values; of equals the lowest."""
+    """Return the indices, ascending, of the `count` largest values; of equal ones the lowest."""
     smallest = np.partition(values, -count)[-count]
     above = np.flatnonzero(values > smallest)
     equal = np.flatnonzero(values == smallest)[: count - above.size]
@@ -82,7 +82,7 @@ def _largest(values: Float32, count: int) -> Indices:
 
 
 def apply_temperature(logits: Float32, temperature: float) -> Float64:
-    """Divide logits by a temperature above 0, after a shift that makes the largest 0."""
+    """Return logits over a temperature above 0, shifted so that the largest is 0."""
     shifted = logits.astype(np.float64) - logits.max()
     with np.errstate(over="ignore"):  # a tiny temperature leaves -inf: greedy, its limit
         return shifted / temperature
@@ -95,13 +95,13 @@ def softmax(logits: Float32 | Float64) -> Float64:
 
 
 def sample(probabilities: Float64, rng: np.random.Generator) -> int:
-    """Draw an index by inverting the cumulative distribution, with one random number."""
+    """Draw an index by inverting the cumulative distribution, with one random number a call."""
     cumulative = np.cumsum(probabilities)
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
 def sample_rows(logits: Float32, rng: np.random.Generator) -> Indices:
-    """Draw a token for each row of `[rows, vocab]` at temperature 1; the logits are overwritten.
+    """Draw a token for each row of `[rows, vocab]` at temperature 1; overwrite the logits.
 
     The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
     """

@@ -18,7 +18,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64; what is longer is no toke
 
 
 def read_token_file(path: Path, vocab_size: int) -> list[NDArray[np.int64]]:
-    """Read the sequences `[n]` of a token file, none empty, every id in `[0, vocab_size)`.
+    """Return the sequences `[n]` of a token file, none empty, every id in `[0, vocab_size)`.
 
     A name that ends in `.npy` is an array of integers: 1-D is one sequence, 2-D has one a row,
     padded with -1 at either end. Any other name is text.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rbe_cli.api.language_model import Model
+    from rbe_cli.container.reader import Container
     from rbe_cli.evaluation.forward_pass import ForwardPass
     from rbe_cli.kernels.kernel_table import Kernels
     from rbe_cli.model.config import Gpt2Config
@@ -76,22 +77,21 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
+    from rbe_cli.kernels.kernel_table import load_kernels
+
     out = Output(format, quiet, verbose)
     wanted = Wanted(
         top_k=top_k, logprobs=logprobs, perplexity=perplexity, context=context, stride=stride,
         profile=profile, logits=logits, hidden=hidden, force=force,
     )  # fmt: skip
     wanted.check()
+    container = open_rbe(file, offline, out)
     with out.progress() as progress:
-        model, sequences = _load(
-            file, GivenInput(text, text_file, tokens), wanted, out, progress, engine=engine,
-            threads=threads, offline=offline,
-        )  # fmt: skip
+        given = GivenInput(text, text_file, tokens)
+        model, sequences = _load(container, given, wanted, engine, threads, progress)
         with model:
             original = None
             if reference:
-                from rbe_cli.kernels.kernel_table import load_kernels
-
                 kernels = load_kernels(engine, 1 if perplexity else threads)
                 original = _open_reference(reference, model, kernels, offline, out, progress)
             if perplexity:
@@ -141,22 +141,18 @@ class Wanted:
 
 
 def _load(
-    file: str,
+    container: "Container",
     given: GivenInput,
     wanted: Wanted,
-    out: Output,
-    progress: "Progress",
-    *,
     engine: Engine,
     threads: int | None,
-    offline: bool,
+    progress: "Progress",
 ) -> "tuple[Model, list[NDArray[np.int64]]]":
     """Load the model, and read the sequences of token ids that it is to run on."""
     from rbe_cli.api.language_model import Model
     from rbe_cli.engine.warm_up import warm_up
     from rbe_cli.text.stored_tokenizer import load_tokenizer
 
-    container = open_rbe(file, offline, out)
     tokenizer = load_tokenizer(container)
     prompts = read_prompts(
         given, tokenizer, container.config.vocab_size, whole=wanted.perplexity,

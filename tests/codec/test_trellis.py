@@ -11,8 +11,8 @@ from oracles import entropy_decoder
 
 from rbe_cli.codec.ectcq import trellis
 from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, QuantiserOptions
-from rbe_cli.codec.ectcq.trellis_programs import next_state, symbol_of
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
+from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.errors import UsageError
 from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
 from rbe_cli.runtime.native import load

@@ -16,10 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, entropy_tables
+from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, Labels, entropy_tables
 from rbe_cli.errors import UsageError
 
-Labels = NDArray[np.uint8]
 PARITY_CHECKS = {8: (0o13, 0o04), 16: (0o23, 0o04), 32: (0o45, 0o10), 64: (0o103, 0o024)}
 """Number of states -> Ungerboeck's parity-check polynomials h0 and h1."""
 _SMALLEST_LIMIT = 7

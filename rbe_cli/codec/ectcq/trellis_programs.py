@@ -1,4 +1,4 @@
-"""Run the trellis (trellis.py) in compiled code: its states, and the Viterbi search."""
+"""Run the trellis (trellis.py) in compiled code: the Viterbi search."""
 
 from typing import Any
 
@@ -6,27 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.ectcq.trellis import Search
-from rbe_cli.codec.entropy.entropy_model import (
-    ESCAPE,
-    MAX_INTEGER,
-    MAX_LEVEL,
-    MIN_LEVEL,
-    SYMBOL_OFFSET,
-)
+from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL
+from rbe_cli.codec.entropy.symbol_programs import symbol_of
 from rbe_cli.runtime.jit import program_code
-
-
-@program_code
-def next_state(state: int, label: int, q: int, states: int) -> int:
-    """Return the next state: the state shifted by q's lowest bit ^ the label's parity."""
-    return ((state << 1) | ((q ^ label) & 1)) & (states - 1)
-
-
-@program_code
-def symbol_of(q: int, shift: int) -> int:
-    """Return the table symbol of q; `ESCAPE` if its high part is outside the table."""
-    symbol = (q >> shift) + SYMBOL_OFFSET
-    return symbol if 0 <= symbol < ESCAPE else ESCAPE
 
 
 @program_code

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Labels = NDArray[np.uint8]
+"""What a state of a trellis says of the integer after it, `[states]` (`trellis.state_labels`)."""
 PROBABILITY_BITS = 12
 LEVELS_PER_OCTAVE = 8
 MIN_LEVEL = -24  # sigma = 1/8 of a step

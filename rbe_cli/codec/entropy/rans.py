@@ -11,8 +11,7 @@ A single lane codes a vector's integers (codec/vectors/coded_vector.py).
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.trellis import Labels
-from rbe_cli.codec.entropy.entropy_model import entropy_tables
+from rbe_cli.codec.entropy.entropy_model import Labels, entropy_tables
 from rbe_cli.errors import PayloadError
 from rbe_cli.runtime.libraries import RANS_DECODE, RANS_ENCODE, RANS_GET_RUN, RANS_PUT_RUN
 from rbe_cli.runtime.native import load

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.trellis import Labels
-from rbe_cli.codec.ectcq.trellis_programs import next_state, symbol_of
 from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
     ESCAPE_BITS,
@@ -16,6 +14,7 @@ from rbe_cli.codec.entropy.entropy_model import (
     PROBABILITY_BITS,
     SYMBOL_OFFSET,
     SYMBOLS,
+    Labels,
 )
 from rbe_cli.codec.entropy.rans import (
     LANES,
@@ -26,6 +25,7 @@ from rbe_cli.codec.entropy.rans import (
     States,
     Words,
 )
+from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.runtime.jit import program_code
 
 _int64: Callable[..., Any] = np.int64  # to compiled code, all integers here are its int

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.column_blocks import SEGMENT
-from rbe_cli.codec.ectcq.feedback_programs import add_product
 from rbe_cli.codec.fixed.fixed_encoder import CELLS, Quantiser
 from rbe_cli.codec.fixed.fixed_matrix import StepLevels
+from rbe_cli.codec.product_programs import add_product
 from rbe_cli.runtime.jit import program_code
 
 Float32 = NDArray[np.float32]

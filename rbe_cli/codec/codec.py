@@ -1,4 +1,4 @@
-"""Define what a codec is: everything that the rest of the program knows of one.
+"""Define what a codec is: everything that the rest of the program knows about one.
 
 A codec turns a tensor into bytes and back. The registry (registry.py) lists all of them; no
 other code compares the names of codecs. Importing this module imports neither numpy nor any
@@ -26,12 +26,12 @@ Data = bytes | memoryview
 
 @dataclass(frozen=True)
 class CodecOptions:
-    """Hold what the settings ask of one tensor's codec. Each codec reads what concerns it.
+    """The settings of one tensor's codec. Each codec reads the fields that concern it.
 
     Attributes:
-        bits: bits a weight; None for a share of the file's target.
+        bits: bits per weight; None for a share of the file's target.
         block: rows and columns of the blocks of `classic`.
-        states: states of the trellis of `ectcq`.
+        states: number of states of the trellis of `ectcq`.
         max_integer: largest integer that `ectcq` may use; None for all that it can code.
         is_asked: whether the settings name the codec, so that no other may take its place.
     """
@@ -45,13 +45,13 @@ class CodecOptions:
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """Tell an encoder what it needs beside the values.
+    """What an encoder needs beside the values.
 
     Attributes:
-        options: of the tensor.
-        rate: about the bits a weight that a matrix without bits of its own should have.
-        cost: what an error in each weight costs; None if that was not measured.
-        step: quantisation step; None if the codec finds its own.
+        options: the options of the tensor.
+        rate: about the bits per weight of a matrix whose options give no bits.
+        cost: the cost of an error in each weight; None if it was not measured.
+        step: the quantisation step; None if the codec finds its own.
     """
 
     options: CodecOptions = CodecOptions()
@@ -101,27 +101,27 @@ class Codec(ABC):
     fixed_parameters: ClassVar[frozenset[str]] = frozenset()
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """Pickle the codec by its name: a process has one object a codec."""
+        """Pickle the codec by its name, because a process has one object for each codec."""
         from rbe_cli.codec.registry import codec_named
 
         return codec_named, (self.name,)
 
     def exact_bytes(self, shape: Shape) -> int | None:
-        """Return the bytes of a tensor where they follow from its shape, else None."""
+        """Return the bytes of a tensor if they follow from its shape, else None."""
         return None
 
     def check_range(self, options: CodecOptions) -> None:  # noqa: B027 - most have no options
         """Refuse values of this codec's own options that are out of range.
 
         Raises:
-            UsageError: naming the option and its value.
+            UsageError: a value is out of range. The message names the option and the value.
         """
 
     def check_bits(self, options: CodecOptions) -> None:  # noqa: B027 - most take any number
-        """Refuse a number of bits at which this codec, which was chosen, cannot encode.
+        """Refuse a number of bits at which this codec cannot encode.
 
         Raises:
-            UsageError: naming what it needs.
+            UsageError: the codec cannot encode at this number. The message says what it needs.
         """
 
     @abstractmethod
@@ -133,11 +133,11 @@ class Codec(ABC):
         """
 
     def resident(self, data: Data, shape: Shape) -> "Weight":
-        """Return the form in which a model keeps the tensor in memory. Raises as `decode`."""
+        """Return the form in which a model keeps the tensor in memory. It raises as `decode`."""
         return self.decode(data, shape)
 
     def coded(self, data: Data, shape: Shape) -> "CodedMatrix | None":
-        """Return a matrix that stays encoded in memory, or None where the codec has no such form.
+        """Return a matrix that stays encoded in memory, or None if the codec has no such form.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -153,7 +153,7 @@ class Codec(ABC):
         """
 
     def expected_bits(self, options: CodecOptions, rate: float) -> float:
-        """Return about the bits a weight, in a file whose free matrices have `rate`."""
+        """Return about the bits per weight, in a file whose free matrices have `rate`."""
         return rate if options.bits is None else options.bits
 
     def job_like(
@@ -185,11 +185,11 @@ class Codec(ABC):
         """Return the power of errors that plain rounding should make, over that of the weights.
 
         Args:
-            bits: bits a weight that the tensor takes.
+            bits: bits per weight that the tensor takes.
             shape: shape of the tensor.
-            options: of the tensor.
-            relative_error: what the codec's error is, a relative Frobenius norm. It is the
-                answer where no law of the rate is known.
+            options: the options of the tensor.
+            relative_error: the codec's error, a relative Frobenius norm. It gives the answer if
+                no law for the rate is known.
         """
         return min(relative_error**2, 1.0)
 
@@ -197,8 +197,8 @@ class Codec(ABC):
 class SteppedCodec(Codec):
     """Define a codec of matrices whose size follows from a quantisation step.
 
-    Rate control finds the steps at which a file has its size. It encodes parts of a matrix side
-    by side, and foretells the size of a matrix from a sample of its columns.
+    Rate control finds the steps at which a file has the wanted size. It encodes the parts of a
+    matrix in parallel, and predicts the size of a matrix from a sample of its columns.
     """
 
     @abstractmethod
@@ -223,11 +223,11 @@ class SteppedCodec(Codec):
 
     @abstractmethod
     def sampled_bits(self, *arguments: Any) -> float:
-        """Return the bits a weight of a sample, without what only whole matrices have."""
+        """Return the bits per weight of a sample, without the parts that only matrices have."""
 
     @abstractmethod
     def side_bits(self, shape: Shape) -> float:
-        """Return about the bits of headers and scales, which do not make weights finer."""
+        """Return about the bits of headers and scales, which do not make the weights finer."""
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
         """Encode a matrix part by part."""

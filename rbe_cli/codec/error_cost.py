@@ -1,9 +1,9 @@
-"""Measure what an error in each weight of a matrix costs the model.
+"""Describe what an error in each weight of a matrix costs the model.
 
-The model's loss grows by tr(E^T H E G) / 2 when a matrix errs by E: H is the second moment of
-its inputs, G that of the loss's gradient with respect to its outputs (a Kronecker-factored
-Fisher matrix; Martens and Grosse 2015). Encoders take both as factors: H = L D L^T and
-G = M C M^T, with L and M unit lower triangular (ectcq/error_feedback.py).
+An error E in a matrix increases the loss of the model by about tr(E^T H E G) / 2. H is the second
+moment of the matrix's inputs, and G that of the gradient of the loss with respect to its outputs
+(Kronecker factors of the Fisher matrix; Martens and Grosse 2015). Encoders use the factors
+H = L D L^T and G = M C M^T, with L and M unit lower triangular (ectcq/error_feedback.py).
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, trellis_order
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 _NONE = np.zeros((0, 0), np.float32)
-_LEAST_DAMPING = 1e-9  # of the mean diagonal: what is tried first where none was asked for
+_LEAST_DAMPING = 1e-9  # relative to the mean diagonal: the first attempt if no damping is wanted
 
 
 @dataclass(frozen=True)
 class InputFactor:
-    """Hold H's factors in the order of quantisation.
+    """The factors of H, in the order of quantisation.
 
     Attributes:
-        order: int64 `[K]`, row indices by ascending H_ii; quantised from the last.
-        lower: float32 `[K, K]`, L in that order; `[0, 0]` where H is the identity.
+        order: int64 `[K]`, row indices by ascending H_ii. The last row is quantised first.
+        lower: float32 `[K, K]`, L in that order; `[0, 0]` if H is the identity.
         diagonal: float64 `[K]`, D in that order.
-        damping: what was added to H's diagonal.
+        damping: what was added to the diagonal of H.
     """
 
     order: NDArray[np.int64]
@@ -39,7 +39,7 @@ class InputFactor:
 
     @classmethod
     def identity(cls, rows: int) -> "InputFactor":
-        """Return the factor of inputs that are uncorrelated and of variance 1."""
+        """Return the factor of inputs that are uncorrelated and have variance 1."""
         return cls(np.arange(rows), _NONE, np.ones(rows), 0.0)
 
     @classmethod
@@ -47,8 +47,11 @@ class InputFactor:
         """Factor H + damping mean(diag H) I, with more damping if that is singular.
 
         Args:
-            moment: H, symmetric, `[K, K]`; all of it may be zero.
+            moment: H, symmetric, `[K, K]`. It may be zero.
             damping: at least 0.
+
+        Raises:
+            ValueError: the moment is not finite.
         """
         order = np.argsort(np.diag(moment), kind="stable")
         cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping)
@@ -57,7 +60,11 @@ class InputFactor:
         return cls(order, lower, root**2, added)
 
     def output_power(self, change: Float32) -> float:
-        """Return tr(C^T H C): the mean squares of inputs times C `[K, N]`, summed over outputs."""
+        """Return tr(C^T H C), the mean squared norm of the outputs that a change of weights makes.
+
+        Args:
+            change: C, float32 `[K, N]`.
+        """
         ordered = change[self.order]
         transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
         rows = np.einsum("kn,kn->k", transformed, transformed, dtype=np.float64)
@@ -67,12 +74,12 @@ class InputFactor:
 
 @dataclass(frozen=True)
 class OutputFactor:
-    """Hold G's factors for the columns of a block, in the trellis's order.
+    """The factors of G for the columns of a block, in the order of the trellis.
 
     Attributes:
-        mixing: float32 `[B, B]`, M transposed: row j holds what column j's error adds to the
-            later columns' targets; `[0, 0]` where G is diagonal. Columns of a segment are not
-            mixed: they are written together.
+        mixing: float32 `[B, B]`, M transposed. Row j holds what an error of column j adds to the
+            targets of later columns. It is `[0, 0]` if G is diagonal. Columns of the same
+            segment are not mixed, because they are quantised together.
         diagonal: float64 `[B]`, C.
     """
 
@@ -81,12 +88,12 @@ class OutputFactor:
 
     @classmethod
     def identity(cls, columns: int) -> "OutputFactor":
-        """Return the factor of outputs that all matter equally."""
+        """Return the factor of outputs that are all equally important."""
         return cls(_NONE, np.ones(columns))
 
     @classmethod
     def from_importance(cls, importance: Float64) -> "OutputFactor":
-        """Return the factor of a diagonal G, positive, `[B]`."""
+        """Return the factor of a diagonal G, given its positive diagonal `[B]`."""
         return cls(_NONE, importance[trellis_order(len(importance))])
 
     @classmethod
@@ -94,10 +101,13 @@ class OutputFactor:
         """Factor G + damping mean(diag G) I, with more damping if that is singular.
 
         Args:
-            moment: G, symmetric, `[B, B]`; all of it may be zero.
+            moment: G, symmetric, `[B, B]`. It may be zero.
             damping: at least 0.
+
+        Raises:
+            ValueError: the moment is not finite.
         """
-        # The first column to be written is eliminated last: G is factored back to front.
+        # The column quantised first is eliminated last: G is factored from the last to the first.
         order = trellis_order(len(moment))[::-1]
         cholesky, _ = damped_cholesky(moment[np.ix_(order, order)], damping)
         mixing = np.zeros_like(cholesky)
@@ -112,16 +122,22 @@ class OutputFactor:
 
 
 def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
-    """Return the Cholesky factor of a moment with a damped diagonal, and what was added to it.
+    """Return the Cholesky factor of a damped moment, and what was added to its diagonal.
 
-    Rounding errors in a moment can make it indefinite by more than the damping, above all one
-    of few tokens or of channels of very different size. Exactly computed, no conditional
-    variance is below what was added; where one is below half of that, rounding errors decide
-    it, and the damping is raised until none is.
+    `damping` times the mean diagonal is added. Rounding errors can make a moment indefinite by
+    more than that, above all a moment of few tokens, or of channels of very different size.
+    Computed exactly, no squared diagonal element of the factor is below what was added. If one is
+    below half of it, it is mostly rounding error, and the damping is raised.
 
     Args:
-        moment: symmetric, finite, `[n, n]`; for one of zeros, the mean is taken to be 1.
+        moment: symmetric, `[n, n]`. If it is zero, its mean diagonal is taken as 1.
         damping: at least 0.
+
+    Returns:
+        The factor, float64 `[n, n]`, lower triangular, and the number that was added.
+
+    Raises:
+        ValueError: the moment is not finite.
     """
     damped = moment.astype(np.float64)
     if not np.isfinite(damped).all():
@@ -143,11 +159,11 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
 
 @dataclass(frozen=True)
 class ErrorCost:
-    """Hold what an error in a matrix `[K, N]` costs.
+    """The cost of errors in a matrix `[K, N]`.
 
     Attributes:
-        inputs: by its row.
-        outputs: by its column, for each column block.
+        inputs: the cost by row.
+        outputs: the cost by column, for each column block.
     """
 
     inputs: InputFactor
@@ -155,24 +171,27 @@ class ErrorCost:
 
     @classmethod
     def even(cls, shape: tuple[int, ...]) -> "ErrorCost":
-        """Return the cost where all inputs and outputs of a matrix `[K, N]` matter equally."""
+        """Return the cost if all inputs and outputs of a matrix `[K, N]` are equally important."""
         blocks = column_blocks(shape[1])
         outputs = tuple(OutputFactor.identity(part.stop - part.start) for part in blocks)
         return cls(InputFactor.identity(shape[0]), outputs)
 
     @cached_property
     def unit(self) -> float:
-        """Return the columns' geometric mean of C."""
+        """Return the geometric mean of C over all columns."""
         logs = [np.log(factor.diagonal) for factor in self.outputs]
         return float(np.exp(np.mean(np.concatenate(logs))))
 
     @cached_property
     def unit_step(self) -> float:
-        """Return the step of a column of C = `unit` where an error costs a set amount."""
+        """Return the step, in a column with C = `unit`, at which an error of one step costs 1.
+
+        D is averaged over the rows, and the factor 1/2 of the loss is left out.
+        """
         return float(1 / np.sqrt(self.unit * np.mean(self.inputs.diagonal)))
 
     def columns(self, chosen: NDArray[np.int64]) -> OutputFactor:
-        """Return C of some columns, by themselves."""
+        """Return C of the columns with the indices `chosen`, without their mixing."""
         parts = []
         for factor in self.outputs:
             part = np.empty(factor.diagonal.size)
@@ -181,7 +200,7 @@ class ErrorCost:
         return OutputFactor.from_importance(np.concatenate(parts)[chosen])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that a work folder keeps."""
+        """Return the cost as arrays for a work folder."""
         arrays: dict[str, NDArray[Any]] = {
             "order": self.inputs.order,
             "lower": self.inputs.lower,
@@ -195,7 +214,7 @@ class ErrorCost:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ErrorCost":
-        """Return the cost that `to_arrays` has turned into arrays."""
+        """Return the cost that `to_arrays` gave as arrays."""
         damping = float(arrays["damping"])
         inputs = InputFactor(arrays["order"], arrays["lower"], arrays["diagonal"], damping)
         blocks = sum(name.startswith("mixing-") for name in arrays)

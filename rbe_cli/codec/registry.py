@@ -17,7 +17,7 @@ def codec_named(name: str) -> Codec:
     """Return a codec of the registry.
 
     Raises:
-        KeyError: there is none of this name. Readers check names first (container/validate.py).
+        KeyError: there is no codec of this name. Readers check it first (container/validate.py).
     """
     return CODECS[name]
 

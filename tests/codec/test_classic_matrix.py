@@ -23,7 +23,7 @@ def gaussian(shape, seed=0):
 
 
 def smooth(shape, seed=0):
-    """A few slow waves on a slope, float32."""
+    """Return a few slow waves on a slope, float32."""
     rng = np.random.default_rng(seed)
     x, y = np.meshgrid(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[0]))
     surface = 0.3 * x - 0.2 * y + 0.4 * x * y
@@ -37,7 +37,7 @@ def relative_error(weights, decoded):
 
 
 def plain_decode(matrix):
-    """The sums of the module's docstring, a coefficient at a time."""
+    """Decode with the sums of the module's docstring, one coefficient at a time."""
     rows, columns = matrix.shape
     out, blocks = np.zeros(matrix.shape), iter(matrix.blocks)
     for top in range(0, rows, matrix.block):
@@ -120,7 +120,7 @@ def test_a_surface_of_the_eight_functions_needs_no_residual():
 
 
 def waves(index):
-    """What one basis of transforms writes with few coefficients."""
+    """Return a matrix that one transform represents with few coefficients."""
     inverse = transform(TRANSFORMS[index], 64)[1]
     coefficients = np.zeros((64, 64))
     coefficients[[9, 20, 33, 50], [40, 60, 17, 35]] = [5, -6, 7, 8]
@@ -135,7 +135,7 @@ def test_the_transform_that_errs_least_is_taken(index):
 
 @cache
 def ectcq_error(seed, bits):
-    """Relative error of the trellis on smooth weights, without feedback, at `bits` at least."""
+    """Return the relative error of `ectcq` on smooth weights, without feedback, at >= `bits`."""
     weights = smooth((256, 256), seed)
     step = float(weights.std()) * 2.0 ** (1.05 - bits)
     while True:
@@ -147,7 +147,7 @@ def ectcq_error(seed, bits):
 
 
 def round_to_nearest(weights, bits):
-    """Symmetric, a scale for each column: `[K, N]`."""
+    """Round weights `[K, N]` to the nearest level, symmetrically, with one scale per column."""
     largest = 2 ** (bits - 1) - 1
     scale = np.abs(weights).max(axis=0) / largest
     return np.rint(weights / scale) * scale
@@ -162,7 +162,7 @@ def test_smooth_weights_are_written_far_better_than_by_others(bits):
 
 
 def test_smoothness_is_all_that_helps():
-    """The surface of a 64 x 64 block of white noise has 8 of its 4096 dimensions."""
+    """The surface of a 64 x 64 block of white noise spans 8 of its 4096 dimensions."""
     weights = gaussian((512, 512))
     surface = ClassicMatrix.encode(weights, 0.0).decode()
     captured = 1 - relative_error(weights, surface) ** 2
@@ -235,9 +235,9 @@ FIRST = 2 + 35 * BLOCKS  # where the first block's indices begin
 @pytest.mark.parametrize(
     ("offset", "content", "message"),
     [
-        (0, np.uint16(15).tobytes(), "blocks are 15 wide"),
-        (0, np.uint16(257).tobytes(), "blocks are 257 wide"),
-        (2, b"\x03", "names the transform 3"),
+        (0, np.uint16(15).tobytes(), "blocks of 15 columns"),
+        (0, np.uint16(257).tobytes(), "blocks of 257 columns"),
+        (2, b"\x03", "unknown transform 3"),
         (2 + BLOCKS, b"\xff\xff", "do not fill"),
         (2 + 3 * BLOCKS, np.float32(np.nan).tobytes(), "NaN or infinite"),
         (FIRST, b"\xff\xff", "do not ascend"),

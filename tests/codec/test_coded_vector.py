@@ -32,7 +32,7 @@ def gaussian(size, seed=0):
 
 
 def outcome(decoder, *arguments):
-    """What is decoded, or None if it is refused."""
+    """Return what is decoded, or None if it is refused."""
     try:
         return decoder(*arguments)
     except PayloadError:
@@ -56,7 +56,7 @@ def test_a_coded_value_errs_by_half_a_step_at_most(values, step):
 
 @given(values=VALUES, step=STEPS)
 def test_any_vector_can_be_coded(values, step):
-    """Only what lies more than 32767 steps from the median is clipped."""
+    """Only values more than 32767 steps from the median are clipped."""
     data = encode_vector(values, step)
     found = outcome(decode_vector, data, values.shape, "coded")
     if found is None:  # a step beyond the largest float32
@@ -70,7 +70,7 @@ def test_any_vector_can_be_coded(values, step):
 
 @pytest.mark.parametrize(("fraction", "bits"), [(16, 6.05), (64, 8.05)])
 def test_size_is_that_of_the_differential_entropy(fraction, bits):
-    """log2(sigma sqrt(2 pi e) / step) bits a value (Gish and Pierce 1968), and 14 bytes."""
+    """It is log2(sigma sqrt(2 pi e) / step) bits per value (Gish and Pierce 1968), and 14 bytes."""
     values = gaussian(4096)
     data = encode_vector(values, 1 / fraction)
     assert 8 * (len(data) - 14) / values.size == pytest.approx(bits, rel=0.02)

@@ -36,7 +36,7 @@ def test_a_segment_s_columns_are_as_far_apart_as_can_be(segments):
 
 @given(st.integers(SEGMENT + 1, MAX_COLUMNS))
 def test_neighbours_are_written_one_after_the_other(width):
-    """About a segment's length apart, but for the ends of a stride."""
+    """Neighbours are about one segment apart in the order, except at the ends of a stride."""
     position = np.argsort(trellis_order(width))
     distances = np.abs(np.diff(position))
     assert distances.min() >= width // -(-width // SEGMENT) - 1

@@ -24,21 +24,21 @@ from rbe_cli.errors import PayloadError
 
 
 def joined(blocks):
-    """(integers, steps) of a whole matrix, from its blocks'."""
+    """Join the (integers, steps) of blocks to those of the whole matrix."""
     integers, steps = zip(*blocks, strict=True)
     return np.hstack(integers), np.concatenate(steps)
 
 
 def decode(matrix):
-    """Integers `[K, N]` and the steps of the columns `[N]`."""
+    """Return the integers `[K, N]` and the steps of the columns `[N]`."""
     return joined((integers, steps) for _, integers, steps in matrix.decoded_blocks())
 
 
 def reference_decode(matrix):
-    """The same, by the oracle.
+    """Return the same, decoded by the oracle.
 
     Raises:
-        PayloadError: as the oracle, or a weight may be infinite.
+        PayloadError: the oracle refuses the matrix, or a weight might be infinite.
     """
     integers, steps = entropy_decoder.decode_integers(matrix)
     if (steps.astype(np.float64) * MAX_INTEGER > np.finfo(np.float32).max).any():
@@ -47,7 +47,7 @@ def reference_decode(matrix):
 
 
 def outcome(data, shape, decoder):
-    """What bytes decode to; None if they are refused."""
+    """Return what bytes decode to, or None if they are refused."""
     try:
         return decoder(EncodedMatrix.from_bytes(data, shape))
     except PayloadError:
@@ -105,7 +105,7 @@ def test_each_column_has_the_step_of_its_importance(columns):
 
 @pytest.mark.parametrize("columns", [1, 7, 70, 1025])
 def test_tuned_steps_are_decoded_as_by_the_oracle(columns):
-    """Steps after tuning are kept in 32nds of an octave, not in eighths."""
+    """Tuned steps are stored in 32nds of an octave instead of eighths."""
     factors = np.exp2(np.linspace(-1, 1, columns, dtype=np.float32))
     matrix = encode(gaussian((40, columns)), 0.3).rescaled(factors)
     read = EncodedMatrix.from_bytes(matrix.to_bytes(), matrix.shape)
@@ -221,7 +221,7 @@ def test_a_trellis_that_is_none_is_refused(states):
 
 
 def forged(step, level, resolution=LEVELS_PER_OCTAVE):
-    """A matrix of zeros whose columns' steps are level / resolution octaves over `step`."""
+    """Return a matrix of zeros whose column steps are level / resolution octaves above `step`."""
     levels = np.full(5, level, np.int16)
     rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
     models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
@@ -234,7 +234,7 @@ def forged(step, level, resolution=LEVELS_PER_OCTAVE):
 @pytest.mark.parametrize("resolution", [8, 32])
 @pytest.mark.parametrize("decoder", [decode, entropy_decoder.decode_integers])
 def test_a_level_is_a_fraction_of_an_octave(decoder, resolution):
-    """docs/FORMAT.md: 8 levels an octave, or 32 after tuning."""
+    """docs/FORMAT.md states 8 levels per octave, or 32 after tuning."""
     for octaves in (-2, 0, 1, 3):
         data = forged(0.5, octaves * resolution, resolution)
         _, steps = decoder(EncodedMatrix.from_bytes(data, (9, 5)))

@@ -36,7 +36,7 @@ def test_gaussian_weights_come_near_the_rate_distortion_bound(bits):
 
 
 def test_scales_of_rows_and_columns_are_known_to_the_coder():
-    """Where sigma_ij = r_i c_j, the bound is that of the geometric mean of all sigmas."""
+    """If sigma_ij = r_i c_j, the geometric mean of all sigmas gives the bound."""
     rng = np.random.default_rng(0)
     octaves = rng.normal(0, 0.7, (256, 1)) + rng.normal(0, 0.7, 1024)
     octaves -= octaves.mean()
@@ -48,7 +48,7 @@ def test_scales_of_rows_and_columns_are_known_to_the_coder():
 
 
 def attention_matrices(source):
-    """Weights of several scales, by rows and columns."""
+    """Return weights whose scales differ by rows and columns."""
     if source == "OpenAI":
         tensors = load_file(GPT2_ATTENTION)
         return [tensors[f"h.{h}.attn.{part}.weight"] for h in (0, 5, 11) for part in "qkv"]
@@ -62,7 +62,7 @@ def attention_matrices(source):
 @pytest.mark.parametrize("source", ["random"] + ["OpenAI"] * GPT2_ATTENTION.exists())
 @pytest.mark.parametrize("bits", [2, 4])
 def test_attention_s_matrices_are_written_as_well_as_gaussian_ones(source, bits):
-    """At most 2 ** -rate of the weights' norm is lost, the bound of a single Gaussian."""
+    """The relative error is at most 2 ** -rate, the bound of Gaussian weights of one scale."""
     lost = []
     for weights in attention_matrices(source):
         matrix = encode(weights, float(weights.std()) * 2.0 ** (1 - bits))
@@ -88,7 +88,7 @@ def test_more_states_err_less_at_the_same_rate():
     states=st.sampled_from(list(PARITY_CHECKS)),
 )
 def test_no_integer_leaves_a_limited_alphabet(octaves, correlation, largest, states):
-    """Whatever errors are fed back, and however far the weights reach beyond it."""
+    """The limit holds for any feedback, and for weights far beyond it."""
     weights = np.exp2(octaves).astype(np.float32) * gaussian((30, 70))
     rows, columns = (
         (correlation + (1 - correlation) * np.eye(size)).astype(np.float32) for size in (30, 70)

@@ -74,6 +74,6 @@ def test_gaussian_integers_cost_hardly_more_than_their_entropy(sigma, z):
 
 
 def test_tables_are_those_that_files_were_written_with():
-    """Another table decodes old files to other weights: a change is a new codec version."""
+    """Other tables would decode old files to other weights: a change needs a new codec version."""
     tables = TABLES.frequency.astype("<u2").tobytes() + TABLES.shift.astype("<i8").tobytes()
     assert xxhash.xxh3_64_hexdigest(tables) == "42910bac35688f5e"

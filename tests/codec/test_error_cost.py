@@ -1,4 +1,4 @@
-"""The factors of second moments that error feedback takes, of any moment."""
+"""Test the factors of second moments that error feedback uses, for any moment."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 
 
 def damped(moment, damping):
-    """The moment with `damping` times its mean diagonal added, float64."""
+    """Return the moment with `damping` times its mean diagonal added, float64."""
     moment = moment.astype(np.float64)
     return moment + damping * np.diag(moment).mean() * np.eye(len(moment))
 
@@ -55,7 +55,7 @@ def test_output_power_is_that_of_the_moment(rows, columns, seed):
     damping=DAMPING,
 )  # fmt: skip
 def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damping):
-    """G = M C M^T, in the trellis's order, with C block diagonal in its segments."""
+    """G = M C M^T holds in the trellis's order, with C block diagonal in the segments."""
     moment = correlated(columns, seed, min(rank, columns))
     factor = OutputFactor.from_moment(moment, damping)
     order, segment = trellis_order(columns), np.arange(columns) // SEGMENT
@@ -76,7 +76,7 @@ def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damp
 
 
 def test_an_output_factor_s_segments_are_left_only_what_later_ones_cannot_mend():
-    """C_n is at most G_nn, and less where columns of later segments go along with column n."""
+    """C_n is at most G_nn, and less if columns of later segments are correlated with column n."""
     moment = correlated(2 * SEGMENT, 0)
     factor = OutputFactor.from_moment(moment, 0.01)
     whole = np.diag(damped(moment, 0.01))[trellis_order(2 * SEGMENT)]
@@ -104,7 +104,7 @@ SCALES = st.sampled_from([1e-30, 1e-12, 1.0, 1e12, 1e30])
 
 
 def degenerate(kind, size, seed):
-    """A moment `[size, size]`, float64, that rounding or too few tokens have made singular."""
+    """Return a moment, float64 `[size, size]`, singular by rounding or by too few tokens."""
     rng = np.random.default_rng(seed)
     moment = correlated(size, seed).astype(np.float64)
     if kind == "zeros":
@@ -158,7 +158,7 @@ def test_factors_of_any_moment_are_finite_and_positive(kind, size, seed, scale):
     columns=st.integers(1, 70), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_errors_that_are_fed_back_are_never_clipped(kinds, rows, columns, seed):
-    """At 12 bits a weight, with the least damping that the tool uses."""
+    """Use 12 bits per weight, with the least damping that the tool uses."""
     inputs = InputFactor.from_moment(degenerate(kinds[0], rows, seed), 0.2 / 2**8)
     outputs = OutputFactor.from_moment(degenerate(kinds[1], columns, seed), 0.6 / 2**8)
     weights = random_weights(rows, columns, seed)

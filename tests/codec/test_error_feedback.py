@@ -1,4 +1,4 @@
-"""Feedback through inputs and outputs: its integers, and what it is worth."""
+"""Test error feedback through inputs and outputs: its integers, and how much it saves."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def encoded(weights, step, inputs, outputs):
 
 
 def loss(weights, matrix, inputs, outputs):
-    """tr(E^T H E G) of what encoding changed."""
+    """Return tr(E^T H E G) of the change by encoding."""
     change = (weights - matrix.decode()).astype(np.float64)
     return np.sum((inputs.astype(np.float64) @ change) * (change @ outputs.astype(np.float64)))
 
@@ -41,7 +41,7 @@ def loss(weights, matrix, inputs, outputs):
 
 
 def quantised_stretch(target, row_level, column_levels, state, options):
-    """(integers, end state)."""
+    """Return (integers, end state)."""
     out = np.empty(len(target), np.int32)
     search = make_search(len(target), options, RATE_WEIGHT)
     (quantise_segment,) = load([QUANTISE_SEGMENT])
@@ -50,10 +50,10 @@ def quantised_stretch(target, row_level, column_levels, state, options):
 
 
 def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):
-    """Both feedbacks as they are written down, a weight at a time, in float64.
+    """Apply both feedbacks by their definition, one weight at a time, in float64.
 
-    A weight's target adds to it u_kj M_jn of the columns before, u = L^T E being the errors
-    with those of the rows below, and this row's own part of u.
+    The target of a weight is the weight, plus u_kj M_jn of the columns before, with u = L^T E the
+    errors combined with those of the rows below, plus this row's own part of u.
     """
     rows, width = weights.shape
     steps = step * 2.0 ** (step_levels / LEVELS_PER_OCTAVE)
@@ -82,7 +82,7 @@ def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIO
 
 
 def dyadic_factors(rows, width, rng):
-    """Factors of few and small multiples of powers of two, not those of any moment."""
+    """Return factors that are small multiples of powers of two, and of no real moment."""
     below = np.tril(rng.integers(-2, 3, (rows, rows)) / 8, -1)
     lower = below * (rng.random((rows, rows)) < 0.1) + np.eye(rows)
     inputs = InputFactor(
@@ -104,7 +104,7 @@ def dyadic_factors(rows, width, rng):
     ),
 )
 def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, options):
-    """All numbers are small multiples of powers of two, so that no sum is ever rounded."""
+    """All numbers are small multiples of powers of two, so that no sum is rounded."""
     rng = np.random.default_rng(seed)
     weights = (rng.integers(-200, 200, (rows, columns)) / 64).astype(np.float32)
     step_levels = (LEVELS_PER_OCTAVE * rng.integers(-1, 2, columns)).astype(np.int16)
@@ -121,7 +121,7 @@ def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, 
     equal=st.booleans(),
 )
 def test_uncorrelated_inputs_feed_nothing_back(rows, columns, seed, equal):
-    """Only the order of the rows differs, and rows are quantised each by itself."""
+    """Only the order of the rows differs, and each row is quantised by itself."""
     rng, weights = np.random.default_rng(seed), random_weights(rows, columns, seed)
     levels = rng.integers(-9, 9, columns).astype(np.int16)
     moment = np.diag(np.ones(rows) if equal else rng.uniform(0.1, 9, rows)).astype(np.float32)
@@ -156,7 +156,7 @@ def test_feedback_does_not_change_what_is_asked_for():
 
 
 def saving(weights, step, moments, plain, fed_back):
-    """Squared errors of the plain factors over those with feedback, at the same rate."""
+    """Return squared errors with plain factors over those with feedback, at the same rate."""
     without, with_feedback = (encoded(weights, step, *factors) for factors in (plain, fed_back))
     bits = 8 * (with_feedback.nbytes - without.nbytes) / weights.size
     # A bit a weight divides squared errors by 4.
@@ -176,7 +176,7 @@ def test_feedback_through_the_inputs_lowers_the_loss(step, decay):
 @pytest.mark.parametrize("step", [1.0, 0.25, 0.06])
 @pytest.mark.parametrize("decay", [0.5, 1.0])
 def test_feedback_through_the_outputs_lowers_the_loss(step, decay):
-    """Beyond what steps by the columns' own importance save."""
+    """The saving is in addition to that of steps by the columns' own importance."""
     weights, moment = random_weights(100, 160, 0), correlated(160, 0, decay=decay)
     inputs = InputFactor.identity(100)
     plain = inputs, OutputFactor.from_importance(np.diag(moment).astype(np.float64))
@@ -193,7 +193,7 @@ def test_the_two_feedbacks_add_up(step):
 
 
 def test_columns_that_matter_more_have_finer_steps():
-    """Each column's loss is then about the same."""
+    """The loss of each column is then about the same."""
     importance = 4.0 ** (np.arange(512) % 4)
     weights = random_weights(50, 512, 0)
     outputs = OutputFactor.from_importance(importance)

@@ -1,4 +1,4 @@
-"""What every codec of the registry promises, whatever it is."""
+"""Test what every codec of the registry must do."""
 
 import pickle
 

@@ -14,13 +14,13 @@ BITS = sorted(LAYOUTS)
 
 
 def table(bits):
-    """All levels, ascending."""
+    """Return all levels, ascending."""
     return LAYOUTS[bits].levels[1 if bits == 8 else 0 :]
 
 
 @cache
 def correlated(size, seed, decay=1.0):
-    """X^T X / n, float32 `[size, size]`, of vectors whose spectrum falls as 1 / k ** decay."""
+    """Return X^T X / n, float32 `[size, size]`, with a spectrum that falls as 1 / k ** decay."""
     rng = np.random.default_rng(seed)
     basis, _ = np.linalg.qr(rng.normal(size=(size, size)))
     vectors = rng.normal(size=(8 * size, size)) * np.arange(1, size + 1.0) ** -decay @ basis
@@ -32,13 +32,13 @@ def random_weights(rows, columns, seed):
 
 
 def plain(shape):
-    """Factors of errors that all cost alike."""
+    """Return the factors of errors that all cost the same."""
     widths = [part.stop - part.start for part in column_blocks(shape[1])]
     return InputFactor.identity(shape[0]), tuple(OutputFactor.identity(width) for width in widths)
 
 
 def fed_back(inputs, outputs, shape):
-    """Factors of the moments, each the identity if None."""
+    """Return the factors of the moments, which are the identity if None."""
     rows, columns = plain(shape)
     return (
         rows if inputs is None else InputFactor.from_moment(inputs, 0.01),
@@ -51,12 +51,12 @@ def fed_back(inputs, outputs, shape):
 
 
 def damped(moment):
-    """As `fed_back` has it."""
+    """Return the moment with the damping that `fed_back` uses."""
     return moment + 0.01 * (np.diag(moment).mean(dtype=np.float64) or 1.0) * np.eye(len(moment))
 
 
 def loss(weights, matrix, inputs, outputs):
-    """tr(E^T H E G) of what encoding changed."""
+    """Return tr(E^T H E G) of the change by encoding."""
     change = (weights - matrix.decode()).astype(np.float64)
     return np.sum((inputs.astype(np.float64) @ change) * (change @ outputs.astype(np.float64)))
 
@@ -74,9 +74,9 @@ def test_a_cell_has_the_nearest_level(bits):
 
 
 def targets(weights, matrix, inputs, outputs):
-    """(what each code was to stand for, the same without feedback from columns), float64.
+    """Return (the target of each code, the same without feedback from columns), float64.
 
-    From the errors of the whole matrix, by the definition in codec/ectcq/error_feedback.py.
+    They are computed from the errors of the whole matrix, as codec/ectcq/error_feedback.py defines.
     """
     errors = (weights.astype(np.float64) - matrix.decode())[inputs.order]
     lower = inputs.lower.astype(np.float64) if inputs.lower.size else np.eye(len(weights))
@@ -141,7 +141,7 @@ def test_another_step_of_a_row_would_err_more(bits):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_scales_of_rows_and_columns_are_divided_out(bits):
-    """A matrix of any scales errs no more than noise of one scale does."""
+    """The error of a matrix with any scales is at most that of noise with one scale."""
     rng, noise = np.random.default_rng(0), random_weights(200, 300, 0)
     scaled = noise * np.exp(rng.normal(size=(200, 1))) * np.exp(rng.normal(size=300))
     for weights in (noise, scaled.astype(np.float32)):

@@ -16,7 +16,7 @@ SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 200))
 
 
 def encoded(weights, bits):
-    """Of errors that all cost alike, in one block."""
+    """Encode in one block, with errors that all cost the same."""
     rows, columns = weights.shape
     return encode_matrix(
         weights, bits, InputFactor.identity(rows), (OutputFactor.identity(columns),)
@@ -24,7 +24,7 @@ def encoded(weights, bits):
 
 
 def random_payload(rng, shape, bits, unit):
-    """Bytes with any values and steps."""
+    """Return bytes with random values and steps."""
     data = rng.bytes(payload_bytes(shape, bits) - 4)
     return data + np.float32(unit).tobytes()
 

@@ -7,7 +7,7 @@ from rbe_cli.codec.ectcq.head_bases import decorrelate
 
 
 def attention_weights(d, seed, *, mixed=True):
-    """c_attn, bias and c_proj, whose heads' columns are correlated if `mixed`."""
+    """Return c_attn, bias and c_proj. The columns of each head are correlated if `mixed`."""
     rng = np.random.default_rng(seed)
     c_attn, bias, c_proj = (rng.normal(size=s) for s in ((d, 3 * d), (3 * d,), (d, d)))
     if mixed:
@@ -16,7 +16,7 @@ def attention_weights(d, seed, *, mixed=True):
 
 
 def products(c_attn, bias, c_proj, heads):
-    """What the function depends on: Wq Wk^T and Wv Wo of each head, biases as a last row."""
+    """Return what the function depends on: Wq Wk^T and Wv Wo of each head, biases as last row."""
     rows = np.vstack([c_attn, bias]).astype(np.float64)
     q, k, v = np.split(rows, 3, axis=1)
     found = []
@@ -40,7 +40,7 @@ def test_the_function_stays_the_same(heads, width, seed, mixed):
 
 
 def correlation(columns):
-    """Largest correlation of two columns, rows divided by their scales."""
+    """Return the largest correlation of two columns, with rows divided by their scales."""
     rows = columns / np.sqrt(np.mean(columns**2, axis=1, keepdims=True))
     moment = rows.T @ rows
     powers = np.sqrt(np.diag(moment))
@@ -48,7 +48,7 @@ def correlation(columns):
 
 
 def test_columns_of_a_head_are_less_correlated():
-    """Not uncorrelated: the rows' scales follow the basis."""
+    """Some correlation remains, because the scales of the rows depend on the basis."""
     weights = attention_weights(60, 0)
     c_attn, _, c_proj = decorrelate(*weights, 3)
     for head in np.split(np.arange(60), 3):

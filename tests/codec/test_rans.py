@@ -31,7 +31,7 @@ STATES = st.sampled_from(list(PARITY_CHECKS))
 
 
 def paths(qs, states=8):
-    """Trellis integers, int32 `[K, B]`, of any q."""
+    """Return the trellis integers for any q, int32 `[K, B]`."""
     integers = np.empty(qs.shape, np.int32)
     for row, values in enumerate(qs.tolist()):
         state = 0
@@ -42,7 +42,7 @@ def paths(qs, states=8):
 
 
 def random_block(shape, seed, largest=LARGEST_Q, spread=60, states=8):
-    """(integers, levels of rows, columns and steps): of all orders of magnitude, unrelated."""
+    """Return (integers, levels of rows, columns and steps), independent and of any magnitude."""
     rng = np.random.default_rng(seed)
     magnitudes = np.exp(rng.uniform(0, np.log(largest + 1), shape)) - 0.5
     qs = np.rint(magnitudes * rng.choice([-1, 1], shape)).clip(-largest - 1, largest)
@@ -66,7 +66,7 @@ def decode(block, shape, states=8, order=None):
 
 
 def assert_decodes_to(block, integers, rows, columns, steps, states=8):
-    """The fast decoder finds all levels, and both find the integers and the steps' levels."""
+    """Check that the fast decoder finds all levels, and that both find integers and step levels."""
     shape = integers.shape
     order = trellis_order(shape[1])
     values, *levels = decode(block, shape, states)
@@ -80,7 +80,7 @@ def assert_decodes_to(block, integers, rows, columns, steps, states=8):
 
 
 def ideal_bits(block, integers, rows, columns, steps):
-    """What the tables charge for a block's levels and integers."""
+    """Return the bits of a block's levels and integers by the tables."""
     tables = entropy_tables()
 
     def bits(q, z, level):
@@ -100,7 +100,7 @@ def ideal_bits(block, integers, rows, columns, steps):
 
 
 def outcome(decoder, *arguments):
-    """What is decoded, or None if it is refused."""
+    """Return what is decoded, or None if it is refused."""
     try:
         return decoder(*arguments)
     except PayloadError:
@@ -264,7 +264,7 @@ except RuntimeError:
 
 
 def test_forged_blocks_reach_no_foreign_memory(tmp_path):
-    """Compiled code checks no index unless told so; this runs a decoder that does."""
+    """Compiled code does not check indices by default. This runs a decoder that does."""
     environment = {"NUMBA_BOUNDSCHECK": "1", "RBE_CACHE_DIR": str(tmp_path)}
     process = run_python(FORGE, env={"PYTHONPATH": ":".join(sys.path), **environment})
     assert process.stderr == ""

@@ -17,19 +17,19 @@ from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE
 
 
 def levels_of(scales):
-    """Log-scales relative to their mean, before they are rounded."""
+    """Return the levels relative to their mean, before they are rounded."""
     octaves = np.log2(scales)
     return LEVELS_PER_OCTAVE * (octaves - octaves.mean())
 
 
 def known_scales(rows, columns, seed):
-    """(row scales, column scales) over several octaves."""
+    """Return (row scales, column scales) that span several octaves."""
     rng = np.random.default_rng(seed)
     return np.exp2(rng.uniform(-3, 3, rows)), np.exp2(rng.uniform(-2, 2, columns))
 
 
 def product(r, c, seed):
-    """Values of the magnitudes r c, float32 `[K, B]`."""
+    """Return values with the magnitudes r c, float32 `[K, B]`."""
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (r.size, c.size))
     return (signs * r[:, None] * c).astype(np.float32)
 

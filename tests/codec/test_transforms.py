@@ -41,14 +41,14 @@ def test_haar_of_a_step_is_one_detail_and_the_mean():
 
 
 def test_details_of_cdf97_vanish_on_cubics_away_from_the_ends():
-    """Its analysis high-pass has four vanishing moments (Cohen, Daubechies, Feauveau 1992)."""
+    """The analysis high-pass has four vanishing moments (Cohen, Daubechies, Feauveau 1992)."""
     finest = (transform("cdf97", 64)[0] @ np.linspace(-1, 1, 64) ** 3)[32:]
     np.testing.assert_allclose(finest[4:-4], 0, atol=1e-12)
     assert np.abs(transform("cdf97", 64)[0] @ np.linspace(-1, 1, 64) ** 4)[36:60].max() > 1e-9
 
 
 def test_cdf97_has_its_published_filters():
-    """The low-pass of JPEG 2000 (ISO 15444-1, annex F), here of gain sqrt(2); one level at 15."""
+    """The low-pass is that of JPEG 2000 (ISO 15444-1, annex F), with a gain of sqrt(2)."""
     published = [0.602949018236, 0.266864118443, -0.078223266529, -0.016864118443, 0.026748757411]
     expected = np.sqrt(2) * np.array([*published[:0:-1], *published])
     matrix = transform("cdf97", 14)[0]  # 14 -> 7 + 7: a single level

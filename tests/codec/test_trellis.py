@@ -27,12 +27,12 @@ OPTIONS = st.builds(
 
 
 def python_of(program):
-    """The Python function that Numba would compile."""
+    """Return the Python function that is compiled."""
     return program.py_func
 
 
 def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS):
-    """(integers, end state)."""
+    """Return (integers, end state)."""
     columns = len(target)
     out = np.empty(columns, np.int32)
     search = trellis.make_search(columns, options, rate_weight)
@@ -42,7 +42,7 @@ def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEF
 
 
 def path(qs, state=0, states=8):
-    """(trellis integers of a stretch's q, end state)."""
+    """Return (trellis integers for a segment's q, end state)."""
     integers = []
     for q in qs:
         integers.append(2 * q + entropy_decoder.state_offset(state, states))
@@ -57,7 +57,7 @@ def bits(n, level):
 
 
 def cost(integers, weights, rate_weight):
-    """Squared error + rate_weight x bits of a stretch, whose weights are (target, level)."""
+    """Return squared error + rate_weight x bits of a segment, whose weights are (target, level)."""
     return sum(
         (x - n) ** 2 + rate_weight * bits(n, level)
         for n, (x, level) in zip(integers, weights, strict=True)
@@ -86,9 +86,9 @@ def test_every_state_has_two_successors_and_two_predecessors(states):
 
 @pytest.mark.parametrize(("states", "distance"), [(8, 10), (16, 11), (32, 13), (64, 14)])
 def test_free_distances_are_those_of_ungerboeck_s_table(states, distance):
-    """The least squared distance of two paths that part and meet again (1982, table I).
+    """It is the least squared distance of two paths that part and meet again (1982, table I).
 
-    The codes are linear: it is the weight of the lightest path from state 0 back to it.
+    The codes are linear, so that it is the least weight of a path from state 0 back to it.
     """
     weight = {0: 0, 1: 1, 2: 4, 3: 1}  # the least square of an integer of a residue modulo 4
     heap, seen = [(weight[2], entropy_decoder.next_state(0, 1, states))], set()
@@ -193,7 +193,7 @@ def test_integers_are_clipped(sign, largest):
 def test_granular_gain():
     """8 states gain about 1.0 dB over a uniform quantiser of the same spacing (Marcellin 1994).
 
-    More states gain more, towards the 1.53 dB of a sphere.
+    More states gain more, up to the limit of 1.53 dB.
     """
     target = np.random.default_rng(0).uniform(-20, 20, 16000).astype(np.float32)
     gains = []

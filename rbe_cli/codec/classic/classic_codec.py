@@ -1,4 +1,4 @@
-"""Define the codec `classic`: the original design's scheme, to compare with."""
+"""Define the codec `classic`: the scheme of the original design, kept for comparison."""
 
 from typing import TYPE_CHECKING
 
@@ -14,28 +14,28 @@ MIN_BLOCK, MAX_BLOCK = 16, 256
 
 
 class ClassicCodec(Codec):
-    """Store smooth surfaces and a few transform coefficients (classic_matrix.py)."""
+    """A codec that stores smooth surfaces and a few transform coefficients (classic_matrix.py)."""
 
     name = "classic"
 
     def check_range(self, options: CodecOptions) -> None:
-        """Refuse blocks that are too small or too large."""
+        """Raise `UsageError` if the blocks are too small or too large."""
         if not MIN_BLOCK <= options.block <= MAX_BLOCK:
             raise UsageError(f"block = {options.block} is not between {MIN_BLOCK} and {MAX_BLOCK}")
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        """Return the whole matrix `[K, N]`. It raises as `Codec.decode`."""
         return self.resident(data, shape).decode()
 
     def resident(self, data: Data, shape: Shape) -> "ClassicMatrix":
-        """Return the factors of the functions and the coefficients, which can be trained."""
+        """Return the matrix as factors and coefficients, which can be trained."""
         from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
 
         rows, columns = shape
         return ClassicMatrix.from_bytes(data, (rows, columns))
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode a matrix `[K, N]` at its own bits a weight, or at the job's rate."""
+        """Encode a matrix `[K, N]` at the bits per weight of its options, or at the job's rate."""
         from rbe_cli.codec.classic.classic_matrix import ClassicMatrix
 
         bits = job.options.bits or job.rate
@@ -43,7 +43,7 @@ class ClassicCodec(Codec):
         return Payload(self.name, matrix.to_bytes())
 
     def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
-        """Return the same functions and places with the weight's factors."""
+        """Return the bytes of the matrix with the factors and coefficients of `weight`."""
         values = weight.parameters()
         return self.resident(data, shape).with_parameters(values).to_bytes()
 

@@ -1,15 +1,15 @@
-"""Encode a matrix in the classic scheme: a surface and some transform coefficients a block.
+"""Encode a matrix as a smooth surface and a few transform coefficients for each block.
 
-This is the original design of this project, kept so that anyone can compare with it. A matrix is
-cut into square blocks, those at its right and lower edge smaller. Each is the sum of
+This is the scheme of the original design of this project, kept for comparison. A matrix is cut
+into square blocks, of which those at the right and lower edge may be smaller. Each is the sum of
 
 - a surface: eight smooth functions of the position (x, y) in the block, both from -1 to 1, fitted
   by least squares: 1, d, d^2, cos(pi x), cos(pi y), cos(2 pi x), cos(2 pi y) and
   cos(pi x) cos(pi y), where d^2 = x^2 + y^2;
 - a residual: the largest coefficients of a 2-D transform (transforms.py), of the DCT-II, the Haar
-  wavelet or CDF 9/7, whichever errs least.
+  wavelet or CDF 9/7. The transform with the smallest error is chosen.
 
-The bytes of a matrix (codec `classic`, version 1, little-endian), its blocks row by row:
+These are the bytes of a matrix (codec `classic`, version 1, little-endian), block by block in rows:
 
     block         uint16             rows and columns of a whole block, 16 to 256
     transforms    uint8 [blocks]     0: DCT-II, 1: Haar, 2: CDF 9/7
@@ -47,13 +47,13 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class ClassicBlock:
-    """Hold one block.
+    """One block of a matrix.
 
     Attributes:
         transform: index in `TRANSFORMS`.
-        surface: float32 `[8]`, a factor for each smooth function.
-        indices: uint16 `[count]`, ascending, of the flat block of coefficients.
-        values: float32 `[count]`, the coefficients there; all others are zero.
+        surface: float32 `[8]`, the factor of each smooth function.
+        indices: uint16 `[count]`, ascending indices into the flat block of coefficients.
+        values: float32 `[count]`, the coefficients at these indices. All others are zero.
     """
 
     transform: int
@@ -67,7 +67,7 @@ class ClassicBlock:
         return _BLOCK_BYTES + _COEFFICIENT_BYTES * self.indices.size
 
     def gradients(self, grad: Float64) -> tuple[Float64, Float64]:
-        """Return the gradients of the surface and the values, from that of the weights."""
+        """Return the gradients of surface and values, given that of the block's weights."""
         _, left = transform(TRANSFORMS[self.transform], grad.shape[0])
         _, right = transform(TRANSFORMS[self.transform], grad.shape[1])
         coefficients = left.T @ grad @ right
@@ -75,7 +75,7 @@ class ClassicBlock:
         return surface, coefficients.ravel()[self.indices]
 
     def decode(self, shape: tuple[int, int]) -> Float64:
-        """Return the block's weights, float64 `shape`."""
+        """Return the weights of the block, float64 of this shape."""
         _, left = transform(TRANSFORMS[self.transform], shape[0])
         _, right = transform(TRANSFORMS[self.transform], shape[1])
         coefficients = np.zeros(shape[0] * shape[1])
@@ -86,7 +86,7 @@ class ClassicBlock:
 
 @dataclass(frozen=True)
 class ClassicMatrix(CompressedMatrix):
-    """Hold a matrix `[K, N]` as blocks of the classic scheme, row by row."""
+    """A matrix `[K, N]` that consists of classic blocks, ordered row by row."""
 
     shape: tuple[int, int]
     block: int
@@ -97,19 +97,19 @@ class ClassicMatrix(CompressedMatrix):
     def encode(
         cls, weights: Float32, bits: float, block: int = CodecOptions.block
     ) -> "ClassicMatrix":
-        """Encode float32 `[K, N]`.
+        """Encode a matrix.
 
         Args:
-            weights: the matrix.
-            bits: a weight, everything counted; surfaces alone may take more.
-            block: rows and columns of a block, `MIN_BLOCK` to `MAX_BLOCK`.
+            weights: float32 `[K, N]`.
+            bits: bits per weight in all. The surfaces alone may take more.
+            block: rows and columns of a block, from `MIN_BLOCK` to `MAX_BLOCK`.
         """
         rows, columns = weights.shape
         places = list(_places((rows, columns), block))
         sizes = np.array([weights[place].size for place in places])
         spare = bits * weights.size / 8 - _HEADER_BYTES - _BLOCK_BYTES * len(places)
         density = max(spare, 0.0) / (_COEFFICIENT_BYTES * weights.size)
-        # As many coefficients a weight in every block, and the bits asked for in all together.
+        # Every block has the same coefficients per weight, and all together have the wanted bits.
         counts = np.diff(np.floor(np.cumsum(sizes) * density).astype(np.int64), prepend=0)
         counts = np.minimum(np.minimum(counts, sizes), np.iinfo(np.uint16).max)
         blocks = (
@@ -120,10 +120,11 @@ class ClassicMatrix(CompressedMatrix):
 
     @property
     def nbytes(self) -> int:
+        """Return the bytes of the matrix in a file."""
         return _HEADER_BYTES + sum(block.nbytes for block in self.blocks)
 
     def to_bytes(self) -> bytes:
-        """Return the bytes, in the layout of the module's docstring."""
+        """Return the bytes of the matrix, in the layout that the module describes."""
         parts = [
             np.array(self.block, "<u2").tobytes(),
             np.array([block.transform for block in self.blocks], np.uint8).tobytes(),
@@ -137,7 +138,7 @@ class ClassicMatrix(CompressedMatrix):
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "ClassicMatrix":
-        """Parse what `to_bytes` gives; indices and values stay views of `data`.
+        """Parse the bytes that `to_bytes` writes. Indices and values stay views of `data`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -146,7 +147,7 @@ class ClassicMatrix(CompressedMatrix):
             raise PayloadError(f"{len(data)} bytes are too few for a classic matrix")
         block = int(np.frombuffer(data, "<u2", 1)[0])
         if not MIN_BLOCK <= block <= MAX_BLOCK:
-            raise PayloadError(f"a classic matrix's blocks are {block} wide")
+            raise PayloadError(f"a classic matrix has blocks of {block} columns")
         count = -(-shape[0] // block) * -(-shape[1] // block)
         start = _HEADER_BYTES + _BLOCK_BYTES * count
         if len(data) < start:
@@ -157,7 +158,7 @@ class ClassicMatrix(CompressedMatrix):
         if len(data) != start + _COEFFICIENT_BYTES * int(counts.sum(dtype=np.int64)):
             raise PayloadError("a classic matrix's coefficients do not fill its bytes")
         if int(transforms.max(initial=0)) >= len(TRANSFORMS):
-            raise PayloadError(f"a classic matrix names the transform {transforms.max()}")
+            raise PayloadError(f"a classic matrix has the unknown transform {transforms.max()}")
         blocks = []
         for index, place in enumerate(_places(shape, block)):
             size = int(counts[index])
@@ -171,16 +172,16 @@ class ClassicMatrix(CompressedMatrix):
 
     @property
     def surfaces(self) -> Floating:
-        """Return the factors of all blocks' smooth functions, `[blocks, 8]`."""
+        """Return the factors of the smooth functions of all blocks, `[blocks, 8]`."""
         return np.stack([block.surface for block in self.blocks])
 
     @property
     def coefficients(self) -> Floating:
-        """Return all blocks' coefficients, `[n]`."""
+        """Return the coefficients of all blocks, `[n]`."""
         return np.concatenate([block.values for block in self.blocks])
 
     def decoded(self) -> Floating:
-        """Return all weights, `[K, N]`, read-only; they are decoded once and kept."""
+        """Return all weights `[K, N]`, read-only. They are decoded once and kept."""
         return self._dense
 
     @cached_property
@@ -191,11 +192,11 @@ class ClassicMatrix(CompressedMatrix):
 
     @property
     def kept_bytes(self) -> int:
-        """Return the bytes of the decoded weights, if they were needed so far."""
+        """Return the bytes of the decoded weights, or 0 if they were not needed yet."""
         return self._dense.nbytes if "_dense" in vars(self) else 0
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """Pickle without the decoded weights."""
+        """Pickle the matrix without its decoded weights."""
         return ClassicMatrix, (self.shape, self.block, self.blocks)
 
     def parameters(self) -> dict[str, Floating]:
@@ -203,7 +204,7 @@ class ClassicMatrix(CompressedMatrix):
         return {".surfaces": self.surfaces, ".coefficients": self.coefficients}
 
     def with_parameters(self, values: Mapping[str, Floating]) -> "ClassicMatrix":
-        """Return the same functions and places with other factors."""
+        """Return a matrix with other factors and coefficients, at the same indices."""
         surfaces, coefficients = values[".surfaces"], values[".coefficients"]
         ends = np.cumsum([block.indices.size for block in self.blocks])[:-1]
         blocks = (
@@ -215,7 +216,7 @@ class ClassicMatrix(CompressedMatrix):
         return ClassicMatrix(self.shape, self.block, tuple(blocks))
 
     def parameter_gradients(self, grad: Floating) -> dict[str, Floating]:
-        """Return the gradients of both, from that of the weights `[K, N]`."""
+        """Return the gradients of both parameters, given that of the weights `[K, N]`."""
         found = [
             block.gradients(grad[place].astype(np.float64))
             for block, place in zip(self.blocks, _places(self.shape, self.block), strict=True)
@@ -227,9 +228,9 @@ class ClassicMatrix(CompressedMatrix):
         }
 
     def decode(self) -> Floating:
-        """Return the whole matrix `[K, N]`, clipped to float32's range.
+        """Return the whole matrix `[K, N]`, clipped to the range of float32.
 
-        It is float32, or float64 if the parameters are.
+        It is float32, or float64 if the parameters are float64.
         """
         out = np.empty(self.shape, np.result_type(self.blocks[0].surface, np.float32))
         for block, place in zip(self.blocks, _places(self.shape, self.block), strict=True):
@@ -242,7 +243,7 @@ Place = tuple[slice, slice]
 
 
 def _places(shape: tuple[int, int], block: int) -> Iterator[Place]:
-    """Return (rows, columns) of each block, row by row."""
+    """Yield (rows, columns) of each block, row by row."""
     for top in range(0, shape[0], block):
         for left in range(0, shape[1], block):
             yield (
@@ -259,7 +260,7 @@ def _extent(place: Place) -> tuple[int, int]:
 def _check_block(
     indices: NDArray[np.uint16], values: Float32, surface: Float32, place: Place
 ) -> None:
-    """Refuse what no encoder writes, and decoding could not rely on."""
+    """Raise `PayloadError` if a block is malformed, so that decoding can rely on it."""
     rows, columns = _extent(place)
     if indices.size and (int(indices[-1]) >= rows * columns or (indices[1:] <= indices[:-1]).any()):
         raise PayloadError("a classic block's indices do not ascend within the block")
@@ -282,12 +283,12 @@ def _functions(shape: tuple[int, int]) -> Float64:
 
 @lru_cache(maxsize=16)
 def _least_squares(shape: tuple[int, int]) -> Float64:
-    """Return the matrix from a block's weights to its surface, float64 `[8, rows * columns]`."""
+    """Return the map from a block's weights to its surface, float64 `[8, rows * columns]`."""
     return np.asarray(np.linalg.pinv(_functions(shape)), np.float64)
 
 
 def _encode_block(weights: Float64, count: int) -> ClassicBlock:
-    """Encode a block with `count` coefficients, by the transform that errs least."""
+    """Encode a block with `count` coefficients of the transform with the smallest error."""
     shape = (weights.shape[0], weights.shape[1])
     surface = _float32(_least_squares(shape) @ weights.ravel())
     residual = weights - (_functions(shape) @ surface.astype(np.float64)).reshape(shape)
@@ -299,7 +300,7 @@ def _encode_block(weights: Float64, count: int) -> ClassicBlock:
 
 
 def _largest(residual: Float64, name: str, count: int) -> tuple[NDArray[np.uint16], Float32]:
-    """Return (indices, values) of the largest coefficients."""
+    """Return (indices, values) of the largest coefficients of a transform."""
     left, _ = transform(name, residual.shape[0])
     right, _ = transform(name, residual.shape[1])
     coefficients = (left @ residual @ right.T).ravel()
@@ -309,5 +310,5 @@ def _largest(residual: Float64, name: str, count: int) -> tuple[NDArray[np.uint1
 
 
 def _float32(values: Float64) -> Float32:
-    """Round to float32; values beyond its range are clipped."""
+    """Round values to float32, and clip those beyond its range."""
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)

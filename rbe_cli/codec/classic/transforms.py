@@ -1,4 +1,4 @@
-"""Build transforms of short signals as matrices: DCT-II, Haar and CDF 9/7 wavelets.
+"""Make the matrices of transforms of short signals: DCT-II, Haar and CDF 9/7 wavelets.
 
 A transform of a block is separable: coefficients = T_rows @ block @ T_columns.T. The wavelets
 take all their levels along one axis before the other (the standard decomposition).
@@ -14,7 +14,7 @@ Float64 = NDArray[np.float64]
 Split = Callable[[Float64], tuple[Float64, Float64]]
 
 TRANSFORMS = ("dct", "haar", "cdf97")
-_SHORTEST = 8  # samples that CDF 9/7 still splits
+_SHORTEST = 8  # shortest signal that CDF 9/7 splits
 # Daubechies and Sweldens, Factoring wavelet transforms into lifting steps (1998), section 7.7.
 _LIFTING = ((-1.586134342059924, -0.052980118572961), (0.882911075530934, 0.443506852043971))
 _LOW_GAIN = 1.149604398860241
@@ -22,10 +22,10 @@ _LOW_GAIN = 1.149604398860241
 
 @lru_cache(maxsize=64)
 def transform(name: str, length: int) -> tuple[Float64, Float64]:
-    """Return (T, its inverse), each `[length, length]`, of one of `TRANSFORMS`."""
+    """Return one of `TRANSFORMS` and its inverse, each float64 `[length, length]`."""
     if name == "cdf97":
         forward = _levels(_cdf97_split, length, _SHORTEST)
-        # Biorthogonal, and well conditioned.
+        # It is biorthogonal, and well conditioned.
         return forward, np.asarray(np.linalg.inv(forward), np.float64)
     forward = _dct(length) if name == "dct" else _levels(_haar_split, length, 2)
     return forward, forward.T
@@ -41,7 +41,7 @@ def _dct(length: int) -> Float64:
 
 
 def _levels(split: Split, length: int, shortest: int) -> Float64:
-    """Split the low half again and again: rows run from the coarsest to the finest detail."""
+    """Split the low half repeatedly. The rows are ordered from coarse to fine details."""
     low, details = np.eye(length), []
     while len(low) >= shortest:
         low, high = split(low)
@@ -50,7 +50,7 @@ def _levels(split: Split, length: int, shortest: int) -> Float64:
 
 
 def _haar_split(signal: Float64) -> tuple[Float64, Float64]:
-    """Return (low, high) of `[n, ...]`, orthonormal; a last sample without partner stays low."""
+    """Return (low, high) of `[n, ...]`, orthonormal. A last sample without a partner is low."""
     pairs = len(signal) // 2
     even, odd = signal[: 2 * pairs : 2], signal[1::2]
     low = np.concatenate([(even + odd) / np.sqrt(2), signal[2 * pairs :]])
@@ -58,7 +58,7 @@ def _haar_split(signal: Float64) -> tuple[Float64, Float64]:
 
 
 def _cdf97_split(signal: Float64) -> tuple[Float64, Float64]:
-    """Return (low, high) of `[n >= 2, ...]` by lifting; the signal is mirrored at its ends."""
+    """Return (low, high) of `[n >= 2, ...]` by lifting. The signal is mirrored at its ends."""
     low, high = signal[::2].copy(), signal[1::2].copy()
     for predict, update in _LIFTING:
         right = low[1:] if len(low) > len(high) else np.concatenate([low[1:], low[-1:]])

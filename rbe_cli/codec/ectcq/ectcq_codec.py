@@ -1,4 +1,4 @@
-"""Define the codec `ectcq`: entropy-coded integers, chosen by a trellis for the least loss."""
+"""Define the codec `ectcq`: entropy-coded integers that a trellis search chooses."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from rbe_cli.weights.weight_forms import Weight
 
 _SAMPLE_COLUMNS = 64
-_LEAST_STEP, _LARGEST_STEP = 1e-37, 1e33  # times any integer, normal numbers of float32
-_SURPLUS = 0.016  # of a step, at 0 bits: what matrices encoded again would be larger by
+_LEAST_STEP, _LARGEST_STEP = (
+    1e-37,
+    1e33,
+)  # their products with any integer are normal numbers of float32
+# Relative increase of the step, at 0 bits, so that a matrix encoded again does not become larger.
+_SURPLUS = 0.016
 
 
 class EctcqCodec(SteppedCodec):
-    """Store hybrid-encoded blocks: log-scales and entropy-coded integers (encoded_matrix.py)."""
+    """A codec that stores blocks of log-scales and entropy-coded integers (encoded_matrix.py)."""
 
     name = "ectcq"
     needs_programs = True
@@ -31,15 +35,15 @@ class EctcqCodec(SteppedCodec):
     fixed_parameters = frozenset({".row_steps"})
 
     def check_range(self, options: CodecOptions) -> None:
-        """Refuse a trellis or an alphabet that there is not."""
+        """Raise `UsageError` for a number of states or a largest integer that is not supported."""
         _quantiser(options)
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        """Return the whole matrix `[K, N]`. It raises as `Codec.decode`."""
         return _matrix(data, shape).decode()
 
     def resident(self, data: Data, shape: Shape) -> "Weight":
-        """Return the integers in panels; float32 if an integer is too large for those."""
+        """Return the integers in panels, or float32 weights if an integer is too large."""
         from rbe_cli.weights.coded_matrix import CodedMatrix
 
         matrix = _matrix(data, shape)
@@ -49,7 +53,7 @@ class EctcqCodec(SteppedCodec):
             return matrix.decode()
 
     def coded(self, data: Data, shape: Shape) -> "CodedMatrix":
-        """Return the matrix as it is stored. Raises as `Codec.coded`."""
+        """Return the matrix in its stored form. It raises as `Codec.coded`."""
         from rbe_cli.weights.coded_matrix import CodedMatrix
 
         return CodedMatrix(_matrix(data, shape))
@@ -67,7 +71,7 @@ class EctcqCodec(SteppedCodec):
             yield part, _step(job), cost.inputs, outputs, cost.unit, options
 
     def encode_part(self, *arguments: Any) -> "HybridBlock":
-        """Encode one block; arguments as of `encoded_matrix.encode_block`."""
+        """Encode one block. The arguments are those of `encoded_matrix.encode_block`."""
         from rbe_cli.codec.ectcq.encoded_matrix import encode_block
 
         return encode_block(*arguments)
@@ -97,11 +101,11 @@ class EctcqCodec(SteppedCodec):
         return part, _step(job), cost.inputs, outputs, cost.unit, _quantiser(job.options)
 
     def sampled_bits(self, *arguments: Any) -> float:
-        """Return the bits a weight of a sample, its scales included."""
+        """Return the bits per weight of a sample, including its scales."""
         return 8.0 * self.encode_part(*arguments).nbytes / arguments[0].size
 
     def side_bits(self, shape: Shape) -> float:
-        """Return about the bits of headers and scales, which do not make weights finer."""
+        """Return about the bits of headers and scales, which do not make the weights finer."""
         from rbe_cli.codec.ectcq.encoded_matrix import side_bits
 
         rows, columns = shape
@@ -121,13 +125,17 @@ class EctcqCodec(SteppedCodec):
         return _matrix(data, shape).rescaled(factors).to_bytes()
 
     def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
-        """Return the same integers with the weight's steps of columns, rounded to levels."""
+        """Return the same integers with the column steps of `weight`, rounded to levels.
+
+        Raises:
+            UsageError: the row steps were changed, which this codec cannot store.
+        """
         import numpy as np
 
         values = weight.parameters()
         if not (values[".row_steps"] == 1).all():
             raise UsageError(
-                "the codec ectcq stores steps of columns, and steps of rows were changed"
+                "the codec ectcq stores steps of columns only, but steps of rows were changed"
             )
         steps = np.concatenate([own for _, _, own in _matrix(data, shape).decoded_blocks()])
         return self.rescaled(data, shape, (values[".column_steps"] / steps).astype(np.float32))
@@ -162,7 +170,7 @@ def _cost(weights: "Float32", job: EncodingJob) -> "ErrorCost":
 
 
 def _step(job: EncodingJob) -> float:
-    """Return the step as a file holds it."""
+    """Return the step as a file stores it: limited to a range, and rounded to float32."""
     import numpy as np
 
     if job.step is None:

@@ -1,12 +1,12 @@
-"""Encode a matrix as hybrid-encoded blocks: log-scales and entropy-coded integers.
+"""Encode and decode a weight matrix as blocks of log-scales and entropy-coded integers.
 
 weight[k, n] = step * 2 ** (step_levels[n] / resolution) * integers[k, n]. The columns are cut
-into blocks (codec/column_blocks.py) that encode and decode independently of each other. The bytes
+into blocks (codec/column_blocks.py) that are encoded and decoded independently. These are the bytes
 of a matrix (codec `ectcq`, version 1, little-endian):
 
     step             float32
     trellis states   uint16             8, 16, 32 or 64
-    resolution       uint16             0, which stands for 8, or 32: of steps that were tuned
+    resolution       uint16             0 (which stands for 8), or 32 for tuned steps
     word counts      uint32 [blocks]
     for each block:
         scale models int16 [3, 2]   (mean, level) of its row, column and step levels
@@ -37,7 +37,7 @@ from rbe_cli.errors import PayloadError
 Float32 = NDArray[np.float32]
 TUNED_RESOLUTION = 32
 _BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
-_LEVEL_BITS = 8  # of a coded log-scale, at most, as a rule
+_LEVEL_BITS = 8  # usually the most bits of a coded log-scale
 
 
 def side_bits(rows: int, columns: int) -> int:
@@ -48,7 +48,7 @@ def side_bits(rows: int, columns: int) -> int:
 
 @dataclass(frozen=True)
 class HybridBlock:
-    """Hold all rows of some columns.
+    """An encoded block: all rows of some columns.
 
     Attributes:
         scale_models: int16 `[3, 2]`, the entropy models of row, column and step levels.
@@ -62,20 +62,20 @@ class HybridBlock:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the block in a file."""
+        """Return the bytes of the block in a file, without its word count."""
         return _BLOCK_HEADER + self.words.nbytes
 
 
 @dataclass(frozen=True)
 class EncodedMatrix:
-    """Hold a matrix `[K inputs, N outputs]` of integers times steps, as hybrid blocks.
+    """An encoded matrix `[K inputs, N outputs]`, whose weights are integers times steps.
 
     Attributes:
         shape: (K, N).
-        step: of the columns whose step level is 0.
-        blocks: from the first column to the last.
-        states: of the trellis that the integers follow.
-        resolution: step levels an octave.
+        step: the quantisation step of columns whose step level is 0.
+        blocks: the blocks, from the first column to the last.
+        states: the number of states of the trellis.
+        resolution: the number of step levels per octave.
     """
 
     shape: tuple[int, int]
@@ -90,7 +90,7 @@ class EncodedMatrix:
         return 8 + sum(4 + block.nbytes for block in self.blocks)
 
     def to_bytes(self) -> bytes:
-        """Return the bytes, in the layout of the module's docstring."""
+        """Return the bytes of the matrix, in the layout that the module describes."""
         resolution = 0 if self.resolution == LEVELS_PER_OCTAVE else self.resolution
         parts = [np.float32(self.step).tobytes()]
         parts.append(np.array([self.states, resolution], "<u2").tobytes())
@@ -103,7 +103,7 @@ class EncodedMatrix:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, shape: tuple[int, int]) -> "EncodedMatrix":
-        """Parse what `to_bytes` gives; words stay views of `data`.
+        """Parse the bytes that `to_bytes` writes. Words stay views of `data`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
@@ -133,10 +133,10 @@ class EncodedMatrix:
         return cls(shape, step, tuple(blocks), states, resolution or LEVELS_PER_OCTAVE)
 
     def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
-        """Return a block's integers, int16 `[K, B]`, and its columns' steps, float32 `[B]`.
+        """Decode one block to integers, int16 `[K, B]`, and steps of columns, float32 `[B]`.
 
         Raises:
-            PayloadError: the words are not exactly the block, or a step is not a number.
+            PayloadError: the words do not end with the block, or a step is not finite.
         """
         columns = column_blocks(self.shape[1])[index]
         block = self.blocks[index]
@@ -154,12 +154,16 @@ class EncodedMatrix:
         return integers, steps
 
     def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
-        """Yield (columns, integers, steps) of each block in turn."""
+        """Yield (columns, integers, steps) of each block, in order."""
         for index, columns in enumerate(column_blocks(self.shape[1])):
             yield columns, *self.decode_block(index)
 
     def rescaled(self, factors: Float32) -> "EncodedMatrix":
-        """Return the same integers with each column's step times a factor above 0, `[N]`."""
+        """Return the same integers with each column's step times a factor above 0.
+
+        Args:
+            factors: float32 `[N]`.
+        """
         blocks = []
         for columns, integers, steps in self.decoded_blocks():
             order = trellis_order(columns.stop - columns.start)
@@ -170,7 +174,7 @@ class EncodedMatrix:
         return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
 
     def decode(self) -> Float32:
-        """Return the whole matrix as float32 `[K, N]`."""
+        """Return the whole matrix, float32 `[K, N]`."""
         out = np.empty(self.shape, np.float32)
         for columns, integers, steps in self.decoded_blocks():
             np.multiply(integers, steps, out=out[:, columns])
@@ -185,14 +189,15 @@ def encode_block(
     unit: float = 1.0,
     options: QuantiserOptions = DEFAULT_OPTIONS,
 ) -> HybridBlock:
-    """Quantise and code the weights of one block, float32 `[K, B]`.
+    """Quantise and code the weights of one block.
 
     Args:
-        weights: columns in their places.
-        step: of the columns whose C is `unit`.
-        inputs, outputs: what an error costs.
+        weights: float32 `[K, B]`, columns in the order of the matrix.
+        step: the quantisation step of columns whose C (`OutputFactor.diagonal`) is `unit`.
+        inputs, outputs: the cost of errors.
         unit: see `step`.
-        options: of the trellis; its number of states goes into the `EncodedMatrix`.
+        options: the options of the trellis. Its number of states is stored in the
+            `EncodedMatrix`.
     """
     ordered = weights[:, trellis_order(weights.shape[1])]
     least, most = scales.step_level_bounds(ordered, step)
@@ -204,7 +209,7 @@ def encode_block(
 
 
 def _code(integers: NDArray[np.int32], steps: scales.Levels, states: int) -> HybridBlock:
-    """Code integers `[K, B]` and step levels `[B]`, in the trellis's order."""
+    """Code integers `[K, B]` and step levels `[B]`, whose columns are in the trellis's order."""
     rows, columns = scales.integer_levels(integers)
     models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
     lanes, words = rans.encode(integers, rows, columns, steps, models, state_labels(states))

@@ -1,12 +1,13 @@
-"""Quantise with error feedback: weights not yet written make up for the errors of the others.
+"""Quantise weights with error feedback: later weights correct the errors of earlier ones.
 
-The model's loss grows by tr(E^T H E G) / 2 when a matrix errs by E: H is the second moment of
-its inputs, G that of the loss's gradient with respect to its outputs (a Kronecker factored
-Fisher matrix; Martens and Grosse 2015; for rounding, Tseng et al. 2025, arXiv 2505.22988).
-With H = L D L^T and G = M C M^T, L and M unit lower triangular, the loss is
-sum_ij D_i C_j (t_ij - w_ij)^2 if each weight's target t adds to it the errors of the weights
-already written: the rows below by L, and in all these rows the columns before by M. With G
-the identity this is LDLQ (Chee et al. 2023) and GPTQ (Frantar et al. 2022).
+An error E in a matrix increases the loss of the model by tr(E^T H E G) / 2. H is the second moment
+of the matrix's inputs, and G that of the gradient of the loss with respect to its outputs
+(Kronecker factors of the Fisher matrix; Martens and Grosse 2015; for rounding, Tseng et al. 2025,
+arXiv 2505.22988). With H = L D L^T and G = M C M^T, L and M unit lower triangular, twice this loss
+is sum_ij D_i C_j (t_ij - w_ij)^2. Here w is a quantised weight, and its target t is the weight plus
+a combination of the errors of the weights already quantised: those of the rows below, by L, and in
+all these rows those of the columns before, by M. If G is the identity, this is LDLQ (Chee et al.
+2023), which is equivalent to GPTQ (Frantar et al. 2022).
 """
 
 import numpy as np
@@ -22,7 +23,7 @@ from rbe_cli.runtime.native import load
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-RATE_WEIGHT = 0.25  # lambda: squared steps that a bit is worth to the Viterbi search
+RATE_WEIGHT = 0.25  # lambda of the Viterbi search: squared steps per bit
 _ROWS = 64  # rows quantised between two matrix products
 
 
@@ -34,25 +35,25 @@ def quantise(
     outputs: OutputFactor,
     options: QuantiserOptions = DEFAULT_OPTIONS,
 ) -> NDArray[np.int32]:
-    """Write a block of weights as trellis integers.
+    """Quantise a block of weights to trellis integers, with error feedback.
 
     Args:
-        weights: float32 `[K, B]`, columns in the trellis's order.
-        step_levels: int16 `[B]`, the columns' steps over `step`, in eighths of an octave.
-        step: of the quantiser, in the weights' units.
-        inputs, outputs: what an error costs.
-        options: of the trellis.
+        weights: float32 `[K, B]`, columns in the order of the trellis.
+        step_levels: int16 `[B]`, log2 of the columns' steps over `step`, in eighths.
+        step: the quantisation step of level 0, in the units of the weights.
+        inputs, outputs: the cost of errors.
+        options: the options of the trellis.
 
     Returns:
-        int32 `[K, B]`, columns in the trellis's order.
+        The integers, int32 `[K, B]`, columns in the order of the trellis.
     """
-    # Each end of a search costs a little, and only feedback from column to column needs it.
+    # The end of each search costs a little. Only feedback from column to column needs short ones.
     segment = SEGMENT if outputs.mixing.size else weights.shape[1]
     search = make_search(segment, options, RATE_WEIGHT)
     steps = scales.steps(step, step_levels)  # [B]
     with np.errstate(over="ignore"):
         scaled = weights[inputs.order] / steps
-    # What no integer reaches is clipped, and that error is not for other weights to make up for.
+    # Weights beyond the largest integer are clipped, and other weights do not correct that error.
     np.clip(scaled, -MAX_INTEGER, MAX_INTEGER, out=scaled)
     mixing = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
     levels = scales.column_levels(scaled)

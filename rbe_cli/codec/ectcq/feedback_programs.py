@@ -1,4 +1,4 @@
-"""Run the error feedback (error_feedback.py) in compiled code."""
+"""Define the programs of the error feedback, which are compiled (error_feedback.py)."""
 
 from typing import Any
 
@@ -36,17 +36,18 @@ def quantise_rows(
     errors: Float32,
     out: NDArray[np.int32],
 ) -> None:
-    """Quantise `[rows, B]` from the last row to the first, in units of the columns' steps.
+    """Quantise rows `[rows, B]` from the last to the first, in units of the columns' steps.
 
-    `carried` holds the feedback of the rows outside, `lower` L among these rows. Columns are
-    decided as many at once as the search has room for, whose fields are given one by one.
-    `errors` receives weights minus integers. Scratch: `scratch` `[3, B]` and `factors` `[rows]`.
+    `carried` holds the feedback of the rows below these, and `lower` holds L of these rows. One
+    search decides as many columns as it has room for; its fields are separate arguments.
+    `errors` receives weights minus integers, and `out` the integers. `scratch` `[3, B]` and
+    `factors` `[rows]` are overwritten.
     """
     search = Search(labels, subsets, rate_weight, bits, shift, choices, decisions, metrics, costs)
     rows, width = weights.shape
     segment = choices.shape[0]
-    feedback = scratch[0]  # of the rows below
-    target = scratch[1]  # with that of the columns before, too
+    feedback = scratch[0]  # from the rows below
+    target = scratch[1]  # weights plus feedback from the rows below and the columns before
     inverse_scale = scratch[2]
     for k in range(width):
         inverse_scale[k] = 2.0 ** (-column_levels[k] / LEVELS_PER_OCTAVE)

@@ -1,10 +1,10 @@
-"""Find bases inside attention heads in which their weights cost fewer bits.
+"""Change the bases inside attention heads, so that the weights of the heads take fewer bits.
 
-A head's scores depend on Wq Wk^T alone and its output on Wv Wo alone, biases going along: with
-any invertible A and B, Wq A, Wk A^-T, Wv B and B^-1 Wo are the same function. The entropy coder
-takes the columns of a matrix to be independent, so it is worth the more, the more they are.
-What errors cost in sum does not change: the moments of the inputs and of the gradients change
-with the basis, the product of their determinants does not.
+The scores of a head depend only on Wq Wk^T and its output only on Wv Wo, including the biases. For
+any invertible A and B, the weights Wq A, Wk A^-T, Wv B and B^-1 Wo give the same function. The
+entropy coder assumes that the columns of a matrix are independent, so it saves bits if they are.
+The total cost of errors does not change: the moments of inputs and gradients depend on the basis,
+but the product of their determinants does not.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-_DAMPING = 1e-3  # of a moment's mean diagonal: bounds how far a basis may stretch
+_DAMPING = 1e-3  # relative to the mean diagonal of a moment: limits the scaling by a basis
 
 
 def decorrelate(
     c_attn: Float32, bias: Float32, c_proj: Float32, heads: int
 ) -> tuple[Float32, Float32, Float32]:
-    """Return the same attention, in bases in which the columns of each head are uncorrelated.
+    """Return the same attention in bases in which the columns of each head are uncorrelated.
 
     Args:
         c_attn: `[d, 3 * d]`, queries, keys and values side by side, each head by head.
-        bias: of `c_attn`, `[3 * d]`.
+        bias: the bias of `c_attn`, `[3 * d]`.
         c_proj: `[d, d]`.
-        heads: that d is divided into.
+        heads: the number of heads.
 
     Returns:
-        The three in the new bases, float32.
+        The three arrays in the new bases, float32.
     """
     rows = np.vstack([c_attn, bias]).astype(
         np.float64
@@ -44,7 +44,7 @@ def decorrelate(
 
 
 def _balanced(left: Float64, right: Float64) -> Float64:
-    """Return A such that left A and right A^-T have uncorrelated columns, of the same powers.
+    """Return A such that left A and right A^-T each have uncorrelated columns of the same power.
 
     With S and T the moments of their rows, A^T S A = A^-1 T A^-T is diagonal (contragredient
     diagonalisation; as in balanced truncation, Laub et al. 1987, algorithm 1).
@@ -55,7 +55,7 @@ def _balanced(left: Float64, right: Float64) -> Float64:
 
 
 def _moment(weights: Float64) -> Float64:
-    """Return the second moment of rows `[K, n]`, each divided by its scale, as the coder models."""
+    """Return the second moment of the rows `[K, n]`, each divided by its scale, with damping."""
     scales = np.sqrt(np.mean(weights**2, axis=1, keepdims=True))
     rows = weights / np.where(scales > 0, scales, 1.0)
     moment = rows.T @ rows / len(rows)

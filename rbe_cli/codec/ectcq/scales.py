@@ -1,7 +1,8 @@
-"""Fit the basis of a block: log-scales of its rows and columns, and of its columns' steps.
+"""Fit the log-scales of a block: of its rows and columns, and of its columns' steps.
 
-The probability model of the entropy coder is sigma_ij = r_i c_j, fitted to the integers
-themselves. All scales are kept in eighths of an octave, which costs under .001 bit a weight.
+The entropy coder models the integers as Gaussian with standard deviation sigma_ij = r_i c_j, fitted
+to the integers themselves. All scales are rounded to eighths of an octave, which costs less than
+.001 bit per weight. A log-scale in eighths is called a level.
 """
 
 import math
@@ -13,21 +14,24 @@ from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 
 Levels = NDArray[np.int16]
 _SWEEPS = 4
-_SPREAD = 6 * LEVELS_PER_OCTAVE  # columns further from the mean are clipped to it
-_WIDE = 3.0  # deviations of a column that an alphabet should hold
+_SPREAD = 6 * LEVELS_PER_OCTAVE  # levels of columns further from the mean are clipped
+_WIDE = 3.0  # standard deviations of a column that the integers should hold
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_INTEGER_NOISE = 0.02  # variance that a row of zeros is taken to have
+_INTEGER_NOISE = 0.02  # assumed variance of a row of zeros
 
 
 def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
-    """Return log-scales of the rows and columns of `[K, B]`, int16 `[K]` and `[B]`.
+    """Fit the levels of the rows and columns of values.
 
-    Alternates between the mean squares of rows and columns, each divided by the other's,
-    which is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
+    Rows and columns are fitted in turn, to mean squares divided by the scales of the other. This
+    is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
 
     Args:
-        values: whose scales are sought.
-        noise: variance added to each.
+        values: `[K, B]`.
+        noise: a variance that is added to each value.
+
+    Returns:
+        The levels of rows and columns, int16 `[K]` and `[B]`.
     """
     power = values.astype(np.float64) ** 2 + noise
     columns = np.ones(values.shape[1])
@@ -43,26 +47,23 @@ def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
 
 
 def column_levels(weights: NDArray[np.float32]) -> Levels:
-    """Return log-scales of the columns of weights `[K, B]`, relative to their mean, int16 `[B]`."""
+    """Return the levels of the columns of weights `[K, B]`, relative to the mean, int16 `[B]`."""
     return fit(weights, 1e-30)[1]
 
 
 def integer_levels(integers: NDArray[np.int32]) -> tuple[Levels, Levels]:
-    """Return log-scales of the rows and columns of integers `[K, B]`."""
+    """Return the levels of rows and columns of integers `[K, B]`, int16 `[K]` and `[B]`."""
     return fit(integers, _INTEGER_NOISE)
 
 
 def step_levels(diagonal: NDArray[np.float64], unit: float) -> Levels:
-    """Return log-scales of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
+    """Return the levels of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
     levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal / unit)
     return np.rint(levels).astype(np.int16)
 
 
 def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -> Levels:
-    """Return log-scales of the steps at which few weights of a column are above `largest`.
-
-    Weights are `[K, B]`.
-    """
+    """Return the step levels at which few weights `[K, B]` of a column exceed `largest` steps."""
     deviations = np.sqrt(np.mean(np.square(weights, dtype=np.float64), axis=0))  # [B]
     with np.errstate(divide="ignore"):
         levels = LEVELS_PER_OCTAVE * np.log2(_WIDE * deviations / (largest * step))
@@ -70,10 +71,10 @@ def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -
 
 
 def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels, int]:
-    """Return log-scales between which a column's step must lie, int16 `[B]` and a number.
+    """Return the smallest level of each column's step, int16 `[B]`, and the largest of all.
 
-    At the least one, no weight `[K, B]` of the column takes more than half of the integers'
-    range: the other half is for what error feedback adds. At the largest one, the largest
+    At the smallest level, no weight `[K, B]` of the column needs more than half of the range of
+    the integers. The other half is left for error feedback. At the largest level, the largest
     integer times the step is within float32.
     """
     largest = np.abs(weights).max(axis=0, initial=0.0).astype(np.float64)  # [B]
@@ -85,12 +86,12 @@ def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels
 
 
 def steps(step: float, levels: Levels, resolution: int = LEVELS_PER_OCTAVE) -> NDArray[np.float32]:
-    """Return the columns' steps, float32 `[B]`, of so many levels an octave."""
+    """Return the columns' steps, float32 `[B]`, for levels of 1 / `resolution` octave."""
     return np.float32(step) * np.exp2(levels / np.float32(resolution))
 
 
 def scale_model(levels: Levels) -> tuple[int, int]:
-    """Return (mean, level) of the entropy model under which log-scales themselves are coded."""
+    """Return (mean, level) of the entropy model that codes the levels themselves."""
     deviation = max(float(levels.std()), 1 / 16)
-    # The model's integers are even (z = 0): a deviation of 1 is one of 2 in its units.
+    # The model's integers are even (z = 0), so a deviation of 1 level is 2 in its units.
     return int(np.rint(levels.mean())), int(np.rint(LEVELS_PER_OCTAVE * np.log2(2 * deviation)))

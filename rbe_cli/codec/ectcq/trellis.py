@@ -1,12 +1,12 @@
-"""Quantise by an entropy-coded trellis (ECTCQ; Fischer and Wang 1992, Marcellin 1994).
+"""Define the trellis of ECTCQ, entropy-coded trellis-coded quantisation.
 
-A row of weights is written as integers n = 2 q + z. z is a function of the trellis's
-state alone, and the next state follows from q's lowest bit, so the integers decode from
-q without side information. The trellises are those of Ungerboeck's codes for amplitude
-modulation (1982, "Channel coding with multilevel/phase signals", table I): more states
-err less at the same rate, and take longer to search. The encoder finds the path of least
-squared error + lambda x bits with the Viterbi algorithm, bits being what the entropy
-model charges.
+The method is that of Fischer and Wang (1992) and Marcellin (1994). A row of weights is quantised
+to integers n = 2 q + z. z follows from the state of the trellis, and the next state follows from
+the state and the lowest bit of q, so that the integers are decoded from q without side information.
+The trellises are those of Ungerboeck's codes for amplitude modulation (1982, "Channel coding with
+multilevel/phase signals", table I). More states give smaller errors at the same rate, and take
+longer to search. The encoder finds the path with the smallest squared error + lambda x bits by the
+Viterbi algorithm. The bits are those of the entropy model.
 """
 
 from dataclasses import dataclass
@@ -20,24 +20,24 @@ from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, Labels, entropy_tab
 from rbe_cli.errors import UsageError
 
 PARITY_CHECKS = {8: (0o13, 0o04), 16: (0o23, 0o04), 32: (0o45, 0o10), 64: (0o103, 0o024)}
-"""Number of states -> Ungerboeck's parity-check polynomials h0 and h1."""
+"""Maps the number of states to Ungerboeck's parity-check polynomials h0 and h1."""
 _SMALLEST_LIMIT = 7
 
 
 @dataclass(frozen=True)
 class QuantiserOptions:
-    """Say how weights become integers.
+    """The options of the quantiser that maps weights to integers.
 
     Attributes:
-        states: of the trellis, 8, 16, 32 or 64.
-        max_integer: no integer leaves [-max_integer - 1, max_integer]; 7 at least.
+        states: the number of states of the trellis: 8, 16, 32 or 64.
+        max_integer: all integers lie in [-max_integer - 1, max_integer]. It is at least 7.
     """
 
     states: int = 8
     max_integer: int = MAX_INTEGER
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` if there is no such quantiser."""
+        """Raise `UsageError` if a value is not supported."""
         if self.states not in PARITY_CHECKS:
             raise UsageError(f"a trellis has 8, 16, 32 or 64 states, not {self.states}")
         if not _SMALLEST_LIMIT <= self.max_integer <= MAX_INTEGER:
@@ -52,10 +52,10 @@ DEFAULT_OPTIONS = QuantiserOptions()
 
 @cache
 def state_labels(states: int) -> Labels:
-    """Return what a state says of the integer after it, uint8 `[states]`.
+    """Return the label of each state, which restricts the next integer, uint8 `[states]`.
 
-    Bit 1 is z, the parity of (state << 1) & h1. Bit 0 is the parity of (state << 1) & h0: q's
-    lowest bit where the bit that is shifted into the state is 0, its complement where it is 1.
+    Bit 1 is z, the parity of (state << 1) & h1. Bit 0 is the parity of (state << 1) & h0: the
+    lowest bit of q if the bit that is shifted into the state is 0, and its complement if 1.
     """
     h0, h1 = PARITY_CHECKS[states]
     registers = [2 * state for state in range(states)]
@@ -64,18 +64,18 @@ def state_labels(states: int) -> Labels:
 
 
 class Search(NamedTuple):
-    """Hold what all searches of a block share (trellis_programs.py).
+    """The data that all searches of a block share (trellis_programs.py).
 
     Attributes:
-        labels: of the trellis's states.
-        subsets: float64 `[4, 3]`, the residue modulo 4, the lowest and the highest of the integers
-            n that each (z, q & 1) may take.
-        rate_weight: lambda, squared steps a bit.
-        bits, shift: of `EntropyTables`.
+        labels: the labels of the states (`state_labels`).
+        subsets: float64 `[4, 3]`: for each (z, q & 1) the residue of n modulo 4, the smallest and
+            the largest n.
+        rate_weight: lambda, in squared steps per bit.
+        bits, shift: the fields of `EntropyTables`.
         choices: scratch, int32 `[columns, 4]`, the best q for each (z, q & 1).
-        decisions: scratch, uint8 `[columns, states]`, 1 where the predecessor's top bit is set.
+        decisions: scratch, uint8 `[columns, states]`, 1 if the top bit of the predecessor is set.
         metrics: scratch, float64 `[2, states]`, the costs of paths.
-        costs: scratch, float64 `[4]`, of a weight's best q for each (z, q & 1).
+        costs: scratch, float64 `[4]`, the cost of a weight's best q for each (z, q & 1).
     """
 
     labels: Labels
@@ -90,7 +90,7 @@ class Search(NamedTuple):
 
 
 def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> Search:
-    """Return a search with room for stretches of so many columns."""
+    """Return a search with room for segments of `columns` columns."""
     low, high = -options.max_integer - 1, options.max_integer
     residues = [z + 2 * parity for z in (0, 1) for parity in (0, 1)]
     subsets = [(r, low + (r - low) % 4, high - (high - r) % 4) for r in residues]

@@ -20,7 +20,7 @@ def _bits(q: int, level: int, z: int, search: Search) -> float:
 
 @program_code
 def _best(x: float, level: int, subset: int, search: Search) -> tuple[float, int]:
-    """Return the least cost of a weight x with an integer of a subset, and the integer's q."""
+    """Return the smallest cost of a weight x with an integer of a subset, and its q."""
     z, subsets = subset >> 1, search.subsets
     residue, lowest, highest = subsets[subset, 0], subsets[subset, 1], subsets[subset, 2]
     near = min(max(4.0 * np.rint(0.25 * (x - residue)) + residue, lowest), highest)
@@ -40,17 +40,17 @@ def quantise_segment(
     out: NDArray[np.int32],
     start: int,
 ) -> int:
-    """Choose the integers of a stretch of a row by the Viterbi algorithm, ending in any state.
+    """Choose the integers of a segment of a row by the Viterbi algorithm, ending in any state.
 
     Args:
         target: `[columns]`, weights in units of the step.
-        row_level, column_levels: their sum is each weight's level in the entropy model.
-        search: its scratch has room for the columns.
+        row_level, column_levels: their sum is the level of each weight in the entropy model.
+        search: a search with room for the columns.
         out: `[columns]`, receives n = 2 q + z.
-        start: the trellis state before the stretch.
+        start: the state of the trellis before the segment.
 
     Returns:
-        The state after it.
+        The state after the segment.
     """
     labels, choices, decisions = search.labels, search.choices, search.decisions
     columns, states = target.shape[0], labels.shape[0]
@@ -64,8 +64,8 @@ def quantise_segment(
         for subset in range(4):
             cost[subset], choices[j, subset] = _best(x, level, subset, search)
         for a in range(half):
-            # h0 has its top bit set and h1 has not: the states a and a + half share z, and
-            # differ in the parity. Both lead to the states 2 a and 2 a + 1.
+            # The top bit is set in h0 and not in h1. Therefore the states a and a + half have
+            # the same z and different parities. Both lead to the states 2 a and 2 a + 1.
             label = labels[a]
             same, flipped = cost[label], cost[label ^ 1]
             low, high = metric[a], metric[a + half]
@@ -101,6 +101,6 @@ def quantise_segment_program(
     out: NDArray[np.int32],
     start: int,
 ) -> int:
-    """Run `quantise_segment` with the fields of its search given one by one."""
+    """Run `quantise_segment` with the fields of its search as separate arguments."""
     search = Search(labels, subsets, rate_weight, bits, shift, choices, decisions, metrics, costs)
     return quantise_segment(target, row_level, column_levels, search, out, start)

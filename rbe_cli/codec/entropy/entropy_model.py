@@ -1,11 +1,11 @@
-"""Build the probability model of the integers, as tables that rANS codes with.
+"""Build the tables of the probability model of integers, with which rANS codes them.
 
-An integer n = 2 q + z of a weight with standard deviation sigma, in units of the
-quantiser's step, has the probability of its cell [n - 1, n + 1] under the mixture
-.97 N(0, sigma) + .03 N(0, 1.8 sigma). sigma comes in eighths of an octave: its
-`level` t stands for sigma = 2 ** (t / 8). There is one table for each level and each
-z. Where sigma is large, only q's high part h = q >> shift has a table; the low bits are
-nearly uniform and are coded as they are.
+Let sigma be the standard deviation of a weight in units of the quantisation step. The probability
+of its integer n = 2 q + z is that of the cell [n - 1, n + 1] under the mixture
+.97 N(0, sigma) + .03 N(0, 1.8 sigma). sigma is rounded to eighths of an octave: the `level` t
+stands for sigma = 2 ** (t / 8). There is one table for each level and each z. If sigma is large,
+only the high part h = q >> shift has a table. The low bits are nearly uniform and are stored
+without a model.
 """
 
 import math
@@ -22,26 +22,27 @@ LEVELS_PER_OCTAVE = 8
 MIN_LEVEL = -24  # sigma = 1/8 of a step
 MAX_LEVEL = 95  # sigma = 3756 steps
 LEVELS = MAX_LEVEL - MIN_LEVEL + 1
-SYMBOLS = 64  # h + 32 for h in [-32, 30], then the escape
+SYMBOLS = 64  # h + 32 for h in [-32, 30], and the escape
 ESCAPE = SYMBOLS - 1
 SYMBOL_OFFSET = 32
 ESCAPE_BITS = 16  # an escape is followed by q + 2 ** 15
-MAX_INTEGER = 32765  # |n| never exceeds it, so that q fits the escape
+MAX_INTEGER = 32765  # the largest |n|, so that q fits into an escape
 _TOTAL = 1 << PROBABILITY_BITS
 _TAIL_WEIGHT, _TAIL_WIDTH = 0.03, 1.8
 
 
 class EntropyTables(NamedTuple):
-    """Hold static rANS tables, indexed `[level - MIN_LEVEL, z, ...]`; compiled code takes all.
+    """The static tables of rANS, which are indexed `[level - MIN_LEVEL, z, ...]`.
 
     Attributes:
-        frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; 0 = must escape.
+        frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; a symbol with
+            frequency 0 is coded by an escape.
         cumulative: uint16 `[LEVELS, 2, SYMBOLS]`, exclusive prefix sums of `frequency`.
         symbol: uint8 `[LEVELS, 2, 2 ** PROBABILITY_BITS]`, the symbol that owns each slot.
-        span: uint32 `[LEVELS, 2, SYMBOLS]`, frequency << 16 | cumulative: one load for both.
-        shift: int64 `[LEVELS]`, number of low bits of q that are coded as they are.
-        bits: float32 `[LEVELS, 2, SYMBOLS]`, the symbol's whole cost in bits, low bits and
-            the escape's payload included; a symbol without frequency costs an escape.
+        span: uint32 `[LEVELS, 2, SYMBOLS]`, frequency << 16 | cumulative, for one load.
+        shift: int64 `[LEVELS]`, number of low bits of q that are stored without a model.
+        bits: float32 `[LEVELS, 2, SYMBOLS]`, the cost of a symbol in bits, including low bits and
+            the payload of an escape. A symbol with frequency 0 costs an escape.
     """
 
     frequency: NDArray[np.uint16]
@@ -53,19 +54,19 @@ class EntropyTables(NamedTuple):
 
 
 def _below(x: float, sigma: float) -> float:
-    """Return the mixture's cumulative distribution at `x`."""
+    """Return the cumulative distribution of the mixture at `x`."""
     narrow = math.erf(x / (sigma * math.sqrt(2)))
     wide = math.erf(x / (_TAIL_WIDTH * sigma * math.sqrt(2)))
     return 0.5 + 0.5 * ((1 - _TAIL_WEIGHT) * narrow + _TAIL_WEIGHT * wide)
 
 
 def level_shift(level: int) -> int:
-    """Return the low bits of q to code as they are: h's deviation is then at most 2 ** 2.5."""
+    """Return the number of low bits, so that h has a standard deviation of at most 2 ** 2.5."""
     return max(0, math.ceil(level / LEVELS_PER_OCTAVE - 3.5))
 
 
 def _frequencies(level: int, z: int) -> NDArray[np.int64]:
-    """Return the integer frequencies `[SYMBOLS]` of one table."""
+    """Return the integer frequencies of one table, int64 `[SYMBOLS]`."""
     sigma, shift = 2.0 ** (level / LEVELS_PER_OCTAVE), level_shift(level)
     edges = [(h << (shift + 1)) + z - 1 for h in range(-SYMBOL_OFFSET, ESCAPE - SYMBOL_OFFSET + 1)]
     mass = np.diff([_below(edge, sigma) for edge in edges])
@@ -78,7 +79,7 @@ def _frequencies(level: int, z: int) -> NDArray[np.int64]:
 
 @cache
 def entropy_tables() -> EntropyTables:
-    """Return all tables; they are built once, in some ten milliseconds."""
+    """Return all tables. They are built once, in about ten milliseconds."""
     levels = range(MIN_LEVEL, MAX_LEVEL + 1)
     frequency = np.array([[_frequencies(t, z) for z in (0, 1)] for t in levels])
     cumulative = np.cumsum(frequency, axis=-1) - frequency

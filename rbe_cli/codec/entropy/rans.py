@@ -1,11 +1,11 @@
-"""Code blocks of trellis integers by interleaved rANS (Duda 2013; Giesen 2014).
+"""Code a block of trellis integers with interleaved rANS (Duda 2013; Giesen 2014).
 
-32 lanes code 32 rows side by side, walking along the columns; each lane has its own
-32-bit state and trellis state, and all share one stream of 16-bit words, read in lane
-order. A decoder can therefore run the lanes in vector registers. The stream holds the
-levels of the block's rows, of its columns and of their steps, then the weights, so that one
-flush of the states pays for all of them. Columns come in the trellis's order throughout.
-A single lane codes a vector's integers (codec/vectors/coded_vector.py).
+32 lanes code 32 rows in parallel, column by column. Each lane has its own 32-bit state and trellis
+state. All lanes share one stream of 16-bit words, which is read in the order of the lanes, so that
+a decoder can hold the lanes in vector registers. The stream contains the levels of the block's
+rows, of its columns and of their steps, and then the weights. Thus the final states are stored only
+once for all of them. Columns are in the order of the trellis. The integers of a vector are coded by
+a single lane (codec/vectors/coded_vector.py).
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ Words = NDArray[np.uint16]
 States = NDArray[np.int64]
 Levels = NDArray[np.int16]
 EncoderTables = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]
-"""frequency, cumulative and shift of `EntropyTables`."""
+"""The fields frequency, cumulative and shift of `EntropyTables`."""
 DecoderTables = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64]]
-"""symbol, span and shift of `EntropyTables` in one dimension: their index is computed once."""
+"""The fields symbol, span and shift of `EntropyTables`, flattened to compute one index only."""
 
 LANES = 32
-LOW = 1 << 16  # a state between symbols lies in [LOW, 2 ** 32)
+LOW = 1 << 16  # between symbols, a state lies in [LOW, 2 ** 32)
 
 
 def encode(
@@ -36,17 +36,18 @@ def encode(
     scale_models: NDArray[np.int16],
     labels: Labels,
 ) -> tuple[NDArray[np.uint32], Words]:
-    """Code a block.
+    """Encode a block.
 
     Args:
-        values: int32 `[K, B]`, each row a path of the trellis from state 0.
-        rows, columns: int16 `[K]` and `[B]`, levels whose sum selects a weight's table.
-        steps: int16 `[B]`.
+        values: int32 `[K, B]`. Each row is a path of the trellis from state 0.
+        rows, columns: int16 `[K]` and `[B]`, levels whose sum selects the table of a weight.
+        steps: int16 `[B]`, the levels of the columns' steps.
         scale_models: int16 `[3, 2]`, (mean, level) of the model for rows, columns and steps.
-        labels: of the trellis (`trellis.state_labels`).
+        labels: the labels of the trellis (`trellis.state_labels`).
 
     Returns:
-        The lanes' states, uint32 `[32]`, and the words, uint16, in the decoder's order.
+        The final states of the lanes, uint32 `[32]`, and the words, uint16, in the order in which
+        the decoder reads them.
     """
     words = _room_for(values.size + rows.size + columns.size + steps.size)
     states = np.full(LANES, LOW, np.int64)
@@ -67,19 +68,19 @@ def decode(
     order: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
-    """Decode what `encode` gives.
+    """Decode a block that `encode` wrote.
 
     Args:
         states, words, scale_models, labels: the coded block.
-        order: int64 `[B]`, the column that each column along the trellis goes to.
+        order: int64 `[B]`, the place of each column of the trellis in the matrix.
         shape: (K, B).
 
     Returns:
-        The values, int16 `[K, B]`, columns in their places; the levels of rows, columns and
-        steps, in the trellis's order.
+        The values, int16 `[K, B]`, with columns in the order of the matrix. The levels of rows,
+        columns and steps, int16, in the order of the trellis.
 
     Raises:
-        PayloadError: the words are not exactly the coded block.
+        PayloadError: the words do not end with the block.
     """
     rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
     steps = np.empty(shape[1], np.int16)
@@ -96,10 +97,10 @@ def decode(
 
 
 def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:
-    """Code integers `[n]` in one lane, as q under a level's table of z = 0.
+    """Encode integers `[n]` with one lane, as q with a level's table for z = 0.
 
     Returns:
-        The lane's state, and the words in the decoder's order.
+        The final state of the lane, and the words in the order in which the decoder reads them.
     """
     words = _room_for(values.size)
     states = np.full(1, LOW, np.int64)
@@ -109,10 +110,10 @@ def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:
 
 
 def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.int16]:
-    """Decode what `encode_run` gives, int16 `[count]`.
+    """Decode the integers that `encode_run` wrote, int16 `[count]`.
 
     Raises:
-        PayloadError: the words are not exactly so many integers.
+        PayloadError: the words do not end with the integers.
     """
     values = np.empty(count, np.int16)
     states = np.array([state], np.int64)
@@ -123,15 +124,12 @@ def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.i
 
 
 def _room_for(integers: int) -> Words:
-    """Return the most words of so many integers.
-
-    An integer takes two words at most: its symbol's, and that of its escape or low bits.
-    """
+    """Return room for the words. An integer takes at most two: its symbol, and its other bits."""
     return np.empty(2 * integers, np.uint16)
 
 
 def _padded(words: Words) -> Words:
-    """Return the words with the one that `_refill` reads past the end."""
+    """Return the words with one more, which `_refill` reads after the end."""
     return np.append(words, np.uint16(0))
 
 
@@ -146,6 +144,6 @@ def _decoder_tables() -> DecoderTables:
 
 
 def _check_end(position: int, words: Words, states: States) -> None:
-    """Refuse words that are not all read, or states that are not where the encoder began."""
+    """Raise `PayloadError` unless all words are read and every state is the encoder's first."""
     if position != words.size or not (states == LOW).all():
         raise PayloadError("entropy-coded words do not end where their integers do")

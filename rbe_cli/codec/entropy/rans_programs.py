@@ -1,4 +1,4 @@
-"""Run the entropy coder (rans.py) in compiled code."""
+"""Define the programs of the entropy coder, which are compiled (rans.py)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ from rbe_cli.codec.entropy.rans import (
 from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.runtime.jit import program_code
 
-_int64: Callable[..., Any] = np.int64  # to compiled code, all integers here are its int
+_int64: Callable[..., Any] = np.int64  # in compiled code, all integers here have the type int
 _SLOTS = (1 << PROBABILITY_BITS) - 1
 
 
@@ -39,7 +39,7 @@ def _level_index(level: int) -> int:
 
 @program_code
 def _put_raw(states: States, lane: int, value: int, count: int, words: Words, position: int) -> int:
-    """Code `count` uniform bits; return the new position (words are written backwards)."""
+    """Code `count` uniform bits, and return the new position. Words are written backwards."""
     x = states[lane]
     if x >> (32 - count):
         position -= 1
@@ -60,7 +60,7 @@ def _put(
     words: Words,
     position: int,
 ) -> int:
-    """Code q under a level's table; what the decoder reads last is written first."""
+    """Code q with a level's table. The bits that the decoder reads last are written first."""
     frequency, cumulative, shift = tables
     low_bits = shift[level]
     symbol = symbol_of(q, low_bits)
@@ -91,7 +91,7 @@ def _put_run(
     words: Words,
     position: int,
 ) -> int:
-    """Code integers less their mean under one level's table, the lanes taking turns."""
+    """Code integers minus their mean with one level's table, by all lanes in turn."""
     index, lanes = _level_index(level), states.shape[0]
     for i in range(values.shape[0] - 1, -1, -1):
         position = _put(states, i % lanes, values[i] - mean, index, 0, tables, words, position)
@@ -114,9 +114,9 @@ def encode_block(
     offsets: NDArray[np.uint8],
     words: Words,
 ) -> int:
-    """Fill `words` from its end; return the position of the first word.
+    """Code a block into the end of `words`, and return the position of the first word.
 
-    `offsets` is scratch, `[LANES, B]`.
+    `offsets` `[LANES, B]` is overwritten.
     """
     tables = frequency, cumulative, shift
     count, width = values.shape
@@ -151,13 +151,13 @@ def encode_block(
 
 @program_code
 def _refill(x: int, words: Words, position: int) -> tuple[int, int]:
-    """Return (state, position), the state with another word if it has room for one.
+    """Return (state, position), where the state has read a word if it was below `LOW`.
 
-    `words` ends with a word of its own that stands for all words past the end.
+    The last element of `words` is read for all positions after the end.
     """
     is_low = x < LOW
     word = _int64(words[np.uint64(min(position, words.shape[0] - 1))])
-    # Both sides are computed: which one holds is as random as the weights, and a branch on it
+    # Both results are computed. The condition is as random as the weights, so that a branch on it
     # would be mispredicted half the time.
     return (x << 16) | word if is_low else x, position + _int64(is_low)
 
@@ -196,7 +196,7 @@ def _get_run(
     level: int,
     values: NDArray[np.int16],
 ) -> int:
-    """Invert `_put_run`: fill `values` and return the new position."""
+    """Decode what `_put_run` wrote: fill `values`, and return the new position."""
     index, lanes = _level_index(level), states.shape[0]
     for i in range(values.shape[0]):
         lane = i % lanes
@@ -223,11 +223,12 @@ def decode_block(
     tile: NDArray[np.int16],
     values: NDArray[np.int16],
 ) -> int:
-    """Fill `rows`, `columns`, `steps` and `values`; return the position after the last word.
+    """Decode a block, and return the position after the last word.
 
-    `order` is where the columns of `values` go; the levels stay as they are coded. Scratch:
-    `trellis` `[LANES]`, the lanes' states, and `tile` `[B, LANES]`, which is written in order of
-    decoding and then transposed.
+    It fills `rows`, `columns`, `steps` and `values`. `order` gives the places of the columns of
+    `values`; the levels stay in the order of the trellis. `trellis` `[LANES]`, the states of the
+    lanes, and `tile` `[B, LANES]`, which is filled in order of decoding and then transposed, are
+    overwritten.
     """
     tables = symbols, spans, shift
     position = 0
@@ -267,7 +268,7 @@ def put_run_program(
     words: Words,
     position: int,
 ) -> int:
-    """Run `_put_run` with its tables given one by one."""
+    """Run `_put_run` with its tables as separate arguments."""
     tables = frequency, cumulative, shift
     return _put_run(values, mean, level, tables, states, words, position)
 
@@ -285,6 +286,6 @@ def get_run_program(
     level: int,
     values: NDArray[np.int16],
 ) -> int:
-    """Run `_get_run` with its tables given one by one."""
+    """Run `_get_run` with its tables as separate arguments."""
     tables = symbols, spans, shift
     return _get_run(words, position, states, tables, mean, level, values)

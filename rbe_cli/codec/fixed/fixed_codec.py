@@ -1,4 +1,4 @@
-"""Define the codec `fixed`: 2, 4 or 8 bits a weight, in the panels that lie in memory."""
+"""Define the codec `fixed`: 2, 4 or 8 bits per weight, stored as they are used in memory."""
 
 from typing import TYPE_CHECKING
 
@@ -14,19 +14,19 @@ _BITS = (2, 4, 8)
 
 
 class FixedCodec(Codec):
-    """Store levels times steps of rows and columns (fixed_matrix.py)."""
+    """A codec that stores levels, and steps of rows and columns (fixed_matrix.py)."""
 
     name = "fixed"
     version = 2
     weighs_errors = True
 
     def check_bits(self, options: CodecOptions) -> None:
-        """Refuse a number of bits that has no levels."""
+        """Raise `UsageError` unless the number of bits is 2, 4 or 8."""
         if options.bits not in _BITS:
             raise UsageError(f"the codec fixed needs bits = 2, 4 or 8, not {options.bits}")
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the whole matrix `[K, N]`. Raises as `Codec.decode`."""
+        """Return the whole matrix `[K, N]`. It raises as `Codec.decode`."""
         from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
 
         return FixedMatrix.from_bytes(data, _pair(shape)).decode()
@@ -41,7 +41,11 @@ class FixedCodec(Codec):
         return PanelMatrix.of_one_layout(fixed.values, fixed.layout, *steps, fixed.shape)
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode a matrix `[K, N]` with error feedback."""
+        """Encode a matrix `[K, N]` with error feedback.
+
+        Raises:
+            UsageError: the number of bits is not 2, 4 or 8.
+        """
         from rbe_cli.codec.error_cost import ErrorCost
         from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
 
@@ -51,7 +55,7 @@ class FixedCodec(Codec):
         return Payload(self.name, matrix.to_bytes())
 
     def with_parameters_of(self, data: Data, shape: Shape, weight: "CompressedMatrix") -> bytes:
-        """Return the same codes with the weight's steps, rounded to levels."""
+        """Return the same codes with the steps of `weight`, rounded to levels."""
         from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
 
         values = weight.parameters()
@@ -61,10 +65,10 @@ class FixedCodec(Codec):
     def plain_error_power(
         self, bits: float, shape: Shape, options: CodecOptions, relative_error: float
     ) -> float:
-        """Return the codec's own error power, at most a power of two for each bit.
+        """Return the codec's own error power, limited to 2 ** -bits.
 
-        A fixed rate errs by its rows' largest weights, so that no law of the rate alone holds.
-        But eight bits that err by a weight's size are wrong.
+        The error depends on the largest weight of each row, so that no law for the rate alone
+        holds. The limit finds faults such as 8 bits with errors as large as the weights.
         """
         return min(relative_error**2, 2.0 ** -(options.bits or 0.0))
 

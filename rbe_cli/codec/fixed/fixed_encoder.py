@@ -1,8 +1,8 @@
-"""Round weights to levels of a fixed number of bits, with error feedback (error_feedback.py).
+"""Quantise weights to a fixed number of bits, with error feedback (ectcq/error_feedback.py).
 
-With the scales of rows and columns divided out, weights are close to Gaussian noise, which the
-tables of levels are for. Feedback adds to what a row's codes are to stand for, so its step is
-found when it is written: the one that errs least.
+Divided by the scales of rows and columns, weights are close to Gaussian noise, for which the tables
+of levels are made. Feedback changes the values of a row before it is quantised. Therefore the step
+of a row is chosen at that moment: the one with the smallest error.
 """
 
 import math
@@ -23,19 +23,19 @@ from rbe_cli.weights import panel_layout
 Float32 = NDArray[np.float32]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_SMALLEST_UNIT = 1e-30  # 2 ** -16 of it is still a normal number
-CELLS = np.float32(16)  # to a unit: the middles between levels are multiples of 1/16
+_SMALLEST_UNIT = 1e-30  # 2 ** -16 times it is still a normal number
+CELLS = np.float32(16)  # per unit: the middles between levels are multiples of 1/16
 _ROWS = 64  # rows quantised between two matrix products
 
 
 class Quantiser(NamedTuple):
-    """Find the level nearest to a value, by cells of 1/16.
+    """A table that maps a value to the nearest level, by cells of 1/16.
 
     Attributes:
-        levels: float32 `[2 * cells]`, that of each cell, the first of which begins at
+        levels: float32 `[2 * cells]`, the level of each cell. The first cell begins at
             -cells / 16.
-        codes: uint8 `[2 * cells]`, what stands for them.
-        largest: of the levels.
+        codes: uint8 `[2 * cells]`, the code of each cell's level.
+        largest: the largest level.
     """
 
     levels: Float32
@@ -44,13 +44,13 @@ class Quantiser(NamedTuple):
 
 
 class Quantised(NamedTuple):
-    """Hold a matrix in codes.
+    """A quantised matrix, which consists of codes and steps.
 
     Attributes:
         codes: uint8 `[K, N]`.
-        row_levels: int8 `[K]`, the rows' steps.
-        column_levels: int8 `[N]`, the columns' steps over `unit`.
-        unit: the step of the largest column.
+        row_levels: int8 `[K]`, the levels of the rows' steps.
+        column_levels: int8 `[N]`, the levels of the columns' steps over `unit`.
+        unit: the column step of level 0, which is the largest.
     """
 
     codes: NDArray[np.uint8]
@@ -62,7 +62,7 @@ class Quantised(NamedTuple):
 def encode_matrix(
     weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
 ) -> FixedMatrix:
-    """Encode a matrix at 2, 4 or 8 bits a weight; arguments as of `quantise`."""
+    """Encode a matrix with 2, 4 or 8 bits per weight. The arguments are those of `quantise`."""
     codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
     values = panel_layout.pack(codes, bits)
     return FixedMatrix(codes.shape, bits, values, row_levels, column_levels, unit)
@@ -71,24 +71,24 @@ def encode_matrix(
 def quantise(
     weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
 ) -> Quantised:
-    """Write a matrix at 2, 4 or 8 bits a weight.
+    """Quantise a matrix to 2, 4 or 8 bits per weight.
 
     Args:
         weights: float32 `[K, N]`.
-        bits: a weight.
-        inputs: what an error costs by its row.
-        outputs: what it costs by its column, for each column block.
+        bits: bits per weight.
+        inputs: the cost of an error by its row.
+        outputs: the cost of an error by its column, for each column block.
     """
     column_levels, unit = _column_scales(weights)
     column_steps = np.float32(unit) * steps(column_levels)
-    # As in feedback.py, but with the blocks of columns side by side: they share the rows' steps.
+    # As in error_feedback.py, but all blocks of columns together, because they share the row steps.
     blocks = column_blocks(weights.shape[1])
     edges = np.array([0, *(part.stop for part in blocks)])
     order = np.concatenate([part.start + trellis_order(part.stop - part.start) for part in blocks])
     place = np.ix_(inputs.order, order)
     ordered_steps = column_steps[order]
     remains = weights[place] / ordered_steps
-    carried = np.zeros_like(remains)  # feedback from the rows of earlier groups
+    carried = np.zeros_like(remains)  # feedback from the rows quantised before
     mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
     cost = _column_cost(outputs, ordered_steps)
     largest = float(np.abs(LAYOUTS[bits].levels).max()) * float(column_steps.max())
@@ -112,7 +112,10 @@ def quantise(
 
 
 def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
-    """Return the columns' scales, without those of the rows: levels below the largest; its own."""
+    """Return the levels of the columns' scales, and the unit: the step of level 0.
+
+    The scales of the rows are divided out first.
+    """
     rows = np.einsum("kn,kn->k", weights, weights, dtype=np.float64)
     inverse = np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
     power = np.einsum("kn,kn,k->n", weights, weights, inverse)  # [N]
@@ -128,7 +131,7 @@ def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
 def quantiser(bits: int) -> Quantiser:
     """Return the quantiser of 2, 4 or 8 bits."""
     layout = LAYOUTS[bits]
-    first = 1 if bits == 8 else 0  # -128 has no opposite
+    first = 1 if bits == 8 else 0  # leave out -128, because there is no +128
     levels, codes = layout.levels[first:], np.arange(first, 2**bits)
     cells = int(CELLS * np.ceil(levels[-1] + 1))
     inside = (np.arange(-cells, cells) + 0.5) / CELLS
@@ -137,7 +140,7 @@ def quantiser(bits: int) -> Quantiser:
 
 
 def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float32]) -> Float32:
-    """Return M of every block, in the columns' steps, `[blocks, B, B]`; narrower ones padded."""
+    """Return M of all blocks in units of the columns' steps, padded to `[blocks, B, B]`."""
     width = max(factor.mixing.shape[0] for factor in outputs)
     mixing = np.zeros((len(outputs), width, width), np.float32)
     for scaled, factor, own in zip(mixing, outputs, column_steps, strict=True):
@@ -148,7 +151,7 @@ def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float
 
 
 def _column_cost(outputs: Sequence[OutputFactor], column_steps: Float32) -> Float32:
-    """Return what an error of one step costs in each column, over its mean."""
+    """Return the cost of an error of one step in each column, over the mean, float32 `[N]`."""
     diagonal = np.concatenate([factor.diagonal for factor in outputs])
     cost = diagonal * column_steps.astype(np.float64) ** 2
     return (cost / cost.mean()).astype(np.float32)

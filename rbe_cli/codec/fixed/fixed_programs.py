@@ -1,4 +1,4 @@
-"""Run the fixed-rate quantiser (fixed_encoder.py) in compiled code."""
+"""Define the programs of the codec `fixed`, which are compiled (fixed_encoder.py)."""
 
 from typing import Any
 
@@ -34,17 +34,18 @@ def quantise_fixed_rows(
     codes: NDArray[np.uint8],
     row_levels: StepLevels,
 ) -> None:
-    """Quantise `[rows, N]` from the last row to the first, in units of the columns' steps.
+    """Quantise rows `[rows, N]` from the last to the first, in units of the columns' steps.
 
-    `remains` holds the weights and receives their errors, `carried` the feedback of the rows
-    outside, `lower` L among these rows; blocks of columns end at `edges`; `cost` is that of an
-    error by its column; the quantiser's fields are given one by one; no row has a step above
-    that of level `limit`. Scratch: `scratch` `[2, N]` and `factors` `[rows]`.
+    `remains` holds the weights, and receives their errors. `carried` holds the feedback of the rows
+    below these, and `lower` holds L of these rows. Blocks of columns begin and end at `edges`.
+    `cost` is the cost of an error by its column. The fields of the quantiser are separate
+    arguments. The largest level of a row step is `limit`. `scratch` `[2, N]` and `factors`
+    `[rows]` are overwritten.
     """
     quantiser = Quantiser(levels, level_codes, largest)
     rows, columns = remains.shape
-    feedback = scratch[0]  # of the rows below
-    target = scratch[1]  # with that of the columns before, too
+    feedback = scratch[0]  # from the rows below
+    target = scratch[1]  # weights plus feedback from the rows below and the columns before
     for i in range(rows - 1, -1, -1):
         for n in range(columns):
             feedback[n] = carried[i, n]
@@ -77,7 +78,7 @@ def quantise_fixed_rows(
 
 @program_code
 def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
-    """Return the cell of a target over its steps; what no level reaches is clipped."""
+    """Return the cell of a target over its step. Values beyond the table are clipped."""
     cells = len(quantiser.levels) // 2
     last = np.float32(cells - 1)
     bounded = np.minimum(np.maximum(scaled * CELLS, -last - _ONE), last)
@@ -86,9 +87,9 @@ def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
 
 @program_code
 def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int) -> int:
-    """Return the level of the best step, from the least one that clips nothing downwards.
+    """Return the best level of a row step, searching down from the lowest that clips nothing.
 
-    Costs may differ so much that a few columns make the error, which then has several minima.
+    If the costs differ widely, a few columns decide the error, which then has several minima.
     """
     largest = 0.0
     for n in range(target.shape[0]):
@@ -106,7 +107,7 @@ def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int
 
 @program_code
 def _weighted_error(target: Float32, cost: Float32, quantiser: Quantiser, level: int) -> float:
-    """Return the sum of squared errors at a row's step, each times its column's cost."""
+    """Return the sum of squared errors at a row step, each times the cost of its column."""
     step, total = _STEPS[level + 128], 0.0
     for n in range(target.shape[0]):
         error = target[n] - step * quantiser.levels[_cell(target[n] / step, quantiser)]

@@ -1,16 +1,16 @@
-"""Encode one-dimensional tensors, LayerNorm parameters and biases, in the fewest bytes.
+"""Encode one-dimensional tensors (LayerNorm parameters and biases) in the fewest bytes.
 
-Two codecs beside `float16` and `float32` (codec/dense_tensor.py), version 1, little-endian:
+There are two codecs beside `float16` and `float32` (dense_tensor.py), version 1, little-endian:
 
-    scalar   value   float32              all values are this one
+    scalar   value   float32              the value of all elements
     coded    offset  float32              value i is offset + step * n[i], rounded to float32
              step    float32
              level   int16                of the entropy model of 2 n (entropy/entropy_model.py)
              state   uint32               of a single rANS lane (codec/entropy/rans.py)
              words   uint16 [...]         n, coded as q of z = 0
 
-An n far from the others is coded by an escape, so that outliers cost little. What codes them
-needs Numba, which is imported only when it is called: most files are loaded without.
+An n far from the others is coded by an escape, so that outliers cost little. The entropy coder is
+imported only when it is called, so that files without coded vectors load faster.
 """
 
 import math
@@ -25,21 +25,21 @@ from rbe_cli.errors import PayloadError
 Float32 = NDArray[np.float32]
 _CODED = struct.Struct("<ffhI")  # offset, step, level, state
 _SCALAR = struct.Struct("<f")
-_INTEGERS = np.iinfo(np.int16)  # of n; an escape holds no more
+_INTEGERS = np.iinfo(np.int16)  # the range of n, which an escape can hold
 
 
 def choose(values: Float32, step: float) -> tuple[str, bytes]:
     """Return the name of the codec that takes the fewest bytes, and the bytes.
 
-    `float32` holds any values. The others are considered if no value errs by more than half a
-    step (and what float32 rounds away).
+    `float32` holds any values. The other codecs are considered if no error is larger than half a
+    step plus the rounding of float32.
 
     Args:
-        values: finite, `[n]`, not empty.
-        step: what an error may be twice, positive and within float32.
+        values: finite, float32 `[n]`, not empty.
+        step: twice the largest error that is allowed; positive and within float32.
     """
     best: tuple[str, bytes] = "float32", dense_tensor.encode(values, "float32")
-    with np.errstate(over="ignore"):  # what float16 does not reach is not near enough
+    with np.errstate(over="ignore"):  # infinite values fail the check below
         half = values.astype(np.float16)
     coded, scalar = encode_vector(values, step), encode_scalar(values)
     smaller = [
@@ -56,9 +56,7 @@ def choose(values: Float32, step: float) -> tuple[str, bytes]:
 
 
 def encode_vector(values: Float32, step: float) -> bytes:
-    """Return the bytes of codec `coded`.
-
-    Values more than 32767 steps from the median are clipped.
+    """Encode with the codec `coded`. Values more than 32767 steps from the median are clipped.
 
     Args:
         values, step: as in `choose`.
@@ -74,12 +72,12 @@ def encode_vector(values: Float32, step: float) -> bytes:
 
 
 def encode_scalar(values: Float32) -> bytes:
-    """Return the bytes of codec `scalar`: the middle between the least and the largest value."""
+    """Encode with the codec `scalar`: the mean of the smallest and the largest value."""
     return _SCALAR.pack((float(values.min()) + float(values.max())) / 2)
 
 
 def decode_coded(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
-    """Return the values of codec `coded`, float32.
+    """Decode the codec `coded` to float32 values.
 
     Raises:
         PayloadError: the bytes are not a vector of this shape, or a value is not finite.
@@ -88,7 +86,7 @@ def decode_coded(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
 
 
 def decode_scalar(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
-    """Return the values of codec `scalar`, float32; raises as `decode_coded`."""
+    """Decode the codec `scalar` to float32 values. It raises as `decode_coded`."""
     if len(data) != _SCALAR.size:
         raise PayloadError(f"{len(data)} bytes are not one scalar")
     return _finite(np.full(shape, _SCALAR.unpack(data)[0], np.float32))
@@ -101,7 +99,7 @@ def _finite(values: Float32) -> Float32:
 
 
 def _cheapest_level(n: NDArray[np.int16]) -> int:
-    """Return the level of the entropy model that charges least for integers `[n]`."""
+    """Return the level of the entropy model that takes the fewest bits for integers `[n]`."""
     from rbe_cli.codec.entropy.entropy_model import ESCAPE, MIN_LEVEL, SYMBOL_OFFSET, entropy_tables
 
     tables = entropy_tables()
@@ -112,7 +110,7 @@ def _cheapest_level(n: NDArray[np.int16]) -> int:
 
 
 def _integers_of(data: bytes | memoryview, shape: tuple[int, ...]) -> Float32:
-    """Return the values of codec `coded`, which may be infinite."""
+    """Return the values of the codec `coded`, which may be infinite."""
     word_bytes = len(data) - _CODED.size
     if word_bytes < 0 or word_bytes % 2:
         raise PayloadError(f"{len(data)} bytes are not a coded vector")

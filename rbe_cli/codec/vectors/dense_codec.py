@@ -1,4 +1,4 @@
-"""Define the codecs `float16` and `float32`: tensors kept as floating-point numbers."""
+"""Define the codecs `float16` and `float32`, which store floating-point numbers."""
 
 import math
 from typing import TYPE_CHECKING, ClassVar
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class DenseCodec(Codec):
-    """Store little-endian floating-point numbers in C order, as the checkpoint holds them."""
+    """A codec that stores little-endian floating-point numbers in C order."""
 
     takes_vectors = True
     is_exact = True
@@ -29,24 +29,24 @@ class DenseCodec(Codec):
         return 8.0 * self.item_bytes
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the values as float32. Raises as `Codec.decode`."""
+        """Return the values as float32. It raises as `Codec.decode`."""
         from rbe_cli.codec.vectors import dense_tensor
 
         return dense_tensor.decode(data, shape, self.dtype)
 
 
 class Float16Codec(DenseCodec):
-    """Store half precision; single precision takes its place where that loses too much."""
+    """A codec of half precision, which gives way to float32 if rounding would lose too much."""
 
     name = "float16"
     item_bytes = 2
     dtype = "float16"
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode values as float16, or as float32 unless float16 was asked for by name.
+        """Encode values as float16. Unless it was asked for by name, float32 may be chosen.
 
         Raises:
-            UsageError: float16 was asked for, and a value is beyond its range.
+            UsageError: float16 was asked for by name, and a value is beyond its range.
         """
         from rbe_cli.codec.vectors import dense_tensor
 
@@ -59,14 +59,14 @@ class Float16Codec(DenseCodec):
 
 
 class Float32Codec(DenseCodec):
-    """Store single precision, which holds every value of a checkpoint."""
+    """A codec of single precision, which holds every value of a checkpoint."""
 
     name = "float32"
     item_bytes = 4
     dtype = "float32"
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode values as they are."""
+        """Encode values without a change."""
         from rbe_cli.codec.vectors import dense_tensor
 
         return Payload(self.name, dense_tensor.encode(values, self.dtype))

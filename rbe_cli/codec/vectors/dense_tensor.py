@@ -1,4 +1,4 @@
-"""Keep tensors as floating-point numbers: LayerNorm parameters, biases, overrides."""
+"""Encode and decode tensors as floating-point numbers, little-endian in C order."""
 
 import math
 from typing import Literal
@@ -10,11 +10,11 @@ from rbe_cli.errors import PayloadError
 
 DenseType = Literal["float16", "float32"]
 _DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
-_TOLERANCE = 5e-4  # relative; half a unit in float16's last place, far below any weight's error
+_TOLERANCE = 5e-4  # relative: half a unit in the last place of float16
 
 
 def choose(tensor: NDArray[np.float32]) -> DenseType:
-    """Return `float16` unless its rounding would be more than a normal number's half unit."""
+    """Return `float16`, or `float32` if float16 overflows or its rounding error is too large."""
     if not fits_float16(tensor):
         return "float32"
     error = np.linalg.norm(tensor - tensor.astype(np.float16).astype(np.float32))
@@ -34,7 +34,7 @@ def exact(tensor: NDArray[np.float32]) -> DenseType:
 
 
 def encode(tensor: NDArray[np.float32], codec: DenseType) -> bytes:
-    """Return the tensor's little-endian bytes in C order."""
+    """Return the tensor's bytes, little-endian in C order."""
     return np.ascontiguousarray(tensor, dtype=_DTYPES[codec]).tobytes()
 
 
@@ -42,7 +42,7 @@ def decode(data: bytes | memoryview, shape: tuple[int, ...], codec: str) -> NDAr
     """Return the tensor as float32.
 
     Raises:
-        PayloadError: wrong number of bytes, or NaN or infinity among the values.
+        PayloadError: the number of bytes is wrong, or a value is NaN or infinite.
     """
     dtype = _DTYPES[codec]
     if len(data) != math.prod(shape) * dtype.itemsize:

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from rbe_cli.runtime.arrays import Float32
 
 _SCALAR_BYTES = 4
-_SURPLUS_BITS = 4.0  # bits a value, above those of the matrices
+_SURPLUS_BITS = 4.0  # per value, in addition to the bits per weight of the matrices
 MOST_BITS = 16.0
 
 
 class CodedCodec(Codec):
-    """Store multiples of a step from an offset, entropy-coded (coded_vector.py)."""
+    """A codec that stores an offset plus entropy-coded multiples of a step (coded_vector.py)."""
 
     name = "coded"
     takes_matrices = False
@@ -23,19 +23,19 @@ class CodedCodec(Codec):
     needs_programs = True
 
     def expected_bits(self, options: CodecOptions, rate: float) -> float:
-        """Return about the bits of a value; vectors are rounded more finely than matrices."""
+        """Return about the bits per value. Vectors are rounded more finely than matrices."""
         return min(rate + _SURPLUS_BITS, MOST_BITS)
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the values as float32. Raises as `Codec.decode`."""
+        """Return the values as float32. It raises as `Codec.decode`."""
         from rbe_cli.codec.vectors.coded_vector import decode_coded
 
         return decode_coded(data, shape)
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode values in the fewest bytes that err by at most half of the job's step.
+        """Encode values in the fewest bytes whose errors are at most half of the job's step.
 
-        Without a step they are kept as floating-point numbers.
+        Without a step they are stored as floating-point numbers.
         """
         if job.step is None:
             return FLOAT16.encode(values, job)
@@ -45,7 +45,7 @@ class CodedCodec(Codec):
 
 
 class ScalarCodec(Codec):
-    """Store one value for all elements."""
+    """A codec that stores one value for all elements."""
 
     name = "scalar"
     takes_matrices = False
@@ -53,17 +53,17 @@ class ScalarCodec(Codec):
     keeps_orientation = True
 
     def exact_bytes(self, shape: Shape) -> int:
-        """Return the bytes of the one value."""
+        """Return the bytes of one value."""
         return _SCALAR_BYTES
 
     def decode(self, data: Data, shape: Shape) -> "Float32":
-        """Return the values as float32. Raises as `Codec.decode`."""
+        """Return the values as float32. It raises as `Codec.decode`."""
         from rbe_cli.codec.vectors.coded_vector import decode_scalar
 
         return decode_scalar(data, shape)
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
-        """Encode the middle between the least and the largest value."""
+        """Encode the mean of the smallest and the largest value."""
         from rbe_cli.codec.vectors.coded_vector import encode_scalar
 
         return Payload(self.name, encode_scalar(values))

@@ -42,14 +42,13 @@ def load_model(
     container: Container,
     threads: int | None,
     progress: Progress,
-    limit: MemoryLimit | None = None,
 ) -> LoadedModel:
     """Decode a file's tensors; arguments and errors as of `load_weights`.
 
     Gamma and beta of the LayerNorms stay as the file holds them, if that takes fewer bytes than
     float32, and are decoded once.
     """
-    weights = load_weights(container, threads, progress, limit)
+    weights = load_weights(container, threads, progress)
     return LoadedModel(container.config, {**weights, **stored_norms(container)})
 
 

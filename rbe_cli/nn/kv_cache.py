@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.runtime.arrays import Floating, Int64
@@ -46,18 +45,17 @@ class KVCache:
         lengths: int64 `[batch]`, tokens in each row.
     """
 
-    def __init__(self, config: Gpt2Config, batch: int, dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, config: Gpt2Config, batch: int) -> None:
         """Begin with empty rows.
 
         Args:
             config: of the model.
             batch: number of rows.
-            dtype: of keys and values.
         """
         shape = (batch, config.n_head, 0, config.head_dim)
         layers = range(config.n_layer)
-        self._keys: list[Floating] = [np.empty(shape, dtype) for _ in layers]
-        self._values: list[Floating] = [np.empty(shape, dtype) for _ in layers]
+        self._keys: list[Floating] = [np.empty(shape, np.float32) for _ in layers]
+        self._values: list[Floating] = [np.empty(shape, np.float32) for _ in layers]
         self._n_positions = config.n_positions
         self.lengths = np.zeros(batch, np.int64)
 

@@ -260,7 +260,7 @@ def test_a_limit_counts_what_the_process_takes_already(tmp_path):
     stored, _ = stored_model(config, 0.02, None)
     write_container(path, config=config, tensors=stored, tokenizer_json=None, provenance=PROVENANCE)
     with Container.open(path) as container:
-        load_model(container, 1, no_progress, MemoryLimit(10**10, 0))
+        load_weights(container, 1, no_progress, MemoryLimit(10**10, 0))
         for limit in (MemoryLimit(10**6, 0), MemoryLimit(10**10, 10**10)):
             with pytest.raises(UsageError, match="more than `max_memory`"):
-                load_model(container, 1, no_progress, limit)
+                load_weights(container, 1, no_progress, limit)

@@ -8,7 +8,7 @@ from rbe_cli.runtime.buffer_pool import BufferPool
 from rbe_cli.runtime.traced_memory import traced_peak
 
 SIZE = 1 << 20
-SLACK = 20_000  # Python's own objects
+SLACK = 20_000  # Python's own objects, made or freed meanwhile
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_peak_is_what_was_in_use_at_once() -> None:
         for _ in range(3):
             np.ones(2 * SIZE, np.uint8)
         np.ones(SIZE, np.uint8)
-    assert 2 * SIZE <= found.peak_bytes < 2 * SIZE + SLACK
+    assert abs(found.peak_bytes - 2 * SIZE) < SLACK
     assert before.sum() == SIZE
 
 
@@ -52,13 +52,13 @@ def test_measurements_may_lie_within_each_other() -> None:
             inner.append(found.peak_bytes)
     assert kept.sum() == SIZE
     for peak, size in ((outer.peak_bytes, 5), (inner[0], 3), (inner[1], 2)):
-        assert size * SIZE <= peak < size * SIZE + SLACK
+        assert abs(peak - size * SIZE) < SLACK
     with traced_peak(pool) as outer:
         more = np.ones(SIZE, np.uint8)
         with traced_peak(pool):
             np.ones(3 * SIZE, np.uint8)
     assert more.sum() == SIZE
-    assert 4 * SIZE <= outer.peak_bytes < 4 * SIZE + SLACK
+    assert abs(outer.peak_bytes - 4 * SIZE) < SLACK
 
 
 @pytest.mark.usefixtures("tracing")
@@ -72,7 +72,7 @@ def test_borrowed_memory_counts_for_each_who_borrows_it() -> None:
             for _ in range(2):
                 with pool.borrow((SIZE,), np.uint8):
                     pass
-        assert SIZE <= found.peak_bytes < SIZE + SLACK
+        assert abs(found.peak_bytes - SIZE) < SLACK
     with pool.borrow((8,), np.uint8):
         pass
     assert pool.nbytes == 8  # it keeps memory again

@@ -61,9 +61,9 @@ class Bench:
         """Prepare to time.
 
         Args:
-            layers: which.
-            models: which.
-            threads: of the compiled kernels; None for the physical cores.
+            layers: which layers to time.
+            models: which models to time.
+            threads: threads of the compiled kernels; None for the physical cores.
             progress: told what is timed.
 
         Raises:

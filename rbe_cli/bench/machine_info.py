@@ -18,10 +18,10 @@ class Machine:
 
     Attributes:
         cpu: the processor's model.
-        physical_cores: of the machine; None if the system does not tell.
-        logical_cores: that this process may use.
-        threads: that the fused kernels run on; None if they were not used.
-        memory_bytes: of the machine.
+        physical_cores: cores of the machine; None if the system does not tell.
+        logical_cores: CPUs that this process may use.
+        threads: threads that the fused kernels run on; None if they were not used.
+        memory_bytes: memory of the machine.
         platform: operating system and instruction set.
         python, numpy: versions.
         numba: its version; None where it is not installed.

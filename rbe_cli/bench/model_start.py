@@ -32,9 +32,10 @@ class ModelOptions:
 
     Attributes:
         path: a `.rbe` file.
-        prompt_tokens: that one prefill takes; None for 512, or as many as the context leaves.
-        max_tokens: decoded one by one; None for 128, or as many as the context or some seconds
-            leave.
+        prompt_tokens: tokens that one prefill takes; None for 512, or as many as the context
+            leaves.
+        max_tokens: tokens that are decoded one by one; None for 128, or as many as the context
+            or some seconds leave.
         depth: tokens in the cache before the first of either.
         kv_type: how keys and values are kept.
         activations: bits that the prompt's are rounded to.
@@ -95,7 +96,7 @@ def start_alone(options: ModelOptions, prompt_tokens: int, threads: int | None) 
     """Return what `start` finds in a process of its own.
 
     Raises:
-        RbeError: it failed.
+        RbeError: the process failed.
     """
     words = asdict(options) | {"path": str(options.path)}
     arguments = json.dumps([words, prompt_tokens, threads])

@@ -44,7 +44,7 @@ class ModelTiming:
 
     Attributes:
         model: the file.
-        prompt_tokens, max_tokens, depth: that were timed, see `ModelOptions`.
+        prompt_tokens, max_tokens, depth: tokens that were timed, see `ModelOptions`.
         prefill_tokens_per_second, decode_tokens_per_second: at the median time; neither
             tokenisation nor sampling is counted.
         load_seconds: from the file, which the system has in memory already, to a model that
@@ -54,10 +54,10 @@ class ModelTiming:
         peak_rss_bytes: of the process until that token, compilation included if there was any;
             of several models each has a process of its own for that.
         bytes_per_token: `bytes_per_token` at the given depth.
-        prefill_spread, decode_spread: of the repetitions.
+        prefill_spread, decode_spread: extremes of the repetitions.
         read_bytes_per_second: at which all threads read as many bytes as a token needs, at the
             median time.
-        bandwidth_share: of it that decoding reaches.
+        bandwidth_share: share of this rate that decoding reaches.
         kv_type: how keys and values were kept.
     """
 
@@ -88,7 +88,7 @@ def time_models(
 
     Args:
         models: the files and the tokens.
-        kernels: what computes.
+        kernels: the kernels that compute.
         repeat: prefills, and decodes of all tokens; None as in `time_in_turn`.
         progress: told after each start and after the measurement.
 

@@ -29,8 +29,8 @@ class Case:
     """Hold a block that is ready to be timed.
 
     Attributes:
-        calls: of each op.
-        weight_bytes: of each op's parameters in memory.
+        calls: the call of each op.
+        weight_bytes: bytes of each op's parameters in memory.
     """
 
     calls: dict[Op, LayerCall]
@@ -51,12 +51,12 @@ def build_case(
 
     Args:
         shape: says what the block is like; x may be smaller.
-        tensors: of a model of one layer, in panels.
+        tensors: tensors of a model of one layer, in panels.
         x: input.
-        variant: how.
+        variant: the way to compute.
         kernels: compute.
-        backward: of the backward passes, with what they need saved, and with all gradients.
-        memory_limit: of the block, see `TransformerBlock`.
+        backward: whether to call the backward passes, with saved tensors and all gradients.
+        memory_limit: limit of the block, see `TransformerBlock`.
     """
     block = Gpt2(shape.config(), held(tensors, variant), kernels).blocks[0]
     block.memory_limit = memory_limit

@@ -21,7 +21,7 @@ class Variant(StrEnum):
     `standard`: the same weights in float32, multiplied by numpy's library; each layer in passes
     of its own over all of its input.
     `mixed`: as `fused`, with input and LayerNorms in float16.
-    `reference`: the kernels' obvious numpy twins, which first turn each matrix into float32, in
+    `reference`: the kernels' equivalents in numpy, which first turn each matrix into float32, in
     every call, and run on as many threads as numpy's own library likes.
     """
 

@@ -46,7 +46,7 @@ class Shape:
         """Read BATCHxSEQxDIM.
 
         Raises:
-            UsageError: it has another form.
+            UsageError: the text has another form.
         """
         found = _FORM.fullmatch(text)
         if not found:

@@ -34,13 +34,13 @@ class LayerOptions:
     """Say which layers to time: every combination.
 
     Attributes:
-        shapes, ops, variants: of them.
+        shapes, ops, variants: what to combine.
         backward: their backward passes, with the gradients of all parameters, instead of
             their forward passes.
         memory_limit: bytes of activations that the block and its feed-forward part may take at
             once; None for all they need.
         repeat: calls of each; None as in `timing.time_in_turn`.
-        seconds: that all may take together, each shape an equal part of what is left. Layers
+        seconds: time that all may take together, each shape an equal part of what is left. Layers
             that would take longer are left out. None for as long as it takes.
     """
 
@@ -58,13 +58,13 @@ class LayerTiming:
     """Describe one layer, computed one way, in the fields of docs/json.md.
 
     Attributes:
-        shape: of the input, BATCHxSEQxDIM.
-        backward: whether of the backward pass.
-        iterations: calls that the seconds are taken from.
+        shape: shape of the input, BATCHxSEQxDIM.
+        backward: whether the backward pass was timed.
+        iterations: number of calls that were timed.
         gflops: 1e9 floating-point operations a second (`flop_count`), at the median.
         gbytes_per_second: 1e9 bytes a second (`byte_count`), at the median.
-        peak_memory_bytes: of the parameters, and of the most that a call has in use at once, its
-            output included, as measured by tracemalloc.
+        peak_memory_bytes: bytes of the parameters, and of the most that a call has in use at
+            once, its output included, as measured by tracemalloc.
     """
 
     op: Op
@@ -102,7 +102,7 @@ def time_layers(
     as they are there.
 
     Args:
-        options: what to time.
+        options: the layers to time.
         fast: kernels of all variants but `reference`.
         progress: told after each op, and of compilation.
 

@@ -22,14 +22,14 @@ def time_in_turn(
     """Return the seconds of every call of each, taken in turns, so that all meet the same noise.
 
     A turn is a tenth of a second, or a single longer call: libraries let their threads spin for
-    some hundredths of a second after the work, which would slow whoever comes next.
+    some hundredths of a second after the work, which would slow the next call.
 
     Args:
-        calls: what to time; warmed up already.
-        repeat: how often each. None for at least 3 times and half a second, but no new turn
-            after `most_seconds` of a call: one that takes longer is made once.
+        calls: the calls to time, which are warmed up already.
+        repeat: how often to make each call. None for at least 3 times and half a second, but
+            no new turn after `most_seconds` of a call: one that takes longer is made once.
         most_seconds: see `repeat`.
-        found: takes the seconds as they are measured, for whoever is interrupted.
+        found: takes the seconds as they are measured, for a caller that is interrupted.
     """
     seconds: dict[Name, list[float]] = {} if found is None else found
     seconds.update({name: [] for name in calls})

@@ -48,7 +48,7 @@ class Evaluation:
     """Hold the scores of a model on some windows.
 
     Attributes:
-        predictions: how many were counted.
+        predictions: number of predictions that were counted.
         windows: in how many windows.
         loss: cross-entropy, nats a token.
         comparison: with the reference; None without one.

@@ -56,9 +56,9 @@ class AttentionDifference:
 
     Attributes:
         layer: its number.
-        scores: of Wq Wk^T of all heads, the queries' bias included. That of the keys changes
+        scores: error of Wq Wk^T of all heads, the queries' bias included. That of the keys changes
             no softmax.
-        values: of Wv Wo of all heads, the values' bias included.
+        values: error of Wv Wo of all heads, the values' bias included.
     """
 
     layer: int
@@ -71,7 +71,7 @@ class Difference:
     """Hold all differences; `config` and `provenance` hold only what differs.
 
     Attributes:
-        attention: of the layers that both have; empty if their heads or widths differ.
+        attention: errors of the layers that both have; empty if their heads or widths differ.
     """
 
     other: str

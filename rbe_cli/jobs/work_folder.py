@@ -86,7 +86,7 @@ class WorkFolder:
         """Return the arrays of a step that was finished before.
 
         Raises:
-            OutputError: they were damaged or deleted since.
+            OutputError: the arrays were damaged or deleted since.
         """
         arrays = self.load(name)
         if arrays is None:
@@ -97,7 +97,7 @@ class WorkFolder:
         """Keep the arrays of a finished step.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: the arrays cannot be written.
         """
         try:
             self._write(f"{name}.npz", lambda file: np.savez(file, allow_pickle=False, **arrays))

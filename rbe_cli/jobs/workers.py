@@ -1,6 +1,6 @@
 """Run coarse tasks side by side: whole batches, blocks or matrices, one thread for each.
 
-numpy's BLAS is held to one thread meanwhile: its own threads would contend with these, and
+numpy's BLAS is held to one thread during that time: its own threads would contend with these, and
 its results could depend on their number.
 """
 
@@ -81,7 +81,7 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[Workers]:
     """Yield a Dask cluster's workers (the extra `dask`); `jobs` is by default their threads.
 
     Args:
-        address: of the scheduler, such as `tcp://10.0.0.1:8786`.
+        address: address of the scheduler, such as `tcp://10.0.0.1:8786`.
         jobs: tasks at once.
 
     Raises:

@@ -55,8 +55,8 @@ def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
     """Return the kernels of an engine: `fast` is compiled, `reference` is numpy without Numba.
 
     Args:
-        engine: which.
-        threads: for `fast`; None for the physical cores this process may use.
+        engine: the kernels to load.
+        threads: threads of `fast`; None for the physical cores this process may use.
 
     Raises:
         UsageError: `threads` is below 1.

@@ -88,11 +88,11 @@ def attention(
         keys, values: the cache, `[cache_rows, heads, capacity, head_dim]`.
         rows: `[batch]`, the cache row of each sequence, no row twice.
         starts: `[batch]`, positions already in the cache; starts + seq <= capacity.
-        scale: of the scores, commonly 1 / sqrt(head_dim).
+        scale: factor of the scores, commonly 1 / sqrt(head_dim).
         out: `[batch, seq, d]`.
         mask: `[batch, 1 or heads, 1 or seq, length]`, true for the positions that may be seen,
-            where length is the largest of starts + seq; None for all. Who may see nothing
-            gets zeros.
+            where length is the largest of starts + seq; None for all. A query that may
+            see nothing gets zeros.
         weights: `[batch, heads, seq, length]`, takes what each query attends to.
     """
     batch, seq, _ = qkv.shape
@@ -134,11 +134,11 @@ def attention_backward(
 
     Args:
         qkv: `[batch, seq, 3 * d]`, as in `attention`.
-        heads: that d is divided into.
-        scale: of the scores.
+        heads: number of heads that d is divided into.
+        scale: factor of the scores.
         grad: `[batch, seq, d]`, with respect to attention's output.
         out: `[batch, seq, 3 * d]`.
-        mask: as in `attention`.
+        mask: see `attention`.
     """
     batch, seq, _ = qkv.shape
     visible = np.tril(np.ones((seq, seq), bool))

@@ -83,7 +83,7 @@ class Team:
         while True:
             work(part, self._address, _PATIENCE)
             awake.clear()
-            if not self._has_job:  # whoever has one by now finds the flag cleared, and sets it
+            if not self._has_job:  # a caller with a job finds the flag cleared, and sets it
                 awake.wait()
 
     def forget_threads(self) -> None:

@@ -2,7 +2,7 @@
 
 What counts is memory that is in use: what Python and numpy have allocated beyond what was there
 before. Memory that a buffer pool keeps for later is not in use, so the pool keeps none while a
-measurement runs. Without that, whoever borrows first would seem to need more than the others.
+measurement runs. Without that, the first borrower would seem to need more than the others.
 Work areas of numpy's BLAS library are not seen.
 """
 

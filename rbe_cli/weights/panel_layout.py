@@ -35,8 +35,8 @@ class PanelLayout:
     """Describe the width of codes, and what they stand for.
 
     Attributes:
-        name: of the layout.
-        bits: of a code.
+        name: name of the layout.
+        bits: bits of a code.
         levels: float32 `[2 ** bits]`, ascending, what the codes stand for.
         unit: levels = unit * (bytes - offset), with bytes from 0 to 255, which integer kernels
             multiply by.

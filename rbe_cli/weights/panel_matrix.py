@@ -110,7 +110,7 @@ class PanelMatrix(CompressedMatrix):
         overflow: the tiles that stand for multiples of 256.
         overflow_tiles: int64, ascending, which of the matrix's tiles those belong to.
         row_steps: float32 `[K]`; float64, too, for the reference kernels.
-        column_steps: as these, `[N]`.
+        column_steps: the same types, `[N]`.
         shape: (K, N).
     """
 

@@ -33,7 +33,7 @@ def library_errors(kind: type[RbeError], sentence: str) -> Iterator[None]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Drop what is written to the process's stderr meanwhile, by Rust as by Python."""
+    """Drop what is written to the process's stderr in the block, by Rust or by Python."""
     with _LOCK:
         try:
             kept = os.dup(2)

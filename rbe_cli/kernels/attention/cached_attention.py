@@ -146,10 +146,10 @@ def attend(
     """Compute the outputs of `count` (1 or 4) successive queries, the first at `position`.
 
     Args (addresses, strides in bytes):
-        scale: of the scores.
+        scale: factor of the scores.
         query, stride: float32 `[count, head_dim]`.
         out: float32 `[count, head_dim]`, every `cache.out_stride` bytes.
-        scratch: of this thread, records.attention_bytes.
+        scratch: memory of this thread, `kernel_records.attention_bytes`.
     """
     width = cache.width
     scaled = scratch  # [4, width]

@@ -14,7 +14,7 @@ from rbe_cli.runtime.thread_team import Team
 
 Passes = Literal["fused", "standard"]
 _BLOCK_ROWS = 64  # that are summed for gamma and beta by one thread, whatever their number
-_LEAST_STREAM = 4_000_000  # bytes of a result that whoever reads it would not find in the cache
+_LEAST_STREAM = 4_000_000  # bytes of a result that is too large for the cache
 _MIN_PARALLEL_ELEMENTS = 1 << 16  # below, waking a thread costs more than it saves
 
 
@@ -31,11 +31,11 @@ def layer_norm(
     """Set out = (x - mean) / sqrt(variance + eps) * gamma + beta, row by row.
 
     Args:
-        team: computes.
+        team: the threads that compute.
         x: `[tokens, d]`, float32 or float16, contiguous.
         gamma, beta: `[d]`.
         eps: added to the variance.
-        out: as x.
+        out: output, of the shape and type of x.
         statistics: `[tokens, 2]`, takes the means and 1 / sqrt(variance + eps).
         passes: `fused`, all of a row at once, or `standard`: a pass over all rows for the means,
             another for the variances, a third for the result. Both give the same bits.
@@ -61,12 +61,12 @@ def layer_norm_backward(
     """Set out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
 
     Args:
-        team: computes.
+        team: the threads that compute.
         x: `[tokens, d]`, contiguous.
-        statistics: of x, as `layer_norm` leaves them.
+        statistics: statistics of x, as `layer_norm` writes them.
         gamma: `[d]`.
         grad: with respect to the output, as x.
-        out: as x; may be `grad`.
+        out: output, of the shape and type of x; may be `grad`.
 
     Returns:
         The gradients with respect to gamma and beta, `[d]`.

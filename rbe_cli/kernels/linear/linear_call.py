@@ -28,13 +28,13 @@ def matmul(
     """Multiply tokens by a matrix `[K, N]`: out = activation(norm(x) W + bias).
 
     Args:
-        team: computes.
+        team: the threads that compute.
         x: `[tokens, K]`, contiguous.
-        matrix: in panels.
-        bias: `[N]`.
+        matrix: weights in panels.
+        bias: float32 `[N]`.
         out: `[tokens, N]`, contiguous.
-        norm: of x, before the product.
-        activation: function of the result.
+        norm: LayerNorm of x, before the product.
+        activation: activation function of the result.
     """
     (program,) = load([LINEAR], team.instructions)
     rows, columns = matrix.shape

@@ -64,12 +64,12 @@ class Operands(NamedTuple):
     """Say what a matrix is multiplied by, and where to: addresses, and strides in bytes.
 
     Attributes:
-        tokens: how many.
+        tokens: number of tokens.
         x, x_stride: float32, for weights in float32.
         quantised_inputs, stride: the same as `quantise` writes it, for all others.
         out, out_stride: float32, writable to N'.
         accumulate: add to what `out` holds.
-        scratch: of this thread, records.scratch_bytes(tokens).
+        scratch: memory of this thread, `kernel_records.scratch_bytes(tokens)`.
     """
 
     tokens: int

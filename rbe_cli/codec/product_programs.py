@@ -1,4 +1,4 @@
-"""The product of a vector and a matrix in compiled code, by which encoders feed errors back."""
+"""Multiply a vector with a matrix in compiled code, as encoders need it for error feedback."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,13 @@ Float32 = NDArray[np.float32]
 
 @program_code
 def add_product(factors: Float32, rows: Float32, start: int, out: Float32) -> None:
-    """Set out[start:] += factors `[n]` rows[:, start:] `[n, B - start]`, eight rows at a time."""
+    """Add factors `[n]` times rows[:, start:] to out[start:], eight rows at a time."""
     whole = len(factors) // 8 * 8
     sums = out[start:]
     for j in range(0, whole, 8):
         f0, f1, f2, f3 = factors[j], factors[j + 1], factors[j + 2], factors[j + 3]
         f4, f5, f6, f7 = factors[j + 4], factors[j + 5], factors[j + 6], factors[j + 7]
-        # Slices of one row are known to be contiguous, which a slice of several is not.
+        # The compiler knows that a slice of one row is contiguous, but not a slice of several rows.
         r0, r1, r2, r3 = (
             rows[j][start:],
             rows[j + 1][start:],

@@ -365,6 +365,7 @@ def _reports(
     workers: Workers,
 ) -> Iterator[TensorReport]:
     def arguments() -> Iterator[tuple[object, ...]]:
+        """Yield the arguments of `report`."""
         for tensor in stored:
             yield tensor, tensors[tensor.name], metric.layer_inputs(tensor.name, head)
 

@@ -1,7 +1,7 @@
-"""What the entropy coder and the encoders do for one integer, in compiled code.
+"""Define what the entropy coder and the encoders do for one integer, in compiled code.
 
-An integer is coded as n = 2 q + z, where z comes from the state that the integers before it have
-led a trellis to (codec/ectcq/trellis.py).
+An integer is coded as n = 2 q + z. z follows from the state of the trellis, and the state from the
+integers before (codec/ectcq/trellis.py).
 """
 
 from rbe_cli.codec.entropy.entropy_model import ESCAPE, SYMBOL_OFFSET
@@ -16,6 +16,6 @@ def next_state(state: int, label: int, q: int, states: int) -> int:
 
 @program_code
 def symbol_of(q: int, shift: int) -> int:
-    """Return the table symbol of q; `ESCAPE` if its high part is outside the table."""
+    """Return the table symbol of q, or `ESCAPE` if its high part is outside the table."""
     symbol = (q >> shift) + SYMBOL_OFFSET
     return symbol if 0 <= symbol < ESCAPE else ESCAPE

@@ -161,7 +161,8 @@ def decode_integers(
     ]
     levels = np.concatenate([levels for _, levels in parts])
     with np.errstate(over="ignore"):
-        steps = np.float32(matrix.step) * np.exp2(levels / np.float32(matrix.resolution))
+        powers = np.exp2(levels.astype(np.float64) / matrix.resolution).astype(np.float32)
+        steps = np.float32(matrix.step) * powers
     return np.hstack([integers for integers, _ in parts]), steps
 
 

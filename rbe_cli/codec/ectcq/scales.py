@@ -87,7 +87,9 @@ def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels
 
 def steps(step: float, levels: Levels, resolution: int = LEVELS_PER_OCTAVE) -> NDArray[np.float32]:
     """Return the columns' steps, float32 `[B]`, for levels of 1 / `resolution` octave."""
-    return np.float32(step) * np.exp2(levels / np.float32(resolution))
+    # In float64: numpy's exp2 of float32 errs in the last bit on CPUs with AVX-512, not on others.
+    powers = np.exp2(levels.astype(np.float64) / resolution).astype(np.float32)
+    return np.float32(step) * powers
 
 
 def scale_model(levels: Levels) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def compress(
         out: the file to write, which appears whole or not at all.
         preset: `tiny`, `small`, `balanced`, `quality`, `near-lossless`, `speed-2bit`,
             `speed-4bit` or `speed-8bit`. A target replaces that of `balanced`.
-        progress: hears of a download and of each stage.
+        progress: is called during a download and during each stage.
         choices: as of `CompressChoices`.
 
     Raises:

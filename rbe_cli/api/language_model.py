@@ -59,7 +59,7 @@ def load(
         kv_type: how generation keeps keys and values.
         activations: bits that generation rounds a prompt's activations to.
         offline: never use the network.
-        progress: hears of a download and of compilation.
+        progress: is called during a download and while programs are compiled.
 
     Raises:
         NotFoundError: the file does not exist, or cannot be downloaded.
@@ -210,7 +210,7 @@ class Model:
         return self._engine_session(no_progress).coded_layers
 
     def prepare(self, progress: Progress = no_progress) -> None:
-        """Compile what generation needs, unless that was done; `progress` hears of it."""
+        """Compile what generation needs, unless that was done, and report it to `progress`."""
         self._engine_session(progress)
 
     def encode(self, text: str) -> Int64:
@@ -271,7 +271,7 @@ class Model:
             sequences: token ids.
             context, stride: as of `perplexity`.
             reference: a model of the same shape, such as `network` of another one.
-            progress: hears of finished windows.
+            progress: is called after each window.
 
         Raises:
             UsageError: as `perplexity`.

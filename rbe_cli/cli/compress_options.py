@@ -199,9 +199,9 @@ Tune = Annotated[
         parser=whole(0),
         metavar="STEPS",
         rich_help_panel=_QUALITY,
-        help="Improve the file afterwards: encode each layer again so that it makes up for the "
-        "errors before it, then train scales, biases and LayerNorms for this many steps of 2048 "
-        "tokens.",
+        help="Improve the file afterwards: encode each layer again to compensate for the "
+        "errors of earlier layers, then train scales, biases and LayerNorms for this many steps "
+        "of 2048 tokens.",
     ),
 ]
 Seed = Annotated[

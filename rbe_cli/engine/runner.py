@@ -37,7 +37,7 @@ class Runner:
         Args:
             layout: where the model's weights lie.
             team: computes.
-            progress: hears of compilation, if there is any.
+            progress: is called while programs are compiled, if any are.
         """
         self._layout = layout
         self._team = team

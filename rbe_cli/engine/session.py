@@ -55,7 +55,7 @@ class Session(SessionRows):
             activation_bits: bits that a prompt's activations are rounded to; those of other
                 tokens are rounded to 16.
             team: the threads that compute; None for as many as there are physical cores.
-            progress: hears of compilation, if there is any.
+            progress: is called while programs are compiled, if any are.
 
         Raises:
             UsageError: `batch` is below 1.

@@ -174,6 +174,18 @@ def test_blocks_decode_independently():
         np.testing.assert_array_equal(found_steps, steps[columns[index]])
 
 
+def test_blocks_along_the_trellis_are_those_of_the_matrix_in_another_order():
+    weights = gaussian((6, MAX_COLUMNS + 70))
+    matrix = encode(weights, 0.3, np.linspace(1, 9, weights.shape[1]))
+    whole, steps = decode(matrix)
+    for block in matrix.blocks_along_trellis():
+        np.testing.assert_array_equal(np.sort(block.order), np.arange(len(block.steps)))
+        places = block.columns.start + block.order
+        np.testing.assert_array_equal(block.integers, whole[:, places])
+        np.testing.assert_array_equal(block.steps, steps[places])
+    assert block.columns.stop == weights.shape[1]
+
+
 def test_bytes_need_no_alignment():
     matrix = encode(gaussian((20, 30)), 0.3)
     for offset in range(1, 8):

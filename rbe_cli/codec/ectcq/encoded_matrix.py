@@ -16,6 +16,7 @@ of a matrix (codec `ectcq`, version 1, little-endian):
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,22 @@ class HybridBlock:
     def nbytes(self) -> int:
         """Return the bytes of the block in a file, without its word count."""
         return _BLOCK_HEADER + self.words.nbytes
+
+
+class TrellisBlock(NamedTuple):
+    """Hold a decoded block, whose columns are in the order of the trellis.
+
+    Attributes:
+        columns: the columns of the matrix that the block holds.
+        order: int64 `[B]`, the place in `columns` of each column along the trellis.
+        integers: int16 `[K, B]`.
+        steps: float32 `[B]`, the steps of the columns.
+    """
+
+    columns: slice
+    order: NDArray[np.int64]
+    integers: NDArray[np.int16]
+    steps: Float32
 
 
 @dataclass(frozen=True)
@@ -135,28 +152,42 @@ class EncodedMatrix:
     def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
         """Decode one block to integers, int16 `[K, B]`, and steps of columns, float32 `[B]`.
 
-        Raises:
-            PayloadError: the words do not end with the block, or a step is not finite.
+        It raises as `block_along_trellis`.
         """
-        columns = column_blocks(self.shape[1])[index]
-        block = self.blocks[index]
-        order = trellis_order(columns.stop - columns.start)
-        integers, _, _, levels = rans.decode(
-            block.states, block.words, block.scale_models, state_labels(self.states),
-            order, (self.shape[0], order.size),
-        )  # fmt: skip
-        steps = np.empty(order.size, np.float32)
-        with np.errstate(over="ignore"):
-            steps[order] = scales.steps(self.step, levels, self.resolution)
-            largest = steps * np.float32(MAX_INTEGER)
-        if not np.isfinite(largest).all():
-            raise PayloadError("a matrix's steps are too large")
+        block = self.block_along_trellis(index)
+        integers, steps = np.empty_like(block.integers), np.empty_like(block.steps)
+        integers[:, block.order], steps[block.order] = block.integers, block.steps
         return integers, steps
 
     def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
         """Yield (columns, integers, steps) of each block, in order."""
         for index, columns in enumerate(column_blocks(self.shape[1])):
             yield columns, *self.decode_block(index)
+
+    def block_along_trellis(self, index: int) -> TrellisBlock:
+        """Decode one block, and leave its columns in the order of the trellis.
+
+        Raises:
+            PayloadError: the words do not end with the block, or a step is not finite.
+        """
+        columns = column_blocks(self.shape[1])[index]
+        block = self.blocks[index]
+        width = columns.stop - columns.start
+        integers, _, _, levels = rans.decode(
+            block.states, block.words, block.scale_models, state_labels(self.states),
+            np.arange(width), (self.shape[0], width),
+        )  # fmt: skip
+        with np.errstate(over="ignore"):
+            steps = scales.steps(self.step, levels, self.resolution)
+            largest = steps * np.float32(MAX_INTEGER)
+        if not np.isfinite(largest).all():
+            raise PayloadError("a matrix's steps are too large")
+        return TrellisBlock(columns, trellis_order(width), integers, steps)
+
+    def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
+        """Yield each block from the first column to the last, as `block_along_trellis`."""
+        for index in range(len(self.blocks)):
+            yield self.block_along_trellis(index)
 
     def rescaled(self, factors: Float32) -> "EncodedMatrix":
         """Return the same integers with each column's step times a factor above 0.
@@ -165,12 +196,10 @@ class EncodedMatrix:
             factors: float32 `[N]`.
         """
         blocks = []
-        for columns, integers, steps in self.decoded_blocks():
-            order = trellis_order(columns.stop - columns.start)
-            octaves = np.log2(steps * factors[columns] / np.float32(self.step))
-            levels = np.rint(TUNED_RESOLUTION * octaves[order]).astype(np.int16)
-            ordered = np.ascontiguousarray(integers[:, order], np.int32)
-            blocks.append(_code(ordered, levels, self.states))
+        for columns, order, integers, steps in self.blocks_along_trellis():
+            octaves = np.log2(steps * factors[columns][order] / np.float32(self.step))
+            levels = np.rint(TUNED_RESOLUTION * octaves).astype(np.int16)
+            blocks.append(_code(integers.astype(np.int32), levels, self.states))
         return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
 
     def decode(self) -> Float32:

@@ -49,6 +49,11 @@ class PanelLayout:
     unit: float
     offset: int
 
+    @property
+    def byte_bits(self) -> int:
+        """Return the bits of the largest byte that kernels multiply by."""
+        return int(self.levels[-1] / self.unit + self.offset).bit_length()
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
         """Pickle by name: a process has one object of each layout."""
         return layout_named, (self.name,)

@@ -10,7 +10,7 @@ bytes a quad, as the instruction set multiplies them:
     avx2, portable  four 16-bit integers, rows 0, 2, 1 and 3
 
 or, for `avx512` alone, as one signed byte each: 4 bytes a quad (int8 activations, +-127). Sums of
-products are collected in two vectors ("halves") of 16 lanes, one for each four bytes.
+products are collected in vectors of 16 lanes, `sum_count` of them for a token's tiles.
 
 `tile_dot` multiplies a tile by one token, `block_dot` unpacked panels by a block of tokens.
 """
@@ -41,6 +41,7 @@ from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, LAYOUTS, PLANES, VECTOR
 BYTES = ir.VectorType(I8, 64)
 QUADS = 8  # of a tile
 UNPACKED_OFFSET = 128
+_CHAINS = 4  # sums of one token, side by side, as an addition takes four cycles
 
 
 def constant(value: int, kind: ir.VectorType = INTS) -> ir.Constant:
@@ -147,6 +148,46 @@ def _pair_products(builder: ir.IRBuilder, pairs: ir.Value, word: ir.Value) -> ir
     low = builder.mul(builder.and_(pairs, constant(0xFFFF)), splat(builder, first))
     high = builder.mul(builder.lshr(pairs, constant(16)), splat(builder, second))
     return builder.add(low, high)
+
+
+def sum_count(arithmetic: Arithmetic) -> int:
+    """Return how many vectors of sums `tile_products` takes and gives."""
+    return _CHAINS * arithmetic.halves
+
+
+def tile_products(
+    builder: ir.IRBuilder,
+    arithmetic: Arithmetic,
+    sums: list[ir.Value],
+    quad_bytes: Callable[[int], ir.Value],
+    bits: int,
+    x: ir.Value,
+) -> list[ir.Value]:
+    """Return sums plus the products of a tile's bytes and a token's quantised inputs.
+
+    Args:
+        builder: where instructions go.
+        arithmetic: how they are computed.
+        sums: `sum_count` vectors.
+        quad_bytes: emits the bytes of a quad, 0 to 7, once each and in turn; they are unsigned.
+        bits: all bytes are below 2 ** bits.
+        x: address of the tile's quantised inputs.
+    """
+    halves, current = arithmetic.halves, list(sums)
+    for quad in range(QUADS):
+        chain = slice(halves * (quad % _CHAINS), halves * (quad % _CHAINS + 1))
+        words = words_of(builder, arithmetic, x, quad)
+        current[chain] = add_products(builder, arithmetic, current[chain], quad_bytes(quad), words)
+    return current
+
+
+def tile_total(builder: ir.IRBuilder, arithmetic: Arithmetic, sums: list[ir.Value]) -> ir.Value:
+    """Return the sums of products in 16 lanes (ints), of what `tile_products` has collected."""
+    halves = arithmetic.halves
+    merged = sums[:halves]
+    for i, value in enumerate(sums[halves:]):
+        merged[i % halves] = builder.add(merged[i % halves], value)
+    return total_of(builder, arithmetic, merged)
 
 
 def words_of(

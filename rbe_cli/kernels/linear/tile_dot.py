@@ -1,27 +1,26 @@
 """Multiply a tile of codes by one token's quantised inputs (quad_products.py)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 
 from rbe_cli.kernels.linear.quad_products import (
-    QUADS,
-    add_products,
     bytes_of_quad,
     constant,
     elements,
     for_layout,
-    total_of,
+    sum_count,
+    tile_products,
+    tile_total,
     tuple_of,
-    words_of,
 )
 from rbe_cli.runtime.simd import I64, ints, kernel_intrinsic, prefetch_line
 from rbe_cli.weights.panel_layout import LAYOUTS, VECTOR_BYTES, PanelLayout
 
 _AHEAD_BYTES = 8192  # of what is prefetched: 1 / 10 microsecond at 80 GB/s
-_CHAINS = 4  # sums of one token, side by side, as an addition takes four cycles
 
 
 def _table_of(read: Callable[[PanelLayout], int], name: str) -> Any:
@@ -47,7 +46,7 @@ layout_bytes = _table_of(lambda layout: layout.bits * VECTOR_BYTES, "bytes")  # 
 @kernel_intrinsic
 def token_sums(typing: Any, arithmetic: Any) -> Any:
     """Return zero sums for `add_tile`."""
-    result = tuple_of(ints, _CHAINS * arithmetic.value.halves)
+    result = tuple_of(ints, sum_count(arithmetic.value))
 
     def emit(context: Any, builder: ir.IRBuilder, *_: Any) -> ir.Value:
         return context.make_tuple(builder, result, [constant(0)] * result.count)
@@ -62,7 +61,7 @@ def add_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, x: Any, sums:
     `tile` and `x` are their addresses, and `layout` is a place in `LAYOUTS`. What lies some tiles
     on is fetched into the cache.
     """
-    own, halves = arithmetic.value, arithmetic.value.halves
+    own = arithmetic.value
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
         _, layout, tile, x, packed = values
@@ -70,13 +69,8 @@ def add_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, x: Any, sums:
 
         def add(layout: PanelLayout) -> list[ir.Value]:
             _prefetch_tile(builder, layout, tile)
-            current = list(before)
-            for quad in range(QUADS):
-                codes = bytes_of_quad(builder, own.instructions, layout, tile, quad)
-                chain = slice(halves * (quad % _CHAINS), halves * (quad % _CHAINS + 1))
-                words = words_of(builder, own, x, quad)
-                current[chain] = add_products(builder, own, current[chain], codes, words)
-            return current
+            quad_bytes = partial(bytes_of_quad, builder, own.instructions, layout, tile)
+            return tile_products(builder, own, before, quad_bytes, layout.byte_bits, x)
 
         return context.make_tuple(builder, sums, for_layout(builder, layout, add))
 
@@ -92,13 +86,8 @@ def _prefetch_tile(builder: ir.IRBuilder, layout: PanelLayout, tile: ir.Value) -
 @kernel_intrinsic
 def token_total(typing: Any, arithmetic: Any, sums: Any) -> Any:
     """Return the sums of products in 16 lanes (ints), of what `add_tile` has collected."""
-    own, halves = arithmetic.value, arithmetic.value.halves
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        current = elements(builder, values[1], sums.count)
-        merged = current[:halves]
-        for i, value in enumerate(current[halves:]):
-            merged[i % halves] = builder.add(merged[i % halves], value)
-        return total_of(builder, own, merged)
+        return tile_total(builder, arithmetic.value, elements(builder, values[1], sums.count))
 
     return ints(arithmetic, sums), emit

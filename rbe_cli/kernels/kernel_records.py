@@ -121,6 +121,7 @@ ACTIVATIONS: dict[Activation, int] = {
 PAGE_POSITIONS = 64
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
 GROUP_ROWS = 256  # quantised inputs that share a scale
+PAIR_ROWS = 64  # of two tiles, to whose multiples quantised inputs are padded
 
 
 def group_count(rows: int) -> int:
@@ -129,9 +130,12 @@ def group_count(rows: int) -> int:
 
 
 def quantised_bytes(rows: int) -> int:
-    """Return the bytes of a token's quantised inputs (products.py), a multiple of 64."""
-    tiles = -(-rows // 32)
-    return -(-(8 * group_count(rows) + 4 * tiles + 64 * tiles) // 64) * 64
+    """Return the bytes of a token's quantised inputs (products.py): an odd number of lines.
+
+    An even one could put the same place of many tokens into the same set of a cache.
+    """
+    header = 8 * group_count(rows) + 4 * -(-rows // 32)
+    return 64 * (-(-header // 64) + 2 * -(-rows // PAIR_ROWS) | 1)
 
 
 def scratch_bytes(tokens: int) -> int:

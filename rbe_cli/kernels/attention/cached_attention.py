@@ -23,8 +23,8 @@ from rbe_cli.kernels.attention.cache_pages import (
     page_address,
 )
 from rbe_cli.kernels.kernel_records import CACHE, GROUP_ROWS, PAGE_POSITIONS
-from rbe_cli.kernels.linear.products import panel_sum, quantise
-from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET
+from rbe_cli.kernels.linear.products import panel_sum, quantise, words_of_token
+from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET, quads_at
 from rbe_cli.kernels.linear.tile_dot import add_tile, token_sums, token_total
 from rbe_cli.runtime.arithmetic import Choice
 from rbe_cli.runtime.floating import from_half, multiply_add
@@ -328,14 +328,14 @@ def _mix_codes(
     """Return quantised weights times one panel of values, which goes on from page to page."""
     group_tiles = GROUP_ROWS // TILE_ROWS
     groups = (tiles + group_tiles - 1) // group_tiles
-    words = rounded + 8 * groups + 4 * tiles
+    words = words_of_token(rounded, tiles)
     total = splat_float(_ZERO)
     for group in range(groups):
         sums = token_sums(arithmetic)
         for tile in range(group * group_tiles, min((group + 1) * group_tiles, tiles)):
             page = page_address(cache, row, tile * TILE_ROWS, layer, head)
             values = page + offset + tile % PAGE_TILES * TILE_BYTES
-            x = words + 2 * TILE_ROWS * tile
+            x = quads_at(arithmetic, words, TILE_ROWS * tile)
             sums = add_tile(arithmetic, _INT_8, values, x, sums)
         scale = splat_float(load_float(rounded + 8 * group))
         correction = np.int32(UNPACKED_OFFSET * load_int32(rounded + 8 * group + 4))

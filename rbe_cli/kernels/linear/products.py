@@ -13,9 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import GROUP_ROWS
+from rbe_cli.kernels.kernel_records import GROUP_ROWS, PAIR_ROWS
 from rbe_cli.kernels.linear.block_dot import add_block, add_quad, block_sums, unpack_tile
-from rbe_cli.kernels.linear.quad_products import halves_of, int8_arithmetic, store_quads
+from rbe_cli.kernels.linear.quad_products import (
+    halves_of,
+    int8_arithmetic,
+    quads_at,
+    store_quads,
+)
 from rbe_cli.kernels.linear.tile_dot import (
     add_tile,
     layout_bytes,
@@ -84,19 +89,26 @@ class Operands(NamedTuple):
 
 
 @program_code
+def words_of_token(x: int, tiles: int) -> int:
+    """Return where the quantised inputs begin in what `quantise` has written at `x`."""
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    return x + (8 * groups + 4 * tiles + VECTOR_BYTES - 1) // VECTOR_BYTES * VECTOR_BYTES
+
+
+@program_code
 def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
     """Round one token's inputs; `x` and `steps` are read to a multiple of 32 rows.
 
-    Written are each group's scale (float32) and sum (int32), each tile's sum (int32), and the
-    quantised inputs, 64 bytes a tile (int8: 32). What is not finite gives a group a scale that is
-    not a number.
+    Written are each group's scale (float32) and sum (int32), each tile's sum (int32), and from
+    the next whole line on the quantised inputs, 64 bytes a tile (int8: 32), with zeros to a whole
+    pair of tiles. What is not finite gives a group a scale that is not a number.
     """
     halves = halves_of(arithmetic)
     limit = np.float32(32512) if halves == 2 else np.float32(127)
     groups = (rows + GROUP_ROWS - 1) // GROUP_ROWS
     padded = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
     tile_sums = out + 8 * groups
-    words = tile_sums + padded // TILE_ROWS * 4
+    words = words_of_token(out, padded // TILE_ROWS)
     for group in range(groups):
         first = group * GROUP_ROWS
         last = min(first + GROUP_ROWS, padded)
@@ -114,12 +126,14 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
                 value = load_floats(x + 4 * row) * load_floats(steps + 4 * row)
                 rounded = to_ints(round_to_even(value * inverse))
                 sums = sums + rounded
-                store_quads(arithmetic, words + halves * row, rounded)
+                store_quads(arithmetic, quads_at(arithmetic, words, row), rounded)
             tile_sum = lane_sum_ints(sums)
             store_int32(tile_sums + tile // TILE_ROWS * 4, tile_sum)
             group_sum += tile_sum
         store_float(out + 8 * group, top / limit + lane_sum(not_finite))
         store_int32(out + 8 * group + 4, group_sum)
+    for row in range(padded, padded + padded % PAIR_ROWS, 16):
+        store_quads(arithmetic, quads_at(arithmetic, words, row), splat_int(0))
 
 
 @program_code
@@ -127,12 +141,12 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
     """Return one token times one panel of tiles of one layout: 16 outputs without their steps."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_bytes, offset = layout_bytes(layout), layout_offset(layout)
-    words = x + 8 * groups + 4 * tiles
+    words = words_of_token(x, tiles)
     total = splat_float(_ZERO)
     for group in range(groups):
         sums = token_sums(arithmetic)
         for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
-            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            place = quads_at(arithmetic, words, TILE_ROWS * tile)
             sums = add_tile(arithmetic, layout, values + tile * tile_bytes, place, sums)
         correction = np.int32(offset * load_int32(x + 8 * group + 4))
         exact = token_total(arithmetic, sums) - splat_int(correction)
@@ -145,14 +159,14 @@ def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -
     """Return the same as `panel_sum`, for tiles whose layouts lie at an address."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_sums = x + 8 * groups
-    words = tile_sums + 4 * tiles
+    words = words_of_token(x, tiles)
     total = splat_float(_ZERO)
     for group in range(groups):
         sums, correction = token_sums(arithmetic), 0
         for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
             layout = load_byte(layouts + tile)
             correction += layout_offset(layout) * load_int32(tile_sums + 4 * tile)
-            place = words + halves_of(arithmetic) * TILE_ROWS * tile
+            place = quads_at(arithmetic, words, TILE_ROWS * tile)
             sums = add_tile(arithmetic, layout, values, place, sums)
             values += layout_bytes(layout)
         exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
@@ -168,11 +182,11 @@ def _add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) 
     if first == last:
         return total
     tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
-    words = tile_sums + 4 * matrix.tiles
+    words = words_of_token(x, matrix.tiles)
     overflow = splat_float(_ZERO)
     for number in range(first, last):
         own = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
-        place = words + halves_of(arithmetic) * TILE_ROWS * own.tile
+        place = quads_at(arithmetic, words, TILE_ROWS * own.tile)
         sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
         correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
         exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
@@ -215,7 +229,7 @@ def _block(
     """Add a block of tokens times a group of two unpacked panels to totals."""
     sums = block_sums(arithmetic, tokens, header, stride)
     for quad in range(quads):
-        values, x = scratch + VECTOR_BYTES * quad, words + 4 * halves_of(arithmetic) * quad
+        values, x = scratch + VECTOR_BYTES * quad, quads_at(arithmetic, words, 4 * quad)
         sums = add_quad(arithmetic, tokens, values, values + _UNPACKED, x, stride, sums)
     add_block(arithmetic, tokens, sums, header, stride, totals)
 
@@ -269,8 +283,8 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
         values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
         others = _unpack_group(arithmetic, matrix, other, start, stop, others, scratch + _UNPACKED)
         header = operands.quantised_inputs + 8 * group
-        words = operands.quantised_inputs + 8 * groups + 4 * tiles
-        words += halves_of(arithmetic) * GROUP_ROWS * group
+        words = words_of_token(operands.quantised_inputs, tiles)
+        words = quads_at(arithmetic, words, GROUP_ROWS * group)
         _blocks(arithmetic, operands, 8 * (stop - start), header, words, totals)
 
 

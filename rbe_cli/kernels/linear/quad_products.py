@@ -3,10 +3,11 @@
 A kernel's sums of products are integers without rounding, so all instruction sets, any number
 of threads and any grouping of tokens give the same bits.
 
-A token's quantised inputs are integers q within +-32512. They lie quad by quad (four rows), 8
-bytes a quad, as the instruction set multiplies them:
+A token's quantised inputs are integers q within +-32512. They lie quad by quad (four rows), as
+the instruction set multiplies them:
 
-    avx512          q = 256 * high + low: four bytes `high`, four bytes `low`, both signed
+    avx512          q = 256 * high + low, both signed: for every 64 rows, 64 bytes `high`, then
+                    64 bytes `low`
     avx2, portable  four 16-bit integers, rows 0, 2, 1 and 3
 
 or, for `avx512` alone, as one signed byte each: 4 bytes a quad (int8 activations, +-127). Sums of
@@ -40,6 +41,7 @@ from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, LAYOUTS, PLANES, VECTOR
 
 BYTES = ir.VectorType(I8, 64)
 QUADS = 8  # of a tile
+HALF_BYTES = 64  # of high bytes, after which low ones follow
 UNPACKED_OFFSET = 128
 _CHAINS = 4  # sums of one token, side by side, as an addition takes four cycles
 
@@ -193,8 +195,10 @@ def tile_total(builder: ir.IRBuilder, arithmetic: Arithmetic, sums: list[ir.Valu
 def words_of(
     builder: ir.IRBuilder, arithmetic: Arithmetic, x: ir.Value, quad: int = 0
 ) -> list[ir.Value]:
-    """Load a quad's quantised inputs, four bytes for each half."""
+    """Load a tile's quad of quantised inputs, four bytes for each half, from `quads_at`."""
     halves = arithmetic.halves
+    if arithmetic.instructions is InstructionSet.avx512:
+        return [load(builder, x, I32, 4 * quad + HALF_BYTES * half) for half in range(halves)]
     return [load(builder, x, I32, 4 * (halves * quad + half)) for half in range(halves)]
 
 
@@ -261,8 +265,25 @@ def int8_arithmetic(typing: Any, arithmetic: Any) -> Any:
 
 
 @kernel_intrinsic
+def quads_at(typing: Any, arithmetic: Any, words: Any, row: Any) -> Any:
+    """Return where a quad's quantised inputs lie, by its first row; `words` is the first one."""
+    own = arithmetic.value
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        _, words, row = values
+        place = builder.add(words, row)
+        if own.halves == 1:
+            return place
+        if own.instructions is InstructionSet.avx512:
+            row = builder.and_(row, ir.Constant(I64, -HALF_BYTES))
+        return builder.add(place, row)
+
+    return types.int64(arithmetic, types.int64, types.int64), emit
+
+
+@kernel_intrinsic
 def store_quads(typing: Any, arithmetic: Any, address: Any, quantised: Any) -> Any:
-    """Write 16 quantised inputs (ints), four quads, as the kernels read them."""
+    """Write 16 quantised inputs (ints), four quads, to the address that `quads_at` gives."""
     own = arithmetic.value
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
@@ -272,13 +293,9 @@ def store_quads(typing: Any, arithmetic: Any, address: Any, quantised: Any) -> A
         elif own.instructions is InstructionSet.avx512:
             high = builder.ashr(builder.add(q, constant(128)), constant(8))
             low = builder.sub(q, builder.shl(high, constant(8)))
-            quads = ir.VectorType(I32, 4)
-            high, low = (
-                builder.bitcast(builder.trunc(part, ir.VectorType(I8, 16)), quads)
-                for part in (high, low)
-            )
-            order = ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7])
-            store(builder, address, builder.shuffle_vector(high, low, order))
+            for half, part in enumerate((high, low)):
+                place = builder.add(address, ir.Constant(I64, HALF_BYTES * half))
+                store(builder, place, builder.trunc(part, ir.VectorType(I8, 16)))
         else:
             words = builder.trunc(q, ir.VectorType(I16, 16))
             order = [4 * quad + row for quad in range(4) for row in (0, 2, 1, 3)]

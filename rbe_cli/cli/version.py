@@ -27,7 +27,7 @@ def _details() -> dict[str, str]:
 
     from rbe_cli.bench.machine_info import cpu_model
     from rbe_cli.runtime.cpus import affine_cpus, default_threads
-    from rbe_cli.runtime.instruction_sets import available
+    from rbe_cli.runtime.instruction_sets import chosen
     from rbe_cli.runtime.object_files import cache_folder
 
     def library(name: str) -> str:
@@ -40,7 +40,7 @@ def _details() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": platform.platform(),
         "processor": f"{cpu_model()} ({platform.machine()})",
-        "instructions": available()[0].value,
+        "instructions": chosen().value,
         "threads": f"{default_threads()} by default, {affine_cpus()} at most",
         **{name: library(name) for name in _LIBRARIES},
         "cache": _without_user(cache_folder()),

@@ -5,12 +5,17 @@ features of its baseline. The baselines are the levels of the x86-64 ABI: machin
 depend on the machine that compiled it.
 """
 
+import os
 import platform
 import sys
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from rbe_cli.errors import UsageError
+
+VARIABLE = "RBE_INSTRUCTIONS"
 
 
 class InstructionSet(Enum):
@@ -83,6 +88,21 @@ def available() -> tuple[InstructionSet, ...]:
     """Return the instruction sets that this CPU has, the fastest first."""
     features = linux_cpu_features() if ships_objects() else _llvm_cpu_features()
     return tuple(choice for choice, needed in _NEEDED.items() if features.issuperset(needed))
+
+
+def chosen() -> InstructionSet:
+    """Return the instruction set to use: the fastest, or the one that `RBE_INSTRUCTIONS` names.
+
+    Raises:
+        UsageError: the variable names none that this CPU has.
+    """
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return available()[0]
+    names = [choice.value for choice in available()]
+    if name not in names:
+        raise UsageError(f"{VARIABLE} is {name!r}, and this CPU has {', '.join(names)}")
+    return InstructionSet(name)
 
 
 def linux_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

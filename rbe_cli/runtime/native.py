@@ -13,7 +13,7 @@ from rbe_cli.errors import RbeError
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
 from rbe_cli.runtime.elf_object import place_object
-from rbe_cli.runtime.instruction_sets import InstructionSet, available, ships_objects
+from rbe_cli.runtime.instruction_sets import InstructionSet, chosen, ships_objects
 from rbe_cli.runtime.libraries import LIBRARIES, Program, library_of
 
 _SCALARS = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
@@ -101,10 +101,10 @@ def load(
 
     Args:
         programs: of `libraries`.
-        instructions: one of `instruction_sets.available()`; None for the fastest.
+        instructions: one of `instruction_sets.available()`; None for `instruction_sets.chosen`.
         progress: is called while libraries are compiled.
     """
-    instructions = instructions or available()[0]
+    instructions = instructions or chosen()
     keys = [(program, instructions) for program in programs]
     if any(key not in _loaded for key in keys):
         prepare({library_of(program) for program in programs}, instructions, progress)
@@ -121,7 +121,7 @@ def prepare(
     Raises:
         RbeError: no object file fits, and the compiler is not installed.
     """
-    instructions = instructions or available()[0]
+    instructions = instructions or chosen()
     with _loading:
         missing = []
         for library in sorted(libraries):

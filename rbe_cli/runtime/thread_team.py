@@ -13,7 +13,7 @@ import numpy as np
 from rbe_cli.errors import UsageError
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.cpus import affine_cpus, default_threads
-from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.instruction_sets import InstructionSet, chosen
 from rbe_cli.runtime.libraries import LEAD, WORK
 from rbe_cli.runtime.native import Native, load
 from rbe_cli.runtime.team_records import FLAG_BYTES, TEAM
@@ -102,14 +102,14 @@ def get_team(threads: int | None, instructions: InstructionSet | None = None) ->
     Args:
         threads: None for the physical cores this process may use. More than the CPUs it may
             use are lowered to those; results do not depend on the number.
-        instructions: None for the fastest.
+        instructions: None for `instruction_sets.chosen`.
 
     Raises:
         UsageError: `threads` is below 1.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"`threads` {threads}: at least one thread is needed")
-    key = min(threads or default_threads(), affine_cpus()), instructions or available()[0]
+    key = min(threads or default_threads(), affine_cpus()), instructions or chosen()
     if key not in _teams:
         _teams.setdefault(key, Team(*key))  # at once, as two Python threads may come here
     return _teams[key]

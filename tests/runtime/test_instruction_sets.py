@@ -4,8 +4,17 @@ import platform
 
 import pytest
 
+from rbe_cli.errors import UsageError
 from rbe_cli.runtime import instruction_sets
-from rbe_cli.runtime.instruction_sets import architecture, linux_cpu_features, ships_objects
+from rbe_cli.runtime.instruction_sets import (
+    VARIABLE,
+    InstructionSet,
+    architecture,
+    available,
+    chosen,
+    linux_cpu_features,
+    ships_objects,
+)
 
 
 @pytest.mark.skipif(not ships_objects(), reason="the features are LLVM's own there")
@@ -35,3 +44,17 @@ def test_features_that_are_not_told_are_not_used(tmp_path, text):
 def test_an_architecture_has_one_name(monkeypatch, machine, name):
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert architecture() == name
+
+
+def test_the_fastest_set_is_chosen_unless_the_environment_names_another(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert chosen() is available()[0]
+    monkeypatch.setenv(VARIABLE, "portable")
+    assert chosen() is InstructionSet.portable
+
+
+def test_a_set_that_this_cpu_lacks_is_refused(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "avx512")
+    monkeypatch.setattr(instruction_sets, "available", lambda: (InstructionSet.portable,))
+    with pytest.raises(UsageError, match="'avx512', and this CPU has portable"):
+        chosen()

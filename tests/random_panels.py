@@ -9,10 +9,13 @@ LARGEST = 32639  # the largest integer that fits two times 8 bits
 FORMS = [layout.name for layout in LAYOUTS] + ["mixed", "wide"]
 
 
-def random_matrix(rng, rows, columns, form):
-    """A matrix `[rows, columns]` of one layout, or of mixed ones, or with integers past 8 bits."""
+def random_matrix(rng, rows, columns, form, scale=1.0):
+    """A matrix `[rows, columns]` of one layout, or of mixed ones, or with integers past 8 bits.
+
+    Steps are random, about 1; columns' are times `scale`.
+    """
     row_steps = rng.uniform(0.5, 2.0, rows).astype(np.float32)
-    column_steps = rng.uniform(0.5, 2.0, columns).astype(np.float32)
+    column_steps = (scale * rng.uniform(0.5, 2.0, columns)).astype(np.float32)
     if form in ("mixed", "wide"):
         limit = 127 if form == "mixed" else LARGEST
         spread = np.exp(rng.uniform(0, np.log(limit), (rows, 1)))

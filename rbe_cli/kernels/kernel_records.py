@@ -121,6 +121,7 @@ ACTIVATIONS: dict[Activation, int] = {
 PAGE_POSITIONS = 64
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
 GROUP_ROWS = 256  # quantised inputs that share a scale
+UNPACKED_BYTES = 2 * 16 * GROUP_ROWS  # of a panel's group, at most 16 bits a weight
 PAIR_ROWS = 64  # of two tiles, to whose multiples quantised inputs are padded
 
 
@@ -140,7 +141,7 @@ def quantised_bytes(rows: int) -> int:
 
 def scratch_bytes(tokens: int) -> int:
     """Return the bytes of a thread's scratch: two unpacked groups, then sums of all tokens."""
-    return 2 * GROUP_ROWS * 16 + 128 * (tokens + 8)
+    return 2 * UNPACKED_BYTES + 128 * (tokens + 8)
 
 
 def head_bytes(width: int, kind: KvType) -> int:

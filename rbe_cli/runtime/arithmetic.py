@@ -47,6 +47,5 @@ class Arithmetic:
     """Choose the instruction set and the width of activations: every program's first argument."""
 
     def __init__(self, instructions: InstructionSet, int8: bool = False) -> None:
-        self.instructions = instructions
-        self.halves = 1 if int8 else 2
+        self.instructions, self.int8 = instructions, int8
         self.name = instructions.name + (" int8" if int8 else "")

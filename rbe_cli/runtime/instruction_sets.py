@@ -21,11 +21,13 @@ VARIABLE = "RBE_INSTRUCTIONS"
 class InstructionSet(Enum):
     """Say how products of bytes are computed.
 
-    `avx512` with VNNI's dot products of four bytes (x86-64 from 2019 on); `avx2` with products
-    of pairs of 16-bit integers (from 2013 on); `portable` with what any CPU has.
+    `avx512` and `avxvnni` with VNNI's dot products of four bytes, in registers of 64 bytes
+    (x86-64 from 2019 on) or of 32 (from 2021 on); `avx2` with sums of two products (from 2013 on);
+    `portable` with what any CPU has.
     """
 
     avx512 = "avx512"
+    avxvnni = "avxvnni"
     avx2 = "avx2"
     portable = "portable"
 
@@ -44,11 +46,13 @@ class Baseline(NamedTuple):
     has_fused_and_half: bool = True
 
 
-_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni"}  # by Linux's names
+# By Linux's names.
+_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni"}
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _NEEDED: dict[InstructionSet, tuple[str, ...]] = {
     InstructionSet.avx512: (*_V3, *_V4, "avx512vnni"),
+    InstructionSet.avxvnni: (*_V3, "avxvnni"),
     InstructionSet.avx2: _V3,
     InstructionSet.portable: (),
 }
@@ -73,6 +77,7 @@ def baseline(instructions: InstructionSet) -> Baseline:
         return Baseline("generic")
     return {
         InstructionSet.avx512: Baseline("x86-64-v4", "+avx512vnni"),
+        InstructionSet.avxvnni: Baseline("x86-64-v3", "+avxvnni"),
         InstructionSet.avx2: Baseline("x86-64-v3"),
         InstructionSet.portable: Baseline("x86-64-v2", has_fused_and_half=False),
     }[instructions]

@@ -55,6 +55,38 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, *arguments: ir.Value
     return builder.call(function, arguments)
 
 
+def constant(value: int, kind: ir.VectorType = INTS) -> ir.Constant:
+    """Return a vector whose lanes all hold an integer, signed or not."""
+    bits = kind.element.width
+    signed = (value + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
+    return ir.Constant(kind, [signed] * kind.count)
+
+
+def by_registers(
+    builder: ir.IRBuilder, lanes: int, emit: Callable[..., ir.Value], *vectors: ir.Value
+) -> ir.Value:
+    """Return what `emit` gives for vectors of 16 lanes, cut into registers of `lanes`."""
+    if lanes == LANES:
+        return emit(*vectors)
+    parts = []
+    for first in range(0, LANES, lanes):
+        own = ir.Constant(ir.VectorType(I32, lanes), list(range(first, first + lanes)))
+        parts.append(emit(*[builder.shuffle_vector(part, part, own) for part in vectors]))
+    return joined(builder, parts)
+
+
+def joined(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Return two, four, ... vectors of the same kind as one."""
+    while len(parts) > 1:
+        lanes = 2 * parts[0].type.count
+        order = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        parts = [
+            builder.shuffle_vector(a, b, order)
+            for a, b in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    return parts[0]
+
+
 def splat(builder: ir.IRBuilder, value: ir.Value, lanes: int = LANES) -> ir.Value:
     """Return a vector whose lanes all hold `value`."""
     vector = ir.VectorType(value.type, lanes)

@@ -25,7 +25,7 @@ Codes = NDArray[np.uint8]
 PANEL_COLUMNS = 16
 TILE_ROWS = 32
 VECTOR_BYTES = 64
-_QUADS = 8
+QUADS = 8  # of a tile
 PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
 """Bits of a code -> bits of its planes."""
 
@@ -124,7 +124,7 @@ def join(tiles: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 def pack_tiles(codes: Codes, bits: int) -> Values:
     """Return codes `[n, 32, 16]` as stored tiles `[n, bits, 64]`."""
-    quads = codes.reshape(-1, _QUADS, 4, PANEL_COLUMNS).swapaxes(2, 3)  # [n, 8, 16, 4]
+    quads = codes.reshape(-1, QUADS, 4, PANEL_COLUMNS).swapaxes(2, 3)  # [n, 8, 16, 4]
     planes, shift = [], 0
     for own in PLANES[bits]:
         fields = (quads >> np.uint8(shift)) & np.uint8(2**own - 1)
@@ -138,12 +138,12 @@ def pack_tiles(codes: Codes, bits: int) -> Values:
 def unpack_tiles(stored: Values) -> Codes:
     """Return the codes that `pack_tiles` has stored."""
     count, bits, _ = stored.shape
-    quads = np.zeros((count, _QUADS, VECTOR_BYTES), np.uint8)
+    quads = np.zeros((count, QUADS, VECTOR_BYTES), np.uint8)
     shift = 0
     for own in PLANES[bits]:
         places = np.arange(0, 8, own, dtype=np.uint8)[:, None]
         fields = (stored[:, shift : shift + own, None] >> places) & np.uint8(2**own - 1)
         quads |= fields.reshape(quads.shape) << np.uint8(shift)
         shift += own
-    codes = quads.reshape(count, _QUADS, PANEL_COLUMNS, 4).swapaxes(2, 3)
+    codes = quads.reshape(count, QUADS, PANEL_COLUMNS, 4).swapaxes(2, 3)
     return codes.reshape(count, TILE_ROWS, PANEL_COLUMNS)

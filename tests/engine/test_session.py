@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from random_panels import FORMS, random_matrix
 from reference_gpt2 import gpt2
 from small_models import as_panels, float64, random_tensors, relative_error, small_config
 
@@ -12,8 +13,9 @@ from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_records import KV_TYPES
 from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.model.tensor_names import is_embedding, is_matrix
 from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.runtime.instruction_sets import InstructionSet, available
+from rbe_cli.runtime.instruction_sets import available
 from rbe_cli.runtime.thread_team import get_team
 
 TOLERANCE = {"fp32": 3e-4, "fp16": 2e-3, "int8": 5e-2}  # of the largest logit
@@ -189,11 +191,32 @@ def test_a_prompts_activations_may_be_rounded_more(activations, tolerance):
     session = open_session(model, activation_bits=activations)
     found = session.prefill(0, tokens[:40])
     assert relative_error(found, fine[39]) <= tolerance
-    rounds = activations == "8" and InstructionSet.avx512 in available()
-    assert (relative_error(found, fine[39]) > 1e-3) == rounds
+    assert (relative_error(found, fine[39]) > 1e-3) == (activations == "8")
     # Tokens that follow are rounded to 16 bits again.
     session.reset(0)
     np.testing.assert_array_equal(session.extend(0, tokens), fine)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_instruction_sets_round_a_prompt_to_the_same_bits(form):
+    """With int8 activations, for all forms of matrices and all sizes of blocks of tokens."""
+    config = small_config(n_layer=1, n_embd=300, n_inner=500)
+    tensors, rng = random_tensors(config), np.random.default_rng(0)
+    for name, tensor in tensors.items():
+        if is_matrix(name):
+            shape = tensor.shape[::-1] if is_embedding(name) else tensor.shape
+            tensors[name] = random_matrix(rng, *shape, form, 1e-3)
+    model, tokens = LoadedModel(config, tensors), random_tokens(config, 29)
+    for count in (1, 2, 5, 29):
+        found = [
+            open_session(model, activation_bits="8", team=get_team(1, own)).prefill(
+                0, tokens[:count]
+            )
+            for own in available()
+        ]
+        assert np.isfinite(found[0]).all()
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
 
 
 def test_weights_of_8_bits_keep_fine_activations_of_themselves(model):

@@ -12,6 +12,12 @@ def fuse_scalars(arithmetic, a, b, c, out):
 
 
 @program_code
+def add_products(arithmetic, a, b, c, out):
+    for i in range(out.shape[0]):
+        out[i] = a[i] * b[i] + c[i]
+
+
+@program_code
 def fuse_vectors(arithmetic, a, b, c, out, count):
     for i in range(0, 4 * count, 4 * LANES):
         store_floats(out + i, fused(load_floats(a + i), load_floats(b + i), load_floats(c + i)))

@@ -19,6 +19,7 @@ PROGRAMS = (
     Program(MODULE, "fuse_vectors", (NUMBER,) * 5),
     Program(MODULE, "widen_halfs", (NUMBER,) * 3),
     Program(MODULE, "narrow_floats", (NUMBER,) * 3),
+    Program(MODULE, "add_products", (ARRAY,) * 4),
 )
 FLOATS = st.floats(width=32)
 OVERFLOW = 2**128 - 2**103  # from here on, the nearest float32 is infinite
@@ -117,6 +118,17 @@ def test_floats_become_the_nearest_half(programs):
     is_nan = np.isnan(expected)
     np.testing.assert_array_equal(found.view(np.uint16)[~is_nan], expected.view(np.uint16)[~is_nan])
     assert np.isnan(found[is_nan]).all()
+
+
+def test_a_product_and_a_sum_are_rounded_apart(programs):
+    """Also where the CPU could fuse them, and the loop becomes one of vectors."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 4096), np.float32)
+    c = -a * b
+    out = np.empty_like(a)
+    programs[4](a, b, c, out)
+    np.testing.assert_array_equal(out, 0)
+    assert fuse(programs, a, b, c)[0].any()
 
 
 def test_the_portable_code_calls_no_c_library():

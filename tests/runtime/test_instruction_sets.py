@@ -11,6 +11,8 @@ from rbe_cli.runtime.instruction_sets import (
     InstructionSet,
     architecture,
     available,
+    baseline,
+    buildable,
     chosen,
     linux_cpu_features,
     ships_objects,
@@ -58,3 +60,14 @@ def test_a_set_that_this_cpu_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(instruction_sets, "available", lambda: (InstructionSet.portable,))
     with pytest.raises(UsageError, match="'avx512', and this CPU has portable"):
         chosen()
+
+
+@pytest.mark.skipif(architecture() != "x86_64", reason="another architecture has one set")
+def test_code_is_compiled_for_named_levels_whatever_the_host():
+    levels = {own.value: baseline(own)[:2] for own in buildable()}
+    assert levels == {
+        "avx512": ("x86-64-v4", "+avx512vnni"),
+        "avxvnni": ("x86-64-v3", "+avxvnni"),
+        "avx2": ("x86-64-v3", ""),
+        "portable": ("x86-64-v2", ""),
+    }

@@ -13,10 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import GROUP_ROWS, PAIR_ROWS
-from rbe_cli.kernels.linear.block_dot import add_block, add_quad, block_sums, unpack_tile
+from rbe_cli.kernels.kernel_records import GROUP_ROWS, PAIR_ROWS, UNPACKED_BYTES
+from rbe_cli.kernels.linear.block_dot import (
+    add_block,
+    add_quad,
+    block_panels,
+    block_sums,
+    block_tokens,
+    number_of,
+    prepare_tile,
+    quad_stride,
+)
 from rbe_cli.kernels.linear.quad_products import (
-    halves_of,
+    input_limit,
     int8_arithmetic,
     quads_at,
     store_quads,
@@ -56,10 +65,8 @@ from rbe_cli.runtime.simd import (
 from rbe_cli.weights.matrix_record import FLOATS, MATRIX, OVERFLOW_TILE
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
 
-_SIX, _TWO, _ONE = Choice(6), Choice(2), Choice(1)  # tokens of a block
+_TWO, _ONE = Choice(2), Choice(1)  # tokens of a block
 _GROUP_TILES = GROUP_ROWS // TILE_ROWS
-_UNPACKED_TILE = 8 * VECTOR_BYTES
-_UNPACKED = _GROUP_TILES * _UNPACKED_TILE  # bytes of a panel's group
 _ZERO = np.float32(0)
 _OVERFLOW_UNIT = np.float32(256)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
@@ -103,8 +110,7 @@ def quantise(arithmetic: Any, x: int, steps: int, rows: int, out: int) -> None:
     the next whole line on the quantised inputs, 64 bytes a tile (int8: 32), with zeros to a whole
     pair of tiles. What is not finite gives a group a scale that is not a number.
     """
-    halves = halves_of(arithmetic)
-    limit = np.float32(32512) if halves == 2 else np.float32(127)
+    limit = input_limit(arithmetic)
     groups = (rows + GROUP_ROWS - 1) // GROUP_ROWS
     padded = (rows + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
     tile_sums = out + 8 * groups
@@ -227,11 +233,14 @@ def _block(
     totals: int,
 ) -> None:  # fmt: skip
     """Add a block of tokens times a group of two unpacked panels to totals."""
-    sums = block_sums(arithmetic, tokens, header, stride)
-    for quad in range(quads):
-        values, x = scratch + VECTOR_BYTES * quad, quads_at(arithmetic, words, 4 * quad)
-        sums = add_quad(arithmetic, tokens, values, values + _UNPACKED, x, stride, sums)
-    add_block(arithmetic, tokens, sums, header, stride, totals)
+    for panel in range(0, 2, block_panels(arithmetic, tokens)):
+        sums = block_sums(arithmetic, tokens, header, stride)
+        values = scratch + UNPACKED_BYTES * panel
+        for quad in range(quads):
+            x = quads_at(arithmetic, words, 4 * quad)
+            place = values + quad_stride(arithmetic) * quad
+            sums = add_quad(arithmetic, tokens, place, x, stride, sums)
+        add_block(arithmetic, tokens, sums, header, stride, totals + VECTOR_BYTES * panel)
 
 
 @program_code
@@ -240,13 +249,14 @@ def _blocks(
 ) -> None:
     """Add all tokens times a group of two unpacked panels to totals."""
     count, stride, scratch = operands.tokens, operands.stride, operands.scratch
+    largest = block_tokens(arithmetic)
     token = 0
     while token < count:
         h, w = header + token * stride, words + token * stride
         place = totals + 2 * VECTOR_BYTES * token
-        if token + 6 <= count:
-            _block(arithmetic, _SIX, quads, scratch, h, w, stride, place)
-            token += 6
+        if token + number_of(largest) <= count:
+            _block(arithmetic, largest, quads, scratch, h, w, stride, place)
+            token += number_of(largest)
         elif token + 2 <= count:
             _block(arithmetic, _TWO, quads, scratch, h, w, stride, place)
             token += 2
@@ -262,7 +272,8 @@ def _unpack_group(
     """Unpack a panel's tiles, the first of which is at `values`; return where they end."""
     for tile in range(start, stop):
         layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
-        unpack_tile(arithmetic, layout, values, out + _UNPACKED_TILE * (tile - start))
+        place = out + 8 * quad_stride(arithmetic) * (tile - start)
+        prepare_tile(arithmetic, layout, values, place)
         values += layout_bytes(layout)
     return values
 
@@ -272,7 +283,7 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
     """Multiply all tokens by two panels; sums `[tokens, 2, 16]` go after the unpacked group."""
     tiles, scratch = matrix.tiles, operands.scratch
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
-    totals = scratch + 2 * _UNPACKED
+    totals = scratch + 2 * UNPACKED_BYTES
     for vector in range(2 * operands.tokens):
         store_floats(totals + VECTOR_BYTES * vector, splat_float(_ZERO))
     values = matrix.values + load_int(matrix.starts + 8 * panel)
@@ -281,7 +292,8 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
         start = group * _GROUP_TILES
         stop = min(start + _GROUP_TILES, tiles)
         values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
-        others = _unpack_group(arithmetic, matrix, other, start, stop, others, scratch + _UNPACKED)
+        second = scratch + UNPACKED_BYTES
+        others = _unpack_group(arithmetic, matrix, other, start, stop, others, second)
         header = operands.quantised_inputs + 8 * group
         words = words_of_token(operands.quantised_inputs, tiles)
         words = quads_at(arithmetic, words, GROUP_ROWS * group)
@@ -290,7 +302,7 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
 
 @program_code
 def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    totals = operands.scratch + 2 * _UNPACKED
+    totals = operands.scratch + 2 * UNPACKED_BYTES
     for panel in range(first, last, 2):
         pair = min(2, last - panel)
         _two_panels(arithmetic, matrix, operands, panel, panel + pair - 1)

@@ -9,7 +9,6 @@ from numba.core import cgutils, types
 
 from rbe_cli.kernels.linear.quad_products import (
     bytes_of_quad,
-    constant,
     elements,
     for_layout,
     sum_count,
@@ -17,7 +16,7 @@ from rbe_cli.kernels.linear.quad_products import (
     tile_total,
     tuple_of,
 )
-from rbe_cli.runtime.simd import I64, ints, kernel_intrinsic, prefetch_line
+from rbe_cli.runtime.simd import I64, constant, ints, kernel_intrinsic, prefetch_line
 from rbe_cli.weights.panel_layout import LAYOUTS, VECTOR_BYTES, PanelLayout
 
 _AHEAD_BYTES = 8192  # of what is prefetched: 1 / 10 microsecond at 80 GB/s

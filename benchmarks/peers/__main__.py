@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, workers: Workers) -> None:
     checkpoint = open_checkpoint(arguments.source)
     kernels = load_kernels("fast", threads=1)  # windows go to one thread each
     model = Gpt2.from_checkpoint(checkpoint.config, dict(checkpoint.tensors), kernels)
-    text = calibration_text(checkpoint, model, arguments, workers)
+    text = calibration_text(checkpoint, arguments, workers)
     windows = held_out_windows(checkpoint, text, arguments)
     original = evaluate(model, windows, workers)
     conditions = scheme_report.Conditions(
@@ -140,7 +140,7 @@ def is_quantised(name: str, layers_only: bool) -> bool:
 
 
 def calibration_text(
-    checkpoint: Checkpoint, model: Gpt2, arguments: argparse.Namespace, workers: Workers
+    checkpoint: Checkpoint, arguments: argparse.Namespace, workers: Workers
 ) -> Calibration:
     """Return what `rbe compress` calibrates on with the same seed and --calib."""
     samples, seed = default_samples(checkpoint.config), arguments.seed
@@ -148,7 +148,7 @@ def calibration_text(
         return from_text(checkpoint, arguments.calib, samples, seed)
     with TemporaryDirectory() as folder:
         kept = WorkFolder(Path(folder))
-        return from_model(model, samples, seed, workers, kept, no_progress)
+        return from_model(checkpoint, samples, seed, workers, kept, no_progress)
 
 
 def held_out_windows(

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.engine.layer_session import LayerSession
+from rbe_cli.compression import text_writer
+from rbe_cli.compression.text_writer import eight_bit_copy
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import Tokens, windows
+from rbe_cli.jobs.ticks import Ticks
 from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
-from rbe_cli.text.sampling import sample_rows
 from rbe_cli.text.text_files import read_text_file
 from rbe_cli.text.token_files import read_token_file
 from rbe_cli.text.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ def from_token_file(checkpoint: Checkpoint, path: Path, samples: int, seed: int)
 
 
 def from_model(
-    model: Gpt2,
+    checkpoint: Checkpoint,
     samples: int,
     seed: int,
     workers: Workers,
@@ -120,45 +120,35 @@ def from_model(
     """Generate text with the model, at temperature 1 after a random first token.
 
     Args:
-        model: generates the text.
+        checkpoint: the model that generates the text (text_writer.py).
         samples: number of sequences to calibrate on. Some more are generated and held out.
         seed: the seed of the choice of tokens.
         workers: generate groups of sequences in parallel.
         folder: keeps the finished groups.
         progress: called with the number of finished sequences.
     """
-    total = samples + held_out(samples)
+    total, length = samples + held_out(samples), min(WINDOW, checkpoint.config.n_positions)
     parts = -(-total // _ROWS)
     sizes = [(i + 1) * total // parts - i * total // parts for i in range(parts)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-    sequences: list[Tokens] = []
-    stage = "writing calibration text"
-    progress(stage, 0, total)
+    ticks = Ticks(progress, "writing calibration text", total * length, length)
     names = [f"text-{number}" for number in range(parts)]
     saved = [folder.load(name) for name in names]
     missing = [number for number in range(parts) if saved[number] is None]
+    model = eight_bit_copy(checkpoint, workers) if missing else None
     written = workers.map(
-        _write, repeat(model), (sizes[i] for i in missing), (seeds[i] for i in missing)
-    )
+        text_writer.write,
+        repeat(model), (sizes[i] for i in missing), repeat(length), (seeds[i] for i in missing),
+        repeat(ticks),
+    )  # fmt: skip
+    sequences: list[Tokens] = []
     for name, arrays in zip(names, saved, strict=True):
         if arrays is None:
             arrays = {"tokens": next(written)}
             folder.save(name, arrays)
         sequences.extend(arrays["tokens"])
-        progress(stage, len(sequences), total)
+        ticks.reach(len(sequences) * length)
     return Calibration(sequences[:samples], sequences[samples:], *describe(None, None))
-
-
-def _write(model: Gpt2, rows: int, seed: np.random.SeedSequence) -> Tokens:
-    """Sample sequences from the model. Return their tokens, int64 `[rows, length]`."""
-    config, rng = model.config, np.random.default_rng(seed)
-    sequences = np.empty((rows, min(WINDOW, config.n_positions)), np.int64)
-    session = LayerSession(model, rows)
-    sequences[:, 0] = rng.integers(0, config.vocab_size, rows)
-    for position in range(1, sequences.shape[1]):
-        logits = session.decode(range(rows), sequences[:, position - 1])  # [rows, vocab]
-        sequences[:, position] = sample_rows(logits, rng)
-    return sequences
 
 
 def _split(

@@ -106,7 +106,7 @@ def noise_kl(
     probe = Gpt2.from_checkpoint(checkpoint.config, noisy, kernels)
     with TemporaryDirectory() as folder:
         work = WorkFolder.open(Path(folder) / "work", {}, resume=False)
-        text = from_model(model, _SEQUENCES, 0, workers, work, progress)
+        text = from_model(checkpoint, _SEQUENCES, 0, workers, work, progress)
     found = evaluate(probe, [Window(own) for own in text.used], workers, model, progress)
     return float(found.compared().kl_divergence.value) * 4.0**-shift
 

@@ -273,7 +273,7 @@ def _make(
     model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
     warm_up(model, progress)
     prepare(("codec",), progress=progress)
-    text = _calibrate(checkpoint, model, options, workers, folder, progress)
+    text = _calibrate(checkpoint, options, workers, folder, progress)
     # More text than this improves the tuning, but not the metric.
     few = options.calib_samples or calibration.default_samples(checkpoint.config)
     metric = measure(
@@ -310,7 +310,6 @@ def _make(
 
 def _calibrate(
     checkpoint: Checkpoint,
-    model: Gpt2,
     options: CompressOptions,
     workers: Workers,
     folder: WorkFolder,
@@ -321,7 +320,7 @@ def _calibrate(
         return calibration.from_text(checkpoint, options.calib, samples, seed)
     if options.calib_tokens:
         return calibration.from_token_file(checkpoint, options.calib_tokens, samples, seed)
-    return calibration.from_model(model, samples, seed, workers, folder, progress)
+    return calibration.from_model(checkpoint, samples, seed, workers, folder, progress)
 
 
 def _samples(checkpoint: Checkpoint, options: CompressOptions) -> int:

@@ -19,6 +19,7 @@ Float64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Sampler = Callable[[Float32, Sequence[int], np.random.Generator], int]
 
+_STRETCH = 256  # weights that are added up before one of them is looked for
 _STRIDES = 16  # logits that share one maximum in top_k: few enough maxima, up to k = vocab / 16
 
 
@@ -101,13 +102,29 @@ def sample(probabilities: Float64, rng: np.random.Generator) -> int:
 
 
 def sample_rows(logits: Float32, rng: np.random.Generator) -> Indices:
-    """Draw a token for each row of `[rows, vocab]` at temperature 1; overwrite the logits.
+    """Draw a token for each row of `[rows, vocab]` at temperature 1; overwrite the logits."""
+    with np.errstate(invalid="ignore"):  # of infinite logits
+        logits -= logits.max(axis=-1, keepdims=True)
+        return draw_rows(np.exp(logits, out=logits), rng)
 
-    The Gumbel-max trick: argmax(logits + Gumbel noise) samples from their softmax.
+
+def draw_rows(weights: Float32, rng: np.random.Generator) -> Indices:
+    """Draw an index for each row of `[rows, n]`, with probabilities in proportion to weights.
+
+    The cumulative distribution is inverted, first that of stretches and then that within one.
     """
-    noise = rng.standard_exponential(logits.shape, np.float32)
-    logits -= np.log(np.maximum(noise, np.float32(1e-30), out=noise), out=noise)
-    return np.argmax(logits, axis=-1)
+    starts = np.arange(0, weights.shape[1], _STRETCH)
+    sums = np.cumsum(np.add.reduceat(weights, starts, axis=1), axis=1, dtype=np.float64)
+    drawn = rng.random(len(weights)) * sums[:, -1]
+    found = np.empty(len(weights), np.intp)
+    for row, (own, ends, level) in enumerate(zip(weights, sums, drawn, strict=True)):
+        stretch = min(int(np.searchsorted(ends, level, side="right")), len(starts) - 1)
+        first = starts[stretch]
+        inner = np.cumsum(own[first : first + _STRETCH], dtype=np.float64)
+        # The sum of a stretch is rounded, so that the level may be past its end.
+        level = min(level - (ends[stretch - 1] if stretch else 0.0), np.nextafter(inner[-1], 0.0))
+        found[row] = first + min(int(np.searchsorted(inner, level, side="right")), len(inner) - 1)
+    return found
 
 
 def make_sampler(options: GenerationOptions) -> Sampler:

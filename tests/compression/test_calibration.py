@@ -11,7 +11,7 @@ from small_models import float64, random_tensors, small_config
 from small_tokenizer import SENTENCES
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
-from rbe_cli.compression import calibration
+from rbe_cli.compression import text_writer
 from rbe_cli.compression.calibration import (
     WINDOW,
     default_samples,
@@ -22,7 +22,6 @@ from rbe_cli.compression.calibration import (
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 from rbe_cli.evaluation.batching import batches, windows
 from rbe_cli.jobs.workers import workers
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 from rbe_cli.text.tokenizer import Tokenizer
 
@@ -128,17 +127,17 @@ def test_a_text_is_cut_into_windows(checkpoint, tmp_path):
     assert sorted(window.tolist() for window in found.used + found.held_out) == expected
 
 
-def test_a_window_fits_the_context(kernels, tmp_path, pool, new_folder):
+def test_a_window_fits_the_context(tmp_path, pool, new_folder):
     """The length is the model's context, but at most `WINDOW`."""
     path = tmp_path / "long.npy"
     np.save(path, np.zeros(2000, np.int64))
     for n_positions, length in [(10, 10), (WINDOW + 50, WINDOW)]:
         config = small_config(n_positions=n_positions, n_layer=1, n_embd=6)
         tensors = random_tensors(config)
-        found = from_token_file(Checkpoint(config, tensors, None, "", "", 0), path, 3, seed=0)
+        checkpoint = Checkpoint(config, tensors, None, "", "", 0)
+        found = from_token_file(checkpoint, path, 3, seed=0)
         assert {len(sequence) for sequence in found.used} == {length}
-        model = Gpt2.from_checkpoint(config, tensors, kernels)
-        written = from_model(model, 1, 0, pool, new_folder(), no_progress)
+        written = from_model(checkpoint, 1, 0, pool, new_folder(), no_progress)
         assert {len(sequence) for sequence in written.used} == {length}
 
 
@@ -181,9 +180,9 @@ def test_files_are_checked(checkpoint, tmp_path):
 
 @pytest.mark.parametrize(("samples", "held_out"), [(1, 1), (20, 2), (80, 10)])
 def test_the_model_writes_as_many_sequences_as_asked_for(
-    model, pool, new_folder, progress, samples, held_out
+    checkpoint, pool, new_folder, progress, samples, held_out
 ):
-    found = from_model(model, samples, 0, pool, new_folder(), progress)
+    found = from_model(checkpoint, samples, 0, pool, new_folder(), progress)
     assert (len(found.used), len(found.held_out)) == (samples, held_out)
     written = np.array(found.used + found.held_out)
     assert written.dtype == np.int64
@@ -193,10 +192,10 @@ def test_the_model_writes_as_many_sequences_as_asked_for(
     assert len(np.unique(written, axis=0)) == len(written)
 
 
-def test_what_the_model_writes_follows_from_the_seed_alone(model, new_folder):
+def test_what_the_model_writes_follows_from_the_seed_alone(checkpoint, new_folder):
     def written(threads, seed):
         with workers(threads) as pool:
-            found = from_model(model, 60, seed, pool, new_folder(), no_progress)
+            found = from_model(checkpoint, 60, seed, pool, new_folder(), no_progress)
         return np.array(found.used + found.held_out)
 
     first = written(1, seed=3)
@@ -205,12 +204,12 @@ def test_what_the_model_writes_follows_from_the_seed_alone(model, new_folder):
     assert (written(2, seed=4) != first).mean() > 0.5
 
 
-def test_what_was_written_before_is_not_written_again(model, pool, folder, monkeypatch):
-    first = from_model(model, 80, 0, pool, folder, no_progress)
+def test_what_was_written_before_is_not_written_again(checkpoint, pool, folder, monkeypatch):
+    first = from_model(checkpoint, 80, 0, pool, folder, no_progress)
     folder.discard("text-1")
     written = []
-    monkeypatch.setattr(calibration, "_write", spy(written, calibration._write))
-    again = from_model(model, 80, 0, pool, folder, no_progress)
+    monkeypatch.setattr(text_writer, "write", spy(written, text_writer.write))
+    again = from_model(checkpoint, 80, 0, pool, folder, no_progress)
     assert len(written) == 1
     np.testing.assert_array_equal(again.used, first.used)
     np.testing.assert_array_equal(again.held_out, first.held_out)
@@ -226,11 +225,11 @@ def spy(calls, function):
     return run
 
 
-def test_the_model_writes_at_temperature_one(checkpoint, model, pool, new_folder):
+def test_the_model_writes_at_temperature_one(checkpoint, pool, new_folder):
     """The mean surprise of tokens drawn from a distribution equals the distribution's entropy."""
     tensors, config = float64(checkpoint.tensors), checkpoint.config
     surprise, entropy = [], []
-    for tokens in from_model(model, 70, 0, pool, new_folder(), no_progress).used:
+    for tokens in from_model(checkpoint, 70, 0, pool, new_folder(), no_progress).used:
         probabilities = softmax(gpt2(tokens, tensors, config))[:-1]  # [n - 1, vocab]
         surprise.append(-np.log(probabilities[np.arange(63), tokens[1:]]))
         entropy.append(-np.sum(probabilities * np.log(probabilities), axis=-1))

@@ -238,9 +238,9 @@ def test_a_matrix_that_nothing_depends_on_has_the_rate_of_the_others(
 
 
 @pytest.fixture(scope="module")
-def text(model, new_folder):
+def text(checkpoint, new_folder):
     with workers(2) as pool:
-        return from_model(model, 48, 0, pool, new_folder(), no_progress).used
+        return from_model(checkpoint, 48, 0, pool, new_folder(), no_progress).used
 
 
 @pytest.fixture(scope="module")

@@ -189,3 +189,42 @@ def test_logits_that_are_not_finite_are_an_error(
     sampler = sampling.make_sampler(options)
     with pytest.raises(RbeError, match="logits are not finite"):
         sampler(np.array(bad, np.float32), [0], sampling.row_generator(0, 0))
+
+
+@untimed
+@given(
+    weights=arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 700)),
+        elements=st.sampled_from([0, 1e-30, 0.25, 1, 7]),
+    ),
+    seed=st.integers(0, 9),
+)
+def test_rows_draw_only_what_is_possible(weights: NDArray[np.float32], seed: int) -> None:
+    assume((weights.sum(axis=1) > 0).all())
+    drawn = sampling.draw_rows(weights, np.random.default_rng(seed))
+    assert (weights[np.arange(len(weights)), drawn] > 0).all()
+
+
+@pytest.mark.parametrize("size", [3, 255, 256, 257, 1000])
+def test_rows_follow_their_distribution(size: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.exponential(size=size).astype(np.float32)
+    drawn = sampling.draw_rows(np.tile(weights, (20_000, 1)), rng)
+    expected = 20_000 * weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    counts = np.bincount(drawn, minlength=size)
+    chi_squared = float(np.sum((counts - expected) ** 2 / expected))
+    assert abs(chi_squared - size) < 5 * np.sqrt(2 * size) + 5
+
+
+def test_tokens_of_rows_are_drawn_by_the_softmax_of_their_logits() -> None:
+    logits = np.array([-np.inf, 80.0, 81.0, 79.0], np.float32)
+    drawn = sampling.sample_rows(np.tile(logits, (20_000, 1)), np.random.default_rng(0))
+    frequencies = np.bincount(drawn, minlength=4) / drawn.size
+    np.testing.assert_allclose(frequencies, sampling.softmax(logits), atol=0.015)
+
+
+def test_rows_that_are_no_numbers_draw_some_token() -> None:
+    logits = np.array([[np.nan, 1, 2], [np.inf, np.inf, 0]], np.float32)
+    drawn = sampling.sample_rows(logits, np.random.default_rng(0))
+    assert ((drawn >= 0) & (drawn < 3)).all()

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,29 @@ from numpy.typing import NDArray
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.errors import CheckpointError
 from rbe_cli.evaluation.batching import Tokens, batches, logit_chunks
+from rbe_cli.jobs.ticks import Ticks
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.nn.embedding import Embedding
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.linear_layer import Linear
-from rbe_cli.nn.loss import log_softmax
+from rbe_cli.nn.loss import softmax_in_place
 from rbe_cli.nn.tape import SavedTensors
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float64, Floating, Int64
-from rbe_cli.text.sampling import sample_rows
+from rbe_cli.text.sampling import draw_rows
 
 Float32 = NDArray[np.float32]
+Result = TypeVar("Result")
 _STAGE = "measuring layers"
+_BACKWARD_UNITS = (
+    3  # about the time of a backward pass through a block, over that of a forward pass
+)
+_LOGITS = 1 << 24  # that the head computes at once: fewer tokens would be slower to multiply
+_CACHED_ROWS = 4  # of logits that stay in the cache while they are worked on
+_SQUARE_COLUMNS = 256  # whose products with those before them are computed at once
 _SMALLEST, _LARGEST = 1e-12, 1e12  # the squares of a batch fit into float32 between these
 # The weight of the mean squared error of the logits, relative to the divergence. Where predictions
 # are certain the divergence depends on hardly any logit, and this term keeps the others in place.
@@ -83,15 +91,16 @@ def collect(
         seed: the seed of the tokens that are sampled from the predictions.
         workers: run batches in parallel.
         folder: keeps activations and finished layers.
-        progress: called after each layer, forward and backward.
+        progress: called after each batch, in units of a block's forward pass.
 
     Raises:
         CheckpointError: the weights are so large that activations or their squares overflow.
     """
     groups = list(batches(sequences))
     tokens, layers = sum(group.size for group in groups), len(model.blocks)
-    total = 2 * layers + 1
-    progress(_STAGE, 0, total)
+    head = _head_units(model)
+    each = len(groups) * (1 + _BACKWARD_UNITS)
+    ticks = Ticks(progress, _STAGE, layers * each + len(groups) * head)
 
     def states(layer: int) -> Iterator[Float32]:
         """Return the layer's input, batch by batch. `layer = layers` gives the last output."""
@@ -101,32 +110,44 @@ def collect(
     for layer, block in enumerate(model.blocks):
         if folder.load(f"state-{layer + 1}") is None:
             outputs = workers.map(_forward, repeat(block), states(layer))
-            folder.save(f"state-{layer + 1}", _numbered(outputs))
-        progress(_STAGE, layer + 1, total)
+            folder.save(f"state-{layer + 1}", _numbered(_counted(outputs, ticks, 1)))
+        ticks.reach((layer + 1) * len(groups))
 
     if folder.load(f"gradient-{layers}") is None:
         seeds = np.random.SeedSequence(seed).spawn(len(groups))
         done = workers.map(_head, repeat(model.ln_f), repeat(model.head), states(layers), seeds)
-        gradients, sums = _add_up(done)
+        gradients, sums = _add_up(_counted(done, ticks, head))
         folder.save("head", sums.to_arrays())
         folder.save(f"gradient-{layers}", gradients)
-    progress(_STAGE, layers + 1, total)
+    ticks.reach(len(groups) * (layers + head))
     for layer in reversed(range(layers)):
         if folder.load(f"gradient-{layer}") is None:
             before = folder.require(f"gradient-{layer + 1}").values()
             done = workers.map(_backward, repeat(model.blocks[layer]), states(layer), before)
-            gradients, sums = _add_up(done)
+            gradients, sums = _add_up(_counted(done, ticks, _BACKWARD_UNITS))
             yield f"h.{layer}", sums.means(tokens)
             folder.save(f"gradient-{layer}", gradients)
-        progress(_STAGE, total - layer, total)
+        ticks.reach(len(groups) * (layers + head + _BACKWARD_UNITS * (layers - layer)))
     sums = _Sums.from_arrays(folder.require("head"))
     for gradient in folder.require("gradient-0").values():
         rows = gradient.reshape(-1, gradient.shape[-1])  # [tokens, d]
-        sums.add("input", "wpe.weight", products(rows))
+        sums.add("input", "wpe.weight", squares(rows))
     yield "embeddings", _of_embeddings(model, sums.means(tokens))
     for layer in range(layers + 1):
         folder.discard(f"state-{layer}")
         folder.discard(f"gradient-{layer}")
+
+
+def _head_units(model: Gpt2) -> int:
+    """Return about the time of the head for one batch, over that of a block's forward pass."""
+    return max(1, round(model.config.vocab_size / (5 * model.config.n_embd)))
+
+
+def _counted(done: Iterator[Result], ticks: Ticks, units: int) -> Iterator[Result]:
+    """Yield results, and count each of them."""
+    for result in done:
+        ticks.add(units)
+        yield result
 
 
 def _of_embeddings(model: Gpt2, measured: Moments) -> Moments:
@@ -156,10 +177,13 @@ class _Sums:
 
     def linear(self, layer: Linear, x: Floating, grad: Floating) -> None:
         """Add the products of a linear layer (`GradientObserver`)."""
-        self.add("input", layer.name, products(x))
+        self.add("input", layer.name, squares(x))
+        diagonals = []
         for block, columns in enumerate(column_blocks(grad.shape[1])):
-            self.add("output", layer.name, products(grad[:, columns]), block)
-        self._add_bias(layer.name, grad)
+            product = squares(grad[:, columns])
+            diagonals.append(np.diag(product).astype(np.float64))
+            self.add("output", layer.name, product, block)
+        self.add("square", _bias(layer.name), np.concatenate(diagonals))
 
     def layer_norm(
         self,
@@ -170,17 +194,15 @@ class _Sums:
         sums: tuple[Floating, Floating],
     ) -> None:
         """Add the squares of the gradients of a LayerNorm's parameters."""
-        normalised = ((x - statistics[:, :1]) * statistics[:, 1:]).astype(x.dtype)
-        squares = _column_squares(normalised * grad)
-        self.add("square", layer.name, squares)
-        self._add_bias(layer.name, grad)
+        means, factors = np.split(statistics.astype(x.dtype), 2, axis=1)
+        normalised = x - means
+        normalised *= factors
+        normalised *= grad
+        self.add("square", layer.name, _column_squares(normalised))
+        self.add("square", _bias(layer.name), _column_squares(grad))
 
     def embedding(self, layer: Embedding, indices: Int64, grad: Floating) -> None:
         """Add nothing: the moments of an embedding are made from those of the head."""
-
-    def _add_bias(self, name: str, grad: Floating) -> None:
-        squares = _column_squares(grad)
-        self.add("square", f"{name.removesuffix('weight')}bias", squares)
 
     def add(self, kind: str, name: str, product: Any, block: int = 0) -> None:
         """Add a product of the kind `input`, `output` or `square` (see `Moments`)."""
@@ -230,19 +252,40 @@ class _Sums:
         return sums
 
 
-def products(x: Floating, y: Floating | None = None) -> Floating:
+def products(x: Floating, y: Floating) -> Floating:
     """Return the sum of x y^T over the rows, `[K, N]`, in float64 if float32 might overflow.
 
     Args:
         x: `[rows, K]`.
-        y: `[rows, N]`; None means x itself.
+        y: `[rows, N]`.
     """
-    y = x if y is None else y
-    for rows in (x, y):
-        largest = float(np.abs(rows).max(initial=0.0))
-        if largest and not _SMALLEST < largest < _LARGEST:
-            return x.astype(np.float64).T @ y.astype(np.float64)
-    return x.T @ y
+    if _is_safe(x) and _is_safe(y):
+        return x.T @ y
+    return x.astype(np.float64).T @ y.astype(np.float64)
+
+
+def squares(x: Floating) -> Floating:
+    """Return the sum of x x^T over the rows, `[K, K]`, in float64 if float32 might overflow.
+
+    Only products with columns before are computed, and then copied to the other side.
+
+    Args:
+        x: `[rows, K]`.
+    """
+    x = x if _is_safe(x) else x.astype(np.float64)
+    size = x.shape[1]
+    out = np.empty((size, size), x.dtype)
+    for start in range(0, size, _SQUARE_COLUMNS):
+        own = slice(start, min(start + _SQUARE_COLUMNS, size))
+        np.matmul(x[:, own].T, x[:, : own.stop], out=out[own, : own.stop])
+        out[:start, own] = out[own, :start].T
+    return out
+
+
+def _is_safe(x: Floating) -> bool:
+    """Return whether the squares of `[rows, K]` and their sums fit into float32."""
+    largest = max(float(x.max(initial=0.0)), -float(x.min(initial=0.0)))
+    return largest == 0 or _SMALLEST < largest < _LARGEST
 
 
 def _column_squares(rows: Floating) -> Float64:
@@ -262,22 +305,37 @@ def _head(
     rng, sums = np.random.default_rng(seed), _Sums()
     states = x.reshape(-1, x.shape[-1])  # [tokens, d]
     out = np.empty_like(states)
-    for part in logit_chunks(len(states), head.weight.shape[1]):
+    for part in logit_chunks(len(states), head.weight.shape[1], _LOGITS):
         final = ln_f(states[part])
-        logits = head(final)
-        gradient = np.exp(log_softmax(logits))  # at first the probabilities
-        sums.add("input", head.name, products(final))
-        variance = np.einsum("tv,tv->v", gradient, 1 - gradient, dtype=np.float64)
-        variance += len(gradient) * _LOGIT_WEIGHT / gradient.shape[1]
-        sums.add("output", head.name, variance)
+        gradient = head(final)  # at first the logits, then the probabilities
+        sums.add("input", head.name, squares(final))
+        sums.add("output", head.name, _softmax_and_variances(gradient))
         positions = np.arange(len(gradient))
-        gradient[positions, sample_rows(logits, rng)] -= 1
+        gradient[positions, draw_rows(gradient, rng)] -= 1
         # Add a random difference of two logits: its moment is that of the logits minus their mean.
         pair = rng.integers(0, gradient.shape[1], (2, len(gradient)))
         gradient[positions, pair[0]] += math.sqrt(_LOGIT_WEIGHT / 2)
         gradient[positions, pair[1]] -= math.sqrt(_LOGIT_WEIGHT / 2)
         out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums)
     return out.reshape(x.shape), sums
+
+
+def _softmax_and_variances(logits: Float32) -> Float64:
+    """Turn logits `[rows, vocab]` into probabilities p, a few rows at a time.
+
+    Returns:
+        The sum of p (1 - p) over the rows, `[vocab]`, with the weight of the logits themselves.
+    """
+    rows, vocab_size = logits.shape
+    total = np.full(vocab_size, rows * _LOGIT_WEIGHT / vocab_size)
+    for start in range(0, rows, _CACHED_ROWS):
+        own = softmax_in_place(logits[start : start + _CACHED_ROWS])
+        total += np.einsum("tv,tv->v", own, 1 - own)
+    return total
+
+
+def _bias(name: str) -> str:
+    return f"{name.removesuffix('weight')}bias"
 
 
 def _backward(block: TransformerBlock, x: Float32, gradient: Float32) -> tuple[Float32, _Sums]:

@@ -42,9 +42,9 @@ def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> l
     return found
 
 
-def logit_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
-    """Yield stretches of tokens whose logits are few enough to fit into memory."""
-    count = max(1, CHUNK_LOGITS // vocab_size)
+def logit_chunks(tokens: int, vocab_size: int, most: int = CHUNK_LOGITS) -> Iterator[slice]:
+    """Yield stretches of tokens that have at most so many logits, or of a single token."""
+    count = max(1, most // vocab_size)
     return (slice(start, start + count) for start in range(0, tokens, count))
 
 

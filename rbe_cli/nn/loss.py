@@ -12,6 +12,14 @@ def log_softmax(logits: Floating) -> Floating:
     return shifted
 
 
+def softmax_in_place(logits: Floating) -> Floating:
+    """Turn logits `[..., n]` into probabilities along the last axis, and return them."""
+    logits -= logits.max(axis=-1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=-1, keepdims=True)
+    return logits
+
+
 def kl_divergence(reference: Floating, model: Floating) -> Float64:
     """Return KL(reference || model) in nats, float64 `[...]`.
 

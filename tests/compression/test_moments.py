@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import reference_gpt2
 from compressing import relative
+from hypothesis import given
+from hypothesis import strategies as st
 from reference_gpt2 import gpt2, softmax
 from small_models import float64, random_tensors, relative_error, small_config
 
-from rbe_cli.compression.moments import Moments, collect
+from rbe_cli.compression.moments import Moments, collect, squares
 from rbe_cli.errors import CheckpointError
 from rbe_cli.jobs.workers import workers
 from rbe_cli.nn.gpt2 import Gpt2
@@ -270,3 +272,18 @@ def test_a_model_that_overflows_is_refused(checkpoint, config, kernels, name, va
     model = Gpt2.from_checkpoint(config, tensors, kernels)
     with pytest.raises(CheckpointError, match="overflow"):
         collected(model, [np.arange(9)])
+
+
+@given(
+    rows=st.integers(1, 9),
+    columns=st.sampled_from([1, 5, 255, 256, 257, 600]),
+    scale=st.sampled_from([1.0, 1e-20, 1e20]),
+    seed=st.integers(0, 99),
+)
+def test_squares_are_the_products_of_all_pairs_of_columns(rows, columns, scale, seed):
+    x = np.random.default_rng(seed).standard_normal((rows, columns + 3)).astype("f4")[:, 3:]
+    x *= np.float32(scale)
+    found, wide = squares(x), x.astype(np.float64)
+    np.testing.assert_allclose(found, wide.T @ wide, rtol=1e-5, atol=1e-4 * scale**2)
+    np.testing.assert_array_equal(found, found.T)
+    assert found.dtype == (np.float32 if scale == 1 else np.float64)

@@ -51,14 +51,15 @@ LAYER_NORM_BACKWARD = Program(_LAYER_NORM, "layer_norm_backward_program", _TEAM_
 _F32_1D, _F32_2D, _F32_3D = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
 _F64_1D, _F64_2D = "float64[::1]", "float64[:, ::1]"
 _I8_1D, _I16_1D, _I16_2D = "int8[::1]", "int16[::1]", "int16[:, ::1]"
-_I32_1D, _I32_2D, _I64_1D = "int32[::1]", "int32[:, ::1]", "int64[::1]"
+_I32_1D, _I32_2D = "int32[::1]", "int32[:, ::1]"
+_I64_1D, _I64_2D = "int64[::1]", "int64[:, ::1]"
 _U8_1D, _U8_2D = "uint8[::1]", "uint8[:, ::1]"
 _U16_1D, _U16_3D, _U32_1D = "uint16[::1]", "uint16[:, :, ::1]", "uint32[::1]"
 _SEARCH = (  # trellis.Search
     _U8_1D, _F64_2D, "float64", _F32_3D, _I64_1D, _I32_2D, _U8_2D, _F64_2D, _F64_1D,
 )  # fmt: skip
 _ENCODER_TABLES = _U16_3D, _U16_3D, _I64_1D  # rans.EncoderTables
-_DECODER_TABLES = _U8_1D, _U32_1D, _I64_1D  # rans.DecoderTables
+_SOURCE = _U16_1D, _U32_1D, _U32_1D, _I64_2D  # rans_decoder.LaneSource
 _RANS = "rbe_cli.codec.entropy.rans_programs"
 
 RANS_ENCODE = Program(
@@ -67,19 +68,14 @@ RANS_ENCODE = Program(
 )  # fmt: skip
 RANS_DECODE = Program(
     _RANS, "decode_block",
-    (
-        _U16_1D, _I64_1D, _I16_2D, _U8_1D, *_DECODER_TABLES, _I64_1D, *[_I16_1D] * 3,
-        _I64_1D, _I16_2D, _I16_2D,
-    ),
-    True,
+    (*_SOURCE, _I16_2D, *[_I16_1D] * 3, _U32_1D, _I16_2D, _I16_2D), True,
 )  # fmt: skip
 RANS_PUT_RUN = Program(
     _RANS, "put_run_program", (_I16_1D, *_numbers(2), *_ENCODER_TABLES, _I64_1D, _U16_1D, "int64"),
     True,
 )  # fmt: skip
 RANS_GET_RUN = Program(
-    _RANS, "get_run_program", (_U16_1D, "int64", _I64_1D, *_DECODER_TABLES, *_numbers(2), _I16_1D),
-    True,
+    _RANS, "get_run_program", (*_SOURCE, *_numbers(2), _I16_1D), True,
 )  # fmt: skip
 QUANTISE_SEGMENT = Program(
     "rbe_cli.codec.ectcq.trellis_programs", "quantise_segment_program",

@@ -19,7 +19,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 from rbe_cli.runtime.floating import from_half, multiply_add, to_half
 
 LANES = 16
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 HALFS, FLOATS, DOUBLES = (ir.VectorType(kind, LANES) for kind in (F16, F32, F64))
 INTS = ir.VectorType(I32, LANES)
@@ -115,7 +115,7 @@ def kernel_intrinsic(emitter: Callable[..., Any]) -> Any:
     return intrinsic(emitter)
 
 
-def _function(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
+def define(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
     """Return a function that takes `arguments`, to which Numba casts, and emits `emit`."""
     signature = result(*arguments)
 
@@ -225,50 +225,50 @@ def _select_by_sign(
 
 _address = types.int64
 
-load_floats = _function(floats, (_address,), lambda b, a: load(b, a, FLOATS))
-load_ints = _function(ints, (_address,), lambda b, a: load(b, a, INTS))
-store_floats = _function(types.void, (_address, floats), _store)
-load_float = _function(types.float32, (_address,), lambda b, a: load(b, a, F32))
-load_int = _function(types.int64, (_address,), lambda b, a: load(b, a, I64))
-load_int32 = _function(types.int32, (_address,), lambda b, a: load(b, a, I32))
-load_byte = _function(types.int64, (_address,), lambda b, a: b.zext(load(b, a, I8), I64))
-load_double = _function(types.float64, (_address,), lambda b, a: load(b, a, F64))
-load_halfs = _function(floats, (_address,), lambda b, a: from_half(b, load(b, a, HALFS)))
-load_half = _function(types.float32, (_address,), lambda b, a: from_half(b, load(b, a, F16)))
-store_float = _function(types.void, (_address, types.float32), _store)
-stream_floats = _function(types.void, (_address, floats), _stream)  # to a multiple of 16 bytes
-fence = _function(types.void, (), _fence)  # what streams is in memory before what follows
-store_double = _function(types.void, (_address, types.float64), _store)
-store_halfs = _function(types.void, (_address, floats), lambda b, a, v: store(b, a, to_half(b, v)))
-store_half = _function(
+load_floats = define(floats, (_address,), lambda b, a: load(b, a, FLOATS))
+load_ints = define(ints, (_address,), lambda b, a: load(b, a, INTS))
+store_floats = define(types.void, (_address, floats), _store)
+load_float = define(types.float32, (_address,), lambda b, a: load(b, a, F32))
+load_int = define(types.int64, (_address,), lambda b, a: load(b, a, I64))
+load_int32 = define(types.int32, (_address,), lambda b, a: load(b, a, I32))
+load_byte = define(types.int64, (_address,), lambda b, a: b.zext(load(b, a, I8), I64))
+load_double = define(types.float64, (_address,), lambda b, a: load(b, a, F64))
+load_halfs = define(floats, (_address,), lambda b, a: from_half(b, load(b, a, HALFS)))
+load_half = define(types.float32, (_address,), lambda b, a: from_half(b, load(b, a, F16)))
+store_float = define(types.void, (_address, types.float32), _store)
+stream_floats = define(types.void, (_address, floats), _stream)  # to a multiple of 16 bytes
+fence = define(types.void, (), _fence)  # what streams is in memory before what follows
+store_double = define(types.void, (_address, types.float64), _store)
+store_halfs = define(types.void, (_address, floats), lambda b, a, v: store(b, a, to_half(b, v)))
+store_half = define(
     types.void, (_address, types.float32), lambda b, a, v: store(b, a, to_half(b, v))
 )
-store_byte = _function(types.void, (_address, types.int32), _store_truncated)
-store_int32 = _function(types.void, (_address, types.int32), _store)
+store_byte = define(types.void, (_address, types.int32), _store_truncated)
+store_int32 = define(types.void, (_address, types.int32), _store)
 
-splat_float = _function(floats, (types.float32,), splat)
-splat_int = _function(ints, (types.int32,), splat)
-to_floats = _function(floats, (ints,), _instruction("sitofp", FLOATS))
-to_ints = _function(ints, (floats,), _instruction("fptosi", INTS))  # towards zero
-as_floats = _function(floats, (ints,), _instruction("bitcast", FLOATS))  # the same bits
-round_to_even = _function(floats, (floats,), _llvm("llvm.rint.v16f32", FLOATS))
-absolute = _function(floats, (floats,), _llvm("llvm.fabs.v16f32", FLOATS))
-larger = _function(floats, (floats, floats), _select_larger)  # b where either is not a number
-smaller = _function(floats, (floats, floats), _select_smaller)
-where_positive = _function(floats, (floats, floats, floats), _select_by_sign)  # x > 0 ? a : b
-with_sign = _function(floats, (floats, floats), _llvm("llvm.copysign.v16f32", FLOATS))
-fused = _function(floats, (floats, floats, floats), multiply_add)  # a b + c, rounded once
-splat_double = _function(doubles, (types.float64,), splat)
-widen = _function(doubles, (floats,), _instruction("fpext", DOUBLES))
-lane_sum_doubles = _function(types.float64, (doubles,), _reduce_sum)
-lane_sum = _function(types.float32, (floats,), _reduce_sum)
-lane_max = _function(types.float32, (floats,), _reduce_max)
-lane_sum_ints = _function(types.int32, (ints,), _llvm("llvm.vector.reduce.add.v16i32", I32))
+splat_float = define(floats, (types.float32,), splat)
+splat_int = define(ints, (types.int32,), splat)
+to_floats = define(floats, (ints,), _instruction("sitofp", FLOATS))
+to_ints = define(ints, (floats,), _instruction("fptosi", INTS))  # towards zero
+as_floats = define(floats, (ints,), _instruction("bitcast", FLOATS))  # the same bits
+round_to_even = define(floats, (floats,), _llvm("llvm.rint.v16f32", FLOATS))
+absolute = define(floats, (floats,), _llvm("llvm.fabs.v16f32", FLOATS))
+larger = define(floats, (floats, floats), _select_larger)  # b where either is not a number
+smaller = define(floats, (floats, floats), _select_smaller)
+where_positive = define(floats, (floats, floats, floats), _select_by_sign)  # x > 0 ? a : b
+with_sign = define(floats, (floats, floats), _llvm("llvm.copysign.v16f32", FLOATS))
+fused = define(floats, (floats, floats, floats), multiply_add)  # a b + c, rounded once
+splat_double = define(doubles, (types.float64,), splat)
+widen = define(doubles, (floats,), _instruction("fpext", DOUBLES))
+lane_sum_doubles = define(types.float64, (doubles,), _reduce_sum)
+lane_sum = define(types.float32, (floats,), _reduce_sum)
+lane_max = define(types.float32, (floats,), _reduce_max)
+lane_sum_ints = define(types.int32, (ints,), _llvm("llvm.vector.reduce.add.v16i32", I32))
 
-prefetch = _function(types.void, (_address,), prefetch_line)
-pause = _function(types.void, (), _pause)
-load_acquire = _function(types.int64, (_address,), _load_acquire)
-store_release = _function(types.void, (_address, types.int64), _store_release)
+prefetch = define(types.void, (_address,), prefetch_line)
+pause = define(types.void, (), _pause)
+load_acquire = define(types.int64, (_address,), _load_acquire)
+store_release = define(types.void, (_address, types.int64), _store_release)
 
 
 @kernel_intrinsic
@@ -303,6 +303,17 @@ def address_of(typing: Any, own: Any) -> Any:
         return builder.ptrtoint(values[0], I64)
 
     return types.int64(own), emit
+
+
+@kernel_intrinsic
+def address_of_array(typing: Any, array: Any) -> Any:
+    """Return the address of an array's first element."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        own = context.make_array(signature.args[0])(context, builder, values[0])
+        return builder.ptrtoint(own.data, I64)
+
+    return types.int64(array), emit
 
 
 @kernel_intrinsic

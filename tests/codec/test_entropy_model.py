@@ -12,6 +12,7 @@ from rbe_cli.codec.entropy.entropy_model import (
     MIN_LEVEL,
     PROBABILITY_BITS,
     SYMBOL_OFFSET,
+    SYMBOLS,
     entropy_tables,
     level_shift,
 )
@@ -33,12 +34,16 @@ def test_cumulative_frequencies_are_exclusive_prefix_sums():
 
 
 def test_each_slot_belongs_to_the_symbol_whose_range_it_lies_in():
-    assert TABLES.symbol.shape == (LEVELS, 2, TOTAL)
-    symbol = TABLES.symbol.astype(np.int64)
+    assert TABLES.slots.shape == (LEVELS, 2, TOTAL)
+    symbol = (((TABLES.slots >> 12 & 255) + SYMBOL_OFFSET) & 255).astype(np.int64)
+    assert symbol.max() < SYMBOLS
     start = np.take_along_axis(TABLES.cumulative.astype(np.int64), symbol, -1)
+    frequency = np.take_along_axis(FREQUENCY, symbol, -1)
     slots = np.arange(TOTAL)
     assert (start <= slots).all()
-    assert (slots < start + np.take_along_axis(FREQUENCY, symbol, -1)).all()
+    assert (slots < start + frequency).all()
+    np.testing.assert_array_equal(TABLES.slots >> 20, frequency)
+    np.testing.assert_array_equal(TABLES.slots & 4095, slots - start)
 
 
 def test_every_integer_can_be_coded():

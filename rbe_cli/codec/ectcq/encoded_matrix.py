@@ -175,7 +175,7 @@ class EncodedMatrix:
         width = columns.stop - columns.start
         integers, _, _, levels = rans.decode(
             block.states, block.words, block.scale_models, state_labels(self.states),
-            np.arange(width), (self.shape[0], width),
+            (self.shape[0], width),
         )  # fmt: skip
         with np.errstate(over="ignore"):
             steps = scales.steps(self.step, levels, self.resolution)

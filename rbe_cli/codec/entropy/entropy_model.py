@@ -22,6 +22,7 @@ LEVELS_PER_OCTAVE = 8
 MIN_LEVEL = -24  # sigma = 1/8 of a step
 MAX_LEVEL = 95  # sigma = 3756 steps
 LEVELS = MAX_LEVEL - MIN_LEVEL + 1
+LAST_WHOLE_LEVEL = 28  # the last one without low bits: h has a standard deviation of 2 ** 2.5
 SYMBOLS = 64  # h + 32 for h in [-32, 30], and the escape
 ESCAPE = SYMBOLS - 1
 SYMBOL_OFFSET = 32
@@ -38,8 +39,9 @@ class EntropyTables(NamedTuple):
         frequency: uint16 `[LEVELS, 2, SYMBOLS]`, sums to 2 ** PROBABILITY_BITS; a symbol with
             frequency 0 is coded by an escape.
         cumulative: uint16 `[LEVELS, 2, SYMBOLS]`, exclusive prefix sums of `frequency`.
-        symbol: uint8 `[LEVELS, 2, 2 ** PROBABILITY_BITS]`, the symbol that owns each slot.
-        span: uint32 `[LEVELS, 2, SYMBOLS]`, frequency << 16 | cumulative, for one load.
+        slots: uint32 `[LEVELS, 2, 2 ** PROBABILITY_BITS]`, all that a decoder needs to know of a
+            slot: the frequency of the symbol that owns it << 20, the symbol's h & 255 << 12, and
+            the slot's distance from the symbol's first.
         shift: int64 `[LEVELS]`, number of low bits of q that are stored without a model.
         bits: float32 `[LEVELS, 2, SYMBOLS]`, the cost of a symbol in bits, including low bits and
             the payload of an escape. A symbol with frequency 0 costs an escape.
@@ -47,8 +49,7 @@ class EntropyTables(NamedTuple):
 
     frequency: NDArray[np.uint16]
     cumulative: NDArray[np.uint16]
-    symbol: NDArray[np.uint8]
-    span: NDArray[np.uint32]
+    slots: NDArray[np.uint32]
     shift: NDArray[np.int64]
     bits: NDArray[np.float32]
 
@@ -62,7 +63,7 @@ def _below(x: float, sigma: float) -> float:
 
 def level_shift(level: int) -> int:
     """Return the number of low bits, so that h has a standard deviation of at most 2 ** 2.5."""
-    return max(0, math.ceil(level / LEVELS_PER_OCTAVE - 3.5))
+    return max(0, -(-(level - LAST_WHOLE_LEVEL) // LEVELS_PER_OCTAVE))
 
 
 def _frequencies(level: int, z: int) -> NDArray[np.int64]:
@@ -83,8 +84,10 @@ def entropy_tables() -> EntropyTables:
     levels = range(MIN_LEVEL, MAX_LEVEL + 1)
     frequency = np.array([[_frequencies(t, z) for z in (0, 1)] for t in levels])
     cumulative = np.cumsum(frequency, axis=-1) - frequency
-    symbols = np.arange(SYMBOLS, dtype=np.uint8)
-    symbol = np.array([[np.repeat(symbols, counts) for counts in pair] for pair in frequency])
+    high = (np.arange(SYMBOLS) - SYMBOL_OFFSET) & 255
+    own = (frequency << 20 | high << PROBABILITY_BITS) - cumulative
+    slots = np.repeat(own.astype(np.uint32), frequency.ravel()).reshape(len(frequency), 2, _TOTAL)
+    slots += np.arange(_TOTAL, dtype=np.uint32)
     shift = np.array([level_shift(t) for t in levels], np.int64)
     with np.errstate(divide="ignore"):
         bits = PROBABILITY_BITS - np.log2(frequency)
@@ -94,8 +97,7 @@ def entropy_tables() -> EntropyTables:
     return EntropyTables(
         frequency.astype(np.uint16),
         cumulative.astype(np.uint16),
-        symbol,
-        (frequency << 16 | cumulative).astype(np.uint32),
+        slots,
         shift,
         np.minimum(coded, escape).astype(np.float32),
     )

@@ -8,6 +8,8 @@ once for all of them. Columns are in the order of the trellis. The integers of a
 a single lane (codec/vectors/coded_vector.py).
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,10 +23,10 @@ States = NDArray[np.int64]
 Levels = NDArray[np.int16]
 EncoderTables = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]
 """The fields frequency, cumulative and shift of `EntropyTables`."""
-DecoderTables = tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.int64]]
-"""The fields symbol, span and shift of `EntropyTables`, flattened to compute one index only."""
 
 LANES = 32
+HISTORY = 8
+"""Columns before a block's first one, whose bits are 0: no tap is further away."""
 LOW = 1 << 16  # between symbols, a state lies in [LOW, 2 ** 32)
 
 
@@ -65,19 +67,17 @@ def decode(
     words: Words,
     scale_models: NDArray[np.int16],
     labels: Labels,
-    order: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
     """Decode a block that `encode` wrote.
 
     Args:
         states, words, scale_models, labels: the coded block.
-        order: int64 `[B]`, the place of each column of the trellis in the matrix.
         shape: (K, B).
 
     Returns:
-        The values, int16 `[K, B]`, with columns in the order of the matrix. The levels of rows,
-        columns and steps, int16, in the order of the trellis.
+        The values, int16 `[K, B]`, and the levels of rows, columns and steps, int16, in the order
+        of the trellis.
 
     Raises:
         PayloadError: the words do not end with the block.
@@ -85,12 +85,12 @@ def decode(
     rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
     steps = np.empty(shape[1], np.int16)
     values = np.empty(shape, np.int16)
-    running = states.astype(np.int64)
-    trellis, tile = np.empty(LANES, np.int64), np.empty((shape[1], LANES), np.int16)
+    bits, tile = np.zeros(HISTORY + shape[1], np.uint32), np.empty((shape[1], LANES), np.int16)
+    running = states.copy()
     (decode_block,) = load([RANS_DECODE])
     position = decode_block(
-        _padded(words), running, scale_models, labels, *_decoder_tables(), order,
-        rows, columns, steps, trellis, tile, values,
+        *_source(running, words, _taps(labels)), scale_models, rows, columns, steps, bits, tile,
+        values,
     )  # fmt: skip
     _check_end(position, words, running)
     return values, rows, columns, steps
@@ -116,10 +116,10 @@ def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.i
         PayloadError: the words do not end with the integers.
     """
     values = np.empty(count, np.int16)
-    states = np.array([state], np.int64)
+    running, no_taps = np.array([state], np.uint32), np.zeros((2, 3), np.int64)
     (get_run,) = load([RANS_GET_RUN])
-    position = get_run(_padded(words), 0, states, *_decoder_tables(), 0, level, values)
-    _check_end(position, words, states)
+    position = get_run(*_source(running, words, no_taps), 0, level, values)
+    _check_end(position, words, running)
     return values
 
 
@@ -128,22 +128,33 @@ def _room_for(integers: int) -> Words:
     return np.empty(2 * integers, np.uint16)
 
 
-def _padded(words: Words) -> Words:
-    """Return the words with one more, which `_refill` reads after the end."""
-    return np.append(words, np.uint16(0))
-
-
 def _encoder_tables() -> EncoderTables:
     tables = entropy_tables()
     return tables.frequency, tables.cumulative, tables.shift
 
 
-def _decoder_tables() -> DecoderTables:
-    tables = entropy_tables()
-    return tables.symbol.reshape(-1), tables.span.reshape(-1), tables.shift
+def _source(
+    states: NDArray[np.uint32], words: Words, taps: NDArray[np.int64]
+) -> tuple[NDArray[Any], ...]:
+    """Return the fields of `rans_decoder.LaneSource`. The states change while it is decoded."""
+    readable = words if words.size else np.zeros(1, np.uint16)
+    return readable, states, entropy_tables().slots.reshape(-1), taps
 
 
-def _check_end(position: int, words: Words, states: States) -> None:
+def _taps(labels: Labels) -> NDArray[np.int64]:
+    """Return which bits u give z and the lowest bit of q, int64 `[2, 3]`
+    (`rans_decoder.LaneSource`).
+
+    The label of a state is an exclusive or of those of its bits, which are the last u.
+    """
+    found = []
+    for bit in (2, 1):
+        own = [k + 1 for k in range(labels.size.bit_length() - 1) if labels[1 << k] & bit]
+        found.append([own[0], own[-1], -1 if len(own) == 2 else 0])
+    return np.array(found, np.int64)
+
+
+def _check_end(position: int, words: Words, states: NDArray[np.uint32]) -> None:
     """Raise `PayloadError` unless all words are read and every state is the encoder's first."""
     if position != words.size or not (states == LOW).all():
         raise PayloadError("entropy-coded words do not end where their integers do")

@@ -9,32 +9,22 @@ from numpy.typing import NDArray
 from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
     ESCAPE_BITS,
-    MAX_LEVEL,
-    MIN_LEVEL,
     PROBABILITY_BITS,
-    SYMBOL_OFFSET,
-    SYMBOLS,
     Labels,
 )
 from rbe_cli.codec.entropy.rans import (
     LANES,
-    LOW,
-    DecoderTables,
     EncoderTables,
     Levels,
     States,
     Words,
 )
+from rbe_cli.codec.entropy.rans_decoder import LaneSource, decode_rows, get, level_index
 from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.runtime.jit import program_code
 
 _int64: Callable[..., Any] = np.int64  # in compiled code, all integers here have the type int
-_SLOTS = (1 << PROBABILITY_BITS) - 1
-
-
-@program_code
-def _level_index(level: int) -> int:
-    return min(max(level, MIN_LEVEL), MAX_LEVEL) - MIN_LEVEL
+_TRANSPOSED = 32  # columns at once, which stay in the nearest cache
 
 
 @program_code
@@ -92,7 +82,7 @@ def _put_run(
     position: int,
 ) -> int:
     """Code integers minus their mean with one level's table, by all lanes in turn."""
-    index, lanes = _level_index(level), states.shape[0]
+    index, lanes = level_index(level), states.shape[0]
     for i in range(values.shape[0] - 1, -1, -1):
         position = _put(states, i % lanes, values[i] - mean, index, 0, tables, words, position)
     return position
@@ -132,7 +122,7 @@ def encode_block(
         for j in range(width - 1, -1, -1):
             for lane in range(lanes - 1, -1, -1):
                 i = first + lane
-                level = _level_index(rows[i] + columns[j])
+                level = level_index(rows[i] + columns[j])
                 position = _put(
                     states,
                     lane,
@@ -150,58 +140,26 @@ def encode_block(
 
 
 @program_code
-def _refill(x: int, words: Words, position: int) -> tuple[int, int]:
-    """Return (state, position), where the state has read a word if it was below `LOW`.
-
-    The last element of `words` is read for all positions after the end.
-    """
-    is_low = x < LOW
-    word = _int64(words[np.uint64(min(position, words.shape[0] - 1))])
-    # Both results are computed. The condition is as random as the weights, so that a branch on it
-    # would be mispredicted half the time.
-    return (x << 16) | word if is_low else x, position + _int64(is_low)
-
-
-@program_code
-def _get(
-    x: int, level: int, z: int, tables: DecoderTables, words: Words, position: int
-) -> tuple[int, int, int]:
-    """Return (q, state, position)."""
-    symbols, spans, shift = tables
-    table = 2 * level + z
-    slot = x & _SLOTS
-    symbol = _int64(symbols[np.uint64((table << PROBABILITY_BITS) | slot)])
-    span = _int64(spans[np.uint64(table * SYMBOLS + symbol)])
-    x = (span >> 16) * (x >> PROBABILITY_BITS) + slot - (span & 0xFFFF)
-    x, position = _refill(x, words, position)
-    low_bits = shift[np.uint64(level)]
-    if symbol == ESCAPE:
-        q = (x & ((1 << ESCAPE_BITS) - 1)) - (1 << (ESCAPE_BITS - 1))
-        x, position = _refill(x >> ESCAPE_BITS, words, position)
-    elif low_bits > 0:
-        q = ((symbol - SYMBOL_OFFSET) << low_bits) | (x & ((1 << low_bits) - 1))
-        x, position = _refill(x >> low_bits, words, position)
-    else:
-        q = symbol - SYMBOL_OFFSET
-    return q, x, position
-
-
-@program_code
-def _get_run(
-    words: Words,
-    position: int,
-    states: States,
-    tables: DecoderTables,
-    mean: int,
-    level: int,
-    values: NDArray[np.int16],
-) -> int:
+def _get_run(source: Any, position: int, mean: int, level: int, values: NDArray[np.int16]) -> int:
     """Decode what `_put_run` wrote: fill `values`, and return the new position."""
-    index, lanes = _level_index(level), states.shape[0]
+    index, lanes = level_index(level), source.states.shape[0]
     for i in range(values.shape[0]):
         lane = i % lanes
-        q, states[lane], position = _get(states[lane], index, 0, tables, words, position)
+        q, x, position = get(source, _int64(source.states[lane]), index, 0, position)
+        source.states[lane] = x
         values[i] = q + mean
+    return position
+
+
+@program_code
+def decode_levels(
+    source: Any, scale_models: NDArray[np.int16], rows: Levels, columns: Levels, steps: Levels
+) -> int:
+    """Decode the levels at the beginning of a block, and return the position after them."""
+    position = 0
+    for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
+        mean, level = scale_models[kind, 0], scale_models[kind, 1]
+        position = _get_run(source, position, mean, level, scales)
     return position
 
 
@@ -209,49 +167,30 @@ def _get_run(
 def decode_block(
     arithmetic: Any,
     words: Words,
-    states: States,
+    states: NDArray[np.uint32],
+    slots: NDArray[np.uint32],
+    taps: NDArray[np.int64],
     scale_models: NDArray[np.int16],
-    labels: Labels,
-    symbols: NDArray[np.uint8],
-    spans: NDArray[np.uint32],
-    shift: NDArray[np.int64],
-    order: NDArray[np.int64],
     rows: Levels,
     columns: Levels,
     steps: Levels,
-    trellis: NDArray[np.int64],
+    bits: NDArray[np.uint32],
     tile: NDArray[np.int16],
     values: NDArray[np.int16],
 ) -> int:
     """Decode a block, and return the position after the last word.
 
-    It fills `rows`, `columns`, `steps` and `values`. `order` gives the places of the columns of
-    `values`; the levels stay in the order of the trellis. `trellis` `[LANES]`, the states of the
-    lanes, and `tile` `[B, LANES]`, which is filled in order of decoding and then transposed, are
-    overwritten.
+    It fills `rows`, `columns`, `steps` and `values`. `bits` and `tile` are those of `decode_rows`.
     """
-    tables = symbols, spans, shift
-    position = 0
-    for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
-        mean, level = scale_models[kind, 0], scale_models[kind, 1]
-        position = _get_run(words, position, states, tables, mean, level, scales)
+    source = LaneSource(words, states, slots, taps)
+    position = decode_levels(source, scale_models, rows, columns, steps)
     count, width = values.shape
-    trellis_states = labels.shape[0]
     for first in range(0, count, LANES):
-        lanes = min(LANES, count - first)
-        trellis[:] = 0
-        for j in range(width):
-            for lane in range(lanes):
-                level = _level_index(_int64(rows[first + lane]) + columns[j])
-                state = trellis[lane]
-                label = _int64(labels[np.uint64(state)])
-                z = label >> 1
-                q, states[lane], position = _get(states[lane], level, z, tables, words, position)
-                tile[j, lane] = 2 * q + z
-                trellis[lane] = next_state(state, label, q, trellis_states)
-        for lane in range(lanes):
-            for j in range(width):
-                values[first + lane, order[j]] = tile[j, lane]
+        position = decode_rows(arithmetic, source, rows, first, columns, bits, tile, position)
+        for start in range(0, width, _TRANSPOSED):
+            for lane in range(min(LANES, count - first)):
+                for j in range(start, min(start + _TRANSPOSED, width)):
+                    values[first + lane, j] = tile[j, lane]
     return position
 
 
@@ -277,15 +216,12 @@ def put_run_program(
 def get_run_program(
     arithmetic: Any,
     words: Words,
-    position: int,
-    states: States,
-    symbols: NDArray[np.uint8],
-    spans: NDArray[np.uint32],
-    shift: NDArray[np.int64],
+    states: NDArray[np.uint32],
+    slots: NDArray[np.uint32],
+    taps: NDArray[np.int64],
     mean: int,
     level: int,
     values: NDArray[np.int16],
 ) -> int:
-    """Run `_get_run` with its tables as separate arguments."""
-    tables = symbols, spans, shift
-    return _get_run(words, position, states, tables, mean, level, values)
+    """Run `_get_run` from the first word on, with its source as separate arguments."""
+    return _get_run(LaneSource(words, states, slots, taps), 0, mean, level, values)

@@ -133,10 +133,11 @@ def group_count(rows: int) -> int:
 def quantised_bytes(rows: int) -> int:
     """Return the bytes of a token's quantised inputs (products.py): an odd number of lines.
 
-    An even one could put the same place of many tokens into the same set of a cache.
+    An even one could put the same place of many tokens into the same set of a cache. An input has
+    up to four bytes (avx2_products.py).
     """
     header = 8 * group_count(rows) + 4 * -(-rows // 32)
-    return 64 * (-(-header // 64) + 2 * -(-rows // PAIR_ROWS) | 1)
+    return 64 * (-(-header // 64) + 4 * -(-rows // PAIR_ROWS) | 1)
 
 
 def scratch_bytes(tokens: int) -> int:

@@ -1,51 +1,38 @@
-"""Emit products by sums of two products of 16-bit integers, as AVX2 and plain LLVM have them.
+"""Emit products by sums of two products of 16-bit integers, as plain vectors for any CPU.
 
-A quantised input is a 16-bit integer; a quad's rows lie in the order 0, 2, 1, 3, as its bytes
-are widened: first the even ones, then the odd ones.
+Bytes are widened to 16 bits, first a quad's even ones, then its odd ones. So its inputs are
+integers of 16 bits in the order of rows 0, 2, 1 and 3.
 """
 
 from collections.abc import Callable
 
 from llvmlite import ir
 
-from rbe_cli.runtime.simd import (
-    I16,
-    I32,
-    I64,
-    INTS,
-    by_registers,
-    call,
-    constant,
-    load,
-    splat,
-    store,
-)
+from rbe_cli.runtime.simd import I16, I32, I64, INTS, LANES, constant, load, splat, store
 from rbe_cli.weights.panel_layout import QUADS, VECTOR_BYTES
 
-WORDS = ir.VectorType(I16, 32)
-_ORDER = (0, 2, 1, 3)
+WORDS = ir.VectorType(I16, 2 * LANES)
+_PRODUCTS = ir.VectorType(I32, 2 * LANES)
+_EVEN, _ODD = (ir.Constant(INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1))
 
 
 class PairProducts:
     """Multiply pairs; attributes as of `quad_products.Products`."""
 
+    sum_count = block_sum_count = 1
+    block_sums = block_tokens = 3
     unpacked_bytes = 2 * VECTOR_BYTES
     unpacked_parts = 2
-    sum_count = block_sum_count = 1
-
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes  # of a register
-        self.block_sums = self.block_tokens = 6 if lanes == 8 else 3
+    _row_bytes = 2  # of a row's inputs
+    _words_place = 0  # of the 16-bit integers in a quad's inputs
 
     def inputs_at(self, builder: ir.IRBuilder, words: ir.Value, row: ir.Value) -> ir.Value:
         """Return where the inputs of rows from `row` on lie."""
-        return builder.add(words, builder.shl(row, ir.Constant(I64, 1)))
+        return builder.add(words, builder.mul(row, ir.Constant(I64, self._row_bytes)))
 
     def store_inputs(self, builder: ir.IRBuilder, address: ir.Value, q: ir.Value) -> None:
         """Write 16 quantised inputs (ints)."""
-        words = builder.trunc(q, ir.VectorType(I16, 16))
-        order = [4 * quad + row for quad in range(4) for row in _ORDER]
-        store(builder, address, builder.shuffle_vector(words, words, ir.Constant(INTS, order)))
+        store(builder, address, ordered_words(builder, q))
 
     def add_tile(
         self,
@@ -58,7 +45,7 @@ class PairProducts:
         """Return sums plus a tile's products."""
         current = sums
         for quad in range(QUADS):
-            place = builder.add(x, ir.Constant(I64, 8 * quad))
+            place = builder.add(x, ir.Constant(I64, 4 * self._row_bytes * quad))
             for part, pairs in enumerate(_widened(builder, quad_bytes(quad))):
                 current = self.add_part(builder, current, pairs, part, place)
         return current
@@ -81,26 +68,25 @@ class PairProducts:
         self, builder: ir.IRBuilder, sums: list[ir.Value], codes: ir.Value, part: int, x: ir.Value
     ) -> list[ir.Value]:
         """Return sums plus the products of the even (part 0) or the odd bytes of a quad."""
-        lanes = self._lanes
-        words = ir.VectorType(I16, 2 * lanes)
-        factor = builder.bitcast(splat(builder, load(builder, x, I32, 4 * part), lanes), words)
-
-        def multiply(own: ir.Value, pairs: ir.Value) -> ir.Value:
-            return builder.add(own, self._dot(builder, builder.bitcast(pairs, words), factor))
-
-        return [by_registers(builder, lanes, multiply, sums[0], codes)]
+        word = load(builder, x, I32, self._words_place + 4 * part)
+        return [builder.add(sums[0], self._dot(builder, codes, splat(builder, word)))]
 
     def _dot(self, builder: ir.IRBuilder, pairs: ir.Value, factor: ir.Value) -> ir.Value:
-        """Return the sums of two products of 16-bit integers, in each lane of a register."""
-        kind = ir.VectorType(I32, self._lanes)
-        if self._lanes == 8:
-            return call(builder, "llvm.x86.avx2.pmadd.wd", kind, pairs, factor)
-        pairs, factor = builder.bitcast(pairs, kind), builder.bitcast(factor, kind)
-        sixteen = constant(16, kind)
-        second = builder.mul(builder.ashr(pairs, sixteen), builder.ashr(factor, sixteen))
-        pairs, factor = builder.shl(pairs, sixteen), builder.shl(factor, sixteen)
-        first = builder.mul(builder.ashr(pairs, sixteen), builder.ashr(factor, sixteen))
-        return builder.add(first, second)
+        """Return the sums of two products in each of 16 lanes; LLVM knows the pattern."""
+        pairs, factor = (
+            builder.sext(builder.bitcast(own, WORDS), _PRODUCTS) for own in (pairs, factor)
+        )
+        products = builder.mul(pairs, factor)
+        return builder.add(
+            *(builder.shuffle_vector(products, products, own) for own in (_EVEN, _ODD))
+        )
+
+
+def ordered_words(builder: ir.IRBuilder, q: ir.Value) -> ir.Value:
+    """Return 16 quantised inputs (ints) in 16 bits, a quad's rows in the order of `_widened`."""
+    words = builder.trunc(q, ir.VectorType(I16, LANES))
+    order = [4 * quad + row for quad in range(4) for row in (0, 2, 1, 3)]
+    return builder.shuffle_vector(words, words, ir.Constant(INTS, order))
 
 
 def _widened(builder: ir.IRBuilder, codes: ir.Value) -> list[ir.Value]:

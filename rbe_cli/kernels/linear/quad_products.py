@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from llvmlite import ir
 from numba.core import types
 
+from rbe_cli.kernels.linear.avx2_products import Avx2Products
 from rbe_cli.kernels.linear.pair_products import PairProducts
 from rbe_cli.kernels.linear.vnni_products import VnniProducts
 from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
@@ -26,7 +27,6 @@ from rbe_cli.runtime.simd import (
     I32,
     I64,
     INTS,
-    LANES,
     by_registers,
     call,
     constant,
@@ -156,7 +156,7 @@ def products_of(arithmetic: Arithmetic) -> Products:
         return VnniProducts(16, arithmetic.int8)
     if instructions is InstructionSet.avxvnni:
         return VnniProducts(8, arithmetic.int8)
-    return PairProducts(8 if instructions is InstructionSet.avx2 else LANES)
+    return Avx2Products() if instructions is InstructionSet.avx2 else PairProducts()
 
 
 def sum_count(arithmetic: Arithmetic) -> int:

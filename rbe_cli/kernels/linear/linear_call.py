@@ -39,11 +39,10 @@ def matmul(
     (program,) = load([LINEAR], team.instructions)
     rows, columns = matrix.shape
     tokens = min(len(x), _MOST_TOKENS)
-    padded_bias = np.zeros(-(-columns // PANEL_COLUMNS) * PANEL_COLUMNS, np.float32)
-    padded_bias[:columns] = bias
+    padded_bias = matrix.in_panels(bias)
     # Where the sizes are those of panels, x and out serve as they are.
     own_x = norm is not None or rows % TILE_ROWS != 0
-    own_out = columns % PANEL_COLUMNS != 0
+    own_out = matrix.writes_padding and columns % PANEL_COLUMNS != 0
     padded_x = np.zeros((tokens, matrix.tiles * TILE_ROWS) if own_x else 0, np.float32)
     padded_out = np.empty((tokens, padded_bias.size) if own_out else 0, np.float32)
     quantised_inputs = np.empty((tokens, quantised_bytes(rows)), np.uint8)

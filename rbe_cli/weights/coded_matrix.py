@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
 from rbe_cli.weights.panel_matrix import PanelMatrix
-from rbe_cli.weights.trellis_code import TrellisBlock
-from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
 class EncodedBlocks(Protocol):
@@ -24,12 +25,8 @@ class EncodedBlocks(Protocol):
     def decode(self) -> Float32:
         """Return the whole matrix as float32."""
 
-    @property
-    def states(self) -> int:
-        """Return the number of states of the trellis."""
-
-    def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
-        """Yield each block from the first column to the last."""
+    def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
+        """Yield the columns, integers and steps of each block in turn."""
 
 
 class CodedMatrix(CompressedMatrix):
@@ -46,14 +43,14 @@ class CodedMatrix(CompressedMatrix):
         """Return the bytes in memory."""
         return self.encoded.nbytes
 
-    def decoded(self) -> TrellisPanels:
+    def decoded(self) -> PanelMatrix:
         """Return the matrix in panels.
 
         Raises:
             PayloadError: its bytes are wrong.
+            OverflowError: an integer is too large for panels.
         """
-        blocks, states = self.encoded.blocks_along_trellis(), self.encoded.states
-        return TrellisPanels.from_blocks(self.shape, blocks, states)
+        return PanelMatrix.from_blocks(self.shape, self.encoded.decoded_blocks())
 
     def parameters(self) -> dict[str, Floating]:
         """Return what can be trained of the matrix in panels."""

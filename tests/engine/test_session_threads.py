@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from deadlines import run_together
-from small_models import as_panels, random_tensors, small_config
+from small_models import as_panels, blocks, random_tensors, small_config
 
 from rbe_cli.engine.layer_session import LayerSession
 from rbe_cli.engine.loaded_model import LoadedModel
@@ -15,7 +15,6 @@ from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.runtime.thread_team import get_team
 from rbe_cli.weights.coded_matrix import CodedMatrix
-from rbe_cli.weights.trellis_code import TrellisBlock
 
 USERS = 4
 TOKENS = 40
@@ -82,22 +81,15 @@ class Blocks:
     nbytes = 0
 
     def __init__(self, matrix):
-        self.shape, self.states = matrix.shape, matrix.states
+        self.shape = matrix.shape
         self._matrix = matrix
 
     def decode(self):
         return self._matrix.dense()
 
-    def blocks_along_trellis(self):
+    def decoded_blocks(self):
         integers = self._matrix.unscaled().astype(np.int16)
-        lanes = self._matrix.lanes
-        for first in np.flatnonzero(self._matrix.follows == 0):
-            following = np.flatnonzero(self._matrix.follows[first + 1 :] == 0)
-            last = first + 1 + following[0] if following.size else len(lanes)
-            columns = lanes[first:last][lanes[first:last] >= 0]
-            part = slice(columns.min(), columns.max() + 1)
-            steps = self._matrix.column_steps[columns]
-            yield TrellisBlock(part, columns - part.start, integers[:, columns], steps)
+        return blocks(integers, self._matrix.column_steps)
 
 
 def test_threads_that_decode_layers_on_use(start):

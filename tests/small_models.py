@@ -1,10 +1,11 @@
 """Small random GPT-2s for tests, dense and as integers in panels."""
 
 import numpy as np
+from trellis_integers import blocks_of
 
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
-from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
 def small_config(**changes):
@@ -33,7 +34,7 @@ def random_tensors(config, seed=0):
 
 
 def as_panels(tensors, largest):
-    """Quantise all matrices to integers within +-`largest`.
+    """Quantise all matrices to integers of a trellis up to `largest`.
 
     Returns what `Gpt2` takes (matrices in panels) and the decoded tensors of a checkpoint.
     """
@@ -43,18 +44,11 @@ def as_panels(tensors, largest):
         if is_matrix(name):
             matrix = tensor.T if is_embedding(name) else tensor  # [K, N]
             steps = np.abs(matrix).max(axis=0) / largest  # [N]
-            integers = np.rint(matrix / steps).astype(np.int16)
-            panels[name] = PanelMatrix.from_blocks(matrix.shape, blocks(integers, steps))
-            weights = integers * panels[name].column_steps
+            blocks = blocks_of(matrix / steps, steps, largest)
+            panels[name] = TrellisPanels.from_blocks(matrix.shape, blocks, 8)
+            weights = panels[name].dense()
             decoded[name] = weights.T if is_embedding(name) else weights
     return panels, decoded
-
-
-def blocks(integers, steps, width=100):
-    """A matrix's columns in blocks, as a codec delivers them."""
-    for start in range(0, integers.shape[1], width):
-        stop = min(start + width, integers.shape[1])
-        yield slice(start, stop), integers[:, start:stop], steps[start:stop]
 
 
 def float64(tensors):

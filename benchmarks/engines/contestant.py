@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from rbe_cli.errors import RbeError
+from rbe_cli.runtime.instruction_sets import VARIABLE, InstructionSet
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,7 @@ class Measurement:
         decode_tokens_per_second: 128 tokens one by one after 32.
         load_seconds: from a file that the system has in memory to a model that can run.
         peak_rss_bytes: of the process that loaded, prefilled and decoded.
+        read_bytes: that decoding a token reads: `rbe` says so; of a peer the bytes of its files.
         one_token_seconds: from the start to the end of a process that loads the model, runs a
             prompt of 32 tokens and prints the likeliest next.
         prefill_setting, decode_setting: the engine's setting that was the fastest.
@@ -53,6 +55,7 @@ class Measurement:
     decode_tokens_per_second: float
     load_seconds: float
     peak_rss_bytes: int
+    read_bytes: int
     one_token_seconds: float
     prefill_setting: str = "default"
     decode_setting: str = "default"
@@ -113,5 +116,12 @@ def seconds_of(command: Sequence[str]) -> float:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the measured processes, numpy at its fastest for all of them."""
-    return {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    """Return the environment of the measured processes, numpy at its fastest for all of them.
+
+    Where `RBE_INSTRUCTIONS` holds `rbe` to an instruction set, the peers are held to it as well.
+    """
+    found = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    if os.environ.get(VARIABLE) == InstructionSet.avx2.value:
+        found |= dict.fromkeys(("CT2_FORCE_CPU_ISA", "ONEDNN_MAX_CPU_ISA"), "AVX2")
+        found["MKL_ENABLE_INSTRUCTIONS"] = "AVX2"
+    return found

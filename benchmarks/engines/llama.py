@@ -13,11 +13,7 @@ from typing import Any
 from benchmarks.engines.peer_session import PeerEngine, SteppingSession
 
 WITH_FLASH, WITHOUT_FLASH = "flash attention", "no flash attention"
-TYPES = {  # name: llama.cpp's file type, and ggml's type of the matrices
-    "Q8_0": ("LLAMA_FTYPE_MOSTLY_Q8_0", "GGML_TYPE_Q8_0"),
-    "Q4_0": ("LLAMA_FTYPE_MOSTLY_Q4_0", "GGML_TYPE_Q4_0"),
-    "Q2_K": ("LLAMA_FTYPE_MOSTLY_Q2_K", "GGML_TYPE_Q2_K"),
-}
+MIXES = ("Q5_K_M", "Q4_K_M", "Q3_K_M")  # the other variants have one type for all matrices
 
 
 @CFUNCTYPE(None, c_int, c_char_p, c_void_p)
@@ -89,10 +85,19 @@ class LlamaSession(SteppingSession):
 
 
 class LlamaCpp(PeerEngine):
-    """Quantise every matrix, the tied embedding too, to the one type of the name."""
+    """Quantise every matrix, the tied embedding too, to the type of the name, or to a mix."""
 
     packages = ("llama_cpp", "gguf")
-    variants = {"F16": 16, "Q8_0": 8, "Q4_0": 4, "Q2_K": 2}  # noqa: RUF012
+    variants = {  # noqa: RUF012
+        "F16": 16,
+        "Q8_0": 8,
+        "Q6_K": 6,
+        "Q5_K_M": 5,
+        "Q4_K_M": 4,
+        "Q4_0": 4,
+        "Q3_K_M": 3,
+        "Q2_K": 2,
+    }
     settings = (WITH_FLASH, WITHOUT_FLASH)
 
     def build(self, source: str, variant: str, path: Path) -> None:
@@ -115,13 +120,17 @@ class LlamaCpp(PeerEngine):
 
 
 def quantise(source: Path, path: Path, variant: str) -> None:
-    """Run llama.cpp's own quantiser, as its `--pure` does with a head of the same type."""
+    """Run llama.cpp's own quantiser, with its `--pure` and a head of the same type but for mixes.
+
+    A mix gives the matrices the types that llama.cpp chooses, the head more bits than the rest.
+    """
     llama = bindings()
-    file_type, tensor_type = (getattr(llama, name) for name in TYPES[variant])
     options = llama.llama_model_quantize_default_params()
-    options.ftype = file_type
-    options.output_tensor_type = options.token_embedding_type = tensor_type
-    options.pure = True
+    options.ftype = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{variant}")
+    if variant not in MIXES:
+        tensor_type = getattr(llama, f"GGML_TYPE_{variant}")
+        options.output_tensor_type = options.token_embedding_type = tensor_type
+        options.pure = True
     status = llama.llama_model_quantize(str(source).encode(), str(path).encode(), options)
     if status != 0:
         raise RuntimeError(f"llama_model_quantize ended with {status}")

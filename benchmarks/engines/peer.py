@@ -47,7 +47,11 @@ class Peer(Contestant):
     def measure(self, subject: EngineSubject, variant: str) -> Measurement:
         found = run_json(self._command("measure", subject, variant))
         one_token = self._command("first-token", subject, variant)
-        return Measurement(**found, one_token_seconds=seconds_of(one_token))
+        return Measurement(
+            **found,
+            read_bytes=bytes_of(self._path(subject, variant)),
+            one_token_seconds=seconds_of(one_token),
+        )
 
     def _command(
         self, action: str, subject: EngineSubject, variant: str, output: str = ""
@@ -65,3 +69,9 @@ class Peer(Contestant):
 
     def _path(self, subject: EngineSubject, variant: str) -> Path:
         return subject.folder / f"{self.name}-{variant}"
+
+
+def bytes_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [own for own in path.rglob("*") if own.is_file()]
+    return sum(own.stat().st_size for own in files)

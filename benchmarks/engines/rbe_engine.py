@@ -18,19 +18,20 @@ from benchmarks.engines.job import (
     PREFILL_TOKENS,
     some_tokens,
 )
+from rbe_cli.compression.settings import load_preset, preset_names
 
-CALIB_SAMPLES = 2  # speed does not depend on them
+CALIB_SAMPLES = 2  # speed and the spread of integers hardly depend on them
 
 
 class Rbe(Contestant):
-    """Measure the presets of a fixed rate.
+    """Measure the presets; those that are entropy-coded take minutes to build.
 
     Args:
         threads: that `rbe` may use.
     """
 
     name = "rbe"
-    variants = {"speed-8bit": 8, "speed-4bit": 4, "speed-2bit": 2}  # noqa: RUF012
+    variants = {name: round(sum(load_preset(name).goals.values())) for name in preset_names()}  # noqa: RUF012
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -63,6 +64,7 @@ class Rbe(Contestant):
             decode_tokens_per_second=decode["decode_tokens_per_second"],
             load_seconds=prefill["load_seconds"],
             peak_rss_bytes=int(max(run["peak_rss_bytes"] for run in (prefill, decode))),
+            read_bytes=int(decode["bytes_per_token"]),
             one_token_seconds=seconds_of(self._command("generate", str(path), *options)),
         )
 

@@ -1,126 +1,35 @@
 """Report medians and ratios of the rounds, as tables and as JSON."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines.contestant import Measurement
+from benchmarks.engines.comparisons import Ratio, ratios
+from benchmarks.engines.speed_rows import Row, decode, prefill
 
-OURS = "rbe"
 MEGABYTE = 1e6
-WIDTH = 130  # characters of the widest table
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Hold the median and the extremes of one number over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(median(values), min(values), max(values))
-
-    def format(self, digits: int) -> str:
-        middle, low, high = (f"{value:.{digits}f}" for value in (self.median, self.low, self.high))
-        return f"{middle} ({low}-{high})"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Hold one engine and variant over all rounds.
-
-    Attributes:
-        engine, variant: names.
-        bits: of a weight, scales not counted.
-        cosine: of the logits with the reference's; None if it was not checked.
-        rounds: one measurement a round.
-    """
-
-    engine: str
-    variant: str
-    bits: int
-    cosine: float | None
-    rounds: list[Measurement]
-
-    @property
-    def name(self) -> str:
-        return f"{self.engine} {self.variant}"
-
-    def spread(self, value: Callable[[Measurement], float]) -> Spread:
-        return Spread.of([value(measurement) for measurement in self.rounds])
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Say how many times as fast `rbe` is as a peer of the same width, round by round.
-
-    Attributes:
-        ours, peer: names of the rows.
-        prefill, decode: of tokens a second.
-        one_token: of the peer's seconds to ours.
-    """
-
-    ours: str
-    peer: str
-    prefill: Spread
-    decode: Spread
-    one_token: Spread
-
-
-def prefill(measurement: Measurement) -> float:
-    return measurement.prefill_tokens_per_second
-
-
-def decode(measurement: Measurement) -> float:
-    return measurement.decode_tokens_per_second
-
-
-def one_token_rate(measurement: Measurement) -> float:
-    """Return how many whole processes of one token run in a second."""
-    return 1 / measurement.one_token_seconds
-
-
-def ratios(rows: Sequence[Row]) -> list[Ratio]:
-    """Return the ratios of each row of ours to each of a peer's with as many bits."""
-    return [
-        Ratio(
-            ours.name,
-            peer.name,
-            prefill=_ratio(ours, peer, prefill),
-            decode=_ratio(ours, peer, decode),
-            one_token=_ratio(ours, peer, one_token_rate),
-        )
-        for ours in rows
-        for peer in rows
-        if ours.engine == OURS and peer.engine != OURS and ours.bits == peer.bits
-    ]
-
-
-def _ratio(ours: Row, peer: Row, value: Callable[[Measurement], float]) -> Spread:
-    pairs = zip(ours.rounds, peer.rounds, strict=True)
-    return Spread.of([value(mine) / value(theirs) for mine, theirs in pairs])
+WIDTH = 150  # characters of the widest table
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print both tables: medians over the rounds, least and largest in brackets."""
     console.print(
         _table(
-            ("engine", "bits", "prefill tok/s", "decode tok/s", "load s", "peak MB", "one token s"),
+            (
+                *("engine", "bits", "KL", "prefill tok/s", "decode tok/s"),
+                *("read MB", "load s", "peak MB", "one token s"),
+            ),
             map(_cells, rows),
         )
     )
     found = ratios(rows)
     if found:
-        heading = ("times as fast", "prefill", "decode", "one token")
+        heading = ("times as fast", "alike in", "prefill", "decode", "one token")
         console.print(_table(heading, map(_ratio_cells, found)))
     for line in settings(rows):
         console.print(line, soft_wrap=True)
@@ -130,8 +39,10 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name,
         str(row.bits),
+        "-" if row.kl_divergence is None else f"{row.kl_divergence:.5f}",
         row.spread(prefill).format(0),
         row.spread(decode).format(0),
+        f"{row.read_bytes / MEGABYTE:.1f}",
         row.spread(lambda one: one.load_seconds).format(2),
         row.spread(lambda one: one.peak_rss_bytes / MEGABYTE).format(0),
         row.spread(lambda one: one.one_token_seconds).format(2),
@@ -140,7 +51,8 @@ def _cells(row: Row) -> list[str]:
 
 def _ratio_cells(ratio: Ratio) -> list[str]:
     spreads = (ratio.prefill, ratio.decode, ratio.one_token)
-    return [f"{ratio.ours} / {ratio.peer}", *(spread.format(2) for spread in spreads)]
+    name = f"{ratio.ours} / {ratio.peer}"
+    return [name, ", ".join(ratio.likeness), *(spread.format(2) for spread in spreads)]
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.peers.quantised import Float32, QuantisedMatrix
 from rbe_cli.model.config import Gpt2Config
 
-PURE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+PURE = ("Q2_K", "Q3_K", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 MIXES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M")
 # Where a row is no multiple of 256 weights: types in blocks of 32.
 FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
@@ -58,7 +58,7 @@ def quantise(
 
 def fitting_type(type_name: str, inputs: int) -> str:
     """Return the type, or what llama.cpp falls back to for rows of `inputs` weights."""
-    if inputs % (32 if type_name == "Q8_0" else 256) == 0:
+    if inputs % (32 if type_name in ("Q4_0", "Q8_0") else 256) == 0:
         return type_name
     return FALLBACK.get(type_name, type_name) if inputs % 32 == 0 else "F16"
 

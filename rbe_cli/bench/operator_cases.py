@@ -18,7 +18,7 @@ from rbe_cli.nn.layer_norm_layer import NormVariant
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights.panel_layout import INT_8, panel_shape
-from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.uniform_panels import UniformPanels
 from rbe_cli.weights.weight_forms import Weight, dense
 
 LayerCall = Callable[[], Floating]
@@ -128,13 +128,13 @@ def random_tensors(config: Gpt2Config, rng: np.random.Generator) -> dict[str, We
     return tensors
 
 
-def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> PanelMatrix:
+def random_panels(shape: tuple[int, int], rng: np.random.Generator) -> UniformPanels:
     """Return a matrix `[K, N]` of random 8-bit integers that keeps the scale of its input."""
     rows, columns = shape
     values = rng.integers(1, 256, panel_shape(shape, INT_8.bits), np.uint8)  # -127 to 127
     deviation = np.std(INT_8.levels[1:])
     steps = np.full(columns, 1 / (deviation * math.sqrt(rows)), np.float32)
-    return PanelMatrix.of_one_layout(values, INT_8, np.ones(rows, np.float32), steps, shape)
+    return UniformPanels(values.reshape(-1), INT_8, np.ones(rows, np.float32), steps, shape)
 
 
 def _is_vector(tensor: Weight) -> bool:

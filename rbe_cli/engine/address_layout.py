@@ -1,6 +1,6 @@
 """A model's weights as the forward program finds them: records of addresses."""
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rbe_cli.weights.coded_matrix import CodedMatrix
 from rbe_cli.weights.matrix_record import FLOATS, MATRIX
 from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, PANEL_COLUMNS
 from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.uniform_panels import UniformPanels
 from rbe_cli.weights.weight_forms import Weight, dense
 
 LINEAR_FIELDS = {
@@ -28,6 +29,13 @@ LINEAR_FIELDS = {
 """Field of `LAYER` -> name of a layer's linear part, in order of use."""
 
 
+class CodedLinear(NamedTuple):
+    """Hold a linear layer that is decoded when it is used: `[K, N]`, and its bias `[N]`."""
+
+    matrix: CodedMatrix
+    bias: Float32
+
+
 class AddressLayout:
     """Says where a model's weights lie; its addresses are valid as long as it lives.
 
@@ -36,9 +44,9 @@ class AddressLayout:
 
     Attributes:
         config: shapes and options of the model.
-        layers: `[n_layer]` of `LAYER`. A matrix that is still entropy-coded has its bias alone.
-        coded: number of a layer -> its entropy-coded matrices by field of `LAYER`; only layers
-            that have some.
+        layers: `[n_layer]` of `LAYER`, without the matrices that are still entropy-coded.
+        coded: number of a layer -> its entropy-coded matrices and their biases by field of
+            `LAYER`; only layers that have some.
         weight_bytes: bytes of weights that decoding one token reads: all matrices as they are
             held, biases and LayerNorms. The token's own embeddings are not counted.
     """
@@ -55,7 +63,7 @@ class AddressLayout:
         """
         self.config = config
         self.weight_bytes = 0
-        self.coded: dict[int, dict[str, CodedMatrix]] = {}
+        self.coded: dict[int, dict[str, CodedLinear]] = {}
         self._weights = weights
         self._activation_bits = activation_bits
         self._kept: list[object] = []  # what addresses point to
@@ -88,9 +96,9 @@ class AddressLayout:
             layer[name] = self._norm(f"h.{number}.{name}")
         for field, part in LINEAR_FIELDS.items():
             weight = self._weight(f"h.{number}.{part}.weight")
-            if isinstance(weight, CodedMatrix):
-                self.coded.setdefault(number, {})[field] = weight
             bias = self._vector(f"h.{number}.{part}.bias", weight.shape[1])
+            if isinstance(weight, CodedMatrix):
+                self.coded.setdefault(number, {})[field] = CodedLinear(weight, bias)
             layer[field] = self._linear(weight, bias)
 
     def _make_head(self) -> Any:
@@ -112,7 +120,11 @@ class AddressLayout:
             is_coded = isinstance(weight, CodedMatrix)
             record = np.zeros(1, MATRIX)[0] if is_coded else self._matrix(weight)
         record = record.copy()
-        record["bias"] = self._padded(bias)
+        if isinstance(weight, PanelMatrix):
+            self._kept.append(padded := weight.in_panels(bias))
+            record["bias"] = address(padded)
+        else:
+            record["bias"] = self._padded(bias)
         record["takes_int8"] = self._takes_int8(weight)
         self.weight_bytes += weight.nbytes + bias.nbytes
         return record
@@ -120,7 +132,7 @@ class AddressLayout:
     def _takes_int8(self, weight: Weight) -> bool:
         """Return whether a prompt's activations may be rounded to 8 bits for a matrix."""
         if self._activation_bits == "auto":
-            return isinstance(weight, PanelMatrix) and weight.layout in (EVEN_2, BENT_4)
+            return isinstance(weight, UniformPanels) and weight.layout in (EVEN_2, BENT_4)
         return self._activation_bits == "8"
 
     def _matrix(self, weight: Weight) -> Any:

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.weights.coded_matrix import CodedMatrix
+from rbe_cli.engine.address_layout import CodedLinear
+from rbe_cli.runtime.addresses import address
+from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
 class CodedLayers:
     """Decodes one layer at a time, into the records that the forward program reads."""
 
     def __init__(
-        self, layers: NDArray[np.void], coded: Mapping[int, Mapping[str, CodedMatrix]]
+        self, layers: NDArray[np.void], coded: Mapping[int, Mapping[str, CodedLinear]]
     ) -> None:
         """Begin with nothing decoded.
 
@@ -42,10 +44,17 @@ class CodedLayers:
             pool: decodes several matrices at once.
         """
         own = self._coded[number]
-        matrices = dict(zip(own, pool.map(CodedMatrix.decoded, own.values()), strict=True))
+        matrices = dict(zip(own, pool.map(_decoded, own.values()), strict=True))
+        biases = []  # in use until the context ends
         for field, matrix in matrices.items():
             before = self._layers[field][number]
             record = matrix.record[0].copy()
-            record["bias"], record["takes_int8"] = before["bias"], before["takes_int8"]
+            bias = matrix.in_panels(own[field].bias)
+            biases.append(bias)
+            record["bias"], record["takes_int8"] = address(bias), before["takes_int8"]
             self._layers[field][number] = record
         yield
+
+
+def _decoded(linear: CodedLinear) -> TrellisPanels:
+    return linear.matrix.decoded()

@@ -10,19 +10,15 @@ from typing import Any
 import numpy as np
 
 from rbe_cli.engine.forward_records import FORWARD, LAYER
-from rbe_cli.kernels.activations.vector_math import activate
 from rbe_cli.kernels.attention.cache_pages import append
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
-from rbe_cli.kernels.linear.block_dot import unpack_tile
+from rbe_cli.kernels.linear.column_lookup import add_column
 from rbe_cli.kernels.linear.products import quantise
-from rbe_cli.kernels.linear.quad_products import UNPACKED_OFFSET, int8_arithmetic
-from rbe_cli.kernels.linear.tile_dot import layout_bytes
+from rbe_cli.kernels.linear.quad_products import int8_arithmetic
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
     address_of,
     invoke,
-    load_byte,
-    load_float,
     load_int,
     prefetch,
     record,
@@ -30,11 +26,12 @@ from rbe_cli.runtime.simd import (
     store_float,
 )
 from rbe_cli.runtime.team_programs import barrier, share
-from rbe_cli.weights.matrix_record import FLOATS, OVERFLOW_TILE
-from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
+from rbe_cli.weights.matrix_record import FLOATS
+from rbe_cli.weights.panel_layout import VECTOR_BYTES
 
 _ZERO = np.float32(0)
 _FETCHED_BYTES = 4096
+_STORE, _ADD, _ACTIVATE = 0, 1, 2
 _UNPACKED_TILE = 8 * VECTOR_BYTES
 
 
@@ -65,7 +62,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
     """Add attention(ln_1(x)) to x."""
     count = job.tokens
     _normalise(arithmetic, job, layer.ln_1, layer.c_attn, part, parts)
-    _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, False, part, parts)
+    _multiply(arithmetic, job, layer.c_attn, job.normed, job.qkv, _STORE, part, parts)
     _fetch(layer.attn_proj, part, parts)
     barrier(job.flags, part, parts)
     heads = job.cache.heads
@@ -77,7 +74,7 @@ def _attention(arithmetic: Any, job: Any, layer: Any, number: int, part: int, pa
         _attend_to_four(job, number, unit // heads * 4, unit % heads, part)
     barrier(job.flags, part, parts)
     _round(arithmetic, job, layer.attn_proj, job.attended, part, parts)
-    _multiply(arithmetic, job, layer.attn_proj, job.attended, job.x, True, part, parts)
+    _multiply(arithmetic, job, layer.attn_proj, job.attended, job.x, _ADD, part, parts)
     _fetch(layer.c_fc, part, parts)
     barrier(job.flags, part, parts)
 
@@ -124,16 +121,11 @@ def _feed_forward(
 ) -> None:
     """Add c_proj(activation(c_fc(ln_2(x)))) to x; `following` is the matrix that is read next."""
     _normalise(arithmetic, job, layer.ln_2, layer.c_fc, part, parts)
-    _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, False, part, parts)
+    _multiply(arithmetic, job, layer.c_fc, job.normed, job.hidden, _ACTIVATE, part, parts)
     _fetch(layer.mlp_proj, part, parts)
-    panels = layer.c_fc.panels
-    first, last = share(panels, part, parts), share(panels, part + 1, parts)
-    for token in range(job.tokens):
-        hidden = job.hidden.address + token * job.hidden.stride + first * VECTOR_BYTES
-        activate(job.activation, hidden, (last - first) * PANEL_COLUMNS)
     barrier(job.flags, part, parts)
     _round(arithmetic, job, layer.mlp_proj, job.hidden, part, parts)
-    _multiply(arithmetic, job, layer.mlp_proj, job.hidden, job.x, True, part, parts)
+    _multiply(arithmetic, job, layer.mlp_proj, job.hidden, job.x, _ADD, part, parts)
     _fetch(following, part, parts)
     barrier(job.flags, part, parts)
 
@@ -153,7 +145,7 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
     panels = job.head.panels
     numbers = (
         address_of(job.head), job.wanted, job.normed.address, stride, job.quantised_inputs,
-        job.quantised_bytes, job.logits.address, job.logits.stride, 0,
+        job.quantised_bytes, job.logits.address, job.logits.stride, 0, -1,
         job.scratch + part * job.scratch_bytes,
         share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip
@@ -168,43 +160,8 @@ def _embed(arithmetic: Any, job: Any, part: int, parts: int) -> None:
         out = job.x.address + token * job.x.stride
         for row in range(job.n_embd):
             store_float(out + 4 * row, _ZERO)
-        _add_column(arithmetic, job.wte, load_int(job.ids + 8 * token), out, scratch)
-        _add_column(arithmetic, job.wpe, load_int(job.positions + 8 * token), out, scratch)
-
-
-@program_code
-def _add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int) -> None:
-    """Add a column of a matrix to out."""
-    panel, lane = column // PANEL_COLUMNS, column % PANEL_COLUMNS
-    if matrix.form == FLOATS:
-        values = matrix.values + panel * matrix.rows * VECTOR_BYTES + 4 * lane
-        for row in range(matrix.rows):
-            weight = load_float(values + VECTOR_BYTES * row)
-            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
-        return
-    step = load_float(matrix.column_steps + 4 * column)
-    values = matrix.values + load_int(matrix.starts + 8 * panel)
-    number = load_int(matrix.overflow_starts + 8 * panel)
-    last = load_int(matrix.overflow_starts + 8 * (panel + 1))
-    for tile in range(matrix.tiles):
-        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
-        unpack_tile(arithmetic, layout, values, scratch)
-        values += layout_bytes(layout)
-        has_overflow = False
-        if number < last:
-            overflow = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
-            if overflow.tile == tile:
-                own = scratch + _UNPACKED_TILE
-                unpack_tile(arithmetic, overflow.layout, overflow.values, own)
-                has_overflow, number = True, number + 1
-        first = tile * TILE_ROWS
-        for row in range(first, min(first + TILE_ROWS, matrix.rows)):
-            place = scratch + (row - first) // 4 * VECTOR_BYTES + 4 * lane + row % 4
-            level = load_byte(place) - UNPACKED_OFFSET
-            if has_overflow:
-                level += 256 * (load_byte(place + _UNPACKED_TILE) - UNPACKED_OFFSET)
-            weight = np.float32(level) * step * load_float(matrix.row_steps + 4 * row)
-            store_float(out + 4 * row, load_float(out + 4 * row) + weight)
+        add_column(arithmetic, job.wte, load_int(job.ids + 8 * token), out, scratch)
+        add_column(arithmetic, job.wpe, load_int(job.positions + 8 * token), out, scratch)
 
 
 @program_code
@@ -268,18 +225,22 @@ def _multiply(
     matrix: Any,
     x: Any,
     out: Any,
-    accumulate: bool,
+    finish: int,
     part: int,
     parts: int,
 ) -> None:
-    """Compute a thread's columns of out = (or +=) x W + bias, of what was rounded before."""
+    """Compute a thread's columns of x W + bias, of what was rounded before.
+
+    They are stored to `out`, added to it, or activated and stored, as `finish` says.
+    """
     address = x.address
     if job.tokens == 1 and x.address == job.normed.address:
         address += part * x.stride
     panels = matrix.panels
     numbers = (
         address_of(matrix), job.tokens, address, x.stride, _quantised_inputs(job, part),
-        job.quantised_bytes, out.address, out.stride, np.int64(accumulate),
+        job.quantised_bytes, out.address, out.stride, np.int64(finish == _ADD),
+        job.activation if finish == _ACTIVATE else -1,
         job.scratch + part * job.scratch_bytes,
         share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip

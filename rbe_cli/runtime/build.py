@@ -19,7 +19,7 @@ from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
 from rbe_cli.runtime.cpus import affine_cpus
 from rbe_cli.runtime.instruction_sets import InstructionSet, baseline, buildable
-from rbe_cli.runtime.libraries import LIBRARIES, compiled_set
+from rbe_cli.runtime.libraries import LIBRARIES
 
 Job = tuple[str, InstructionSet]
 _STAGE = "compiling kernels (first run only)"
@@ -138,8 +138,7 @@ def _build_all() -> None:
         (library, instructions)
         for library in LIBRARIES
         for instructions in buildable()
-        if compiled_set(library, instructions) is instructions
-        and object_files.find_shipped(library, instructions) is None
+        if object_files.find_shipped(library, instructions) is None
     ]
     for step, ((library, instructions), file) in enumerate(compile_libraries(jobs), 1):
         path = object_files.SHIPPED / object_files.file_name(library, instructions)

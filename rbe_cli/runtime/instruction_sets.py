@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rbe_cli.errors import UsageError
-from rbe_cli.runtime.amx_permission import ask_for_amx
 
 VARIABLE = "RBE_INSTRUCTIONS"
 
@@ -22,13 +21,11 @@ VARIABLE = "RBE_INSTRUCTIONS"
 class InstructionSet(Enum):
     """Say how products of bytes are computed.
 
-    `amx` with products of matrices for many tokens, else as `avx512` (servers from 2023 on);
     `avx512` and `avxvnni` with VNNI's dot products of four bytes, in registers of 64 bytes
     (x86-64 from 2019 on) or of 32 (from 2021 on); `avx2` with sums of two products (from 2013 on);
     `portable` with what any CPU has.
     """
 
-    amx = "amx"
     avx512 = "avx512"
     avxvnni = "avxvnni"
     avx2 = "avx2"
@@ -49,16 +46,12 @@ class Baseline(NamedTuple):
     has_fused_and_half: bool = True
 
 
-_LLVM_NAMES = {  # by Linux's names
-    "bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni",
-    "amx_tile": "amx-tile", "amx_int8": "amx-int8",
-}  # fmt: skip
+# By Linux's names.
+_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni"}
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-_VNNI = (*_V3, *_V4, "avx512vnni")
 _NEEDED: dict[InstructionSet, tuple[str, ...]] = {
-    InstructionSet.amx: (*_VNNI, "amx-tile", "amx-int8"),
-    InstructionSet.avx512: _VNNI,
+    InstructionSet.avx512: (*_V3, *_V4, "avx512vnni"),
     InstructionSet.avxvnni: (*_V3, "avxvnni"),
     InstructionSet.avx2: _V3,
     InstructionSet.portable: (),
@@ -83,7 +76,6 @@ def baseline(instructions: InstructionSet) -> Baseline:
     if architecture() != "x86_64":
         return Baseline("generic")
     return {
-        InstructionSet.amx: Baseline("x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8"),
         InstructionSet.avx512: Baseline("x86-64-v4", "+avx512vnni"),
         InstructionSet.avxvnni: Baseline("x86-64-v3", "+avxvnni"),
         InstructionSet.avx2: Baseline("x86-64-v3"),
@@ -98,13 +90,9 @@ def buildable() -> tuple[InstructionSet, ...]:
 
 @cache
 def available() -> tuple[InstructionSet, ...]:
-    """Return the instruction sets that this CPU has, the fastest first.
-
-    `amx` is among them if the system lets this process use it.
-    """
+    """Return the instruction sets that this CPU has, the fastest first."""
     features = linux_cpu_features() if ships_objects() else _llvm_cpu_features()
-    found = [choice for choice, needed in _NEEDED.items() if features.issuperset(needed)]
-    return tuple(own for own in found if own is not InstructionSet.amx or ask_for_amx())
+    return tuple(choice for choice, needed in _NEEDED.items() if features.issuperset(needed))
 
 
 def chosen() -> InstructionSet:

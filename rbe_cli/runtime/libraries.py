@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from rbe_cli.runtime.instruction_sets import InstructionSet
-
 
 class Program(NamedTuple):
     """Describe a compiled function that Python may call (native.py).
@@ -33,14 +31,14 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 _TEAM_RUN = _numbers(3)  # a thread's number, the number of threads, a record's address
 
-_PRODUCTS = "rbe_cli.kernels.linear.multiply"
+_PRODUCTS = "rbe_cli.kernels.linear.products"
 _LAYER_NORM = "rbe_cli.kernels.layer_norm.layer_norm_program"
 
 WORK = Program("rbe_cli.runtime.team_programs", "work", _numbers(3))
 LEAD = Program("rbe_cli.runtime.team_programs", "lead", _numbers(2))
 READ = Program("rbe_cli.runtime.team_programs", "read", _TEAM_RUN)
-MULTIPLY = Program(_PRODUCTS, "multiply_program", _numbers(12))
-MULTIPLY_INT8 = Program(_PRODUCTS, "multiply_int8_program", _numbers(12))
+MULTIPLY = Program(_PRODUCTS, "multiply_program", _numbers(13))
+MULTIPLY_INT8 = Program(_PRODUCTS, "multiply_int8_program", _numbers(13))
 ATTEND = Program("rbe_cli.kernels.attention.cached_attention", "attend_program", _numbers(11))
 FORWARD = Program("rbe_cli.engine.forward_program", "forward", _TEAM_RUN)
 LINEAR = Program("rbe_cli.kernels.linear.linear_program", "linear_program", _TEAM_RUN)
@@ -96,8 +94,7 @@ QUANTISE_FIXED_ROWS = Program(
 )  # fmt: skip
 
 LIBRARIES: dict[str, tuple[Program, ...]] = {
-    "products": (MULTIPLY, MULTIPLY_INT8),
-    "engine": (WORK, LEAD, READ, ATTEND, FORWARD, LINEAR),
+    "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_INT8, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
         RANS_ENCODE, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT, QUANTISE_ROWS,
@@ -110,12 +107,3 @@ LIBRARIES: dict[str, tuple[Program, ...]] = {
 def library_of(program: Program) -> str:
     """Return the name of the library that holds a program."""
     return next(name for name, programs in LIBRARIES.items() if program in programs)
-
-
-def compiled_set(library: str, instructions: InstructionSet) -> InstructionSet:
-    """Return the instruction set that a library is compiled for, to run beside that set's others.
-
-    Products alone use instructions for matrices.
-    """
-    is_plain = instructions is InstructionSet.amx and library != "products"
-    return InstructionSet.avx512 if is_plain else instructions

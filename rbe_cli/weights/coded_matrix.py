@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
 from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.trellis_code import TrellisBlock
+from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
 class EncodedBlocks(Protocol):
@@ -25,8 +24,12 @@ class EncodedBlocks(Protocol):
     def decode(self) -> Float32:
         """Return the whole matrix as float32."""
 
-    def decoded_blocks(self) -> Iterator[tuple[slice, NDArray[np.int16], Float32]]:
-        """Yield the columns, integers and steps of each block in turn."""
+    @property
+    def states(self) -> int:
+        """Return the number of states of the trellis."""
+
+    def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
+        """Yield each block from the first column to the last."""
 
 
 class CodedMatrix(CompressedMatrix):
@@ -43,14 +46,14 @@ class CodedMatrix(CompressedMatrix):
         """Return the bytes in memory."""
         return self.encoded.nbytes
 
-    def decoded(self) -> PanelMatrix:
+    def decoded(self) -> TrellisPanels:
         """Return the matrix in panels.
 
         Raises:
             PayloadError: its bytes are wrong.
-            OverflowError: an integer is too large for panels.
         """
-        return PanelMatrix.from_blocks(self.shape, self.encoded.decoded_blocks())
+        blocks, states = self.encoded.blocks_along_trellis(), self.encoded.states
+        return TrellisPanels.from_blocks(self.shape, blocks, states)
 
     def parameters(self) -> dict[str, Floating]:
         """Return what can be trained of the matrix in panels."""

@@ -8,8 +8,8 @@ the 16 columns, so that a kernel that multiplies groups of four bytes ("quads") 
 
 A tile's 8 quads are rows 0-3, 4-7, ... 28-31. Codes of 8, 4 or 2 bits fill one plane: of 8
 bits, vector v is quad v; of 4, its lower halves are quad 2v, its upper halves quad 2v + 1; of 2,
-bits 2j and 2j + 1 are quad 4v + j. Codes of other widths are cut into planes, the lower bits
-first: 6 = 4 + 2, 5 = 4 + 1, 3 = 2 + 1; of a plane of 1 bit, bit j is quad j.
+bits 2j and 2j + 1 are quad 4v + j; of 1 bit, bit j is quad j. Codes of other widths are cut into
+planes, the lower bits first: 7 = 4 + 2 + 1, 6 = 4 + 2, 5 = 4 + 1, 3 = 2 + 1.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ PANEL_COLUMNS = 16
 TILE_ROWS = 32
 VECTOR_BYTES = 64
 QUADS = 8  # of a tile
-PLANES: dict[int, tuple[int, ...]] = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}
+PLANES: dict[int, tuple[int, ...]] = {
+    1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)
+}  # fmt: skip
 """Bits of a code -> bits of its planes."""
 
 
@@ -38,32 +40,33 @@ class PanelLayout:
         name: name of the layout.
         bits: bits of a code.
         levels: float32 `[2 ** bits]`, ascending, what the codes stand for.
-        unit: levels = unit * (bytes - offset), with bytes from 0 to 255, which integer kernels
-            multiply by.
-        offset: see `unit`.
+        unit: levels = unit * (factor * bytes - offset), with bytes from 0 to 255, which integer
+            kernels multiply by.
+        factor, offset: see `unit`.
     """
 
     name: str
     bits: int
     levels: Float32
     unit: float
+    factor: int
     offset: int
 
     @property
     def byte_bits(self) -> int:
         """Return the bits of the largest byte that kernels multiply by."""
-        return int(self.levels[-1] / self.unit + self.offset).bit_length()
+        largest = (self.levels[-1] / self.unit + self.offset) / self.factor
+        return int(largest).bit_length()
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         """Pickle by name: a process has one object of each layout."""
         return layout_named, (self.name,)
 
 
-def _integers(bits: int) -> PanelLayout:
-    offset = 2 ** (bits - 1)
-    return PanelLayout(
-        f"int{bits}", bits, np.arange(2**bits, dtype=np.float32) - offset, 1.0, offset
-    )
+def _even(bits: int) -> PanelLayout:
+    offset = 2**bits - 1
+    levels = np.arange(2**bits, dtype=np.float32) - np.float32(offset / 2)
+    return PanelLayout(f"even{bits}", bits, levels, 0.5, 2, offset)
 
 
 BEND, SLOPE = 6.0, 2.25
@@ -72,11 +75,12 @@ _CENTRED = np.arange(16, dtype=np.float32) - np.float32(7.5)
 # (Max 1960, which are not cheap to compute from their codes), where even ones lose 0.85 dB.
 _BENT = (SLOPE * _CENTRED - (SLOPE - 1) * np.clip(_CENTRED, -BEND, BEND)).astype(np.float32)
 
-EVEN_2 = PanelLayout("even2", 2, np.arange(4, dtype=np.float32) - np.float32(1.5), 0.5, 3)
-BENT_4 = PanelLayout("bent4", 4, _BENT, 0.125, 128)
-INTEGERS = tuple(_integers(bits) for bits in (3, 4, 5, 6, 8))
-INT_8 = INTEGERS[-1]
-LAYOUTS: tuple[PanelLayout, ...] = (EVEN_2, BENT_4, *INTEGERS)
+EVEN = tuple(_even(bits) for bits in range(1, 9))
+"""Levels at one distance around 0, by bits - 1."""
+EVEN_2 = EVEN[1]
+BENT_4 = PanelLayout("bent4", 4, _BENT, 0.125, 1, 128)
+INT_8 = PanelLayout("int8", 8, np.arange(256, dtype=np.float32) - 128, 1.0, 1, 128)
+LAYOUTS: tuple[PanelLayout, ...] = (*EVEN, BENT_4, INT_8)
 """All of them; kernels know a layout by its place."""
 
 

@@ -7,7 +7,14 @@ from small_models import small_config
 
 from benchmarks.engines.job import CHECKED_TOKENS, some_tokens
 from benchmarks.engines.prepare import check_config, prepare
-from benchmarks.engines.random_checkpoint import GPT2_124M, random_tensors, write_random
+from benchmarks.engines.random_checkpoint import (
+    GAINS,
+    GPT2_124M,
+    MATRICES,
+    TOKEN_PRIOR,
+    random_tensors,
+    write_random,
+)
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import UsageError
 from rbe_cli.model.tensor_names import parameter_count
@@ -25,11 +32,21 @@ def test_the_same_seed_gives_the_same_tensors():
     assert not any(np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_weights_are_spread_like_gpt2s():
+def test_weights_are_spread_as_in_trained_models():
     tensors = random_tensors(CONFIG, 0)
-    assert tensors["wte.weight"].std() == pytest.approx(0.02, rel=0.05)
-    assert tensors["ln_f.weight"].mean() == pytest.approx(1, abs=0.02)
+    matrix = tensors["h.0.mlp.c_fc.weight"]
+    own = MATRICES["mlp.c_fc"]
+    assert matrix.std() * np.sqrt(len(matrix)) == pytest.approx(own.gain, rel=0.05)
+    columns = np.log2(np.sqrt(np.mean(tensors["h.0.attn.c_attn.weight"] ** 2, 0)))
+    assert columns.std() == pytest.approx(MATRICES["attn.c_attn"].outputs, rel=0.3)
+    assert tensors["h.0.ln_1.weight"].mean() == pytest.approx(GAINS["ln_1"].mean, rel=0.1)
     assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+
+
+def test_some_tokens_are_more_frequent_whatever_the_context():
+    tensors = random_tensors(CONFIG, 0)
+    logits = tensors["wte.weight"] @ tensors["ln_f.bias"]
+    assert logits.std() == pytest.approx(TOKEN_PRIOR, rel=0.25)
 
 
 def test_the_folder_is_a_checkpoint(tmp_path):

@@ -9,12 +9,18 @@ from small_models import small_config
 from benchmarks.engines import __main__ as engines
 from benchmarks.engines import peers
 from benchmarks.engines.check import check_logits
-from benchmarks.engines.contestant import Contestant, EngineSubject, Measurement
+from benchmarks.engines.contestant import (
+    Contestant,
+    EngineSubject,
+    Measurement,
+    environment,
+)
 from benchmarks.engines.job import Job
 from benchmarks.engines.peer_session import PeerEngine, PeerSession, SteppingSession
 from benchmarks.engines.random_checkpoint import write_random
 from benchmarks.engines.worker import build, measure
 from rbe_cli.errors import QualityError
+from rbe_cli.runtime.instruction_sets import VARIABLE
 
 CONFIG = small_config(n_positions=512, n_layer=1)
 
@@ -36,7 +42,7 @@ class Pretending(Contestant):
 
     def measure(self, subject, variant):
         self.log.append(("measure", self.name))
-        return Measurement(1000.0, 100.0, 0.1, 10**8, 0.3)
+        return Measurement(1000.0, 100.0, 0.1, 10**8, 10**7, 0.3)
 
 
 @pytest.fixture
@@ -73,6 +79,42 @@ def test_engines_take_turns_and_an_absent_one_is_named(checkpoint, pretend, tmp_
     assert found["source"] == "random"
     assert [row["engine"] for row in found["rows"]] == names
     assert found["rows"][0]["cosine"] == pytest.approx(1)
+
+
+def test_variants_are_chosen_by_name(checkpoint, pretend, capsys):
+    log = pretend()
+    flags = ["--model", checkpoint, "--engines", "rbe", "--rounds", "1", "--variants"]
+    with pytest.raises(SystemExit) as ended:
+        engines.main([*flags, "v,other"])
+    assert ended.value.code == 2
+    assert "no engine has a variant 'other'; there are v" in capsys.readouterr().err
+    assert not log
+    engines.main([*flags, "v"])
+    assert log == [("build", "rbe"), ("measure", "rbe")]
+
+
+def test_an_engine_that_chooses_its_own_instructions_is_left_out(pretend, monkeypatch, capsys):
+    pretend()
+    monkeypatch.setenv(VARIABLE, "portable")
+    with pytest.raises(SystemExit):
+        engines.main(["--engines", "onnxruntime"])
+    assert "onnxruntime: cannot be held to portable" in capsys.readouterr().err
+
+
+def test_peers_are_held_to_the_instructions_of_rbe(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "X")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert not {"OPENBLAS_CORETYPE", "CT2_FORCE_CPU_ISA"} & environment().keys()
+    monkeypatch.setenv(VARIABLE, "avx2")
+    assert environment()["CT2_FORCE_CPU_ISA"] == "AVX2"
+
+
+def test_the_plot_is_a_picture_of_what_was_measured(checkpoint, pretend, tmp_path):
+    pretend()
+    plot = tmp_path / "plot.png"
+    flags = ["--model", checkpoint, "--engines", "rbe", "--rounds", "1", "--plot", str(plot)]
+    engines.main(flags)
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_engine_that_computes_something_else_ends_the_benchmark(checkpoint, pretend, capsys):
@@ -127,7 +169,7 @@ def test_every_peer_names_its_packages_and_widths():
     for name in peers.MODULES:
         engine = peers.peer(name)
         assert engine.packages
-        assert set(engine.variants.values()) <= {2, 4, 8, 16}
+        assert set(engine.variants.values()) <= {2, 3, 4, 5, 6, 8, 16}
 
 
 class Clock:

@@ -6,16 +6,21 @@ import pytest
 from rich.console import Console
 
 from benchmarks.engines import speed_report
+from benchmarks.engines.comparisons import ratios
 from benchmarks.engines.contestant import Measurement
-from benchmarks.engines.speed_report import Row, Spread
+from benchmarks.engines.divergences import LLAMA, LLAMA_VARIANTS, divergence
+from benchmarks.engines.llama import LlamaCpp
+from benchmarks.engines.rbe_engine import Rbe
+from benchmarks.engines.speed_plot import draw
+from benchmarks.engines.speed_rows import Row, Spread
 
 
-def measurement(prefill=1000.0, decode=100.0, one_token=0.5, **settings):
-    return Measurement(prefill, decode, 0.1, 200_000_000, one_token, **settings)
+def measurement(prefill=1000.0, decode=100.0, one_token=0.5, read_bytes=10**8, **settings):
+    return Measurement(prefill, decode, 0.1, 200_000_000, read_bytes, one_token, **settings)
 
 
-def row(engine, variant, bits, *rounds):
-    return Row(engine, variant, bits, None, list(rounds))
+def row(engine, variant, bits, *rounds, kl=None):
+    return Row(engine, variant, bits, None, kl, list(rounds))
 
 
 def test_a_spread_is_the_median_with_the_least_and_the_largest():
@@ -28,7 +33,7 @@ def test_a_ratio_is_taken_round_by_round():
     # the machine was ten times as fast in the second round, for both
     ours = row("rbe", "speed-8bit", 8, measurement(decode=200), measurement(decode=3000))
     peer = row("llama.cpp", "Q8_0", 8, measurement(decode=100), measurement(decode=1000))
-    (found,) = speed_report.ratios([ours, peer])
+    (found,) = ratios([ours, peer])
     assert (found.ours, found.peer) == ("rbe speed-8bit", "llama.cpp Q8_0")
     assert found.decode == Spread(2.5, 2.0, 3.0)
     assert found.prefill == Spread(1.0, 1.0, 1.0)
@@ -37,10 +42,10 @@ def test_a_ratio_is_taken_round_by_round():
 def test_a_shorter_process_counts_as_faster():
     ours = row("rbe", "speed-8bit", 8, measurement(one_token=0.1))
     peer = row("llama.cpp", "Q8_0", 8, measurement(one_token=0.4))
-    assert speed_report.ratios([ours, peer])[0].one_token.median == pytest.approx(4.0)
+    assert ratios([ours, peer])[0].one_token.median == pytest.approx(4.0)
 
 
-def test_only_rows_of_the_same_width_are_compared_and_no_two_peers():
+def test_without_a_known_kl_rows_are_compared_by_bits_and_no_two_peers():
     rows = [
         row("rbe", "speed-8bit", 8, measurement()),
         row("rbe", "speed-4bit", 4, measurement()),
@@ -48,11 +53,43 @@ def test_only_rows_of_the_same_width_are_compared_and_no_two_peers():
         row("llama.cpp", "Q4_0", 4, measurement()),
         row("onnxruntime", "int4", 4, measurement()),
     ]
-    pairs = {(found.ours, found.peer) for found in speed_report.ratios(rows)}
+    pairs = {(found.ours, found.peer, *found.likeness) for found in ratios(rows)}
     assert pairs == {
-        ("rbe speed-4bit", "llama.cpp Q4_0"),
-        ("rbe speed-4bit", "onnxruntime int4"),
+        ("rbe speed-4bit", "llama.cpp Q4_0", "bits"),
+        ("rbe speed-4bit", "onnxruntime int4", "bits"),
     }
+
+
+def test_rows_are_compared_with_the_next_better_and_worse_and_with_those_of_equal_bytes():
+    peers = [
+        row("llama.cpp", "Q8_0", 8, measurement(read_bytes=130), kl=0.0001),
+        row("llama.cpp", "Q6_K", 6, measurement(read_bytes=100), kl=0.001),
+        row("llama.cpp", "Q5_K_M", 5, measurement(read_bytes=90), kl=0.002),
+        row("llama.cpp", "Q4_K_M", 4, measurement(read_bytes=75), kl=0.007),
+        row("llama.cpp", "Q2_K", 2, measurement(read_bytes=50), kl=0.3),
+    ]
+    ours = row("rbe", "balanced", 4, measurement(read_bytes=78), kl=0.0019)
+    found = {pair.peer.split()[1]: pair.likeness for pair in ratios([ours, *peers])}
+    assert found == {"Q6_K": ["KL"], "Q5_K_M": ["KL"], "Q4_K_M": ["bits", "bytes"]}
+    best = row("rbe", "near-lossless", 6, measurement(read_bytes=110), kl=0.0001)
+    found = {pair.peer.split()[1]: pair.likeness for pair in ratios([best, *peers])}
+    assert found == {"Q8_0": ["KL"], "Q6_K": ["bits", "bytes"]}
+
+
+def test_every_preset_and_every_quantised_variant_of_llama_has_a_kl():
+    assert all(divergence("rbe", preset) for preset in Rbe.variants)
+    assert LLAMA_VARIANTS.keys() == LlamaCpp.variants.keys() - {"F16"}
+    assert divergence(LLAMA, "Q6_K") == 0.001
+    assert divergence(LLAMA, "F16") is divergence("ctranslate2", "int8") is None
+
+
+def test_a_point_without_a_kl_is_not_drawn(tmp_path):
+    rows = [
+        row("rbe", "balanced", 4, measurement(), kl=0.0019),
+        row("ctranslate2", "int8", 8, measurement()),
+    ]
+    draw(tmp_path / "plot.png", "random-0", rows)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_rbe_there_are_rows_and_no_ratios(capsys):

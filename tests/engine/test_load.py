@@ -32,7 +32,8 @@ from rbe_cli.nn.gradients import loss_and_gradients
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import no_progress
 from rbe_cli.runtime.thread_team import get_team
-from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.trellis_panels import TrellisPanels
+from rbe_cli.weights.uniform_panels import UniformPanels
 
 PROVENANCE = Provenance("test", "xxh3:0", "0", None, "none", 0, {})
 
@@ -197,9 +198,9 @@ def test_matrices_of_fixed_rates_are_views_of_what_is_stored(bits):
     data, decoded = encode_fixed(tensor, bits, transposed=True)
     stored = np.frombuffer(data, np.uint8)
     matrix = StoredTensor("wte.weight", tensor.shape, "fixed", stored.data).resident()
-    assert isinstance(matrix, PanelMatrix)
+    assert isinstance(matrix, UniformPanels)
     assert matrix.layout.bits == bits
-    assert np.shares_memory(matrix.low.values, stored)
+    assert np.shares_memory(matrix.values, stored)
     np.testing.assert_array_equal(matrix.dense(), decoded.T)
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
 
@@ -208,7 +209,7 @@ def test_matrices_stay_integers():
     tensor = random_tensors(small_config())["wte.weight"]
     data, decoded = encode(tensor, 0.08, transposed=True)
     matrix = StoredTensor("wte.weight", tensor.shape, "ectcq", data).resident()
-    assert isinstance(matrix, PanelMatrix)
+    assert isinstance(matrix, TrellisPanels)
     assert matrix.shape == tensor.shape[::-1]
     np.testing.assert_array_equal(matrix.columns(np.arange(len(tensor))), decoded)
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from deadlines import run_together
-from small_models import as_panels, blocks, random_tensors, small_config
+from small_models import as_panels, random_tensors, small_config
 
 from rbe_cli.engine.layer_session import LayerSession
 from rbe_cli.engine.loaded_model import LoadedModel
@@ -15,6 +15,7 @@ from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.runtime.thread_team import get_team
 from rbe_cli.weights.coded_matrix import CodedMatrix
+from rbe_cli.weights.trellis_code import TrellisBlock
 
 USERS = 4
 TOKENS = 40
@@ -81,15 +82,22 @@ class Blocks:
     nbytes = 0
 
     def __init__(self, matrix):
-        self.shape = matrix.shape
+        self.shape, self.states = matrix.shape, matrix.states
         self._matrix = matrix
 
     def decode(self):
         return self._matrix.dense()
 
-    def decoded_blocks(self):
+    def blocks_along_trellis(self):
         integers = self._matrix.unscaled().astype(np.int16)
-        return blocks(integers, self._matrix.column_steps)
+        lanes = self._matrix.lanes
+        for first in np.flatnonzero(self._matrix.follows == 0):
+            following = np.flatnonzero(self._matrix.follows[first + 1 :] == 0)
+            last = first + 1 + following[0] if following.size else len(lanes)
+            columns = lanes[first:last][lanes[first:last] >= 0]
+            part = slice(columns.min(), columns.max() + 1)
+            steps = self._matrix.column_steps[columns]
+            yield TrellisBlock(part, columns - part.start, integers[:, columns], steps)
 
 
 def test_threads_that_decode_layers_on_use(start):

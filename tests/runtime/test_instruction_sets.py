@@ -5,8 +5,7 @@ import platform
 import pytest
 
 from rbe_cli.errors import UsageError
-from rbe_cli.runtime import amx_permission, instruction_sets
-from rbe_cli.runtime.amx_permission import ask_for_amx
+from rbe_cli.runtime import instruction_sets
 from rbe_cli.runtime.instruction_sets import (
     VARIABLE,
     InstructionSet,
@@ -67,39 +66,8 @@ def test_a_set_that_this_cpu_lacks_is_refused(monkeypatch):
 def test_code_is_compiled_for_named_levels_whatever_the_host():
     levels = {own.value: baseline(own)[:2] for own in buildable()}
     assert levels == {
-        "amx": ("x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8"),
         "avx512": ("x86-64-v4", "+avx512vnni"),
         "avxvnni": ("x86-64-v3", "+avxvnni"),
         "avx2": ("x86-64-v3", ""),
         "portable": ("x86-64-v2", ""),
     }
-
-
-@pytest.fixture
-def unknown_cpu(monkeypatch):
-    """Nothing is known of the CPU yet; afterwards it is asked again."""
-    available.cache_clear()
-    yield monkeypatch
-    available.cache_clear()
-
-
-@pytest.mark.parametrize("permitted", [False, True])
-def test_matrices_are_multiplied_only_where_the_system_permits_it(unknown_cpu, permitted):
-    features = frozenset(name for names in instruction_sets._NEEDED.values() for name in names)
-    unknown_cpu.setattr(instruction_sets, "linux_cpu_features", lambda: features)
-    unknown_cpu.setattr(instruction_sets, "_llvm_cpu_features", lambda: features)
-    unknown_cpu.setattr(instruction_sets, "ask_for_amx", lambda: permitted)
-    assert available() == tuple(InstructionSet)[0 if permitted else 1 :]
-
-
-def test_a_cpu_without_matrices_is_not_asked_for_them(unknown_cpu):
-    features = frozenset(instruction_sets._NEEDED[InstructionSet.avx512])
-    unknown_cpu.setattr(instruction_sets, "linux_cpu_features", lambda: features)
-    unknown_cpu.setattr(instruction_sets, "_llvm_cpu_features", lambda: features)
-    unknown_cpu.setattr(instruction_sets, "ask_for_amx", lambda: pytest.fail("was asked"))
-    assert InstructionSet.amx not in available()
-
-
-def test_other_systems_are_not_asked_for_matrices(monkeypatch):
-    monkeypatch.setattr(amx_permission.sys, "platform", "win32")
-    assert not ask_for_amx()

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from rbe_cli.weights.panel_layout import (
     BENT_4,
+    EVEN,
     EVEN_2,
-    INTEGERS,
+    INT_8,
     LAYOUTS,
     PLANES,
     pack,
@@ -59,14 +60,15 @@ def test_bits_lie_where_the_description_says(bits):
 def test_levels_ascend_and_are_bytes_times_a_unit(layout):
     assert len(layout.levels) == 2**layout.bits
     assert (np.diff(layout.levels) > 0).all()
-    as_bytes = layout.levels / layout.unit + layout.offset
+    as_bytes = (layout.levels / layout.unit + layout.offset) / layout.factor
     np.testing.assert_array_equal(as_bytes, as_bytes.astype(np.uint8))
 
 
-def test_integers_are_whole_and_lie_about_zero():
-    for layout in INTEGERS:
-        assert layout.levels[0] == -(2 ** (layout.bits - 1))
+def test_even_levels_lie_about_zero():
+    for layout in EVEN:
+        np.testing.assert_array_equal(layout.levels, -layout.levels[::-1])
         assert (np.diff(layout.levels) == 1).all()
+    assert INT_8.levels.tolist() == list(range(-128, 128))
 
 
 def gaussian_error(levels):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rbe_cli.runtime.arrays import Float32
     from rbe_cli.weights.coded_matrix import CodedMatrix
     from rbe_cli.weights.compressed_matrix import CompressedMatrix
-    from rbe_cli.weights.weight_forms import Weight
+    from rbe_cli.weights.trellis_panels import TrellisPanels
 
 _SAMPLE_COLUMNS = 64
 _LEAST_STEP, _LARGEST_STEP = (
@@ -42,15 +42,9 @@ class EctcqCodec(SteppedCodec):
         """Return the whole matrix `[K, N]`. It raises as `Codec.decode`."""
         return _matrix(data, shape).decode()
 
-    def resident(self, data: Data, shape: Shape) -> "Weight":
-        """Return the integers in panels, or float32 weights if an integer is too large."""
-        from rbe_cli.weights.coded_matrix import CodedMatrix
-
-        matrix = _matrix(data, shape)
-        try:
-            return CodedMatrix(matrix).decoded()
-        except OverflowError:
-            return matrix.decode()
+    def resident(self, data: Data, shape: Shape) -> "TrellisPanels":
+        """Return the integers in panels."""
+        return self.coded(data, shape).decoded()
 
     def coded(self, data: Data, shape: Shape) -> "CodedMatrix":
         """Return the matrix in its stored form. It raises as `Codec.coded`."""

@@ -16,7 +16,6 @@ of a matrix (codec `ectcq`, version 1, little-endian):
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.error_feedback import quantise
 from rbe_cli.codec.ectcq.trellis import (
     DEFAULT_OPTIONS,
-    PARITY_CHECKS,
     QuantiserOptions,
     state_labels,
 )
@@ -34,6 +32,7 @@ from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
+from rbe_cli.weights.trellis_code import PARITY_CHECKS, TrellisBlock
 
 Float32 = NDArray[np.float32]
 TUNED_RESOLUTION = 32
@@ -65,22 +64,6 @@ class HybridBlock:
     def nbytes(self) -> int:
         """Return the bytes of the block in a file, without its word count."""
         return _BLOCK_HEADER + self.words.nbytes
-
-
-class TrellisBlock(NamedTuple):
-    """Hold a decoded block, whose columns are in the order of the trellis.
-
-    Attributes:
-        columns: the columns of the matrix that the block holds.
-        order: int64 `[B]`, the place in `columns` of each column along the trellis.
-        integers: int16 `[K, B]`.
-        steps: float32 `[B]`, the steps of the columns.
-    """
-
-    columns: slice
-    order: NDArray[np.int64]
-    integers: NDArray[np.int16]
-    steps: Float32
 
 
 @dataclass(frozen=True)

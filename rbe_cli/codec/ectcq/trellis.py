@@ -3,10 +3,9 @@
 The method is that of Fischer and Wang (1992) and Marcellin (1994). A row of weights is quantised
 to integers n = 2 q + z. z follows from the state of the trellis, and the next state follows from
 the state and the lowest bit of q, so that the integers are decoded from q without side information.
-The trellises are those of Ungerboeck's codes for amplitude modulation (1982, "Channel coding with
-multilevel/phase signals", table I). More states give smaller errors at the same rate, and take
-longer to search. The encoder finds the path with the smallest squared error + lambda x bits by the
-Viterbi algorithm. The bits are those of the entropy model.
+weights/trellis_code.py lists the trellises. More states give smaller errors at the same rate, and
+take longer to search. The encoder finds the path with the smallest squared error + lambda x bits by
+the Viterbi algorithm. The bits are those of the entropy model.
 """
 
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, Labels, entropy_tables
 from rbe_cli.errors import UsageError
+from rbe_cli.weights.trellis_code import PARITY_CHECKS
 
-PARITY_CHECKS = {8: (0o13, 0o04), 16: (0o23, 0o04), 32: (0o45, 0o10), 64: (0o103, 0o024)}
-"""Maps the number of states to Ungerboeck's parity-check polynomials h0 and h1."""
 _SMALLEST_LIMIT = 7
 
 

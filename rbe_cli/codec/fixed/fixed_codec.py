@@ -8,7 +8,7 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from rbe_cli.runtime.arrays import Float32
     from rbe_cli.weights.compressed_matrix import CompressedMatrix
-    from rbe_cli.weights.panel_matrix import PanelMatrix
+    from rbe_cli.weights.uniform_panels import UniformPanels
 
 _BITS = (2, 4, 8)
 
@@ -31,14 +31,14 @@ class FixedCodec(Codec):
 
         return FixedMatrix.from_bytes(data, _pair(shape)).decode()
 
-    def resident(self, data: Data, shape: Shape) -> "PanelMatrix":
+    def resident(self, data: Data, shape: Shape) -> "UniformPanels":
         """Return the matrix in panels, which are a view of the bytes."""
         from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
-        from rbe_cli.weights.panel_matrix import PanelMatrix
+        from rbe_cli.weights.uniform_panels import UniformPanels
 
         fixed = FixedMatrix.from_bytes(data, _pair(shape))
         steps = fixed.row_steps, fixed.column_steps
-        return PanelMatrix.of_one_layout(fixed.values, fixed.layout, *steps, fixed.shape)
+        return UniformPanels(fixed.values.reshape(-1), fixed.layout, *steps, fixed.shape)
 
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:
         """Encode a matrix `[K, N]` with error feedback.

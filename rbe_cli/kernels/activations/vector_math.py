@@ -91,22 +91,25 @@ def _gelu(x: Any) -> Any:
 
 
 @program_code
+def activated(number: int, x: Any) -> Any:
+    """Return an activation function of x."""
+    if number == 0:
+        slope = fused(x * x, splat_float(_TANH_CUBIC), splat_float(_TANH_SLOPE))
+        return _times_sigmoid(x, x * slope)
+    if number == 1:
+        return _gelu(x)
+    if number == 2:
+        return _times_sigmoid(x, x * splat_float(_QUICK_SLOPE))
+    if number == 3:
+        return _times_sigmoid(x, splat_float(_ZERO) - x)
+    return larger(splat_float(_ZERO), x)
+
+
+@program_code
 def activate(number: int, address: int, length: int) -> None:
     """Apply an activation function in place to float32 `[length]`, a multiple of 16."""
     for i in range(0, 4 * length, 64):
-        x = load_floats(address + i)
-        if number == 0:
-            slope = fused(x * x, splat_float(_TANH_CUBIC), splat_float(_TANH_SLOPE))
-            y = _times_sigmoid(x, x * slope)
-        elif number == 1:
-            y = _gelu(x)
-        elif number == 2:
-            y = _times_sigmoid(x, x * splat_float(_QUICK_SLOPE))
-        elif number == 3:
-            y = _times_sigmoid(x, splat_float(_ZERO) - x)
-        else:
-            y = larger(splat_float(_ZERO), x)
-        store_floats(address + i, y)
+        store_floats(address + i, activated(number, load_floats(address + i)))
 
 
 @program_code

@@ -18,6 +18,7 @@ from rbe_cli.kernels.linear.quad_products import (
     elements,
     for_layout,
     products_of,
+    shifted,
     tuple_of,
 )
 from rbe_cli.runtime.arithmetic import choice_type
@@ -44,27 +45,16 @@ def _at(builder: ir.IRBuilder, address: ir.Value, stride: ir.Value, index: int) 
     return builder.add(address, builder.mul(stride, ir.Constant(I64, index)))
 
 
+def write_centred(builder: ir.IRBuilder, codes: ir.Value, offset: int, out: ir.Value) -> None:
+    """Write bytes that stand for byte - offset with the offset `UNPACKED_OFFSET`."""
+    shift = (UNPACKED_OFFSET - offset) * 0x01010101  # no byte overflows
+    store(builder, out, builder.add(codes, constant(shift)))
+
+
 @kernel_intrinsic
 def unpack_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) -> Any:
     """Write a tile's 8 quads as bytes of offset `UNPACKED_OFFSET`, a vector each, to `out`."""
-
-    def write(builder: ir.IRBuilder, codes: ir.Value, offset: int, out: ir.Value) -> None:
-        shift = (UNPACKED_OFFSET - offset) * 0x01010101  # no byte overflows
-        store(builder, out, builder.add(codes, constant(shift)))
-
-    return _unpacking(arithmetic, write, VECTOR_BYTES)
-
-
-@kernel_intrinsic
-def unpack_signed_tile(typing: Any, arithmetic: Any, layout: Any, tile: Any, out: Any) -> Any:
-    """Do as `unpack_tile`, but write signed bytes without an offset."""
-
-    def write(builder: ir.IRBuilder, codes: ir.Value, offset: int, out: ir.Value) -> None:
-        shift = (UNPACKED_OFFSET - offset) * 0x01010101
-        signs = constant(UNPACKED_OFFSET * 0x01010101)
-        store(builder, out, builder.xor(builder.add(codes, constant(shift)), signs))
-
-    return _unpacking(arithmetic, write, VECTOR_BYTES)
+    return _unpacking(arithmetic, write_centred, VECTOR_BYTES)
 
 
 @kernel_intrinsic
@@ -84,6 +74,7 @@ def _unpacking(arithmetic: Any, write: Callable[..., None], quad_stride: int) ->
             for quad in range(QUADS):
                 instructions = arithmetic.value.instructions
                 codes = bytes_of_quad(builder, instructions, layout, tile, quad)
+                codes = shifted(builder, codes, 1 - layout.factor)  # no byte overflows
                 place = builder.add(out, ir.Constant(I64, quad_stride * quad))
                 write(builder, codes, layout.offset, place)
             return []

@@ -2,17 +2,11 @@
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import (
-    ACTIVATIONS,
-    MATMUL,
-    padded_tokens,
-    quantised_bytes,
-    scratch_bytes,
-)
+from rbe_cli.kernels.kernel_records import ACTIVATIONS, MATMUL, quantised_bytes, scratch_bytes
 from rbe_cli.model.config import Activation
-from rbe_cli.runtime.addresses import address, float_address, whole_lines
+from rbe_cli.runtime.addresses import address, float_address
 from rbe_cli.runtime.arrays import Float32, Norm
-from rbe_cli.runtime.libraries import LINEAR, MULTIPLY
+from rbe_cli.runtime.libraries import LINEAR
 from rbe_cli.runtime.native import load
 from rbe_cli.runtime.thread_team import Team
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS
@@ -42,20 +36,19 @@ def matmul(
         norm: LayerNorm of x, before the product.
         activation: activation function of the result.
     """
-    program, multiply = load([LINEAR, MULTIPLY], team.instructions)
+    (program,) = load([LINEAR], team.instructions)
     rows, columns = matrix.shape
     tokens = min(len(x), _MOST_TOKENS)
-    padded_bias = np.zeros(-(-columns // PANEL_COLUMNS) * PANEL_COLUMNS, np.float32)
-    padded_bias[:columns] = bias
+    padded_bias = matrix.in_panels(bias)
     # Where the sizes are those of panels, x and out serve as they are.
     own_x = norm is not None or rows % TILE_ROWS != 0
-    own_out = columns % PANEL_COLUMNS != 0
+    own_out = matrix.writes_padding and columns % PANEL_COLUMNS != 0
     padded_x = np.zeros((tokens, matrix.tiles * TILE_ROWS) if own_x else 0, np.float32)
     padded_out = np.empty((tokens, padded_bias.size) if own_out else 0, np.float32)
-    quantised_inputs = whole_lines(padded_tokens(tokens), quantised_bytes(rows))
-    scratch = whole_lines(team.threads, scratch_bytes(tokens, rows))
+    quantised_inputs = np.empty((tokens, quantised_bytes(rows)), np.uint8)
+    scratch = np.empty((team.threads, scratch_bytes(tokens)), np.uint8)
     job = np.zeros(1, MATMUL)
-    job["matrix"], job["multiply"] = matrix.record, multiply.address
+    job["matrix"] = matrix.record
     job["matrix"]["bias"], job["flags"] = address(padded_bias), team.flags
     job["quantised_inputs"] = address(quantised_inputs)
     job["quantised_bytes"] = quantised_inputs.strides[0]

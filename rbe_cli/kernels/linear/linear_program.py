@@ -1,19 +1,17 @@
 """Run a linear layer as one program, a LayerNorm before it and an activation function after it.
 
 What is fused need not go through memory: rows are normalised as they are rounded for the
-product, and a thread activates the columns that it has just computed.
+product, and outputs are activated before they are stored.
 """
 
 from typing import Any
 
-from rbe_cli.kernels.activations.vector_math import activate
 from rbe_cli.kernels.kernel_records import MATMUL
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
-from rbe_cli.kernels.linear.products import quantise
+from rbe_cli.kernels.linear.products import Operands, multiply, quantise
 from rbe_cli.runtime.jit import program_code
-from rbe_cli.runtime.simd import address_of, invoke, record
+from rbe_cli.runtime.simd import record
 from rbe_cli.runtime.team_programs import barrier, share
-from rbe_cli.weights.panel_layout import PANEL_COLUMNS, VECTOR_BYTES
 
 
 @program_code
@@ -34,13 +32,9 @@ def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> 
             arithmetic, x, matrix.row_steps, matrix.rows, job.quantised_inputs + token * stride
         )
     barrier(job.flags, part, parts)
-    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
-    numbers = (
-        address_of(matrix), job.tokens, job.x, job.x_stride, job.quantised_inputs, stride,
-        job.out, job.out_stride, 0, job.scratch + part * job.scratch_bytes, first, last,
+    operands = Operands(
+        job.tokens, job.x, job.x_stride, job.quantised_inputs, stride,
+        job.out, job.out_stride, 0, job.activation, job.scratch + part * job.scratch_bytes,
     )  # fmt: skip
-    invoke(job.multiply, numbers)
-    if job.activation >= 0:
-        for token in range(job.tokens):
-            own = job.out + token * job.out_stride + first * VECTOR_BYTES
-            activate(job.activation, own, (last - first) * PANEL_COLUMNS)
+    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
+    multiply(arithmetic, matrix, operands, first, last)

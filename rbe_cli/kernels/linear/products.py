@@ -9,10 +9,11 @@ One token reads packed codes on their way from memory. For more, a group of two 
 unpacked into the L1 cache and serves all tokens.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rbe_cli.kernels.activations.vector_math import activated
 from rbe_cli.kernels.kernel_records import GROUP_ROWS, PAIR_ROWS, UNPACKED_BYTES
 from rbe_cli.kernels.linear.block_dot import (
     add_block,
@@ -24,18 +25,25 @@ from rbe_cli.kernels.linear.block_dot import (
     prepare_tile,
     quad_stride,
 )
-from rbe_cli.kernels.linear.operands import finish
 from rbe_cli.kernels.linear.quad_products import (
     input_limit,
+    int8_arithmetic,
     quads_at,
     store_quads,
 )
 from rbe_cli.kernels.linear.tile_dot import (
     add_tile,
     layout_bytes,
+    layout_factor,
     layout_offset,
     token_sums,
     token_total,
+)
+from rbe_cli.kernels.linear.trellis_dot import scatter_lanes
+from rbe_cli.kernels.linear.trellis_sums import (
+    add_overflow,
+    prepare_trellis_tiles,
+    trellis_sum,
 )
 from rbe_cli.runtime.arithmetic import Choice
 from rbe_cli.runtime.jit import program_code
@@ -46,12 +54,11 @@ from rbe_cli.runtime.simd import (
     lane_sum,
     lane_sum_ints,
     larger,
-    load_byte,
     load_float,
     load_floats,
     load_int,
     load_int32,
-    record_at,
+    record,
     round_to_even,
     splat_float,
     splat_int,
@@ -61,14 +68,38 @@ from rbe_cli.runtime.simd import (
     to_floats,
     to_ints,
 )
-from rbe_cli.weights.matrix_record import OVERFLOW_TILE
+from rbe_cli.weights.matrix_record import FLOATS, MATRIX, TRELLIS
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
 
 _TWO, _ONE = Choice(2), Choice(1)  # tokens of a block
 _GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _ZERO = np.float32(0)
-_OVERFLOW_UNIT = np.float32(256)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
+
+
+class Operands(NamedTuple):
+    """Say what a matrix is multiplied by, and where to: addresses, and strides in bytes.
+
+    Attributes:
+        tokens: number of tokens.
+        x, x_stride: float32, for weights in float32.
+        quantised_inputs, stride: the same as `quantise` writes it, for all others.
+        out, out_stride: float32, writable to N'.
+        accumulate: add to what `out` holds.
+        activation: of the outputs, its number in ACTIVATIONS; -1: none.
+        scratch: memory of this thread, `kernel_records.scratch_bytes(tokens)`.
+    """
+
+    tokens: int
+    x: int
+    x_stride: int
+    quantised_inputs: int
+    stride: int
+    out: int
+    out_stride: int
+    accumulate: int
+    activation: int
+    scratch: int
 
 
 @program_code
@@ -123,6 +154,7 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
     """Return one token times one panel of tiles of one layout: 16 outputs without their steps."""
     groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
     tile_bytes, offset = layout_bytes(layout), layout_offset(layout)
+    factor = splat_int(np.int32(layout_factor(layout)))
     words = words_of_token(x, tiles)
     total = splat_float(_ZERO)
     for group in range(groups):
@@ -131,64 +163,38 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
             place = quads_at(arithmetic, words, TILE_ROWS * tile)
             sums = add_tile(arithmetic, layout, values + tile * tile_bytes, place, sums)
         correction = np.int32(offset * load_int32(x + 8 * group + 4))
-        exact = token_total(arithmetic, sums) - splat_int(correction)
+        exact = token_total(arithmetic, sums) * factor - splat_int(correction)
         total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
     return total
 
 
 @program_code
-def _mixed_sum(arithmetic: Any, layouts: int, values: int, tiles: int, x: int) -> Any:
-    """Return the same as `panel_sum`, for tiles whose layouts lie at an address."""
-    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
-    tile_sums = x + 8 * groups
-    words = words_of_token(x, tiles)
-    total = splat_float(_ZERO)
-    for group in range(groups):
-        sums, correction = token_sums(arithmetic), 0
-        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
-            layout = load_byte(layouts + tile)
-            correction += layout_offset(layout) * load_int32(tile_sums + 4 * tile)
-            place = quads_at(arithmetic, words, TILE_ROWS * tile)
-            sums = add_tile(arithmetic, layout, values, place, sums)
-            values += layout_bytes(layout)
-        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
-        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
-    return total
+def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> None:
+    """Store 16 outputs, activation(total * steps + bias), or add them to what is there."""
+    column = panel * VECTOR_BYTES
+    out = operands.out + token * operands.out_stride
+    steps, bias = load_floats(matrix.column_steps + column), load_floats(matrix.bias + column)
+    result = fused(total, steps, bias)
+    if operands.activation >= 0:
+        result = activated(operands.activation, result)
+    if matrix.form == TRELLIS:
+        scatter_lanes(matrix.lanes + column, out, operands.accumulate, result)
+        return
+    if operands.accumulate:
+        result = result + load_floats(out + column)
+    store_floats(out + column, result)
 
 
 @program_code
-def add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, total: Any) -> Any:
-    """Return the sum plus the panel's tiles of multiples of 256."""
-    first = load_int(matrix.overflow_starts + 8 * panel)
-    last = load_int(matrix.overflow_starts + 8 * (panel + 1))
-    if first == last:
-        return total
-    tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
-    words = words_of_token(x, matrix.tiles)
-    overflow = splat_float(_ZERO)
-    for number in range(first, last):
-        own = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
-        place = quads_at(arithmetic, words, TILE_ROWS * own.tile)
-        sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
-        correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
-        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
-        scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
-        overflow = fused(to_floats(exact), scale, overflow)
-    return fused(overflow, splat_float(_OVERFLOW_UNIT), total)
-
-
-@program_code
-def one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    x = operands.quantised_inputs
+def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+    x, words = operands.quantised_inputs, words_of_token(operands.quantised_inputs, matrix.tiles)
     for panel in range(first, last):
-        values = matrix.values + load_int(matrix.starts + 8 * panel)
-        if matrix.layout >= 0:
-            total = panel_sum(arithmetic, matrix.layout, values, matrix.tiles, x)
+        if matrix.form == TRELLIS:
+            total = trellis_sum(arithmetic, matrix, panel, x, words)
         else:
-            layouts = matrix.layouts + panel * matrix.tiles
-            total = _mixed_sum(arithmetic, layouts, values, matrix.tiles, x)
-            total = add_overflow(arithmetic, matrix, panel, x, total)
-        finish(matrix, panel, total, operands, 0)
+            values = matrix.values + load_int(matrix.starts + 8 * panel)
+            total = panel_sum(arithmetic, matrix.layout, values, matrix.tiles, x)
+        _finish(matrix, panel, total, operands, 0)
 
 
 @program_code
@@ -230,16 +236,25 @@ def _blocks(
 
 
 @program_code
-def _unpack_group(
+def prepare_group(
     arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
 ) -> int:
-    """Unpack a panel's tiles, the first of which is at `values`; return where they end."""
+    """Unpack tiles for a block of tokens, the first at `values`; return where the last ends."""
+    if matrix.form == TRELLIS:
+        return prepare_trellis_tiles(arithmetic, matrix, panel, start, stop, values, out)
     for tile in range(start, stop):
-        layout = load_byte(matrix.layouts + panel * matrix.tiles + tile)
-        place = out + 8 * quad_stride(arithmetic) * (tile - start)
-        prepare_tile(arithmetic, layout, values, place)
-        values += layout_bytes(layout)
+        prepare_tile(
+            arithmetic, matrix.layout, values, out + 8 * quad_stride(arithmetic) * (tile - start)
+        )
+        values += layout_bytes(matrix.layout)
     return values
+
+
+@program_code
+def first_tile(matrix: Any, panel: int) -> int:
+    """Return where a panel's tiles begin, of a trellis after their planes."""
+    start = matrix.values + load_int(matrix.starts + 8 * panel)
+    return start + VECTOR_BYTES * matrix.tiles if matrix.form == TRELLIS else start
 
 
 @program_code
@@ -250,14 +265,13 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
     totals = scratch + 2 * UNPACKED_BYTES
     for vector in range(2 * operands.tokens):
         store_floats(totals + VECTOR_BYTES * vector, splat_float(_ZERO))
-    values = matrix.values + load_int(matrix.starts + 8 * panel)
-    others = matrix.values + load_int(matrix.starts + 8 * other)
+    values, others = first_tile(matrix, panel), first_tile(matrix, other)
     for group in range(groups):
         start = group * _GROUP_TILES
         stop = min(start + _GROUP_TILES, tiles)
-        values = _unpack_group(arithmetic, matrix, panel, start, stop, values, scratch)
+        values = prepare_group(arithmetic, matrix, panel, start, stop, values, scratch)
         second = scratch + UNPACKED_BYTES
-        others = _unpack_group(arithmetic, matrix, other, start, stop, others, second)
+        others = prepare_group(arithmetic, matrix, other, start, stop, others, second)
         header = operands.quantised_inputs + 8 * group
         words = words_of_token(operands.quantised_inputs, tiles)
         words = quads_at(arithmetic, words, GROUP_ROWS * group)
@@ -265,7 +279,7 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
 
 
 @program_code
-def many_tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     totals = operands.scratch + 2 * UNPACKED_BYTES
     for panel in range(first, last, 2):
         pair = min(2, last - panel)
@@ -274,13 +288,14 @@ def many_tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: i
             x = operands.quantised_inputs + token * operands.stride
             for own in range(pair):
                 total = load_floats(totals + VECTOR_BYTES * (2 * token + own))
-                if matrix.layout < 0:
-                    total = add_overflow(arithmetic, matrix, panel + own, x, total)
-                finish(matrix, panel + own, total, operands, token)
+                if matrix.form == TRELLIS:
+                    words = words_of_token(x, matrix.tiles)
+                    total = add_overflow(arithmetic, matrix, panel + own, x, words, total)
+                _finish(matrix, panel + own, total, operands, token)
 
 
 @program_code
-def multiply_floats(matrix: Any, operands: Any, first: int, last: int) -> None:
+def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
     """Multiply panels of float32, in float32."""
     for panel in range(first, last):
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES
@@ -290,4 +305,59 @@ def multiply_floats(matrix: Any, operands: Any, first: int, last: int) -> None:
             for row in range(matrix.rows):
                 weights = load_floats(values + VECTOR_BYTES * row)
                 total = fused(splat_float(load_float(x + 4 * row)), weights, total)
-            finish(matrix, panel, total, operands, token)
+            _finish(matrix, panel, total, operands, token)
+
+
+@program_code
+def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+    """Multiply `operands` by panels `first` to `last` of a matrix (matrix_record.MATRIX)."""
+    if matrix.form == FLOATS:
+        _floats(matrix, operands, first, last)
+    elif operands.tokens == 1:
+        _one_token(arithmetic, matrix, operands, first, last)
+    else:
+        _tokens(arithmetic, matrix, operands, first, last)
+
+
+@program_code
+def multiply_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
+    stride: int, out: int, out_stride: int, accumulate: int, activation: int, scratch: int,
+    first: int, last: int,
+) -> None:  # fmt: skip
+    """Run `multiply` for other programs, which call it by its address."""
+    operands = Operands(
+        tokens,
+        x,
+        x_stride,
+        quantised_inputs,
+        stride,
+        out,
+        out_stride,
+        accumulate,
+        activation,
+        scratch,
+    )
+    multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
+
+
+@program_code
+def multiply_int8_program(
+    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
+    stride: int, out: int, out_stride: int, accumulate: int, activation: int, scratch: int,
+    first: int, last: int,
+) -> None:  # fmt: skip
+    """Run `multiply` with int8 activations, for other programs."""
+    operands = Operands(
+        tokens,
+        x,
+        x_stride,
+        quantised_inputs,
+        stride,
+        out,
+        out_stride,
+        accumulate,
+        activation,
+        scratch,
+    )
+    multiply(int8_arithmetic(arithmetic), record(MATRIX, matrix), operands, first, last)

@@ -9,7 +9,7 @@ They lie quad by quad (four rows), as the instruction set multiplies them (`Prod
 `tile_dot` multiplies a tile by one token, `block_dot` unpacked panels by a block of tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -34,13 +34,13 @@ from rbe_cli.runtime.simd import (
     kernel_intrinsic,
     load,
 )
-from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, LAYOUTS, PLANES, VECTOR_BYTES, PanelLayout
+from rbe_cli.weights.panel_layout import BENT_4, LAYOUTS, PLANES, VECTOR_BYTES, PanelLayout
 
 BYTES = ir.VectorType(I8, 64)
 UNPACKED_OFFSET = 128  # of bytes that `block_dot.unpack_tile` writes
 
 
-def _shifted(builder: ir.IRBuilder, vector: ir.Value, places: int) -> ir.Value:
+def shifted(builder: ir.IRBuilder, vector: ir.Value, places: int) -> ir.Value:
     """Return a vector's bits moved to the right, or to the left if `places` is negative."""
     if places == 0:
         return vector
@@ -56,15 +56,13 @@ def bytes_of_quad(
     quad: int,
 ) -> ir.Value:
     """Load a quad's codes as the bytes that kernels multiply by, 64 in 16 lanes."""
-    doubled = 1 if layout is EVEN_2 else 0  # its bytes are 2 * code
     result, plane_bit = None, 0  # a plane's first vector has its first bit's number
     for own in PLANES[layout.bits]:
         per_vector = 8 // own
         vector = load(builder, tile, INTS, VECTOR_BYTES * (plane_bit + quad // per_vector))
         if own < 8:
-            target = plane_bit + doubled
-            vector = _shifted(builder, vector, own * (quad % per_vector) - target)
-            mask = ((2**own - 1) << target) * 0x01010101
+            vector = shifted(builder, vector, own * (quad % per_vector) - plane_bit)
+            mask = ((2**own - 1) << plane_bit) * 0x01010101
             vector = builder.and_(vector, constant(mask))
         result = vector if result is None else builder.or_(result, vector)
         plane_bit += own
@@ -194,17 +192,27 @@ def for_layout(
     builder: ir.IRBuilder, number: ir.Value, emit: Callable[[PanelLayout], list[ir.Value]]
 ) -> list[ir.Value]:
     """Return what `emit` gives for the layout of a number that is known when the code runs."""
-    end = builder.append_basic_block("layout.end")
-    unknown = builder.append_basic_block("layout.unknown")
+    return for_choice(builder, number, LAYOUTS, emit)
+
+
+def for_choice(
+    builder: ir.IRBuilder,
+    number: ir.Value,
+    choices: Sequence[Any],
+    emit: Callable[[Any], list[ir.Value]],
+) -> list[ir.Value]:
+    """Return what `emit` gives for the choice whose place is known when the code runs."""
+    end = builder.append_basic_block("choice.end")
+    unknown = builder.append_basic_block("choice.unknown")
     branch = builder.switch(number, unknown)
     builder.position_at_end(unknown)
     builder.unreachable()
     found = []
-    for place, layout in enumerate(LAYOUTS):
-        case = builder.append_basic_block(f"layout.{layout.name}")
+    for place, choice in enumerate(choices):
+        case = builder.append_basic_block(f"choice.{place}")
         branch.add_case(ir.Constant(I64, place), case)
         builder.position_at_end(case)
-        results = emit(layout)
+        results = emit(choice)
         found.append((builder.block, results))
         builder.branch(end)
     builder.position_at_end(end)
@@ -235,8 +243,7 @@ def input_limit(typing: Any, arithmetic: Any) -> Any:
 @kernel_intrinsic
 def int8_arithmetic(typing: Any, arithmetic: Any) -> Any:
     """Return the arithmetic of int8 activations."""
-    own = arithmetic.value
-    found = choice_type(Arithmetic(own.instructions, True, own.has_matrices))
+    found = choice_type(Arithmetic(arithmetic.value.instructions, int8=True))
     return found(arithmetic), lambda context, *_: context.get_dummy_value()
 
 

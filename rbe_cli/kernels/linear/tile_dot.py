@@ -38,6 +38,7 @@ def _table_of(read: Callable[[PanelLayout], int], name: str) -> Any:
     return kernel_intrinsic(number)
 
 
+layout_factor = _table_of(lambda layout: layout.factor, "factor")
 layout_offset = _table_of(lambda layout: layout.offset, "offset")
 layout_bytes = _table_of(lambda layout: layout.bits * VECTOR_BYTES, "bytes")  # of a tile
 

@@ -1,0 +1,125 @@
+"""Sum the products of a panel of trellis tiles, or unpack some of its tiles (trellis_dot.py)."""
+
+from typing import Any
+
+import numpy as np
+
+from rbe_cli.kernels.kernel_records import GROUP_ROWS
+from rbe_cli.kernels.linear.block_dot import quad_stride
+from rbe_cli.kernels.linear.quad_products import quads_at
+from rbe_cli.kernels.linear.tile_dot import (
+    add_tile,
+    layout_factor,
+    layout_offset,
+    token_sums,
+    token_total,
+)
+from rbe_cli.kernels.linear.trellis_dot import add_trellis_tile, prepare_trellis_tile
+from rbe_cli.runtime.jit import program_code
+from rbe_cli.runtime.simd import (
+    fused,
+    load_byte,
+    load_float,
+    load_int,
+    load_int32,
+    record_at,
+    splat_float,
+    splat_int,
+    to_floats,
+)
+from rbe_cli.weights.matrix_record import OVERFLOW_TILE
+from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
+
+_GROUP_TILES = GROUP_ROWS // TILE_ROWS
+_ZERO = np.float32(0)
+_OVERFLOW_UNIT = np.float32(128)  # half of 256, as overflow tiles hold odd multiples of 1 / 2
+
+
+@program_code
+def planes_of(matrix: Any, panel: int) -> tuple[int, int]:
+    """Return the addresses of a panel's planes, and of those of the panel before it."""
+    before = matrix.no_planes
+    if load_byte(matrix.follows + panel) != 0:
+        before = matrix.values + load_int(matrix.starts + 8 * (panel - 1))
+    return matrix.values + load_int(matrix.starts + 8 * panel), before
+
+
+@program_code
+def trellis_sum(arithmetic: Any, matrix: Any, panel: int, x: int, words: int) -> Any:
+    """Return one token times one panel: 16 outputs without their steps.
+
+    `x` is what products.quantise has written, and `words` is where its quantised inputs begin.
+    """
+    tiles, trellis = matrix.tiles, matrix.layout
+    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
+    tile_sums, widths = x + 8 * groups, matrix.widths + panel * tiles
+    plane, before = planes_of(matrix, panel)
+    values = plane + VECTOR_BYTES * tiles
+    total = splat_float(_ZERO)
+    for group in range(groups):
+        sums, correction = token_sums(arithmetic), 0
+        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
+            width = load_byte(widths + tile)
+            correction += load_int32(tile_sums + 4 * tile) << width
+            place = quads_at(arithmetic, words, TILE_ROWS * tile)
+            own = VECTOR_BYTES * tile
+            sums = add_trellis_tile(
+                arithmetic, trellis, width, plane + own, before + own, values, place, sums
+            )
+            values += VECTOR_BYTES * (width - 1)
+        exact = token_total(arithmetic, sums) - splat_int(np.int32(correction))
+        total = fused(to_floats(exact), splat_float(load_float(x + 8 * group)), total)
+    return add_overflow(arithmetic, matrix, panel, x, words, total)
+
+
+@program_code
+def add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, words: int, total: Any) -> Any:
+    """Return the sum plus the panel's tiles of multiples of 256."""
+    first = load_int(matrix.overflow_starts + 8 * panel)
+    last = load_int(matrix.overflow_starts + 8 * (panel + 1))
+    if first == last:
+        return total
+    tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
+    overflow = splat_float(_ZERO)
+    for number in range(first, last):
+        own = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
+        place = quads_at(arithmetic, words, TILE_ROWS * own.tile)
+        sums = add_tile(arithmetic, own.layout, own.values, place, token_sums(arithmetic))
+        correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
+        factor = splat_int(np.int32(layout_factor(own.layout)))
+        exact = token_total(arithmetic, sums) * factor - splat_int(np.int32(correction))
+        scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
+        overflow = fused(to_floats(exact), scale, overflow)
+    return fused(overflow, splat_float(_OVERFLOW_UNIT), total)
+
+
+@program_code
+def prepare_trellis_tiles(
+    arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
+) -> int:
+    """Unpack tiles for a block of tokens; `values` is where the vectors of the first begin.
+
+    It returns where those of the last end.
+    """
+    plane, before = planes_of(matrix, panel)
+    for tile in range(start, stop):
+        width, own = load_byte(matrix.widths + panel * matrix.tiles + tile), VECTOR_BYTES * tile
+        place = out + 8 * quad_stride(arithmetic) * (tile - start)
+        prepare_trellis_tile(
+            arithmetic, matrix.layout, width, plane + own, before + own, values, place
+        )
+        values += VECTOR_BYTES * (width - 1)
+    return values
+
+
+@program_code
+def overflow_code(bits: int, values: int, quad: int, place: int) -> int:
+    """Return one code of an overflow tile: of a quad, at a place of the 64 in its lanes."""
+    code, shift, vector = 0, 0, 0
+    for own in (8, 4, 2, 1):  # panel_layout.PLANES
+        if bits & own:
+            vectors = vector + quad * own // 8
+            stored = load_byte(values + VECTOR_BYTES * vectors + place)
+            code |= (stored >> (own * quad % 8) & (1 << own) - 1) << shift
+            shift, vector = shift + own, vector + own
+    return code

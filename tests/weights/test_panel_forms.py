@@ -1,0 +1,59 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from random_panels import FORMS, UNIFORM, random_matrix
+
+from rbe_cli.runtime.arena import Arena
+from rbe_cli.weights import panel_layout
+from rbe_cli.weights.uniform_panels import UniformPanels
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 60), seed=st.integers(0, 99))
+def test_a_weight_is_its_level_times_both_steps(form, rows, columns, seed):
+    matrix = random_matrix(np.random.default_rng(seed), rows, columns, form)
+    expected = matrix.unscaled() * matrix.row_steps[:, None] * matrix.column_steps
+    np.testing.assert_array_equal(matrix.dense(), expected)
+    indices = np.arange(columns)[::-1]
+    found = matrix.columns(indices)
+    np.testing.assert_array_equal(found, expected.T[::-1])
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("layout", UNIFORM.values(), ids=lambda layout: layout.name)
+def test_stored_panels_are_not_copied(layout):
+    codes = np.random.default_rng(0).integers(0, 2**layout.bits, (40, 20)).astype(np.uint8)
+    values = panel_layout.pack(codes, layout.bits).reshape(-1)
+    ones = np.ones(40, np.float32), np.ones(20, np.float32)
+    matrix = UniformPanels(values, layout, *ones, (40, 20))
+    assert np.shares_memory(matrix.values, values)
+    np.testing.assert_array_equal(matrix.unscaled(), layout.levels[codes])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_matrix_goes_to_another_process_without_its_addresses(form):
+    matrix = random_matrix(np.random.default_rng(0), 40, 20, form)
+    own = matrix.record["values"][0]
+    again = pickle.loads(pickle.dumps(matrix))
+    assert again.record["values"][0] != own
+    np.testing.assert_array_equal(again.dense(), matrix.dense())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_arena_holds_the_same_matrix(form):
+    matrix = random_matrix(np.random.default_rng(1), 70, 40, form)
+    placed = matrix.placed(Arena())
+    assert not np.shares_memory(placed.values, matrix.values)
+    assert not placed.values.flags.writeable
+    np.testing.assert_array_equal(placed.dense(), matrix.dense())
+
+
+def test_an_arena_takes_more_than_a_chunk():
+    arena = Arena()
+    sizes = [1, 70 << 20, 3, 40 << 20, 40 << 20]
+    placed = [arena.place(np.full(size, i, np.uint8)) for i, size in enumerate(sizes)]
+    assert [array.size for array in placed] == sizes
+    assert all((array == i).all() for i, array in enumerate(placed))

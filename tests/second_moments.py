@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from rbe_cli.codec.error_cost import OutputFactor
+
 
 def correlated(size, seed, rank=None, decay=1.0):
     """X^T X / n, float32 `[size, size]`, of vectors whose spectrum falls as 1 / k ** decay."""
@@ -15,3 +17,8 @@ def correlated(size, seed, rank=None, decay=1.0):
 
 def random_weights(rows, columns, seed):
     return np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
+
+
+def output_factor(moment, damping):
+    """Return the factor of a moment, for columns of equal size."""
+    return OutputFactor.from_moment(moment, damping, np.zeros(len(moment), np.int16))

@@ -75,6 +75,7 @@ class Codec(ABC):
     Attributes:
         name: name in the header of a file and in settings.
         version: version of the layout of its bytes. A change of layout is a new version.
+        oldest_version: the oldest version whose bytes it still reads, as those of `version`.
         takes_matrices, takes_vectors: which tensors may have this codec.
         is_exact: whether it stores the values as floating-point numbers.
         keeps_orientation: whether a matrix is stored as the checkpoint holds it: embeddings are
@@ -90,6 +91,7 @@ class Codec(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    oldest_version: ClassVar[int] = 1
     takes_matrices: ClassVar[bool] = True
     takes_vectors: ClassVar[bool] = False
     is_exact: ClassVar[bool] = False

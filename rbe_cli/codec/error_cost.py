@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, trellis_order
+from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, sorted_order, strided_order
+from rbe_cli.codec.scales import Levels, centred, step_levels
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 _NONE = np.zeros((0, 0), np.float32)
+_ORDERINGS = 2  # the levels of columns and their order are found in turn
 _LEAST_DAMPING = 1e-9  # relative to the mean diagonal: the first attempt if no damping is wanted
 
 
@@ -74,51 +76,99 @@ class InputFactor:
 
 @dataclass(frozen=True)
 class OutputFactor:
-    """The factors of G for the columns of a block, in the order of the trellis.
+    """The factors of G for the columns of a block.
 
     Attributes:
-        mixing: float32 `[B, B]`, M transposed. Row j holds what an error of column j adds to the
-            targets of later columns. It is `[0, 0]` if G is diagonal. Columns of the same
-            segment are not mixed, because they are quantised together.
-        diagonal: float64 `[B]`, C.
+        mixing: float32 `[B, B]`, M transposed, in the order of the trellis. Row j holds what an
+            error of column j adds to the targets of later columns. It is `[0, 0]` if G is
+            diagonal. Columns of the same segment are not mixed, because they are quantised
+            together.
+        diagonal: float64 `[B]`, C in the order of the matrix.
+        levels: int16 `[B]`, the levels of the integers' columns, in the order of the matrix. The
+            order of the trellis follows from them. It is `[0]` if G is diagonal: then any order
+            is as good.
     """
 
     mixing: Float32
     diagonal: Float64
+    levels: Levels
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """Return the order of the trellis, int64 `[B]`."""
+        return sorted_order(self.levels) if self.levels.size else np.arange(self.diagonal.size)
 
     @classmethod
     def identity(cls, columns: int) -> "OutputFactor":
         """Return the factor of outputs that are all equally important."""
-        return cls(_NONE, np.ones(columns))
+        return cls.from_importance(np.ones(columns))
 
     @classmethod
     def from_importance(cls, importance: Float64) -> "OutputFactor":
         """Return the factor of a diagonal G, given its positive diagonal `[B]`."""
-        return cls(_NONE, importance[trellis_order(len(importance))])
+        return cls(_NONE, importance, np.zeros(0, np.int16))
 
     @classmethod
-    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "OutputFactor":
+    def from_moment(
+        cls, moment: NDArray[np.floating], damping: float, weight_levels: Levels
+    ) -> "OutputFactor":
         """Factor G + damping mean(diag G) I, with more damping if that is singular.
+
+        C depends on the order of the columns, and the order on C, by the columns' steps. Both are
+        found in turn.
 
         Args:
             moment: G, symmetric, `[B, B]`. It may be zero.
             damping: at least 0.
+            weight_levels: int16 `[B]`, the levels of the weights' columns.
 
         Raises:
             ValueError: the moment is not finite.
         """
-        # The column quantised first is eliminated last: G is factored from the last to the first.
-        order = trellis_order(len(moment))[::-1]
-        cholesky, _ = damped_cholesky(moment[np.ix_(order, order)], damping)
-        mixing = np.zeros_like(cholesky)
-        diagonal = np.empty(len(order))
-        for stop in range(len(order), 0, -SEGMENT):
-            part = slice(max(0, stop - SEGMENT), stop)
-            corner = cholesky[part, part]
-            diagonal[part] = np.sum(corner**2, axis=1)
-            mixing[stop:, part] = np.linalg.solve(corner.T, cholesky[stop:, part].T).T
-        front_to_back = np.ascontiguousarray(mixing[::-1, ::-1], np.float32)
-        return cls(front_to_back, diagonal[::-1].copy())
+        order = strided_order(len(moment))
+        for _ in range(_ORDERINGS):
+            diagonal = _in_place(_segment_diagonal(_cholesky(moment, order, damping)), order)
+            unit = float(np.exp(np.mean(np.log(diagonal))))
+            levels = centred(weight_levels - step_levels(diagonal, unit))
+            order = sorted_order(levels)
+        cholesky = _cholesky(moment, order, damping)
+        return cls(_mixing(cholesky), _in_place(_segment_diagonal(cholesky), order), levels)
+
+
+def _in_place(ordered: Float64, order: NDArray[np.int64]) -> Float64:
+    """Return values of columns in the order of the matrix."""
+    values = np.empty_like(ordered)
+    values[order] = ordered
+    return values
+
+
+def _cholesky(moment: NDArray[np.floating], order: NDArray[np.int64], damping: float) -> Float64:
+    """Factor G from the last column of an order to the first, `[B, B]`, upper triangular.
+
+    The column quantised first is eliminated last.
+    """
+    backwards = order[::-1]
+    lower, _ = damped_cholesky(moment[np.ix_(backwards, backwards)], damping)
+    return lower[::-1, ::-1]
+
+
+def _segments(width: int) -> list[slice]:
+    return [slice(i, min(i + SEGMENT, width)) for i in range(0, width, SEGMENT)]
+
+
+def _segment_diagonal(cholesky: Float64) -> Float64:
+    """Return C `[B]` in the order of the trellis: in segments, nothing mends an error."""
+    parts = _segments(len(cholesky))
+    return np.concatenate([np.sum(cholesky[part, part] ** 2, axis=1) for part in parts])
+
+
+def _mixing(cholesky: Float64) -> Float32:
+    """Return M transposed, `[B, B]`."""
+    mixing = np.zeros(cholesky.shape, np.float32)
+    for part in _segments(len(cholesky)):
+        before = cholesky[: part.start, part]
+        mixing[: part.start, part] = np.linalg.solve(cholesky[part, part].T, before.T).T
+    return mixing
 
 
 def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
@@ -192,12 +242,8 @@ class ErrorCost:
 
     def columns(self, chosen: NDArray[np.int64]) -> OutputFactor:
         """Return C of the columns with the indices `chosen`, without their mixing."""
-        parts = []
-        for factor in self.outputs:
-            part = np.empty(factor.diagonal.size)
-            part[trellis_order(part.size)] = factor.diagonal
-            parts.append(part)
-        return OutputFactor.from_importance(np.concatenate(parts)[chosen])
+        importance = np.concatenate([factor.diagonal for factor in self.outputs])
+        return OutputFactor.from_importance(importance[chosen])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the cost as arrays for a work folder."""
@@ -210,6 +256,7 @@ class ErrorCost:
         for block, factor in enumerate(self.outputs):
             arrays[f"mixing-{block}"] = factor.mixing
             arrays[f"importance-{block}"] = factor.diagonal
+            arrays[f"levels-{block}"] = factor.levels
         return arrays
 
     @classmethod
@@ -218,10 +265,9 @@ class ErrorCost:
         damping = float(arrays["damping"])
         inputs = InputFactor(arrays["order"], arrays["lower"], arrays["diagonal"], damping)
         blocks = sum(name.startswith("mixing-") for name in arrays)
-        return cls(
-            inputs,
-            tuple(
-                OutputFactor(arrays[f"mixing-{block}"], arrays[f"importance-{block}"])
-                for block in range(blocks)
-            ),
+        fields = ("mixing", "importance", "levels")
+        outputs = (
+            OutputFactor(*(arrays[f"{field}-{block}"] for field in fields))
+            for block in range(blocks)
         )
+        return cls(inputs, tuple(outputs))

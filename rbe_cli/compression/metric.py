@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.choices import Objective
+from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
+from rbe_cli.codec.scales import column_levels
 from rbe_cli.compression.encoding import deviation
 from rbe_cli.compression.moments import collect
 from rbe_cli.compression.tensor_plan import TensorPlan
@@ -204,21 +206,22 @@ def make_cost(
         importance = np.concatenate(outputs)
         power = float(np.einsum("kn,kn,n->", weights, inputs @ weights, importance)) or 1.0
         outputs = [part / power for part in outputs]
-    return ErrorCost(factor, tuple(_output_factors(outputs, bits, tokens)))
+    return ErrorCost(factor, tuple(_output_factors(weights, outputs, bits, tokens)))
 
 
 def _output_factors(
-    outputs: Sequence[NDArray[np.floating]], bits: float, tokens: int
+    weights: Float32, outputs: Sequence[NDArray[np.floating]], bits: float, tokens: int
 ) -> Iterator[OutputFactor]:
+    blocks = column_blocks(weights.shape[1])
     diagonals = [np.diag(part) if part.ndim == 2 else part for part in outputs]
     mean = float(np.mean(np.concatenate(diagonals), dtype=np.float64)) or 1.0
-    for part, diagonal in zip(outputs, diagonals, strict=True):
+    for columns, part, diagonal in zip(blocks, outputs, diagonals, strict=True):
         if part.ndim == 1:
             damped = part.astype(np.float64) + _TOKEN_DAMPING * mean
             yield OutputFactor.from_importance(damped)
         elif diagonal.any():
             damping = _damping(_OUTPUT_DAMPING, part, bits, tokens)
-            yield OutputFactor.from_moment(part, damping)
+            yield OutputFactor.from_moment(part, damping, column_levels(weights[:, columns]))
         else:  # no prediction depends on these columns, but on others
             yield OutputFactor.from_importance(np.full(len(part), mean))
 

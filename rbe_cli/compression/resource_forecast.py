@@ -10,6 +10,7 @@ from rbe_cli.codec.codec import SteppedCodec
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import encode_block
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
+from rbe_cli.codec.scales import column_levels
 from rbe_cli.compression.calibration import default_samples, describe, most_held_out_tokens
 from rbe_cli.compression.output_file import OutputFile
 from rbe_cli.compression.settings import Settings
@@ -131,7 +132,8 @@ def weights_per_second(checkpoint: Checkpoint) -> float:
     weights = checkpoint.tensors["h.0.mlp.c_fc.weight"][:_SAMPLE, :_SAMPLE].copy()
     rows, columns = weights.shape
     inputs = InputFactor.from_moment(np.eye(rows, dtype=np.float32), 0.0)
-    outputs = OutputFactor.from_moment(np.eye(columns, dtype=np.float32), 0.0)
+    levels = column_levels(weights)
+    outputs = OutputFactor.from_moment(np.eye(columns, dtype=np.float32), 0.0, levels)
     step = float(np.std(weights)) or 1.0
     seconds = []
     for _ in range(_REPEATS):

@@ -138,10 +138,11 @@ def _check_codecs(header: Header) -> None:
     for codec, version in header.codec_versions.items():
         if codec not in CODECS:
             raise VersionError(f"codec {codec!r} is unknown to this tool")
-        known = codec_named(codec).version
-        if version != known:
+        oldest, newest = codec_named(codec).oldest_version, codec_named(codec).version
+        if not oldest <= version <= newest:
+            known = f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
             raise VersionError(
-                f"the file has codec {codec} version {version}; this tool reads version {known}"
+                f"the file has codec {codec} version {version}; this tool reads {known}"
             )
     used = {matrix.codec for matrix in header.matrices} | {v.codec for v in header.vectors}
     if used != header.codec_versions.keys():

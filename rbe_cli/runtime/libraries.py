@@ -64,11 +64,14 @@ _RANS = "rbe_cli.codec.entropy.rans_programs"
 
 RANS_ENCODE = Program(
     _RANS, "encode_block",
-    (_I32_2D, *[_I16_1D] * 3, _I16_2D, _U8_1D, *_ENCODER_TABLES, _I64_1D, _U8_2D, _U16_1D), True,
+    (_I32_2D, *[_I16_1D] * 4, _I16_2D, _U8_1D, *_ENCODER_TABLES, _I64_1D, _U8_2D, _U16_1D), True,
+)  # fmt: skip
+RANS_DECODE_LEVELS = Program(
+    _RANS, "decode_levels", (*_SOURCE, _I16_2D, *[_I16_1D] * 3), True,
 )  # fmt: skip
 RANS_DECODE = Program(
     _RANS, "decode_block",
-    (*_SOURCE, _I16_2D, *[_I16_1D] * 3, _U32_1D, _I16_2D, _I16_2D), True,
+    (*_SOURCE, "int64", _I16_1D, _I16_1D, _U32_1D, _I16_2D, _I16_2D), True,
 )  # fmt: skip
 RANS_PUT_RUN = Program(
     _RANS, "put_run_program", (_I16_1D, *_numbers(2), *_ENCODER_TABLES, _I64_1D, _U16_1D, "int64"),
@@ -97,8 +100,8 @@ LIBRARIES: dict[str, tuple[Program, ...]] = {
     "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_INT8, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
-        RANS_ENCODE, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT, QUANTISE_ROWS,
-        QUANTISE_FIXED_ROWS,
+        RANS_ENCODE, RANS_DECODE_LEVELS, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT,
+        QUANTISE_ROWS, QUANTISE_FIXED_ROWS,
     ),
 }  # fmt: skip
 """Programs of a library share functions, which are compiled once for all of them."""

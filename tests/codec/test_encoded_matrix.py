@@ -1,5 +1,7 @@
 """Matrices of the codec `ectcq`: what is written is read, and what is damaged is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from encoded_matrices import encode, gaussian
@@ -8,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import entropy_decoder
 
+from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import MAX_COLUMNS, column_blocks
-from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.encoded_matrix import (
     TUNED_RESOLUTION,
     EncodedMatrix,
@@ -196,6 +198,7 @@ def test_bytes_need_no_alignment():
 
 SMALL = encode(gaussian((9, 5)), 0.5)
 WIDE = encode(gaussian((2, MAX_COLUMNS + 3)), 0.5)
+STRIDED = replace(WIDE, is_sorted=False)  # levels and integers of other columns
 TUNED = SMALL.rescaled(np.array([0.8, 0.9, 1.0, 1.1, 1.3], np.float32))
 
 
@@ -225,11 +228,18 @@ def test_a_step_that_is_none_is_refused(step):
         EncodedMatrix.from_bytes(data, SMALL.shape)
 
 
-@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 2**16 - 1])
+@pytest.mark.parametrize("states", [0, 1, 4, 9, 24, 128, 255])
 def test_a_trellis_that_is_none_is_refused(states):
     data = SMALL.to_bytes()
     with pytest.raises(PayloadError, match=f"trellis has {states} states"):
-        EncodedMatrix.from_bytes(data[:4] + np.uint16(states).tobytes() + data[6:], SMALL.shape)
+        EncodedMatrix.from_bytes(data[:4] + bytes([states]) + data[5:], SMALL.shape)
+
+
+@pytest.mark.parametrize("order", [2, 255])
+def test_an_order_that_is_none_is_refused(order):
+    data = SMALL.to_bytes()
+    with pytest.raises(PayloadError, match=f"columns have the order {order}"):
+        EncodedMatrix.from_bytes(data[:5] + bytes([order]) + data[6:], SMALL.shape)
 
 
 def forged(step, level, resolution=LEVELS_PER_OCTAVE):
@@ -238,7 +248,7 @@ def forged(step, level, resolution=LEVELS_PER_OCTAVE):
     rows, columns = np.zeros(9, np.int16), np.zeros(5, np.int16)
     models = np.array([scales.scale_model(part) for part in (rows, columns, levels)], np.int16)
     integers = np.zeros((9, 5), np.int32)
-    states, words = rans.encode(integers, rows, columns, levels, models, state_labels(8))
+    states, words = rans.encode(integers, columns, rows, columns, levels, models, state_labels(8))
     block = HybridBlock(models, states, words)
     return EncodedMatrix((9, 5), step, (block,), resolution=resolution).to_bytes()
 
@@ -275,7 +285,7 @@ def test_garbage_is_refused(data, rows, columns):
 
 @examples(200)
 @given(
-    matrix=st.sampled_from([SMALL, WIDE, TUNED]),
+    matrix=st.sampled_from([SMALL, WIDE, STRIDED, TUNED]),
     where=st.integers(0, 10**6),
     change=st.integers(1, 255),
 )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import entropy_decoder
 from safetensors.numpy import load_file
+from second_moments import output_factor
 
 from rbe_cli.codec.ectcq.encoded_matrix import (
     EncodedMatrix,
@@ -93,7 +94,7 @@ def test_no_integer_leaves_a_limited_alphabet(octaves, correlation, largest, sta
     rows, columns = (
         (correlation + (1 - correlation) * np.eye(size)).astype(np.float32) for size in (30, 70)
     )
-    factors = InputFactor.from_moment(rows, 0.01), OutputFactor.from_moment(columns, 0.01)
+    factors = InputFactor.from_moment(rows, 0.01), output_factor(columns, 0.01)
     options = QuantiserOptions(states, largest)
     block = encode_block(weights, 0.5, *factors, options=options)
     matrix = EncodedMatrix(weights.shape, 0.5, (block,), states)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from second_moments import correlated, random_weights
+from second_moments import correlated, output_factor, random_weights
 
+from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import SEGMENT
-from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
 from rbe_cli.codec.ectcq.error_feedback import (
     RATE_WEIGHT,
@@ -49,6 +49,17 @@ def quantised_stretch(target, row_level, column_levels, state, options):
     return out, quantise_segment(*arguments)
 
 
+def quantised(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):
+    """Quantise columns that are coded with the levels of their weights."""
+    levels = levels_in_steps(weights, step_levels, step, inputs)
+    return quantise(weights, levels, step_levels, step, inputs, outputs, options)
+
+
+def levels_in_steps(weights, step_levels, step, inputs):
+    steps = step * 2.0 ** (step_levels / LEVELS_PER_OCTAVE)
+    return scales.column_levels((weights[inputs.order] / steps).astype(np.float32))
+
+
 def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIONS):
     """Apply both feedbacks by their definition, one weight at a time, in float64.
 
@@ -57,7 +68,7 @@ def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIO
     """
     rows, width = weights.shape
     steps = step * 2.0 ** (step_levels / LEVELS_PER_OCTAVE)
-    levels = scales.column_levels((weights[inputs.order] / steps).astype(np.float32))
+    levels = levels_in_steps(weights, step_levels, step, inputs)
     lower = inputs.lower if inputs.lower.size else np.eye(rows)
     mixing = outputs.mixing if outputs.mixing.size else np.zeros((width, width))
     segment = SEGMENT if outputs.mixing.size else width
@@ -91,7 +102,8 @@ def dyadic_factors(rows, width, rng):
     segment = np.arange(width) // SEGMENT
     later = rng.integers(-2, 3, (width, width)) / 8 * (segment[:, None] < segment)
     mixing = later * (rng.random((width, width)) < 0.1)
-    return inputs, OutputFactor(mixing.astype(np.float32), np.ones(width, np.float32))
+    no_levels = np.zeros(0, np.int16)  # `quantise` does not read them
+    return inputs, OutputFactor(mixing.astype(np.float32), np.ones(width), no_levels)
 
 
 @given(
@@ -109,7 +121,7 @@ def test_integers_are_those_of_the_plain_recursion(rows, columns, octave, seed, 
     weights = (rng.integers(-200, 200, (rows, columns)) / 64).astype(np.float32)
     step_levels = (LEVELS_PER_OCTAVE * rng.integers(-1, 2, columns)).astype(np.int16)
     factors = dyadic_factors(rows, columns, rng)
-    found = quantise(weights, step_levels, 2.0**octave, *factors, options)
+    found = quantised(weights, step_levels, 2.0**octave, *factors, options)
     expected = recursion(weights, step_levels, 2.0**octave, *factors, options)
     np.testing.assert_array_equal(found, expected)
 
@@ -126,8 +138,8 @@ def test_uncorrelated_inputs_feed_nothing_back(rows, columns, seed, equal):
     levels = rng.integers(-9, 9, columns).astype(np.int16)
     moment = np.diag(np.ones(rows) if equal else rng.uniform(0.1, 9, rows)).astype(np.float32)
     inputs = InputFactor.from_moment(moment, 0.01), InputFactor.identity(rows)
-    for outputs in (OutputFactor.identity(columns), OutputFactor.from_moment(np.eye(columns), 0.0)):
-        found, expected = (quantise(weights, levels, 0.25, side, outputs) for side in inputs)
+    for outputs in (OutputFactor.identity(columns), output_factor(np.eye(columns), 0.0)):
+        found, expected = (quantised(weights, levels, 0.25, side, outputs) for side in inputs)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -136,7 +148,7 @@ def test_uncorrelated_moments_leave_each_row_to_a_single_search(columns):
     weights = np.round(64 * random_weights(40, columns, 0)) / 64
     levels = np.zeros(columns, np.int16)
     factors = InputFactor.identity(40), OutputFactor.identity(columns)
-    found = quantise(weights, levels, 0.25, *factors)
+    found = quantised(weights, levels, 0.25, *factors)
     np.testing.assert_array_equal(found, recursion(weights, levels, 0.25, *factors))
 
 
@@ -144,9 +156,9 @@ def test_feedback_does_not_change_what_is_asked_for():
     weights = random_weights(70, 40, 0)
     original = weights.copy()
     inputs = InputFactor.from_moment(correlated(70, 0), 0.01)
-    outputs = OutputFactor.from_moment(correlated(40, 0), 0.01)
+    outputs = output_factor(correlated(40, 0), 0.01)
     kept = inputs.lower.copy(), outputs.mixing.copy()
-    quantise(weights, np.zeros(40, np.int16), 0.5, inputs, outputs)
+    quantised(weights, np.zeros(40, np.int16), 0.5, inputs, outputs)
     np.testing.assert_array_equal(weights, original)
     np.testing.assert_array_equal(inputs.lower, kept[0])
     np.testing.assert_array_equal(outputs.mixing, kept[1])
@@ -180,7 +192,7 @@ def test_feedback_through_the_outputs_lowers_the_loss(step, decay):
     weights, moment = random_weights(100, 160, 0), correlated(160, 0, decay=decay)
     inputs = InputFactor.identity(100)
     plain = inputs, OutputFactor.from_importance(np.diag(moment).astype(np.float64))
-    fed_back = inputs, OutputFactor.from_moment(moment, 0.01)
+    fed_back = inputs, output_factor(moment, 0.01)
     assert saving(weights, step, (np.eye(100), moment), plain, fed_back) > 1.5
 
 
@@ -188,7 +200,7 @@ def test_feedback_through_the_outputs_lowers_the_loss(step, decay):
 def test_the_two_feedbacks_add_up(step):
     weights, inputs, outputs = random_weights(150, 160, 0), correlated(150, 0), correlated(160, 1)
     one_sided = InputFactor.from_moment(inputs, 0.01), OutputFactor.identity(160)
-    two_sided = one_sided[0], OutputFactor.from_moment(outputs, 0.01)
+    two_sided = one_sided[0], output_factor(outputs, 0.01)
     assert saving(weights, step, (inputs, outputs), one_sided, two_sided) > 10
 
 
@@ -231,7 +243,7 @@ def test_any_second_moment_of_inputs_can_be_used(moment):
 @pytest.mark.parametrize("moment", DEGENERATE.values(), ids=DEGENERATE)
 def test_any_second_moment_of_gradients_can_be_used(moment):
     moment = moment.astype(np.float32)
-    outputs = OutputFactor.from_moment(moment, 0.01)
+    outputs = output_factor(moment, 0.01)
     assert np.isfinite(outputs.mixing).all()
     assert (outputs.diagonal > 0).all()
     weights = random_weights(40, 70, 0)

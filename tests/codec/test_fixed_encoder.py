@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from second_moments import output_factor
 
-from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, trellis_order
+from rbe_cli.codec.column_blocks import SEGMENT, column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix, quantiser, steps
 from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
@@ -44,9 +45,7 @@ def fed_back(inputs, outputs, shape):
         rows if inputs is None else InputFactor.from_moment(inputs, 0.01),
         columns
         if outputs is None
-        else tuple(
-            OutputFactor.from_moment(outputs[part, part], 0.01) for part in column_blocks(shape[1])
-        ),
+        else tuple(output_factor(outputs[part, part], 0.01) for part in column_blocks(shape[1])),
     )
 
 
@@ -85,7 +84,7 @@ def targets(weights, matrix, inputs, outputs):
     by_both = by_row.copy()
     for part, factor in zip(column_blocks(weights.shape[1]), outputs, strict=True):
         if factor.mixing.size:
-            order = part.start + trellis_order(part.stop - part.start)
+            order = part.start + factor.order
             by_both[:, order] += mixed[:, order] @ factor.mixing
     natural = np.argsort(inputs.order)
     return by_both[natural], by_row[natural]
@@ -123,8 +122,7 @@ def test_another_step_of_a_row_would_err_more(bits):
     matrix = encode_matrix(weights, bits, *factors)
     _, target = targets(weights, matrix, *factors)
     column = matrix.column_steps.astype(np.float64)
-    cost = np.empty(300)
-    cost[trellis_order(300)] = factors[1][0].diagonal
+    cost = factors[1][0].diagonal
     levels = table(bits)
 
     def errors(change):

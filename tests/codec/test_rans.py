@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from oracles import entropy_decoder
 
-from rbe_cli.codec.column_blocks import trellis_order
-from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec import scales
+from rbe_cli.codec.column_blocks import strided_order
 from rbe_cli.codec.ectcq.encoded_matrix import HybridBlock
 from rbe_cli.codec.ectcq.trellis import PARITY_CHECKS, state_labels
 from rbe_cli.codec.entropy import rans
@@ -62,18 +62,21 @@ def encode(integers, rows, columns, steps, models=None, states=8):
         models = [scales.scale_model(levels) for levels in (rows, columns, steps)]
     models = np.array(models, np.int16)
     labels = state_labels(states)
-    return HybridBlock(models, *rans.encode(integers, rows, columns, steps, models, labels))
+    coded = rans.encode(integers, columns, rows, columns, steps, models, labels)
+    return HybridBlock(models, *coded)
 
 
 def decode(block, shape, states=8):
+    """Return integers and levels of a block, along the trellis, whose order is strided."""
     labels = state_labels(states)
-    return rans.decode(block.states, block.words, block.scale_models, labels, shape)
+    reader = rans.BlockReader(block.states, block.words, block.scale_models, labels, shape)
+    return reader.integers(reader.columns), reader.rows, reader.columns, reader.steps
 
 
 def assert_decodes_to(block, integers, rows, columns, steps, states=8):
     """Check that the fast decoder finds all levels, and that both find integers and step levels."""
     shape = integers.shape
-    order = trellis_order(shape[1])
+    order = strided_order(shape[1])
     values, *levels = decode(block, shape, states)
     np.testing.assert_array_equal(values, integers)
     for found, original in zip(levels, (rows, columns, steps), strict=True):
@@ -143,6 +146,16 @@ def test_roundtrip_at_the_extremes(level, q):
     assert_decodes_to(encode(*parts), *parts)
 
 
+def test_levels_may_come_in_another_order_than_columns():
+    integers, rows, columns, steps = random_block((5, 7), 0)
+    order, labels = np.array([3, 0, 6, 1, 5, 2, 4]), state_labels(8)
+    models = np.array([scales.scale_model(own) for own in (rows, columns, steps)], np.int16)
+    coded = rans.encode(integers, columns[order], rows, columns, steps, models, labels)
+    reader = rans.BlockReader(*coded, models, labels, (5, 7))
+    np.testing.assert_array_equal(reader.columns, columns)
+    np.testing.assert_array_equal(reader.integers(columns[order]), integers)
+
+
 @pytest.mark.parametrize(("largest", "spread"), [(3, 8), (40, 16), (LARGEST_Q, 90)])
 def test_size_is_what_the_tables_charge(largest, spread):
     parts = random_block((64, 64), 0, largest, spread)
@@ -184,7 +197,7 @@ def test_a_changed_number_is_refused_or_decoded_as_by_the_reference(
     slow = outcome(entropy_decoder.decode_block, block, shape, states)
     assert (fast is None) == (slow is None)
     if fast is not None:
-        order = trellis_order(shape[1])
+        order = strided_order(shape[1])
         np.testing.assert_array_equal(fast[0], slow[0][:, order])
         np.testing.assert_array_equal(fast[3], slow[1][order])
 
@@ -288,7 +301,8 @@ for _ in range(500):
     models = rng.choice(extremes, (3, 2)).astype(np.int16)
     labels = state_labels(int(rng.choice([8, 16, 32, 64])))
     try:
-        rans.decode(states, words, models, labels, shape)
+        reader = rans.BlockReader(states, words, models, labels, shape)
+        reader.integers(np.sort(reader.columns))
     except PayloadError:
         refused += 1
     try:
@@ -299,11 +313,10 @@ for _ in range(500):
 # The checks are on: too few words of bits are found.
 (decode_block,) = native.load([RANS_DECODE])
 levels, states = np.zeros(1, np.int16), np.full(32, 2**16, np.uint32)
-words, models = np.zeros(99, np.uint16), np.zeros((3, 2), np.int16)
 try:
     decode_block(
-        *rans._source(states, words, np.ones((2, 3), np.int64)), models, levels, levels, levels,
-        np.zeros(8, np.uint32), np.empty((1, 32), np.int16), np.empty((1, 1), np.int16),
+        *rans._source(states, np.zeros(99, np.uint16), np.ones((2, 3), np.int64)), 0, levels,
+        levels, np.zeros(8, np.uint32), np.empty((1, 32), np.int16), np.empty((1, 1), np.int16),
     )
 except RuntimeError:
     print(refused)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from second_moments import output_factor
 from sources import encode as encode_one
 from sources import matrices_of, source_of
 
@@ -20,7 +21,7 @@ def random_source(rows, columns, seed, *, mixed=True, scale=1.0):
     rng = np.random.default_rng(seed)
     inputs = InputFactor.from_moment(random_moment(rng, rows), 0.01)
     outputs = tuple(
-        OutputFactor.from_moment(random_moment(rng, part.stop - part.start), 0.01)
+        output_factor(random_moment(rng, part.stop - part.start), 0.01)
         if mixed
         else OutputFactor.from_importance(rng.uniform(0.1, 9, part.stop - part.start))
         for part in column_blocks(columns)

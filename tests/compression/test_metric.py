@@ -6,8 +6,9 @@ import pytest
 from reference_gpt2 import gpt2, softmax
 from small_models import float64, relative_error
 
-from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import ErrorCost, OutputFactor
+from rbe_cli.codec.scales import column_levels
 from rbe_cli.compression.calibration import from_model
 from rbe_cli.compression.metric import input_factor, make_cost, measure
 from rbe_cli.compression.moments import collect
@@ -69,12 +70,7 @@ def input_moment(cost):
 
 def importance(cost):
     """Return C of all columns in their original order, `[N]`."""
-    parts = []
-    for factor in cost.outputs:
-        part = np.empty(factor.diagonal.size)
-        part[trellis_order(part.size)] = factor.diagonal
-        parts.append(part)
-    return np.concatenate(parts)
+    return np.concatenate([factor.diagonal for factor in cost.outputs])
 
 
 # The cost of a matrix
@@ -84,8 +80,10 @@ def test_linear_layers_pay_for_their_inputs_and_gradients(weights, moments):
     inputs, outputs = moments
     cost = make_cost(weights, inputs, outputs, "kl", 60.0, MANY)
     assert relative_error(input_moment(cost), damped(inputs, 0.2 * FINEST)) < 1e-5
-    for factor, moment in zip(cost.outputs, outputs, strict=True):
-        expected = OutputFactor.from_moment(moment, 0.6 * FINEST)
+    blocks = column_blocks(weights.shape[1])
+    for columns, factor, moment in zip(blocks, cost.outputs, outputs, strict=True):
+        levels = column_levels(weights[:, columns])
+        expected = OutputFactor.from_moment(moment, 0.6 * FINEST, levels)
         np.testing.assert_allclose(factor.diagonal, expected.diagonal, rtol=1e-5)
         np.testing.assert_allclose(factor.mixing, expected.mixing, atol=1e-5)
 

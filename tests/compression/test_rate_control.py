@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from compressing import relative
+from second_moments import output_factor
 from sources import matrices_of, source_of
 
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
@@ -42,7 +43,7 @@ def mixed_sources(sources):
             source.weights,
             ErrorCost(
                 InputFactor.from_moment(correlated(rng, len(source.weights)), 0.01),
-                (OutputFactor.from_moment(correlated(rng, source.weights.shape[1]), 0.01),),
+                (output_factor(correlated(rng, source.weights.shape[1]), 0.01),),
             ),
         )
         for name, source in sources.items()

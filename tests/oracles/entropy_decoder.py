@@ -10,7 +10,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.column_blocks import column_blocks, sorted_order, strided_order
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
 from rbe_cli.codec.entropy.entropy_model import (
     ESCAPE,
@@ -93,7 +93,7 @@ class _Lanes:
 
 
 def decode_block(
-    block: HybridBlock, shape: tuple[int, int], states: int
+    block: HybridBlock, shape: tuple[int, int], states: int, *, is_sorted: bool = False
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Return a block's integers, int16 `[K, B]`, and the levels of its steps, int16 `[B]`.
 
@@ -101,6 +101,7 @@ def decode_block(
         block: a block of a matrix.
         shape: the pair (K, B).
         states: the number of states of the trellis.
+        is_sorted: whether the order of the columns follows from their levels.
 
     Raises:
         PayloadError: the words are not exactly the block.
@@ -113,7 +114,10 @@ def decode_block(
             (rows, columns, columns), block.scale_models.tolist(), strict=True
         )
     )
-    order = trellis_order(columns).tolist()
+    order = strided_order(columns).tolist()
+    if is_sorted:
+        order = sorted_order(np.array(column_levels).astype(np.int16)).tolist()
+        column_levels = [column_levels[place] for place in order]
     integers = np.empty(shape, np.int64)
     for first in range(0, rows, LANES):
         trellis = [0] * LANES
@@ -126,7 +130,7 @@ def decode_block(
                 trellis[lane] = next_state(trellis[lane], q, states)
     lanes.close()
     natural = np.empty(columns, np.int64)
-    natural[order] = step_levels
+    natural[slice(None) if is_sorted else order] = step_levels
     return integers.astype(np.int16), natural.astype(np.int16)
 
 
@@ -156,7 +160,7 @@ def decode_integers(
     rows, columns = matrix.shape
     widths = [part.stop - part.start for part in column_blocks(columns)]
     parts = [
-        decode_block(block, (rows, width), matrix.states)
+        decode_block(block, (rows, width), matrix.states, is_sorted=matrix.is_sorted)
         for block, width in zip(matrix.blocks, widths, strict=True)
     ]
     levels = np.concatenate([levels for _, levels in parts])

@@ -133,29 +133,44 @@ def _parity(bits: int) -> int:
 
 
 def _ectcq_block(
-    lanes: Lanes, models: list[int], rows: int, order: list[int], states: int
+    lanes: Lanes, models: list[int], rows: int, columns: int, states: int, is_sorted: int
 ) -> tuple[NDArray[np.int64], list[int]]:
     """Return a block's integers `[K, B]` and the levels of its columns' steps, in their places."""
     h0, h1 = _PARITY_CHECKS[states]
     row_levels, column_levels, step_levels = (
         [_int16(models[2 * kind] + q) for q in lanes.run(count, models[2 * kind + 1])]
-        for kind, count in enumerate((rows, len(order), len(order)))
+        for kind, count in enumerate((rows, columns, columns))
     )
-    integers = np.zeros((rows, len(order)), np.int64)
+    order = sorted_order(column_levels) if is_sorted else strided_order(columns)
+    if not is_sorted:
+        column_levels, step_levels = (
+            [levels[order.index(n)] for n in range(columns)]
+            for levels in (column_levels, step_levels)
+        )
+    integers = np.zeros((rows, columns), np.int64)
     trellis = [0] * rows
     for first in range(0, rows, 32):
-        for j, column in enumerate(order):
+        for column in order:
             for k in range(first, min(first + 32, rows)):
                 register = 2 * trellis[k]
                 z = _parity(register & h1)
-                q = lanes.integer(k - first, row_levels[k] + column_levels[j], z)
+                q = lanes.integer(k - first, row_levels[k] + column_levels[column], z)
                 integers[k, column] = _int16(2 * q + z)
                 trellis[k] = (register + ((q & 1) ^ _parity(register & h0))) % states
     lanes.end()
-    natural = [0] * len(order)
-    for j, column in enumerate(order):
-        natural[column] = step_levels[j]
-    return integers, natural
+    return integers, step_levels
+
+
+def strided_order(columns: int) -> list[int]:
+    """Return the columns of a block along a strided trellis."""
+    stride = math.ceil(columns / 32)
+    return [j for start in range(stride) for j in range(start, columns, stride)]
+
+
+def sorted_order(levels: list[int]) -> list[int]:
+    """Return the columns of a block along a sorted trellis."""
+    ranked = sorted(range(len(levels)), key=lambda n: (levels[n], n))
+    return [n for first in range(0, len(levels), 32) for n in sorted(ranked[first : first + 32])]
 
 
 def ectcq(data: bytes, shape: Shape) -> Float32:
@@ -164,22 +179,23 @@ def ectcq(data: bytes, shape: Shape) -> Float32:
     blocks = math.ceil(columns / 1024)
     place = 8 + 4 * blocks
     need(len(data) >= place, "too few bytes")
-    step, states, resolution = struct.unpack_from("<fHH", data)
+    step, states, is_sorted, resolution = struct.unpack_from("<fBBH", data)
     counts = struct.unpack_from(f"<{blocks}I", data, 8)
     need(_finite(step) and step > 0, "the step")
     need(states in _PARITY_CHECKS, "the states of the trellis")
+    need(is_sorted in (0, 1), "the order of the columns")
     need(resolution in (0, 32), "the resolution")
     need(len(data) == place + 140 * blocks + 2 * sum(counts), "the words do not fill the bytes")
     out = np.zeros((rows, columns), np.float32)
     for b, count in enumerate(counts):
         first, stop = b * columns // blocks, (b + 1) * columns // blocks
-        stride = math.ceil((stop - first) / 32)
-        order = [j for start in range(stride) for j in range(start, stop - first, stride)]
         models = list(struct.unpack_from("<6h", data, place))
         lanes = list(struct.unpack_from("<32I", data, place + 12))
         words = list(struct.unpack_from(f"<{count}H", data, place + 140))
         place += 140 + 2 * count
-        integers, levels = _ectcq_block(Lanes(lanes, words), models, rows, order, states)
+        integers, levels = _ectcq_block(
+            Lanes(lanes, words), models, rows, stop - first, states, is_sorted
+        )
         with np.errstate(over="ignore", under="ignore"):
             factors = np.array([power(level, resolution or 8) for level in levels])
             steps = np.float32(step) * factors
@@ -363,13 +379,13 @@ def _numbers(data: bytes, dtype: str, shape: Shape) -> Float32:
     return values
 
 
-CODECS: dict[str, tuple[int, Callable[[bytes, Shape], Float32]]] = {
-    "classic": (1, classic),
-    "coded": (1, coded),
-    "ectcq": (1, ectcq),
-    "fixed": (2, fixed),
-    "float16": (1, float16),
-    "float32": (1, float32),
-    "scalar": (1, scalar),
+CODECS: dict[str, tuple[set[int], Callable[[bytes, Shape], Float32]]] = {
+    "classic": ({1}, classic),
+    "coded": ({1}, coded),
+    "ectcq": ({1, 2}, ectcq),
+    "fixed": ({2}, fixed),
+    "float16": ({1}, float16),
+    "float32": ({1}, float32),
+    "scalar": ({1}, scalar),
 }
-"""Name -> version and decoder."""
+"""Name -> versions and decoder."""

@@ -248,7 +248,7 @@ def _check_tensors(
 ) -> None:
     """Check the codecs of tensors, their names, and the sizes that follow from shapes."""
     for codec, version in versions.items():
-        need(codec in CODECS and CODECS[codec][0] == version, f"codec {codec}", "VersionError")
+        need(codec in CODECS and version in CODECS[codec][0], f"codec {codec}", "VersionError")
     _head({codec for _, codec, *_ in matrices + vectors} == set(versions), "the codecs in use")
     _head(not any(codec in ("coded", "scalar") for _, codec, *_ in matrices), "a matrix's codec")
     _head(

@@ -28,6 +28,7 @@ class EctcqCodec(SteppedCodec):
     """A codec that stores blocks of log-scales and entropy-coded integers (encoded_matrix.py)."""
 
     name = "ectcq"
+    version = 2
     needs_programs = True
     gains_from_head_bases = True
     weighs_errors = True

@@ -2,26 +2,30 @@
 
 weight[k, n] = step * 2 ** (step_levels[n] / resolution) * integers[k, n]. The columns are cut
 into blocks (codec/column_blocks.py) that are encoded and decoded independently. These are the bytes
-of a matrix (codec `ectcq`, version 1, little-endian):
+of a matrix (codec `ectcq`, version 2, little-endian):
 
     step             float32
-    trellis states   uint16             8, 16, 32 or 64
+    trellis states   uint8              8, 16, 32 or 64
+    order            uint8              1: sorted; 0: strided, as in version 1
     resolution       uint16             0 (which stands for 8), or 32 for tuned steps
     word counts      uint32 [blocks]
     for each block:
         scale models int16 [3, 2]   (mean, level) of its row, column and step levels
         lane states  uint32 [32]
         words        uint16 [word count]   row, column and step levels, weights (entropy/rans.py)
+
+The levels of columns and steps come in the order of the matrix, or along the trellis if that is
+strided.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.column_blocks import column_blocks, trellis_order
-from rbe_cli.codec.ectcq import scales
+from rbe_cli.codec import scales
+from rbe_cli.codec.column_blocks import column_blocks, sorted_order, strided_order
 from rbe_cli.codec.ectcq.error_feedback import quantise
 from rbe_cli.codec.ectcq.trellis import (
     DEFAULT_OPTIONS,
@@ -76,6 +80,8 @@ class EncodedMatrix:
         blocks: the blocks, from the first column to the last.
         states: the number of states of the trellis.
         resolution: the number of step levels per octave.
+        is_sorted: whether the trellis runs through the columns by ascending levels. Otherwise it
+            takes strides, as version 1 of the codec did.
     """
 
     shape: tuple[int, int]
@@ -83,6 +89,7 @@ class EncodedMatrix:
     blocks: tuple[HybridBlock, ...]
     states: int = DEFAULT_OPTIONS.states
     resolution: int = LEVELS_PER_OCTAVE
+    is_sorted: bool = True
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +100,8 @@ class EncodedMatrix:
         """Return the bytes of the matrix, in the layout that the module describes."""
         resolution = 0 if self.resolution == LEVELS_PER_OCTAVE else self.resolution
         parts = [np.float32(self.step).tobytes()]
-        parts.append(np.array([self.states, resolution], "<u2").tobytes())
+        parts.append(bytes([self.states, self.is_sorted]))
+        parts.append(np.array(resolution, "<u2").tobytes())
         parts.append(np.array([block.words.size for block in self.blocks], "<u4").tobytes())
         for block in self.blocks:
             parts.append(block.scale_models.astype("<i2").tobytes())
@@ -115,10 +123,13 @@ class EncodedMatrix:
         step = float(np.frombuffer(data, "<f4", 1)[0])
         if not (np.isfinite(step) and step > 0.0):
             raise PayloadError(f"a matrix's step is {step}")
-        states, resolution = (int(n) for n in np.frombuffer(data, "<u2", 2, 4))
+        states, order = data[4], data[5]
+        resolution = int(np.frombuffer(data, "<u2", 1, 6)[0])
         words = [int(n) for n in np.frombuffer(data, "<u4", count, 8)]
         if states not in PARITY_CHECKS:
             raise PayloadError(f"a matrix's trellis has {states} states")
+        if order not in (0, 1):
+            raise PayloadError(f"a matrix's columns have the order {order}")
         if resolution not in (0, TUNED_RESOLUTION):
             raise PayloadError(f"a matrix's steps have {resolution} levels an octave")
         if len(data) != start + count * _BLOCK_HEADER + 2 * sum(words):
@@ -130,7 +141,8 @@ class EncodedMatrix:
             coded = np.frombuffer(data, "<u2", size, start + _BLOCK_HEADER)
             blocks.append(HybridBlock(models, lanes, coded))
             start += _BLOCK_HEADER + 2 * size
-        return cls(shape, step, tuple(blocks), states, resolution or LEVELS_PER_OCTAVE)
+        resolution = resolution or LEVELS_PER_OCTAVE
+        return cls(shape, step, tuple(blocks), states, resolution, bool(order))
 
     def decode_block(self, index: int) -> tuple[NDArray[np.int16], Float32]:
         """Decode one block to integers, int16 `[K, B]`, and steps of columns, float32 `[B]`.
@@ -153,19 +165,15 @@ class EncodedMatrix:
         Raises:
             PayloadError: the words do not end with the block, or a step is not finite.
         """
-        columns = column_blocks(self.shape[1])[index]
-        block = self.blocks[index]
-        width = columns.stop - columns.start
-        integers, _, _, levels = rans.decode(
-            block.states, block.words, block.scale_models, state_labels(self.states),
-            (self.shape[0], width),
-        )  # fmt: skip
+        reader, order = self._open(index)
+        integers = reader.integers(self._along_trellis(reader.columns, order))
+        levels = self._along_trellis(reader.steps, order)
         with np.errstate(over="ignore"):
             steps = scales.steps(self.step, levels, self.resolution)
             largest = steps * np.float32(MAX_INTEGER)
         if not np.isfinite(largest).all():
             raise PayloadError("a matrix's steps are too large")
-        return TrellisBlock(columns, trellis_order(width), integers, steps)
+        return TrellisBlock(column_blocks(self.shape[1])[index], order, integers, steps)
 
     def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
         """Yield each block from the first column to the last, as `block_along_trellis`."""
@@ -179,11 +187,30 @@ class EncodedMatrix:
             factors: float32 `[N]`.
         """
         blocks = []
-        for columns, order, integers, steps in self.blocks_along_trellis():
-            octaves = np.log2(steps * factors[columns][order] / np.float32(self.step))
-            levels = np.rint(TUNED_RESOLUTION * octaves).astype(np.int16)
-            blocks.append(_code(integers.astype(np.int32), levels, self.states))
-        return EncodedMatrix(self.shape, self.step, tuple(blocks), self.states, TUNED_RESOLUTION)
+        for index, columns in enumerate(column_blocks(self.shape[1])):
+            reader, order = self._open(index)
+            along = self._along_trellis(reader.columns, order)
+            own = factors[columns] if self.is_sorted else factors[columns][order]
+            steps = scales.steps(self.step, reader.steps, self.resolution)
+            octaves = np.log2(steps * own / np.float32(self.step))
+            levels = reader.rows, reader.columns, np.rint(TUNED_RESOLUTION * octaves)
+            integers = reader.integers(along).astype(np.int32)
+            blocks.append(_code(integers, along, levels, self.states))
+        return replace(self, blocks=tuple(blocks), resolution=TUNED_RESOLUTION)
+
+    def _open(self, index: int) -> tuple[rans.BlockReader, NDArray[np.int64]]:
+        """Decode the levels of a block, and return its reader and the order of its columns."""
+        columns, block = column_blocks(self.shape[1])[index], self.blocks[index]
+        reader = rans.BlockReader(
+            block.states, block.words, block.scale_models, state_labels(self.states),
+            (self.shape[0], columns.stop - columns.start),
+        )  # fmt: skip
+        levels = reader.columns
+        return reader, sorted_order(levels) if self.is_sorted else strided_order(levels.size)
+
+    def _along_trellis(self, levels: scales.Levels, order: NDArray[np.int64]) -> scales.Levels:
+        """Return the levels of columns, which are as a block holds them, along the trellis."""
+        return levels[order] if self.is_sorted else levels
 
     def decode(self) -> Float32:
         """Return the whole matrix, float32 `[K, N]`."""
@@ -211,18 +238,35 @@ def encode_block(
         options: the options of the trellis. Its number of states is stored in the
             `EncodedMatrix`.
     """
-    ordered = weights[:, trellis_order(weights.shape[1])]
-    least, most = scales.step_level_bounds(ordered, step)
+    least, most = scales.step_level_bounds(weights, step)
     steps = np.clip(scales.step_levels(outputs.diagonal, unit), least, most)
     if options.max_integer < MAX_INTEGER:
-        steps = np.maximum(steps, scales.least_step_levels(ordered, step, options.max_integer))
-    integers = quantise(ordered, steps, step, inputs, outputs, options)
-    return _code(integers, steps, options.states)
+        steps = np.maximum(steps, scales.least_step_levels(weights, step, options.max_integer))
+    columns = outputs.levels
+    if not columns.size:
+        columns = scales.column_levels(weights / scales.steps(step, steps))
+    order = sorted_order(columns)
+    along = columns[order]
+    integers = quantise(weights[:, order], along, steps[order], step, inputs, outputs, options)
+    levels = scales.row_levels(integers, along), columns, steps
+    return _code(integers, along, levels, options.states)
 
 
-def _code(integers: NDArray[np.int32], steps: scales.Levels, states: int) -> HybridBlock:
-    """Code integers `[K, B]` and step levels `[B]`, whose columns are in the trellis's order."""
-    rows, columns = scales.integer_levels(integers)
-    models = np.array([scales.scale_model(levels) for levels in (rows, columns, steps)], np.int16)
-    lanes, words = rans.encode(integers, rows, columns, steps, models, state_labels(states))
+def _code(
+    integers: NDArray[np.int32],
+    along: scales.Levels,
+    levels: tuple[NDArray[np.number], ...],
+    states: int,
+) -> HybridBlock:
+    """Code a block.
+
+    Args:
+        integers: int32 `[K, B]`, columns along the trellis.
+        along: int16 `[B]`, the levels of the columns along the trellis.
+        levels: the levels of rows, columns and steps, as the block will hold them.
+        states: of the trellis.
+    """
+    rows, columns, steps = (own.astype(np.int16) for own in levels)
+    models = np.array([scales.scale_model(own) for own in (rows, columns, steps)], np.int16)
+    lanes, words = rans.encode(integers, along, rows, columns, steps, models, state_labels(states))
     return HybridBlock(models, lanes, words)

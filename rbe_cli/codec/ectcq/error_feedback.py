@@ -13,8 +13,8 @@ all these rows those of the columns before, by M. If G is the identity, this is 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import SEGMENT
-from rbe_cli.codec.ectcq import scales
 from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, QuantiserOptions, make_search
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
@@ -29,7 +29,8 @@ _ROWS = 64  # rows quantised between two matrix products
 
 def quantise(
     weights: Float32,
-    step_levels: NDArray[np.int16],
+    column_levels: scales.Levels,
+    step_levels: scales.Levels,
     step: float,
     inputs: InputFactor,
     outputs: OutputFactor,
@@ -39,6 +40,7 @@ def quantise(
 
     Args:
         weights: float32 `[K, B]`, columns in the order of the trellis.
+        column_levels: int16 `[B]`, those with which the integers will be coded.
         step_levels: int16 `[B]`, log2 of the columns' steps over `step`, in eighths.
         step: the quantisation step of level 0, in the units of the weights.
         inputs, outputs: the cost of errors.
@@ -56,7 +58,6 @@ def quantise(
     # Weights beyond the largest integer are clipped, and other weights do not correct that error.
     np.clip(scaled, -MAX_INTEGER, MAX_INTEGER, out=scaled)
     mixing = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
-    levels = scales.column_levels(scaled)
     carried = np.zeros_like(scaled)
     errors = np.empty_like(scaled)
     integers = np.empty(weights.shape, np.int32)
@@ -67,7 +68,7 @@ def quantise(
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
         quantise_rows(
-            scaled[part], carried[part], inner, mixing, levels, *search,
+            scaled[part], carried[part], inner, mixing, column_levels, *search,
             scratch, factors, errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:

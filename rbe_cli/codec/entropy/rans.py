@@ -4,8 +4,9 @@
 state. All lanes share one stream of 16-bit words, which is read in the order of the lanes, so that
 a decoder can hold the lanes in vector registers. The stream contains the levels of the block's
 rows, of its columns and of their steps, and then the weights. Thus the final states are stored only
-once for all of them. Columns are in the order of the trellis. The integers of a vector are coded by
-a single lane (codec/vectors/coded_vector.py).
+once for all of them. The order of the columns may follow from their levels, so that a decoder reads
+the levels first. The integers of a vector are coded by a single lane
+(codec/vectors/coded_vector.py).
 """
 
 from typing import Any
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec.entropy.entropy_model import Labels, entropy_tables
 from rbe_cli.errors import PayloadError
-from rbe_cli.runtime.libraries import RANS_DECODE, RANS_ENCODE, RANS_GET_RUN, RANS_PUT_RUN
+from rbe_cli.runtime.libraries import (
+    RANS_DECODE,
+    RANS_DECODE_LEVELS,
+    RANS_ENCODE,
+    RANS_GET_RUN,
+    RANS_PUT_RUN,
+)
 from rbe_cli.runtime.native import load
 
 Words = NDArray[np.uint16]
@@ -32,6 +39,7 @@ LOW = 1 << 16  # between symbols, a state lies in [LOW, 2 ** 32)
 
 def encode(
     values: NDArray[np.int32],
+    along: Levels,
     rows: Levels,
     columns: Levels,
     steps: Levels,
@@ -42,8 +50,9 @@ def encode(
 
     Args:
         values: int32 `[K, B]`. Each row is a path of the trellis from state 0.
-        rows, columns: int16 `[K]` and `[B]`, levels whose sum selects the table of a weight.
-        steps: int16 `[B]`, the levels of the columns' steps.
+        along: int16 `[B]`, the levels of the columns in the order of the trellis. The sum of the
+            levels of row and column selects the table of a weight.
+        rows, columns, steps: int16 `[K]`, `[B]` and `[B]`, the levels that come before the values.
         scale_models: int16 `[3, 2]`, (mean, level) of the model for rows, columns and steps.
         labels: the labels of the trellis (`trellis.state_labels`).
 
@@ -56,44 +65,53 @@ def encode(
     offsets = np.empty((LANES, values.shape[1]), np.uint8)
     (encode_block,) = load([RANS_ENCODE])
     position = encode_block(
-        values, rows, columns, steps, scale_models, labels, *_encoder_tables(),
+        values, along, rows, columns, steps, scale_models, labels, *_encoder_tables(),
         states, offsets, words,
     )  # fmt: skip
     return states.astype(np.uint32), words[position:].copy()
 
 
-def decode(
-    states: NDArray[np.uint32],
-    words: Words,
-    scale_models: NDArray[np.int16],
-    labels: Labels,
-    shape: tuple[int, int],
-) -> tuple[NDArray[np.int16], Levels, Levels, Levels]:
-    """Decode a block that `encode` wrote.
+class BlockReader:
+    """Decodes a block that `encode` wrote: its levels at once, then its integers.
 
-    Args:
-        states, words, scale_models, labels: the coded block.
-        shape: (K, B).
-
-    Returns:
-        The values, int16 `[K, B]`, and the levels of rows, columns and steps, int16, in the order
-        of the trellis.
-
-    Raises:
-        PayloadError: the words do not end with the block.
+    Attributes:
+        rows, columns, steps: int16 `[K]`, `[B]` and `[B]`, the levels that come first.
     """
-    rows, columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
-    steps = np.empty(shape[1], np.int16)
-    values = np.empty(shape, np.int16)
-    bits, tile = np.zeros(HISTORY + shape[1], np.uint32), np.empty((shape[1], LANES), np.int16)
-    running = states.copy()
-    (decode_block,) = load([RANS_DECODE])
-    position = decode_block(
-        *_source(running, words, _taps(labels)), scale_models, rows, columns, steps, bits, tile,
-        values,
-    )  # fmt: skip
-    _check_end(position, words, running)
-    return values, rows, columns, steps
+
+    def __init__(
+        self,
+        states: NDArray[np.uint32],
+        words: Words,
+        scale_models: NDArray[np.int16],
+        labels: Labels,
+        shape: tuple[int, int],
+    ) -> None:
+        """Decode the levels of a block of the shape (K, B). The others are those of `encode`."""
+        self.rows, self.columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
+        self.steps = np.empty(shape[1], np.int16)
+        self._words, self._states = words, states.copy()
+        self._source = _source(self._states, words, _taps(labels))
+        (decode_levels,) = load([RANS_DECODE_LEVELS])
+        self._position = decode_levels(
+            *self._source, scale_models, self.rows, self.columns, self.steps
+        )
+
+    def integers(self, along: Levels) -> NDArray[np.int16]:
+        """Decode the integers, int16 `[K, B]`, in the order of the trellis. Call it once.
+
+        Args:
+            along: int16 `[B]`, the levels of the columns in the order of the trellis.
+
+        Raises:
+            PayloadError: the words do not end with the block.
+        """
+        width = along.size
+        values = np.empty((self.rows.size, width), np.int16)
+        bits, tile = np.zeros(HISTORY + width, np.uint32), np.empty((width, LANES), np.int16)
+        (decode_block,) = load([RANS_DECODE])
+        position = decode_block(*self._source, self._position, self.rows, along, bits, tile, values)
+        _check_end(position, self._words, self._states)
+        return values
 
 
 def encode_run(values: NDArray[np.int16], level: int) -> tuple[int, Words]:

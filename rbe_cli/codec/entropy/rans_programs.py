@@ -92,6 +92,7 @@ def _put_run(
 def encode_block(
     arithmetic: Any,
     values: NDArray[np.int32],
+    along: Levels,
     rows: Levels,
     columns: Levels,
     steps: Levels,
@@ -122,7 +123,7 @@ def encode_block(
         for j in range(width - 1, -1, -1):
             for lane in range(lanes - 1, -1, -1):
                 i = first + lane
-                level = level_index(rows[i] + columns[j])
+                level = level_index(rows[i] + along[j])
                 position = _put(
                     states,
                     lane,
@@ -153,9 +154,18 @@ def _get_run(source: Any, position: int, mean: int, level: int, values: NDArray[
 
 @program_code
 def decode_levels(
-    source: Any, scale_models: NDArray[np.int16], rows: Levels, columns: Levels, steps: Levels
+    arithmetic: Any,
+    words: Words,
+    states: NDArray[np.uint32],
+    slots: NDArray[np.uint32],
+    taps: NDArray[np.int64],
+    scale_models: NDArray[np.int16],
+    rows: Levels,
+    columns: Levels,
+    steps: Levels,
 ) -> int:
-    """Decode the levels at the beginning of a block, and return the position after them."""
+    """Decode the levels of a block from its first word on; return the position after the last."""
+    source = LaneSource(words, states, slots, taps)
     position = 0
     for scales, kind in ((rows, 0), (columns, 1), (steps, 2)):
         mean, level = scale_models[kind, 0], scale_models[kind, 1]
@@ -170,20 +180,19 @@ def decode_block(
     states: NDArray[np.uint32],
     slots: NDArray[np.uint32],
     taps: NDArray[np.int64],
-    scale_models: NDArray[np.int16],
+    position: int,
     rows: Levels,
     columns: Levels,
-    steps: Levels,
     bits: NDArray[np.uint32],
     tile: NDArray[np.int16],
     values: NDArray[np.int16],
 ) -> int:
-    """Decode a block, and return the position after the last word.
+    """Decode the integers of a block into `values`, and return the position after the last word.
 
-    It fills `rows`, `columns`, `steps` and `values`. `bits` and `tile` are those of `decode_rows`.
+    `columns` and `values` are in the order of the trellis. `bits` and `tile` are those of
+    `decode_rows`.
     """
     source = LaneSource(words, states, slots, taps)
-    position = decode_levels(source, scale_models, rows, columns, steps)
     count, width = values.shape
     for first in range(0, count, LANES):
         position = decode_rows(arithmetic, source, rows, first, columns, bits, tile, position)

@@ -17,7 +17,7 @@ class FixedCodec(Codec):
     """A codec that stores levels, and steps of rows and columns (fixed_matrix.py)."""
 
     name = "fixed"
-    version = 2
+    version = oldest_version = 2
     weighs_errors = True
 
     def check_bits(self, options: CodecOptions) -> None:

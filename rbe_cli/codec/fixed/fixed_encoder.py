@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.column_blocks import column_blocks, trellis_order
+from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, StepLevels, steps
 from rbe_cli.runtime.libraries import QUANTISE_FIXED_ROWS
@@ -84,13 +84,15 @@ def quantise(
     # As in error_feedback.py, but all blocks of columns together, because they share the row steps.
     blocks = column_blocks(weights.shape[1])
     edges = np.array([0, *(part.stop for part in blocks)])
-    order = np.concatenate([part.start + trellis_order(part.stop - part.start) for part in blocks])
+    order = np.concatenate(
+        [part.start + factor.order for part, factor in zip(blocks, outputs, strict=True)]
+    )
     place = np.ix_(inputs.order, order)
     ordered_steps = column_steps[order]
     remains = weights[place] / ordered_steps
     carried = np.zeros_like(remains)  # feedback from the rows quantised before
     mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
-    cost = _column_cost(outputs, ordered_steps)
+    cost = _column_cost(outputs, column_steps)[order]
     largest = float(np.abs(LAYOUTS[bits].levels).max()) * float(column_steps.max())
     limit = math.floor(8 * math.log2(_FLOAT32_MAX / largest))
     codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)

@@ -1,8 +1,10 @@
 """Fit the log-scales of a block: of its rows and columns, and of its columns' steps.
 
 The entropy coder models the integers as Gaussian with standard deviation sigma_ij = r_i c_j, fitted
-to the integers themselves. All scales are rounded to eighths of an octave, which costs less than
-.001 bit per weight. A log-scale in eighths is called a level.
+to the weights in units of their steps (columns), and then to the integers (rows). The levels of
+columns must be known first, because the order of the trellis follows from them. All scales are
+rounded to eighths of an octave, which costs less than .001 bit per weight. A log-scale in eighths
+is called a level.
 """
 
 import math
@@ -18,42 +20,33 @@ _SPREAD = 6 * LEVELS_PER_OCTAVE  # levels of columns further from the mean are c
 _WIDE = 3.0  # standard deviations of a column that the integers should hold
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INTEGER_NOISE = 0.02  # assumed variance of a row of zeros
-
-
-def fit(values: NDArray[np.number], noise: float) -> tuple[Levels, Levels]:
-    """Fit the levels of the rows and columns of values.
-
-    Rows and columns are fitted in turn, to mean squares divided by the scales of the other. This
-    is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
-
-    Args:
-        values: `[K, B]`.
-        noise: a variance that is added to each value.
-
-    Returns:
-        The levels of rows and columns, int16 `[K]` and `[B]`.
-    """
-    power = values.astype(np.float64) ** 2 + noise
-    columns = np.ones(values.shape[1])
-    for _ in range(_SWEEPS):
-        rows = (power @ (1 / columns)) / columns.size  # [K]
-        columns = ((1 / rows) @ power) / rows.size  # [B]
-    levels = np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(columns))
-    centre = np.rint(levels.mean())
-    levels = np.clip(levels - centre, -_SPREAD, _SPREAD)
-    rows = (power @ np.exp2(-levels / (0.5 * LEVELS_PER_OCTAVE))) / levels.size
-    row_levels = np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(rows))
-    return row_levels.astype(np.int16), levels.astype(np.int16)
+_LEAST_POWER = 1e-30  # of a weight
 
 
 def column_levels(weights: NDArray[np.float32]) -> Levels:
-    """Return the levels of the columns of weights `[K, B]`, relative to the mean, int16 `[B]`."""
-    return fit(weights, 1e-30)[1]
+    """Return the levels of the columns of weights `[K, B]`, relative to the mean, int16 `[B]`.
+
+    Rows and columns are fitted in turn, to mean squares divided by the scales of the other. This
+    is the maximum-likelihood fit of sigma_ij = r_i c_j to Gaussian values.
+    """
+    power = weights.astype(np.float64) ** 2 + _LEAST_POWER
+    columns = np.ones(weights.shape[1])
+    for _ in range(_SWEEPS):
+        rows = (power @ (1 / columns)) / columns.size  # [K]
+        columns = ((1 / rows) @ power) / rows.size  # [B]
+    return centred(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(columns)))
 
 
-def integer_levels(integers: NDArray[np.int32]) -> tuple[Levels, Levels]:
-    """Return the levels of rows and columns of integers `[K, B]`, int16 `[K]` and `[B]`."""
-    return fit(integers, _INTEGER_NOISE)
+def centred(levels: NDArray[np.number]) -> Levels:
+    """Return levels of columns relative to their mean, and limited, int16 `[B]`."""
+    return np.clip(levels - np.rint(levels.mean()), -_SPREAD, _SPREAD).astype(np.int16)
+
+
+def row_levels(integers: NDArray[np.int32], columns: Levels) -> Levels:
+    """Return the levels of the rows of integers `[K, B]` whose columns have levels, int16 `[K]`."""
+    power = integers.astype(np.float64) ** 2 + _INTEGER_NOISE
+    rows = (power @ np.exp2(-columns / (0.5 * LEVELS_PER_OCTAVE))) / columns.size
+    return np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(rows)).astype(np.int16)
 
 
 def step_levels(diagonal: NDArray[np.float64], unit: float) -> Levels:

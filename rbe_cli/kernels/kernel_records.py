@@ -9,6 +9,8 @@ import numpy as np
 from rbe_cli.choices import KvType
 from rbe_cli.model.config import Activation
 from rbe_cli.weights.matrix_record import MATRIX
+from rbe_cli.weights.panel_layout import TILE_ROWS
+from rbe_cli.weights.trellis_layout import GROUP_TILES
 
 _INT, _FLOAT = np.int64, np.float32
 
@@ -120,7 +122,7 @@ ACTIVATIONS: dict[Activation, int] = {
 """Numbers that compiled kernels know activation functions by."""
 PAGE_POSITIONS = 64
 KV_TYPES: tuple[KvType, ...] = ("fp32", "fp16", "int8")
-GROUP_ROWS = 256  # quantised inputs that share a scale
+GROUP_ROWS = GROUP_TILES * TILE_ROWS  # quantised inputs that share a scale
 UNPACKED_BYTES = 2 * 16 * GROUP_ROWS  # of a panel's group, at most 16 bits a weight
 PAIR_ROWS = 64  # of two tiles, to whose multiples quantised inputs are padded
 

@@ -22,7 +22,7 @@ MATRIX = np.dtype(
         ("bias", _INT),  # the same
         ("takes_int8", _INT),  # whether a prompt's inputs may be rounded to int8
         # Of the form TRELLIS alone (trellis_panels.py):
-        ("widths", _INT),  # address of uint8 [panels, tiles]
+        ("tile_codes", _INT),  # address of uint8 [panels, tiles] (trellis_layout.tile_codes)
         ("lanes", _INT),  # address of int32 [panels, 16], the column of each lane or -1
         ("places", _INT),  # address of int64 [N], the lane of each column
         ("follows", _INT),  # address of uint8 [panels], 0 where a trellis begins

@@ -164,7 +164,7 @@ class TrellisPanels(PanelMatrix):
         vectors = self.values.reshape(-1, VECTOR_BYTES)
         widths = self.widths[wanted].astype(np.int64)  # [wanted, tiles]
         first = self.starts[wanted, None] // VECTOR_BYTES + self.tiles
-        starts = (first + np.cumsum(widths - 1, axis=1) - (widths - 1)).reshape(-1)
+        starts = (first + trellis_layout.vector_places(widths)).reshape(-1)
         lowest = self._lowest(wanted)
         widths = widths.reshape(-1)
         found = np.empty((widths.size, TILE_ROWS, PANEL_COLUMNS), np.float32)
@@ -203,15 +203,16 @@ class TrellisPanels(PanelMatrix):
         overflow_starts = np.searchsorted(self.overflow.tiles, panel_starts)
         zeros = np.zeros(self.tiles * VECTOR_BYTES, np.uint8)
         # A kernel writes all lanes, the first one last: it stands in for those of the padding.
+        codes = trellis_layout.tile_codes(self.widths)
         lanes = np.where(self.lanes < 0, self.lanes[:, :1], self.lanes)
         record["form"], record["layout"] = TRELLIS, STATES.index(self.states)
         record["values"], record["starts"] = address(self.values), address(self.starts)
-        record["widths"], record["follows"] = address(self.widths), address(self.follows)
+        record["tile_codes"], record["follows"] = address(codes), address(self.follows)
         record["lanes"], record["places"] = address(lanes), address(self.places)
         record["no_planes"] = address(zeros)
         record["overflow_tiles"] = address(overflow)
         record["overflow_starts"] = address(overflow_starts)
-        return overflow, overflow_starts, zeros, lanes
+        return overflow, overflow_starts, zeros, codes, lanes
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +249,7 @@ def _pack_block(
     starts = np.cumsum(by_panel.sum(axis=1)) - by_panel.sum(axis=1)  # vectors before each panel
     vectors = np.empty((int(widths.sum()), VECTOR_BYTES), np.uint8)
     vectors[(starts[:, None] + np.arange(count)).reshape(-1)] = planes
-    inside = np.cumsum(by_panel - 1, axis=1) - (by_panel - 1)
-    places = (starts[:, None] + count + inside).reshape(-1)
+    places = (starts[:, None] + count + trellis_layout.vector_places(by_panel)).reshape(-1)
     for width in np.unique(widths):
         own = np.flatnonzero(widths == width)
         stored = trellis_layout.pack_codes(codes[own], width)

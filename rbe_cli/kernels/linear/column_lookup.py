@@ -14,6 +14,7 @@ from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import load_byte, load_float, load_int, record_at, store_float
 from rbe_cli.weights.matrix_record import FLOATS, OVERFLOW_TILE, TRELLIS
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
+from rbe_cli.weights.trellis_layout import GROUP_TILES
 
 _HALF_UNIT = 128  # of overflow tiles
 
@@ -30,15 +31,10 @@ def add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int
             store_float(out + 4 * row, load_float(out + 4 * row) + weight)
         return
     step = load_float(matrix.column_steps + 4 * place)
-    values, number, last = first_tile(matrix, panel), 0, 0
-    if matrix.form == TRELLIS:
-        number = load_int(matrix.overflow_starts + 8 * panel)
-        last = load_int(matrix.overflow_starts + 8 * (panel + 1))
-    for tile in range(matrix.tiles):
-        values = _unpack(arithmetic, matrix, panel, tile, values, scratch)
-        own = -1  # the tile's overflow tile
-        if number < last and record_at(OVERFLOW_TILE, matrix.overflow_tiles, number).tile == tile:
-            own, number = number, number + 1
+    values = first_tile(matrix, panel)
+    for stored in range(matrix.tiles):
+        tile, values = _unpack(arithmetic, matrix, panel, stored, values, scratch)
+        own = _overflow_tile(matrix, panel, tile)
         first = tile * TILE_ROWS
         for row in range(first, min(first + TILE_ROWS, matrix.rows)):
             quad, place = (row - first) // 4, 4 * lane + row % 4
@@ -50,15 +46,29 @@ def add_column(arithmetic: Any, matrix: Any, column: int, out: int, scratch: int
 
 
 @program_code
-def _unpack(arithmetic: Any, matrix: Any, panel: int, tile: int, values: int, out: int) -> int:
-    """Unpack a tile whose vectors are at `values`; return where they end."""
+def _unpack(
+    arithmetic: Any, matrix: Any, panel: int, stored: int, values: int, out: int
+) -> tuple[int, int]:
+    """Unpack a tile, by its place among those stored; return its number, and where it ends."""
     if matrix.form != TRELLIS:
         unpack_tile(arithmetic, matrix.layout, values, out)
-        return values + layout_bytes(matrix.layout)
-    width = load_byte(matrix.widths + panel * matrix.tiles + tile)
+        return stored, values + layout_bytes(matrix.layout)
+    code = load_byte(matrix.tile_codes + panel * matrix.tiles + stored)
+    width, tile = code & 15, stored - stored % GROUP_TILES + (code >> 4)
     (plane, before), own = planes_of(matrix, panel), VECTOR_BYTES * tile
     unpack_trellis_tile(arithmetic, matrix.layout, width, plane + own, before + own, values, out)
-    return values + VECTOR_BYTES * (width - 1)
+    return tile, values + VECTOR_BYTES * (width - 1)
+
+
+@program_code
+def _overflow_tile(matrix: Any, panel: int, tile: int) -> int:
+    """Return the number of a tile's overflow tile; -1 if it has none."""
+    if matrix.form == TRELLIS:
+        first = load_int(matrix.overflow_starts + 8 * panel)
+        for number in range(first, load_int(matrix.overflow_starts + 8 * (panel + 1))):
+            if record_at(OVERFLOW_TILE, matrix.overflow_tiles, number).tile == tile:
+                return number
+    return -1
 
 
 @program_code

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import GROUP_ROWS
 from rbe_cli.kernels.linear.block_dot import quad_stride
 from rbe_cli.kernels.linear.quad_products import quads_at
 from rbe_cli.kernels.linear.tile_dot import (
@@ -29,8 +28,8 @@ from rbe_cli.runtime.simd import (
 )
 from rbe_cli.weights.matrix_record import OVERFLOW_TILE
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
+from rbe_cli.weights.trellis_layout import GROUP_TILES
 
-_GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _ZERO = np.float32(0)
 _OVERFLOW_UNIT = np.float32(128)  # half of 256, as overflow tiles hold odd multiples of 1 / 2
 
@@ -51,15 +50,17 @@ def trellis_sum(arithmetic: Any, matrix: Any, panel: int, x: int, words: int) ->
     `x` is what products.quantise has written, and `words` is where its quantised inputs begin.
     """
     tiles, trellis = matrix.tiles, matrix.layout
-    groups = (tiles + _GROUP_TILES - 1) // _GROUP_TILES
-    tile_sums, widths = x + 8 * groups, matrix.widths + panel * tiles
+    groups = (tiles + GROUP_TILES - 1) // GROUP_TILES
+    tile_sums, codes = x + 8 * groups, matrix.tile_codes + panel * tiles
     plane, before = planes_of(matrix, panel)
     values = plane + VECTOR_BYTES * tiles
     total = splat_float(_ZERO)
     for group in range(groups):
         sums, correction = token_sums(arithmetic), 0
-        for tile in range(group * _GROUP_TILES, min((group + 1) * _GROUP_TILES, tiles)):
-            width = load_byte(widths + tile)
+        first = group * GROUP_TILES
+        for stored in range(first, min(first + GROUP_TILES, tiles)):
+            code = load_byte(codes + stored)
+            width, tile = code & 15, first + (code >> 4)
             correction += load_int32(tile_sums + 4 * tile) << width
             place = quads_at(arithmetic, words, TILE_ROWS * tile)
             own = VECTOR_BYTES * tile
@@ -79,7 +80,7 @@ def add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, words: int, t
     last = load_int(matrix.overflow_starts + 8 * (panel + 1))
     if first == last:
         return total
-    tile_sums = x + 8 * ((matrix.tiles + _GROUP_TILES - 1) // _GROUP_TILES)
+    tile_sums = x + 8 * ((matrix.tiles + GROUP_TILES - 1) // GROUP_TILES)
     overflow = splat_float(_ZERO)
     for number in range(first, last):
         own = record_at(OVERFLOW_TILE, matrix.overflow_tiles, number)
@@ -88,7 +89,7 @@ def add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, words: int, t
         correction = layout_offset(own.layout) * load_int32(tile_sums + 4 * own.tile)
         factor = splat_int(np.int32(layout_factor(own.layout)))
         exact = token_total(arithmetic, sums) * factor - splat_int(np.int32(correction))
-        scale = splat_float(load_float(x + 8 * (own.tile // _GROUP_TILES)))
+        scale = splat_float(load_float(x + 8 * (own.tile // GROUP_TILES)))
         overflow = fused(to_floats(exact), scale, overflow)
     return fused(overflow, splat_float(_OVERFLOW_UNIT), total)
 
@@ -97,14 +98,15 @@ def add_overflow(arithmetic: Any, matrix: Any, panel: int, x: int, words: int, t
 def prepare_trellis_tiles(
     arithmetic: Any, matrix: Any, panel: int, start: int, stop: int, values: int, out: int
 ) -> int:
-    """Unpack tiles for a block of tokens; `values` is where the vectors of the first begin.
+    """Unpack a group of tiles for a block of tokens; their vectors begin at `values`.
 
-    It returns where those of the last end.
+    It returns where they end.
     """
     plane, before = planes_of(matrix, panel)
-    for tile in range(start, stop):
-        width, own = load_byte(matrix.widths + panel * matrix.tiles + tile), VECTOR_BYTES * tile
-        place = out + 8 * quad_stride(arithmetic) * (tile - start)
+    for stored in range(start, stop):
+        code = load_byte(matrix.tile_codes + panel * matrix.tiles + stored)
+        width, tile = code & 15, start + (code >> 4)
+        own, place = VECTOR_BYTES * tile, out + 8 * quad_stride(arithmetic) * (tile - start)
         prepare_trellis_tile(
             arithmetic, matrix.layout, width, plane + own, before + own, values, place
         )

@@ -12,7 +12,8 @@ from rbe_cli.errors import UsageError
 from rbe_cli.text.draft_tokens import DraftTokens
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.logprobs import ChosenLogprob, chosen_logprob
-from rbe_cli.text.sampling import make_sampler, row_generator
+from rbe_cli.text.row_random import RowRandom
+from rbe_cli.text.sampling import make_sampler
 from rbe_cli.text.streaming import TextStream
 from rbe_cli.text.tokenizer import Tokenizer
 
@@ -84,7 +85,7 @@ class _Row:
     index: int  # of the prompt
     history: list[int]  # the prompt and what was generated; the cache holds its end
     tokens_left: int
-    rng: np.random.Generator
+    rng: RowRandom
     text: TextStream
     place: int = -1  # the session's row that is lent to it
     finished: bool = False
@@ -125,7 +126,7 @@ def generate(
             index,
             prompt.tolist(),
             options.max_tokens,
-            row_generator(options.seed, index),
+            RowRandom(options.seed, index),
             TextStream(tokenizer, options.stop, prompt.tolist()),
         )
         for index, prompt in enumerate(prompts)

@@ -13,22 +13,15 @@ from numpy.typing import NDArray
 
 from rbe_cli.errors import RbeError
 from rbe_cli.text.generation_options import GenerationOptions
+from rbe_cli.text.row_random import RowRandom
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Sampler = Callable[[Float32, Sequence[int], np.random.Generator], int]
+Sampler = Callable[[Float32, Sequence[int], RowRandom], int]
 
 _STRETCH = 256  # weights that are added up before one of them is looked for
 _STRIDES = 16  # logits that share one maximum in top_k: few enough maxima, up to k = vocab / 16
-
-
-def row_generator(seed: int, row: int) -> np.random.Generator:
-    """Return the random numbers of one row: Philox (Salmon et al., 2011) of (seed, row).
-
-    A row draws the same numbers whatever other rows run beside it.
-    """
-    return np.random.Generator(np.random.Philox(key=np.array([seed, row], dtype=np.uint64)))
 
 
 def penalize_repetition(logits: Float32, recent: Sequence[int], penalty: float) -> Float32:
@@ -95,20 +88,20 @@ def softmax(logits: Float32 | Float64) -> Float64:
     return exponentials / exponentials.sum()
 
 
-def sample(probabilities: Float64, rng: np.random.Generator) -> int:
+def sample(probabilities: Float64, rng: RowRandom) -> int:
     """Draw an index by inverting the cumulative distribution, with one random number a call."""
     cumulative = np.cumsum(probabilities)
     return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
-def sample_rows(logits: Float32, rng: np.random.Generator) -> Indices:
+def sample_rows(logits: Float32, rng: "np.random.Generator") -> Indices:
     """Draw a token for each row of `[rows, vocab]` at temperature 1; overwrite the logits."""
     with np.errstate(invalid="ignore"):  # of infinite logits
         logits -= logits.max(axis=-1, keepdims=True)
         return draw_rows(np.exp(logits, out=logits), rng)
 
 
-def draw_rows(weights: Float32, rng: np.random.Generator) -> Indices:
+def draw_rows(weights: Float32, rng: "np.random.Generator") -> Indices:
     """Draw an index for each row of `[rows, n]`, with probabilities in proportion to weights.
 
     The cumulative distribution is inverted, first that of stretches and then that within one.
@@ -145,7 +138,7 @@ def make_sampler(options: GenerationOptions) -> Sampler:
     if options.min_p > 0:
         filters.append(partial(min_p, p=options.min_p))
 
-    def next_token(logits: Float32, history: Sequence[int], rng: np.random.Generator) -> int:
+    def next_token(logits: Float32, history: Sequence[int], rng: RowRandom) -> int:
         if options.repetition_penalty != 1:
             recent = history[-options.repetition_window :]
             logits = penalize_repetition(logits, recent, options.repetition_penalty)

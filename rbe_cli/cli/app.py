@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import typer
 
-from rbe_cli.cli import bench, compress, generate, inspect, run_verb
 from rbe_cli.cli.faults import flags_of, told
-from rbe_cli.cli.help import Verb, Verbs
 from rbe_cli.cli.options import Verbose
 from rbe_cli.cli.output import Output, requested_output
+from rbe_cli.cli.verbs import Verbs
 from rbe_cli.cli.version import version_text
 from rbe_cli.errors import INTERRUPTED, ReaderGoneError
 
@@ -26,11 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compress", cls=Verb, epilog=compress.EXAMPLES)(compress.compress)
-app.command("inspect", cls=inspect.Inspect, epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command("run", cls=Verb, epilog=run_verb.EXAMPLES)(run_verb.run)
-app.command("generate", cls=Verb, epilog=generate.EXAMPLES)(generate.generate)
-app.command("bench", cls=Verb, epilog=bench.EXAMPLES)(bench.bench)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,7 +7,7 @@ importing it would double the time that `rbe --help` takes.
 from collections.abc import Iterable
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 _COMMON = "Common options"  # of options without a heading of their own
 
@@ -16,21 +16,10 @@ class Verb(TyperCommand):
     """Show help with grouped options, and an epilog of examples, one a line."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        _write_groups(self.get_params(ctx), ctx, formatter)
+        write_groups(self.get_params(ctx), ctx, formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        _write_examples(self.epilog, formatter)
-
-
-class Verbs(TyperGroup):
-    """Show the help of the group of all verbs in the same form."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        self.format_commands(ctx, formatter)
-        _write_groups(self.get_params(ctx), ctx, formatter)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        _write_examples(self.epilog, formatter)
+        write_examples(self.epilog, formatter)
 
 
 def records_by_heading(parameters: Iterable[Any], ctx: Any) -> dict[str, list[tuple[str, str]]]:
@@ -54,13 +43,14 @@ def records_by_heading(parameters: Iterable[Any], ctx: Any) -> dict[str, list[tu
     return {**groups, _COMMON: common}
 
 
-def _write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
+def write_groups(parameters: Iterable[Any], ctx: Any, formatter: Any) -> None:
+    """Write the records of parameters under their headings."""
     for heading, records in records_by_heading(parameters, ctx).items():
         with formatter.section(heading):
             formatter.write_dl(records, col_max=24)
 
 
-def _write_examples(lines: str | None, formatter: Any) -> None:
+def write_examples(lines: str | None, formatter: Any) -> None:
     """Write the lines as they are: a command that is wrapped can no longer be copied."""
     if lines:
         with formatter.section("Examples"):

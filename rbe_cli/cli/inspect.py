@@ -35,6 +35,9 @@ class Inspect(Verb):
         return super().parse_args(ctx, _with_plot_value(args))
 
 
+PARSER = Inspect
+
+
 def _with_plot_value(arguments: Sequence[str]) -> list[str]:
     """Return arguments with `--plot FILE` as `--plot=FILE`, and `--plot` alone as `--plot=`."""
     found: list[str] = []

@@ -1,6 +1,6 @@
 """`rbe generate`: text from a `.rbe` file, as it is written."""
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -8,7 +8,15 @@ import typer
 from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
-from rbe_cli.cli.inputs import GivenInput, Prompt, open_rbe, read_prompts, stdin_lines, unescape
+from rbe_cli.cli.inputs import (
+    GivenInput,
+    Prompt,
+    load_tokenizer,
+    open_rbe,
+    read_prompts,
+    stdin_lines,
+    unescape,
+)
 from rbe_cli.cli.options import (
     FormatOption,
     Offline,
@@ -85,7 +93,7 @@ def generate(
         repetition_penalty=repetition_penalty,
         repetition_window=repetition_window,
         stop=tuple(unescape(text) for text in stop or ()),
-        seed=secrets.randbits(32) if seed is None else seed,
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
         greedy=greedy,
         on_overflow=on_overflow,
         lookup=lookup,
@@ -122,12 +130,11 @@ def _load(
     activations: ActivationBits,
 ) -> "tuple[Model, list[Prompt]]":
     """Load the model, with room for the prompts that were given; None waits for those of stdin."""
-    from rbe_cli.api.language_model import Model
-    from rbe_cli.text.stored_tokenizer import load_tokenizer
-
     container = open_rbe(file, offline, out)
     config, missing = container.config, container.tokenizer_facts.missing
     tokenizer = load_tokenizer(container)
+    from rbe_cli.api.language_model import Model
+
     prompts: list[Prompt] = []
     if given is not None:
         prompts = read_prompts(given, tokenizer, config.vocab_size, missing=missing)

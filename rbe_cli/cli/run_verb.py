@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rbe_cli.choices import Engine
 from rbe_cli.cli import run_options as options
-from rbe_cli.cli.inputs import GivenInput, open_rbe, read_prompts
+from rbe_cli.cli.inputs import GivenInput, load_tokenizer, open_rbe, read_prompts
 from rbe_cli.cli.options import (
     Force,
     FormatOption,
@@ -77,8 +77,6 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run text through a compressed model once, or measure its perplexity."""
-    from rbe_cli.kernels.kernel_table import load_kernels
-
     out = Output(format, quiet, verbose)
     wanted = Wanted(
         top_k=top_k, logprobs=logprobs, perplexity=perplexity, context=context, stride=stride,
@@ -92,6 +90,8 @@ def run(
         with model:
             original = None
             if reference:
+                from rbe_cli.kernels.kernel_table import load_kernels
+
                 kernels = load_kernels(engine, 1 if perplexity else threads)
                 original = _open_reference(reference, model, kernels, offline, out, progress)
             if perplexity:
@@ -149,11 +149,10 @@ def _load(
     progress: "Progress",
 ) -> "tuple[Model, list[NDArray[np.int64]]]":
     """Load the model, and read the sequences of token ids that it is to run on."""
+    tokenizer = load_tokenizer(container)
     from rbe_cli.api.language_model import Model
     from rbe_cli.engine.warm_up import warm_up
-    from rbe_cli.text.stored_tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(container)
     prompts = read_prompts(
         given, tokenizer, container.config.vocab_size, whole=wanted.perplexity,
         missing=container.tokenizer_facts.missing,

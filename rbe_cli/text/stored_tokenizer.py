@@ -2,11 +2,15 @@
 
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import BadFileError
+from rbe_cli.runtime.heap import trim_heap
 from rbe_cli.text.tokenizer import Tokenizer
 
 
 def load_tokenizer(container: Container) -> Tokenizer | None:
     """Return the file's tokenizer; None if it has none.
+
+    Several threads may load one at a time. What the library needs only to build it, which is twice
+    as much as the tokenizer takes, is given back.
 
     Raises:
         BadFileError: the tokenizer is damaged; the message names the file.
@@ -15,6 +19,8 @@ def load_tokenizer(container: Container) -> Tokenizer | None:
     if stored is None:
         return None
     try:
-        return Tokenizer(stored, container.config.vocab_size)
+        tokenizer = Tokenizer(stored, container.config.vocab_size)
     except BadFileError as error:
         raise BadFileError(f"{container.path}: {error}") from error
+    trim_heap()
+    return tokenizer

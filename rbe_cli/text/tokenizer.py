@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
 from rbe_cli.errors import BadFileError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Tokenizer:
@@ -58,13 +60,15 @@ class Tokenizer:
                 return False
         return False
 
-    def encode(self, text: str) -> NDArray[np.int64]:
+    def encode(self, text: str) -> "NDArray[np.int64]":
         """Return token ids `[n]`, with what the file's post-processor adds (for GPT-2 nothing).
 
         Raises:
             UsageError: the text is not valid Unicode.
             BadFileError: the tokenizer gives an id that the model does not know.
         """
+        import numpy as np
+
         try:
             text.encode()
         except UnicodeEncodeError as error:

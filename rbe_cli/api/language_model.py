@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,20 +20,19 @@ from rbe_cli.engine.load import MemoryLimit, load_weights
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.paged_cache import cache_bytes
 from rbe_cli.engine.session import DEFAULT_ACTIVATION_BITS, DEFAULT_KV_TYPE, Session
-from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError
-from rbe_cli.evaluation.batching import sliding_windows
-from rbe_cli.evaluation.evaluate import Evaluation, evaluate
-from rbe_cli.jobs.workers import workers
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Floating, Int64
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationResult, RecordedGeneration
 from rbe_cli.text.stored_tokenizer import load_tokenizer
 from rbe_cli.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from rbe_cli.evaluation.evaluate import Evaluation
+    from rbe_cli.nn.gpt2 import Gpt2
 
 Prompt = str | Sequence[int] | Int64
 """Text, or token ids `[n]`."""
@@ -262,9 +261,9 @@ class Model:
         *,
         context: int | None = None,
         stride: int | None = None,
-        reference: Gpt2 | None = None,
+        reference: "Gpt2 | None" = None,
         progress: Progress = no_progress,
-    ) -> Evaluation:
+    ) -> "Evaluation":
         """Score token sequences `[n]` of any length, and compare with a reference if one is given.
 
         Args:
@@ -276,6 +275,11 @@ class Model:
         Raises:
             UsageError: as `perplexity`.
         """
+        from rbe_cli.engine.warm_up import warm_up
+        from rbe_cli.evaluation.batching import sliding_windows
+        from rbe_cli.evaluation.evaluate import evaluate
+        from rbe_cli.jobs.workers import workers
+
         limit = self.config.n_positions
         length = limit if context is None else context
         if not 2 <= length <= limit:
@@ -293,7 +297,7 @@ class Model:
             return evaluate(network, windows, pool, reference, progress)
 
     @property
-    def network(self) -> Gpt2:
+    def network(self) -> "Gpt2":
         """The model's layers as objects (`rbe_cli.nn`), for gradients, observers and profiles."""
         return self._network(self._threads)
 
@@ -338,8 +342,10 @@ class Model:
 
     # What is kept between calls
 
-    def _network(self, threads: int | None) -> Gpt2:
+    def _network(self, threads: int | None) -> "Gpt2":
         """Return the layers with the present weights, computed by so many threads."""
+        from rbe_cli.nn.gpt2 import Gpt2
+
         weights, changes = self._state.current()
         with self._lock:
             known = self._networks.get(threads)

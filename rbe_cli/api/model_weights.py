@@ -5,17 +5,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-import msgspec
 from numpy.typing import ArrayLike
 
 from rbe_cli import __version__
 from rbe_cli.api.changed_tensors import as_stored, stored_form
 from rbe_cli.api.model_tensors import checked
 from rbe_cli.codec.registry import codec_named
-from rbe_cli.compression.output_file import Quality
+from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
-from rbe_cli.container.writer import write_container
 from rbe_cli.engine.load import stored_norms
 from rbe_cli.errors import UsageError
 from rbe_cli.model.tensor_names import is_embedding
@@ -24,8 +22,6 @@ from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights import weight_forms
 from rbe_cli.weights.weight_forms import Weight
-
-_MEASURED = {field.name for field in fields(Quality)}  # what a file says of its own quality
 
 
 class ModelWeights:
@@ -131,17 +127,14 @@ class ModelWeights:
 
     def save(self, path: Path, *, force: bool) -> int:
         """See `Model.save`."""
+        from rbe_cli.container.writer import write_container
+
         with self._lock:
             self.current()
             tensors = [self.stored(name) for name in self.names()]
             provenance = self._container.provenance
             if self._changed:
-                kept = {key: own for key, own in provenance.extra.items() if key not in _MEASURED}
-                provenance = msgspec.structs.replace(
-                    provenance,
-                    tool_version=__version__,
-                    extra=kept | {"changed_tensors": len(self._changed)},
-                )
+                provenance = _without_quality(provenance, len(self._changed))
         return write_container(
             path,
             config=self._container.config,
@@ -169,3 +162,15 @@ def _tensor_of(name: str, weights: Mapping[str, Weight]) -> tuple[str, str]:
         return name, ""
     tensor, _, suffix = name.rpartition(".")
     return tensor, f".{suffix}"
+
+
+def _without_quality(provenance: Provenance, changed: int) -> Provenance:
+    """Return the provenance of a file of which tensors were changed: its quality is not known."""
+    from msgspec import structs
+
+    from rbe_cli.compression.output_file import Quality
+
+    measured = {field.name for field in fields(Quality)}
+    kept = {key: own for key, own in provenance.extra.items() if key not in measured}
+    extra = kept | {"changed_tensors": changed}
+    return structs.replace(provenance, tool_version=__version__, extra=extra)

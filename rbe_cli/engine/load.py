@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 
-import psutil
-
 from rbe_cli.codec.registry import codec_named
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
@@ -89,12 +87,14 @@ def load_weights(
         ContainerError: a section's checksum or a tensor's bytes are wrong.
         UsageError: the embeddings and one decoded layer alone do not fit.
     """
-    if any(codec_named(tensor.codec).needs_programs for tensor in container.tensors.values()):
+    if any(codec_named(own.codec).needs_programs for own in container.layout.tensors.values()):
         prepare(("codec",), progress=progress)
     pool = ThreadPoolExecutor(threads or default_threads())
     try:
         if limit is None:
             return _decode(container, container.tensors, pool)
+        import psutil
+
         container.forget()
         used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
         return _decode_within(limit.total - used, container, pool)

@@ -5,10 +5,8 @@ for up to a time slice of the scheduler. One thread alone loses only its own sha
 tried: soon after the beginning, when tokens become slow, and now and then. The faster one is kept.
 """
 
-from statistics import median
-
 _SUSPICIOUS = 1.5  # times the usual time of a token
-_SAMPLE = 3  # tokens of a trial
+_SAMPLE = 3  # tokens of a trial: an odd number
 _FIRST_TRIAL, _LONGEST_STRETCH = 16, 512  # tokens between two trials; the stretch doubles
 
 
@@ -32,7 +30,7 @@ class ThreadTuner:
         """Learn what the last token took, and choose for the next."""
         if self._all == 1:
             return
-        if len(self._recent) == _SAMPLE and seconds > _SUSPICIOUS * median(self._recent):
+        if len(self._recent) == _SAMPLE and seconds > _SUSPICIOUS * _median(self._recent):
             self._recent, self._left = [], 0  # a trial, as soon as it is known how slow it is now
         self._recent = [*self._recent, seconds][-_SAMPLE:]
         self._left -= 1
@@ -41,11 +39,11 @@ class ThreadTuner:
         if self._rival is not None:
             self._judge(self._rival)
         elif self._left <= 0:
-            self._switch(median(self._recent))
+            self._switch(_median(self._recent))
 
     def _judge(self, rival: float) -> None:
         """End a trial: keep the faster choice, and try again later if it has not changed."""
-        lost = median(self._recent) >= rival
+        lost = _median(self._recent) >= rival
         self._stretch = min(2 * self._stretch, _LONGEST_STRETCH) if lost else _FIRST_TRIAL
         self._left = self._stretch
         if lost:
@@ -56,3 +54,8 @@ class ThreadTuner:
         """Change to the other number of threads."""
         self.threads = 1 if self.threads > 1 else self._all
         self._rival, self._recent = rival, []
+
+
+def _median(values: list[float]) -> float:
+    """Return the median of an odd number of values. (`statistics` is slow to import.)"""
+    return sorted(values)[len(values) // 2]

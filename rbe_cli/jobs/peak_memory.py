@@ -2,12 +2,12 @@
 
 import sys
 
-import psutil
-
 
 def peak_rss_bytes() -> int:
     """Return the peak resident set size in bytes."""
     if sys.platform == "win32":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 

@@ -1,9 +1,10 @@
 import math
 import os
 
+import psutil
 import pytest
 
-from rbe_cli.runtime.cpus import affine_cpus, cgroup_cpus, default_threads
+from rbe_cli.runtime.cpus import affine_cpus, cgroup_cpus, default_threads, physical_cores
 
 
 def write(path, text):
@@ -49,3 +50,13 @@ def test_version_1_quota(tmp_path, quota, cpus):
 def test_a_fraction_of_a_cpu_is_one_thread(monkeypatch):
     monkeypatch.setattr("rbe_cli.runtime.cpus.cgroup_cpus", lambda: 0.5)
     assert default_threads() == 1
+
+
+def test_cpus_that_share_a_core_count_once(tmp_path):
+    for cpu, core in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        write(tmp_path / f"cpu{cpu}/topology/core_cpus_list", f"{core}\n")
+    assert physical_cores(tmp_path) == 2
+
+
+def test_cores_are_counted_otherwise_where_the_system_does_not_name_them(tmp_path):
+    assert physical_cores(tmp_path) == psutil.cpu_count(logical=False) == physical_cores()

@@ -1,7 +1,8 @@
 """Compile libraries to object files, which run without Numba.
 
 `python -m rbe_cli.runtime.build` writes the object files that ship with the package; building a
-wheel and `make` run it. `python -m rbe_cli.runtime.build LIBRARY SET` writes one to stdout.
+wheel and `make` run it. `python -m rbe_cli.runtime.build aarch64` writes those of 64-bit Arm Linux,
+whatever machine it runs on, and `python -m rbe_cli.runtime.build LIBRARY SET` writes one to stdout.
 """
 
 import os
@@ -17,8 +18,10 @@ from llvmlite import binding
 
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
+from rbe_cli.runtime.compile_target import compile_for
+from rbe_cli.runtime.cpu_features import architecture
 from rbe_cli.runtime.cpus import affine_cpus
-from rbe_cli.runtime.instruction_sets import InstructionSet, baseline, buildable
+from rbe_cli.runtime.instruction_sets import Baseline, InstructionSet, baseline, buildable
 from rbe_cli.runtime.libraries import LIBRARIES
 
 Job = tuple[str, InstructionSet]
@@ -59,9 +62,10 @@ def _compile_apart(job: Job) -> bytes | None:
 
 def compile_library(library: str, instructions: InstructionSet) -> bytes:
     """Return the object file of a library, compiled in this process."""
-    machine = _target_machine(instructions)
+    machine = _target_machine(baseline(instructions))
     module = _linked(library, instructions)
     module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
     options = binding.create_pipeline_tuning_options(speed_level=3)
     builder = binding.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
@@ -73,10 +77,9 @@ def _linked(library: str, instructions: InstructionSet) -> Any:
     from numba.core import types
 
     from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
-    from rbe_cli.runtime.floating import compile_for
     from rbe_cli.runtime.jit import BitcodePiece
 
-    compile_for(instructions)
+    compile_for(baseline(instructions))
     symbols: dict[str, str] = {}
     pieces: dict[Any, None] = {}  # in the order in which they are found
     for program in LIBRARIES[library]:
@@ -118,12 +121,17 @@ def _type(types: Any, parameter: str) -> Any:
     return types.Array(scalar, dimensions.count(",") + 1, "C") if bracket else scalar
 
 
-def _target_machine(instructions: InstructionSet) -> Any:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    cpu, features, _ = baseline(instructions)
-    target = binding.Target.from_default_triple()
-    return target.create_target_machine(cpu=cpu, features=features, opt=3)
+def _target_machine(target: Baseline) -> Any:
+    """Return what emits machine code for a baseline, of this architecture or of another."""
+    if target.architecture == architecture():
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        found = binding.Target.from_default_triple()
+    else:
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+        found = binding.Target.from_triple(f"{target.architecture}-unknown-linux-gnu")
+    return found.create_target_machine(cpu=target.cpu, features=target.features, opt=3)
 
 
 def _sources() -> list[Path]:
@@ -132,12 +140,12 @@ def _sources() -> list[Path]:
     return [Path(own.__file__) for own in modules if own.__file__]
 
 
-def _build_all() -> None:
-    """Write the object files that ship with the package, unless they are up to date."""
+def _build_all(machine: str | None) -> None:
+    """Write an architecture's object files, unless they are up to date; None for this one's."""
     jobs = [
         (library, instructions)
         for library in LIBRARIES
-        for instructions in buildable()
+        for instructions in buildable(machine)
         if object_files.find_shipped(library, instructions) is None
     ]
     for step, ((library, instructions), file) in enumerate(compile_libraries(jobs), 1):
@@ -147,8 +155,8 @@ def _build_all() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if len(sys.argv) == 3:
         _library, _name = sys.argv[1:]
         sys.stdout.buffer.write(compile_library(_library, InstructionSet(_name)))
     else:
-        _build_all()
+        _build_all(sys.argv[1] if sys.argv[1:] else None)

@@ -1,17 +1,19 @@
-"""Places the machine code of an object file in memory, on x86-64 Linux.
+"""Places the machine code of an object file in memory, on Linux.
 
 LLVM could do it, but its library alone takes 170 MB of an installation (docs/dependencies.md). The
-object files of this package (build.py) need little: LLVM's large code model refers to everything
-by its absolute address of 64 bits, and nothing in them is writable. The layout of a file is that
-of the ELF-64 object file format (System V ABI, chapters 4 and 5), and its relocations are those of
-the x86-64 supplement.
+object files of this package (build.py) need little: LLVM's large code model refers to almost
+everything by its absolute address of 64 bits, and nothing in them is writable. The layout of a file
+is that of the ELF-64 object file format (System V ABI, chapters 4 and 5).
 """
 
 import ctypes
 import mmap
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
+
+from rbe_cli.runtime.elf_relocations import AARCH64, JUMP_BYTES, arm_jump, relocate
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -19,11 +21,11 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
 
 _MAGIC = b"\x7fELF\x02\x01"  # 64 bits, little-endian
-_SYMBOL_TABLE, _RELOCATIONS, _UNWIND = 2, 4, 0x70000001  # types of sections
+_SYMBOL_TABLE, _RELOCATIONS = 2, 4  # types of sections
+_UNWIND = b".eh_frame"  # a section that nothing reads here, as programs raise nothing
 _WRITABLE, _IN_MEMORY = 1, 2  # flags of sections
 _UNDEFINED = 0  # the section of a symbol
 _FUNCTION = 2  # the type of a symbol
-_ADDRESS_64 = 1  # a relocation: symbol + addend
 _LIBRARIES = (None, "libm.so.6")  # where functions of the C library are: what is loaded comes first
 
 
@@ -47,6 +49,11 @@ class _Symbol(NamedTuple):
     section: int
     value: int
 
+    @property
+    def is_outside(self) -> bool:
+        """Return whether it is a function of the C library."""
+        return self.section == _UNDEFINED and bool(self.name)
+
 
 def place_object(code: bytes) -> dict[str, int]:
     """Return the addresses of an object file's functions, by their names.
@@ -59,21 +66,24 @@ def place_object(code: bytes) -> dict[str, int]:
     """
     sections = _sections(code)
     symbols = _symbols(code, sections)
-    size = max(own.place + own.size for own in sections if own.place is not None)
-    image = bytearray(size)
-    for section in sections:
-        if section.place is not None:
-            image[section.place : section.place + section.size] = code[
-                section.offset : section.offset + section.size
-            ]
+    image = _image(code, sections)
+    outside = {own.name: _library_function(own.name) for own in symbols if own.is_outside}
+    size = len(image) + JUMP_BYTES * len(outside)
     memory = _reserve(size)
-    for position, symbol, addend in _relocations(code, sections):
-        address = _address(symbols[symbol], sections, memory)
-        struct.pack_into("<Q", image, position, (address + addend) % 2**64)
-    ctypes.memmove(memory, bytes(image), size)
+    machine = _HEADER.unpack_from(code)[2]
+    if machine == AARCH64:  # whose calls reach 128 MB: they go by way of jumps after the code
+        for name, address in outside.items():
+            outside[name] = memory + len(image)
+            image += arm_jump(address)
+    for place, kind, symbol, addend in _relocations(code, sections):
+        address = _address(symbols[symbol], sections, outside, memory) + addend
+        relocate(machine, image, place, kind, address, memory)
+    ctypes.memmove(memory, bytes(image), len(image))
     _protect(memory, size)
+    if machine == AARCH64:
+        _forget_instructions(memory, size)
     return {
-        symbol.name: _address(symbol, sections, memory)
+        symbol.name: _address(symbol, sections, outside, memory)
         for symbol in symbols
         if symbol.kind == _FUNCTION
     }
@@ -84,20 +94,31 @@ def _sections(code: bytes) -> list[_Section]:
     header = _HEADER.unpack_from(code)
     if not header[0].startswith(_MAGIC):
         raise ValueError("not an ELF object file of 64 bits")
-    first, count = header[6], header[12]
+    first, count, names = header[6], header[12], header[13]
+    headers = [_SECTION.unpack_from(code, first + i * _SECTION.size) for i in range(count)]
     found, end = [], 0
-    for index in range(count):
-        _, kind, flags, _, offset, size, link, info, alignment, _ = _SECTION.unpack_from(
-            code, first + index * _SECTION.size
-        )
+    for name, kind, flags, _, offset, size, link, info, alignment, _ in headers:
         place = None
-        if flags & _IN_MEMORY and kind != _UNWIND and size:
+        if flags & _IN_MEMORY and size and not _is_named(code, headers[names][4] + name, _UNWIND):
             if flags & _WRITABLE:
                 raise ValueError("an object file has a section that is written to")
             place = -(-end // max(alignment, 1)) * max(alignment, 1)
             end = place + size
         found.append(_Section(kind, flags, offset, size, link, info, place))
     return found
+
+
+def _is_named(code: bytes, place: int, name: bytes) -> bool:
+    return code.startswith(name + b"\0", place)
+
+
+def _image(code: bytes, sections: list[_Section]) -> bytearray:
+    """Return the bytes of all sections that have a place."""
+    placed = [(own.place, own) for own in sections if own.place is not None]
+    image = bytearray(max(place + own.size for place, own in placed))
+    for place, own in placed:
+        image[place : place + own.size] = code[own.offset : own.offset + own.size]
+    return image + bytes(-len(image) % JUMP_BYTES)
 
 
 def _symbols(code: bytes, sections: list[_Section]) -> list[_Symbol]:
@@ -111,26 +132,26 @@ def _symbols(code: bytes, sections: list[_Section]) -> list[_Symbol]:
     return found
 
 
-def _relocations(code: bytes, sections: list[_Section]) -> Iterator[tuple[int, int, int]]:
-    """Yield (place of an address in the memory, its symbol, what is added to it)."""
+def _relocations(code: bytes, sections: list[_Section]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (place of an address in the memory, type, its symbol, what is added to it)."""
     for own in sections:
         if own.kind != _RELOCATIONS or (place := sections[own.info].place) is None:
             continue
         for start in range(own.offset, own.offset + own.size, _RELOCATION.size):
             position, about, addend = _RELOCATION.unpack_from(code, start)
-            if about % 2**32 != _ADDRESS_64:
-                raise ValueError(f"an object file has relocations of type {about % 2**32}")
-            yield place + position, about >> 32, addend
+            yield place + position, about % 2**32, about >> 32, addend
 
 
-def _address(symbol: _Symbol, sections: list[_Section], memory: int) -> int:
+def _address(
+    symbol: _Symbol, sections: list[_Section], outside: dict[str, int], memory: int
+) -> int:
     """Return the address of a symbol.
 
     Raises:
         ValueError: it is in no section that has been placed, nor in a library.
     """
-    if symbol.section == _UNDEFINED:
-        return _library_function(symbol.name)
+    if symbol.is_outside:
+        return outside[symbol.name]
     place = sections[symbol.section].place if symbol.section < len(sections) else None
     if place is None:
         raise ValueError(f"an object file has {symbol.name!r} in no section")
@@ -169,3 +190,13 @@ def _protect(address: int, size: int) -> None:
     system.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     if system.mprotect(address, size, mmap.PROT_READ | mmap.PROT_EXEC):
         raise OSError(ctypes.get_errno(), "the system lets no compiled programs run from memory")
+
+
+def _forget_instructions(address: int, size: int) -> None:
+    """Empty the cache of instructions, which does not see what was written on 64-bit Arm.
+
+    Linux does it for new memory that code may run in; the compiler's library does it by contract.
+    """
+    with suppress(OSError):
+        clear = getattr(ctypes.CDLL("libgcc_s.so.1"), "__clear_cache")
+        clear(ctypes.c_void_p(address), ctypes.c_void_p(address + size))

@@ -12,20 +12,16 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from rbe_cli.runtime.instruction_sets import InstructionSet, baseline
-
-_is_emulated = False
+from rbe_cli.runtime.compile_target import compile_target
 
 
-def compile_for(instructions: InstructionSet) -> None:
-    """Emit instructions that all CPUs with this instruction set have, from now on."""
-    global _is_emulated
-    _is_emulated = not baseline(instructions).has_fused_and_half
+def _is_emulated() -> bool:
+    return not compile_target().has_fused_and_half
 
 
 def multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
     """Emit a b + c of float32 values, rounded once."""
-    if _is_emulated:
+    if _is_emulated():
         return _emulated_multiply_add(builder, a, b, c)
     kind = a.type
     name = "llvm.fma." + (f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32")
@@ -36,13 +32,13 @@ def multiply_add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -
 def from_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Emit the float32 value of a float16."""
     kind = _like(value.type, ir.FloatType())
-    return _from_half(builder, value, kind) if _is_emulated else builder.fpext(value, kind)
+    return _from_half(builder, value, kind) if _is_emulated() else builder.fpext(value, kind)
 
 
 def to_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Emit the float16 nearest to a float32 value; ties go to the even one."""
     kind = _like(value.type, ir.HalfType())
-    return _to_half(builder, value, kind) if _is_emulated else builder.fptrunc(value, kind)
+    return _to_half(builder, value, kind) if _is_emulated() else builder.fptrunc(value, kind)
 
 
 def _fused_float(typing: Any, a: Any, b: Any, c: Any) -> Any:

@@ -1,34 +1,36 @@
 """Choose the instructions that programs are compiled for, once, from the CPU's features.
 
 An instruction the CPU lacks ends the process, so a program runs only where the CPU has all
-features of its baseline. The baselines are the levels of the x86-64 ABI: machine code does not
-depend on the machine that compiled it.
+features of its baseline. The baselines are named by LLVM, as the levels of the x86-64 ABI are:
+machine code does not depend on the machine that compiled it.
 """
 
 import os
-import platform
 import sys
 from enum import Enum
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from rbe_cli.errors import UsageError
+from rbe_cli.runtime.cpu_features import architecture, cpu_features
 
 VARIABLE = "RBE_INSTRUCTIONS"
 
 
 class InstructionSet(Enum):
-    """Say how products of bytes are computed.
+    """Say how products of bytes are computed; an architecture's fastest comes first.
 
     `avx512` and `avxvnni` with VNNI's dot products of four bytes, in registers of 64 bytes
     (x86-64 from 2019 on) or of 32 (from 2021 on); `avx2` with sums of two products (from 2013 on);
-    `portable` with what any CPU has.
+    `neon_dot` with dot products of four bytes (64-bit Arm from 2018 on), `neon` with products of
+    16-bit integers (any 64-bit Arm); `portable` with what any other CPU has.
     """
 
     avx512 = "avx512"
     avxvnni = "avxvnni"
     avx2 = "avx2"
+    neon_dot = "neon_dot"
+    neon = "neon"
     portable = "portable"
 
 
@@ -36,63 +38,66 @@ class Baseline(NamedTuple):
     """Describe what LLVM compiles for.
 
     Attributes:
+        architecture: its name (`cpu_features.architecture`).
         cpu: a CPU's name.
         features: those beside that CPU's own.
+        needed: features that a CPU must have to run the code, by LLVM's names.
         has_fused_and_half: whether it has fused multiply-adds and conversions of float16.
     """
 
+    architecture: str
     cpu: str
     features: str = ""
+    needed: tuple[str, ...] = ()
     has_fused_and_half: bool = True
 
+    @property
+    def system(self) -> str:
+        """Return the system that the code runs on: this one, or Linux on other architectures."""
+        return sys.platform if self.architecture == architecture() else "linux"
 
-# By Linux's names.
-_LLVM_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni"}
+
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-_NEEDED: dict[InstructionSet, tuple[str, ...]] = {
-    InstructionSet.avx512: (*_V3, *_V4, "avx512vnni"),
-    InstructionSet.avxvnni: (*_V3, "avxvnni"),
-    InstructionSet.avx2: _V3,
-    InstructionSet.portable: (),
+_X86, _ARM = "x86_64", "aarch64"
+_BASELINES = {
+    InstructionSet.avx512: Baseline(
+        _X86, "x86-64-v4", "+avx512vnni", needed=(*_V3, *_V4, "avx512vnni")
+    ),
+    InstructionSet.avxvnni: Baseline(_X86, "x86-64-v3", "+avxvnni", needed=(*_V3, "avxvnni")),
+    InstructionSet.avx2: Baseline(_X86, "x86-64-v3", needed=_V3),
+    InstructionSet.neon_dot: Baseline(_ARM, "generic", "+dotprod", needed=("dotprod",)),
+    InstructionSet.neon: Baseline(_ARM, "generic"),
 }
 
 
-def architecture() -> str:
-    """Return the name of this process's architecture, such as `x86_64` or `arm64`."""
-    name = platform.machine().lower()
-    if name in ("x86_64", "amd64"):
-        return "x86_64" if sys.maxsize > 2**32 else "x86"
-    return name
+def baseline(instructions: InstructionSet) -> Baseline:
+    """Return what an instruction set is compiled for."""
+    if own := _BASELINES.get(instructions):
+        return own
+    machine = architecture()
+    cpu = "x86-64-v2" if machine == _X86 else "generic"
+    return Baseline(machine, cpu, has_fused_and_half=False)
+
+
+def buildable(machine: str | None = None) -> tuple[InstructionSet, ...]:
+    """Return an architecture's instruction sets, the fastest first; None for this machine's."""
+    machine = machine or architecture()
+    found = (choice for choice in InstructionSet if baseline(choice).architecture == machine)
+    # What any CPU has is in another set of 64-bit Arm.
+    return tuple(own for own in found if own is not InstructionSet.portable or machine != _ARM)
 
 
 def ships_objects() -> bool:
-    """Return whether the package comes with object files for this platform."""
-    return sys.platform == "linux" and architecture() == "x86_64"
-
-
-def baseline(instructions: InstructionSet) -> Baseline:
-    """Return what an instruction set is compiled for on this architecture."""
-    if architecture() != "x86_64":
-        return Baseline("generic")
-    return {
-        InstructionSet.avx512: Baseline("x86-64-v4", "+avx512vnni"),
-        InstructionSet.avxvnni: Baseline("x86-64-v3", "+avxvnni"),
-        InstructionSet.avx2: Baseline("x86-64-v3"),
-        InstructionSet.portable: Baseline("x86-64-v2", has_fused_and_half=False),
-    }[instructions]
-
-
-def buildable() -> tuple[InstructionSet, ...]:
-    """Return the instruction sets that this architecture has, the fastest first."""
-    return tuple(InstructionSet) if architecture() == "x86_64" else (InstructionSet.portable,)
+    """Return whether object files for this platform can come with the package."""
+    return sys.platform == "linux" and architecture() in (_X86, _ARM)
 
 
 @cache
 def available() -> tuple[InstructionSet, ...]:
     """Return the instruction sets that this CPU has, the fastest first."""
-    features = linux_cpu_features() if ships_objects() else _llvm_cpu_features()
-    return tuple(choice for choice, needed in _NEEDED.items() if features.issuperset(needed))
+    features = cpu_features()
+    return tuple(own for own in buildable() if features.issuperset(baseline(own).needed))
 
 
 def chosen() -> InstructionSet:
@@ -108,25 +113,3 @@ def chosen() -> InstructionSet:
     if name not in names:
         raise UsageError(f"{VARIABLE} is {name!r}, and this CPU has {', '.join(names)}")
     return InstructionSet(name)
-
-
-def linux_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features of an x86-64 CPU that the system lets programs use, by LLVM's names.
-
-    The list is empty where Linux does not tell.
-    """
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        key, _, names = line.partition(":")
-        if key.strip() == "flags":
-            return frozenset(_LLVM_NAMES.get(name, name) for name in names.split())
-    return frozenset()
-
-
-def _llvm_cpu_features() -> frozenset[str]:
-    from llvmlite import binding
-
-    return frozenset(name for name, found in binding.get_host_cpu_features().items() if found)

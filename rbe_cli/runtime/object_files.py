@@ -21,7 +21,7 @@ from typing import Any
 import xxhash
 
 from rbe_cli import __version__
-from rbe_cli.runtime.instruction_sets import InstructionSet, architecture, baseline
+from rbe_cli.runtime.instruction_sets import InstructionSet, baseline
 
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = _PACKAGE / "objects"
@@ -111,7 +111,8 @@ def _read(path: Path, instructions: InstructionSet) -> bytes | None:
 
 def _platform(instructions: InstructionSet) -> str:
     """Return what machine code of an instruction set can run on."""
-    return " ".join((sys.platform, architecture(), *baseline(instructions)[:2]))
+    target = baseline(instructions)
+    return " ".join((target.system, target.architecture, target.cpu, target.features))
 
 
 def _hash(sources: Sequence[str]) -> str | None:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from rbe_cli.runtime.compile_target import compile_target
 from rbe_cli.runtime.floating import from_half, multiply_add, to_half
 
 LANES = 16
@@ -196,8 +197,12 @@ def prefetch_line(builder: ir.IRBuilder, address: ir.Value) -> None:
 
 
 def _pause(builder: ir.IRBuilder) -> None:
-    if binding.get_process_triple().startswith("x86_64"):
+    """Wait for some nanoseconds."""
+    machine = compile_target().architecture
+    if machine == "x86_64":
         call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+    elif machine == "aarch64":  # empties the pipeline; `yield` takes no time on most CPUs
+        call(builder, "llvm.aarch64.isb", ir.VoidType(), ir.Constant(I32, 15))
 
 
 def _load_acquire(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:

@@ -9,14 +9,14 @@ import pytest
 
 from rbe_cli.runtime import elf_object, native, object_files
 from rbe_cli.runtime.elf_object import place_object
-from rbe_cli.runtime.instruction_sets import InstructionSet, available, ships_objects
+from rbe_cli.runtime.instruction_sets import available, ships_objects
 from rbe_cli.runtime.libraries import LIBRARIES, RANS_GET_RUN
 
 pytestmark = pytest.mark.skipif(not ships_objects(), reason="this platform has no ELF objects")
 
 
-def shipped(library, instructions=InstructionSet.portable):
-    return object_files.find_shipped(library, instructions)
+def shipped(library, instructions=None):
+    return object_files.find_shipped(library, instructions or available()[-1])
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

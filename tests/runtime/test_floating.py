@@ -1,14 +1,14 @@
 """Fused multiply-adds and float16: the same bits with the instructions and without them."""
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llvmlite import binding
 
-from rbe_cli.runtime import build, native, object_files
+from rbe_cli.runtime import build, elf_object, native, object_files
 from rbe_cli.runtime.instruction_sets import InstructionSet, available
 from rbe_cli.runtime.libraries import LIBRARIES, Program
 
@@ -25,15 +25,24 @@ FLOATS = st.floats(width=32)
 OVERFLOW = 2**128 - 2**103  # from here on, the nearest float32 is infinite
 
 
+@cache
+def compiled(instructions):
+    """The machine code of the programs, for any architecture."""
+    return object_files.code_of(build.compile_library("floating", instructions))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library():
+    """The programs as a library of the package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LIBRARIES, "floating", PROGRAMS)
+        yield
+
+
 @pytest.fixture(scope="module", params=available(), ids=lambda own: own.name)
-def programs(request):
-    """The programs, compiled for an instruction set in a process of their own kind."""
-    LIBRARIES["floating"] = PROGRAMS
-    try:
-        code = object_files.code_of(build.compile_library("floating", request.param))
-        native._link("floating", request.param, code)
-    finally:
-        del LIBRARIES["floating"]
+def programs(request, library):
+    """The programs, compiled for an instruction set."""
+    native._link("floating", request.param, compiled(request.param))
     return [native._loaded[program, request.param] for program in PROGRAMS]
 
 
@@ -131,13 +140,17 @@ def test_a_product_and_a_sum_are_rounded_apart(programs):
     assert fuse(programs, a, b, c)[0].any()
 
 
-def test_the_portable_code_calls_no_c_library():
+@pytest.mark.parametrize("instructions", [InstructionSet.neon, InstructionSet.portable])
+def test_no_c_library_is_called(instructions):
     """x86-64-v2 lacks fused multiply-adds and float16; LLVM would call functions for both."""
-    LIBRARIES["floating"] = PROGRAMS
-    try:
-        module = build._linked("floating", InstructionSet.portable)
-    finally:
-        del LIBRARIES["floating"]
-    called = [function.name for function in module.functions if function.is_declaration]
-    if binding.get_process_triple().startswith("x86_64"):
-        assert not [name for name in called if "fma" in name]
+    code = compiled(instructions)
+    symbols = elf_object._symbols(code, elf_object._sections(code))
+    assert {program.symbol for program in PROGRAMS} <= {own.name for own in symbols}
+    assert not [own.name for own in symbols if own.is_outside]
+
+
+def test_64_bit_arm_has_vector_code():
+    """Among the instructions are `fmla v.4s`, `fcvtl v.4s` and `fcvtn v.4h`."""
+    words = np.frombuffer(compiled(InstructionSet.neon)[64:640], np.uint32)
+    for code, mask in ((0x4E20CC00, 0xFFE0FC00), (0x0E217800, ~0x3FF), (0x0E216800, ~0x3FF)):
+        assert np.count_nonzero(words & np.uint32(mask % 2**32) == code) >= 2

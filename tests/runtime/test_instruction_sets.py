@@ -1,58 +1,45 @@
-"""Instruction sets: what Linux and LLVM tell of a CPU."""
-
-import platform
+"""Instruction sets: which ones there are, and which is used."""
 
 import pytest
 
 from rbe_cli.errors import UsageError
 from rbe_cli.runtime import instruction_sets
+from rbe_cli.runtime.cpu_features import architecture
 from rbe_cli.runtime.instruction_sets import (
     VARIABLE,
     InstructionSet,
-    architecture,
     available,
     baseline,
     buildable,
     chosen,
-    linux_cpu_features,
-    ships_objects,
 )
 
 
-@pytest.mark.skipif(not ships_objects(), reason="the features are LLVM's own there")
-def test_linux_and_llvm_agree():
-    needed = {name for names in instruction_sets._NEEDED.values() for name in names}
-    assert linux_cpu_features() & needed == instruction_sets._llvm_cpu_features() & needed
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
+def test_any_cpu_of_an_architecture_has_its_last_set(monkeypatch, machine):
+    monkeypatch.setattr(instruction_sets, "architecture", lambda: machine)
+    monkeypatch.setattr(instruction_sets, "cpu_features", frozenset)
+    assert available.__wrapped__() == buildable()[-1:]
 
 
-def test_features_have_llvm_s_names(tmp_path):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu bmi1 abm avx2 avx512_vnni\n\nprocessor: 1\n")
-    assert linux_cpu_features(cpuinfo) == {"fpu", "bmi", "lzcnt", "avx2", "avx512vnni"}
+def test_an_arm_cpu_uses_what_it_has(monkeypatch):
+    monkeypatch.setattr(instruction_sets, "architecture", lambda: "aarch64")
+    monkeypatch.setattr(instruction_sets, "cpu_features", lambda: frozenset(["dotprod"]))
+    assert available.__wrapped__() == (InstructionSet.neon_dot, InstructionSet.neon)
 
 
-@pytest.mark.parametrize("text", [None, "", "processor : 0\n"])
-def test_features_that_are_not_told_are_not_used(tmp_path, text):
-    cpuinfo = tmp_path / "cpuinfo"
-    if text is not None:
-        cpuinfo.write_text(text)
-    assert linux_cpu_features(cpuinfo) == frozenset()
-
-
-@pytest.mark.parametrize(
-    ("machine", "name"),
-    [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("arm64", "arm64"), ("aarch64", "aarch64")],
-)
-def test_an_architecture_has_one_name(monkeypatch, machine, name):
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert architecture() == name
+def test_a_set_of_another_architecture_is_for_linux(monkeypatch):
+    other = InstructionSet.avx2 if architecture() == "aarch64" else InstructionSet.neon
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert baseline(other).system == "linux"
+    assert baseline(buildable()[0]).system == "darwin"
 
 
 def test_the_fastest_set_is_chosen_unless_the_environment_names_another(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert chosen() is available()[0]
-    monkeypatch.setenv(VARIABLE, "portable")
-    assert chosen() is InstructionSet.portable
+    monkeypatch.setenv(VARIABLE, available()[-1].value)
+    assert chosen() is available()[-1]
 
 
 def test_a_set_that_this_cpu_lacks_is_refused(monkeypatch):
@@ -62,12 +49,16 @@ def test_a_set_that_this_cpu_lacks_is_refused(monkeypatch):
         chosen()
 
 
-@pytest.mark.skipif(architecture() != "x86_64", reason="another architecture has one set")
 def test_code_is_compiled_for_named_levels_whatever_the_host():
-    levels = {own.value: baseline(own)[:2] for own in buildable()}
+    sets = buildable("x86_64") + buildable("aarch64")
+    levels = {own.value: baseline(own)[1:3] for own in sets}
+    levels.pop("portable", None)  # the last of the host's, unless that is an Arm CPU
     assert levels == {
         "avx512": ("x86-64-v4", "+avx512vnni"),
         "avxvnni": ("x86-64-v3", "+avxvnni"),
         "avx2": ("x86-64-v3", ""),
-        "portable": ("x86-64-v2", ""),
+        "neon_dot": ("generic", "+dotprod"),
+        "neon": ("generic", ""),
     }
+    if architecture() == "x86_64":
+        assert baseline(InstructionSet.portable)[1:3] == ("x86-64-v2", "")

@@ -62,7 +62,7 @@ class PairProducts:
 
     def start(self, builder: ir.IRBuilder, group_sum: ir.Value) -> list[ir.Value]:
         """Return zero sums: unpacked integers have no offset."""
-        return [constant(0)]
+        return [constant(0)] * self.block_sum_count
 
     def add_part(
         self, builder: ir.IRBuilder, sums: list[ir.Value], codes: ir.Value, part: int, x: ir.Value

@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 
 from rbe_cli.kernels.linear.avx2_products import Avx2Products
+from rbe_cli.kernels.linear.neon_products import NeonDotProducts, NeonProducts
 from rbe_cli.kernels.linear.pair_products import PairProducts
 from rbe_cli.kernels.linear.vnni_products import VnniProducts
 from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
@@ -37,6 +38,13 @@ from rbe_cli.runtime.simd import (
 from rbe_cli.weights.panel_layout import BENT_4, LAYOUTS, PLANES, VECTOR_BYTES, PanelLayout
 
 BYTES = ir.VectorType(I8, 64)
+_LOOK_UPS = {  # lanes of a register, and what looks its bytes up in a table of 16
+    InstructionSet.avx512: (16, "llvm.x86.avx512.pshuf.b.512"),
+    InstructionSet.avxvnni: (8, "llvm.x86.avx2.pshuf.b"),
+    InstructionSet.avx2: (8, "llvm.x86.avx2.pshuf.b"),
+    InstructionSet.neon_dot: (4, "llvm.aarch64.neon.tbl1.v16i8"),
+    InstructionSet.neon: (4, "llvm.aarch64.neon.tbl1.v16i8"),
+}
 UNPACKED_OFFSET = 128  # of bytes that `block_dot.unpack_tile` writes
 
 
@@ -73,10 +81,9 @@ def _bent(builder: ir.IRBuilder, instructions: InstructionSet, codes: ir.Value) 
     """Return 8 * level + 128 of bent codes."""
     table = [int(8 * level) + BENT_4.offset for level in BENT_4.levels]
     if instructions is not InstructionSet.portable:
-        lanes = 16 if instructions is InstructionSet.avx512 else 8
+        lanes, name = _LOOK_UPS[instructions]
         kind = ir.VectorType(I8, 4 * lanes)
         values = ir.Constant(kind, [byte - 256 * (byte > 127) for byte in lanes // 4 * table])
-        name = "llvm.x86.avx512.pshuf.b.512" if lanes == 16 else "llvm.x86.avx2.pshuf.b"
 
         def look_up(codes: ir.Value) -> ir.Value:
             found = call(builder, name, kind, values, builder.bitcast(codes, kind))
@@ -154,6 +161,10 @@ def products_of(arithmetic: Arithmetic) -> Products:
         return VnniProducts(16, arithmetic.int8)
     if instructions is InstructionSet.avxvnni:
         return VnniProducts(8, arithmetic.int8)
+    if instructions is InstructionSet.neon_dot:
+        return NeonDotProducts(arithmetic.int8)
+    if instructions is InstructionSet.neon:
+        return NeonProducts()
     return Avx2Products() if instructions is InstructionSet.avx2 else PairProducts()
 
 

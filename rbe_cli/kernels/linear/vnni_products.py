@@ -22,7 +22,7 @@ from rbe_cli.runtime.simd import (
 )
 from rbe_cli.weights.panel_layout import QUADS, VECTOR_BYTES
 
-_HALF_BYTES = 64  # of high bytes, after which low ones follow
+HALF_BYTES = 64  # of high bytes, after which low ones follow
 _OFFSET = 128  # of unpacked bytes
 
 
@@ -47,7 +47,7 @@ class VnniProducts:
         place = builder.add(words, row)
         if self._halves == 1:
             return place
-        return builder.add(place, builder.and_(row, ir.Constant(I64, -_HALF_BYTES)))
+        return builder.add(place, builder.and_(row, ir.Constant(I64, -HALF_BYTES)))
 
     def store_inputs(self, builder: ir.IRBuilder, address: ir.Value, q: ir.Value) -> None:
         """Write 16 quantised inputs (ints)."""
@@ -56,7 +56,7 @@ class VnniProducts:
             high = builder.ashr(builder.add(q, constant(128)), constant(8))
             parts = [high, builder.sub(q, builder.shl(high, constant(8)))]
         for half, part in enumerate(parts):
-            place = builder.add(address, ir.Constant(I64, _HALF_BYTES * half))
+            place = builder.add(address, ir.Constant(I64, HALF_BYTES * half))
             store(builder, place, builder.trunc(part, ir.VectorType(I8, 16)))
 
     def add_tile(
@@ -100,18 +100,27 @@ class VnniProducts:
         self, builder: ir.IRBuilder, sums: list[ir.Value], codes: ir.Value, part: int, x: ir.Value
     ) -> list[ir.Value]:
         """Return each half's sums plus a quad's products."""
-        words = [load(builder, x, I32, _HALF_BYTES * half) for half in range(self._halves)]
-        return [self._dot(builder, own, codes, word) for own, word in zip(sums, words, strict=True)]
+        lanes, current = self._lanes, []
+        for half, own in enumerate(sums):
+            factor = splat(builder, load(builder, x, I32, HALF_BYTES * half), lanes)
+            current.append(self._dot(builder, own, codes, factor))
+        return current
 
     def _dot(
-        self, builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, word: ir.Value
+        self, builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, factor: ir.Value
     ) -> ir.Value:
-        lanes = self._lanes
-        kind, quads = ir.VectorType(I32, lanes), ir.VectorType(I8, 4 * lanes)
-        factor = builder.bitcast(splat(builder, word, lanes), quads)
-        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        """Return sums plus the products of a quad and a register of its inputs, all the same."""
 
         def multiply(own: ir.Value, codes: ir.Value) -> ir.Value:
-            return call(builder, name, kind, own, builder.bitcast(codes, quads), factor)
+            return self._multiply(builder, own, codes, factor)
 
-        return by_registers(builder, lanes, multiply, sums, codes)
+        return by_registers(builder, self._lanes, multiply, sums, codes)
+
+    def _multiply(
+        self, builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, factor: ir.Value
+    ) -> ir.Value:
+        """Return a register of sums plus dot products."""
+        kind = ir.VectorType(I8, 4 * self._lanes)
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * self._lanes}"
+        codes, factor = builder.bitcast(codes, kind), builder.bitcast(factor, kind)
+        return call(builder, name, sums.type, sums, codes, factor)

@@ -26,6 +26,7 @@ from rbe_cli.runtime.simd import (
     store,
 )
 
+_GATHERING = (InstructionSet.avx512, InstructionSet.avxvnni, InstructionSet.avx2)
 _HALF = LANES // 2
 _BITS, _HALF_INTS = ir.VectorType(I1, LANES), ir.VectorType(I32, _HALF)
 _SHORTS, _ALL_SHORTS = ir.VectorType(I16, LANES), ir.VectorType(I16, 2 * LANES)
@@ -92,7 +93,7 @@ store_shorts = define(types.void, (_address, ints), _store_shorts)
 @kernel_intrinsic
 def has_gathers(typing: Any, arithmetic: Any) -> Any:
     """Return whether the instruction set can gather, a constant for the compiler."""
-    value = arithmetic.value.instructions is not InstructionSet.portable
+    value = arithmetic.value.instructions in _GATHERING
     return types.boolean(arithmetic), lambda *_: ir.Constant(I1, value)
 
 
@@ -127,7 +128,7 @@ def gather(typing: Any, arithmetic: Any, address: Any, indices: Any) -> Any:
         ]  # fmt: skip
         return _whole(builder, found)
 
-    if arithmetic.value.instructions is InstructionSet.portable:
+    if arithmetic.value.instructions not in _GATHERING:
         return ints(arithmetic, types.int64, ints), lambda *_: ir.Constant(INTS, ir.Undefined)
     return ints(arithmetic, types.int64, ints), emit
 
@@ -181,6 +182,6 @@ def expand_words(typing: Any, arithmetic: Any, address: Any, mask: Any) -> Any:
         high, _ = _expanded_half(builder, address, builder.lshr(mask, ir.Constant(I64, _HALF)))
         return _whole(builder, [low, high])
 
-    if instructions is InstructionSet.portable:
+    if instructions not in _GATHERING:
         emit = lambda *_: ir.Constant(INTS, ir.Undefined)  # noqa: E731
     return ints(arithmetic, types.int64, types.int64), emit

@@ -91,10 +91,7 @@ class NeonProducts(PairProducts):
     """Multiply pairs, whose two products are added when a tile's sums are complete."""
 
     sum_count = block_sum_count = 2  # of the lower and of the upper eight columns
-
-    def __init__(self) -> None:
-        super().__init__(LANES)
-        self.block_sums, self.block_tokens = 6, 3
+    block_sums = 6
 
     def total(self, builder: ir.IRBuilder, sums: list[ir.Value]) -> ir.Value:
         """Return the sum of products: of two lanes that follow each other."""
@@ -110,7 +107,7 @@ class NeonProducts(PairProducts):
         """Return sums plus the products of the even (part 0) or the odd bytes of a quad."""
         words = builder.bitcast(codes, WORDS)
         # Both parts' inputs are loaded at once: of one, LLVM would fill half a register.
-        inputs = load(builder, x, ir.VectorType(I32, 2))
+        inputs = load(builder, x, ir.VectorType(I32, 2), self._words_place)
         factor = builder.bitcast(_lanes(builder, inputs, [part] * 4), ir.VectorType(I16, 8))
         found = []
         for half, own in enumerate(sums):

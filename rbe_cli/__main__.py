@@ -5,6 +5,7 @@ import signal
 import sys
 
 from rbe_cli.errors import INTERRUPTED, Terminated
+from rbe_cli.runtime.collector import paused_collector
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -26,7 +27,8 @@ def main() -> None:
     if not {"-v", "--verbose"} & set(sys.argv):
         sys.unraisablehook = _ignore
     try:
-        from rbe_cli.cli.app import run
+        with paused_collector():
+            from rbe_cli.cli.app import run
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while importing

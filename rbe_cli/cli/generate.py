@@ -8,15 +8,7 @@ import typer
 from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
-from rbe_cli.cli.inputs import (
-    GivenInput,
-    Prompt,
-    load_tokenizer,
-    open_rbe,
-    read_prompts,
-    stdin_lines,
-    unescape,
-)
+from rbe_cli.cli.inputs import GivenInput, Prompt, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
     FormatOption,
     Offline,
@@ -30,6 +22,7 @@ from rbe_cli.cli.options import (
 )
 from rbe_cli.cli.output import Format, Output
 from rbe_cli.errors import Terminated, UsageError
+from rbe_cli.runtime.collector import paused_collector
 
 if TYPE_CHECKING:
     from rbe_cli.api.generating import Generation
@@ -130,11 +123,13 @@ def _load(
     activations: ActivationBits,
 ) -> "tuple[Model, list[Prompt]]":
     """Load the model, with room for the prompts that were given; None waits for those of stdin."""
-    container = open_rbe(file, offline, out)
-    config, missing = container.config, container.tokenizer_facts.missing
-    tokenizer = load_tokenizer(container)
-    from rbe_cli.api.language_model import Model
+    with paused_collector():
+        from rbe_cli.api.language_model import Model
+        from rbe_cli.text.stored_tokenizer import load_tokenizer
 
+        container = open_rbe(file, offline, out)
+        tokenizer = load_tokenizer(container)
+    config, missing = container.config, container.tokenizer_facts.missing
     prompts: list[Prompt] = []
     if given is not None:
         prompts = read_prompts(given, tokenizer, config.vocab_size, missing=missing)

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,25 +56,6 @@ def open_rbe(name: str, offline: bool, out: Output) -> "Container":
     with out.progress() as progress:
         path = find_rbe(name, offline=offline, progress=progress)
     return Container.open(path)
-
-
-def load_tokenizer(container: "Container") -> "Tokenizer | None":
-    """Return the file's tokenizer; None if it has none.
-
-    The modules that run a model are imported at the same time: the library needs a tenth of a
-    second for a tokenizer of 50,000 tokens, and leaves the GIL to others meanwhile.
-
-    Raises:
-        BadFileError: the tokenizer is damaged.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from rbe_cli.text import stored_tokenizer
-
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(stored_tokenizer.load_tokenizer, container)
-        import_module("rbe_cli.api.language_model")
-        return loading.result()
 
 
 def read_prompts(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rbe_cli.choices import Engine
 from rbe_cli.cli import run_options as options
-from rbe_cli.cli.inputs import GivenInput, load_tokenizer, open_rbe, read_prompts
+from rbe_cli.cli.inputs import GivenInput, open_rbe, read_prompts
 from rbe_cli.cli.options import (
     Force,
     FormatOption,
@@ -27,6 +27,7 @@ from rbe_cli.cli.run_result import (
     show,
 )
 from rbe_cli.errors import UsageError
+from rbe_cli.runtime.collector import paused_collector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,10 +150,12 @@ def _load(
     progress: "Progress",
 ) -> "tuple[Model, list[NDArray[np.int64]]]":
     """Load the model, and read the sequences of token ids that it is to run on."""
-    tokenizer = load_tokenizer(container)
-    from rbe_cli.api.language_model import Model
-    from rbe_cli.engine.warm_up import warm_up
+    with paused_collector():
+        from rbe_cli.api.language_model import Model
+        from rbe_cli.engine.warm_up import warm_up
+        from rbe_cli.text.stored_tokenizer import load_tokenizer
 
+        tokenizer = load_tokenizer(container)
     prompts = read_prompts(
         given, tokenizer, container.config.vocab_size, whole=wanted.perplexity,
         missing=container.tokenizer_facts.missing,

@@ -9,8 +9,8 @@ from rbe_cli.text.tokenizer import Tokenizer
 def load_tokenizer(container: Container) -> Tokenizer | None:
     """Return the file's tokenizer; None if it has none.
 
-    Several threads may load one at a time. What the library needs only to build it, which is twice
-    as much as the tokenizer takes, is given back.
+    What the library needs only to build it, which is twice as much as the tokenizer takes, is
+    given back to the system.
 
     Raises:
         BadFileError: the tokenizer is damaged; the message names the file.

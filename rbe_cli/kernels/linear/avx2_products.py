@@ -40,7 +40,7 @@ class Avx2Products(PairProducts):
     """Multiply with AVX2; attributes as of `quad_products.Products`."""
 
     block_sums = block_tokens = 6
-    _row_bytes = _QUAD_BYTES // 4
+    input_stride = _QUAD_BYTES
     _words_place = 8
 
     def store_inputs(self, builder: ir.IRBuilder, address: ir.Value, q: ir.Value) -> None:

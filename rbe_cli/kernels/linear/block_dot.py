@@ -93,6 +93,13 @@ def quad_stride(typing: Any, arithmetic: Any) -> Any:
 
 
 @kernel_intrinsic
+def input_stride(typing: Any, arithmetic: Any) -> Any:
+    """Return the bytes from a quad's inputs to those of the next, of the same 64 rows."""
+    value = ir.Constant(I64, products_of(arithmetic.value).input_stride)
+    return types.int64(arithmetic), lambda *_: value
+
+
+@kernel_intrinsic
 def block_tokens(typing: Any, arithmetic: Any) -> Any:
     """Return how many tokens the largest block has (`Choice`)."""
     found = choice_type(products_of(arithmetic.value).block_tokens)

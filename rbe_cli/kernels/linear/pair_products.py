@@ -23,12 +23,12 @@ class PairProducts:
     block_sums = block_tokens = 3
     unpacked_bytes = 2 * VECTOR_BYTES
     unpacked_parts = 2
-    _row_bytes = 2  # of a row's inputs
+    input_stride = 8
     _words_place = 0  # of the 16-bit integers in a quad's inputs
 
     def inputs_at(self, builder: ir.IRBuilder, words: ir.Value, row: ir.Value) -> ir.Value:
         """Return where the inputs of rows from `row` on lie."""
-        return builder.add(words, builder.mul(row, ir.Constant(I64, self._row_bytes)))
+        return builder.add(words, builder.mul(row, ir.Constant(I64, self.input_stride // 4)))
 
     def store_inputs(self, builder: ir.IRBuilder, address: ir.Value, q: ir.Value) -> None:
         """Write 16 quantised inputs (ints)."""
@@ -45,7 +45,7 @@ class PairProducts:
         """Return sums plus a tile's products."""
         current = sums
         for quad in range(QUADS):
-            place = builder.add(x, ir.Constant(I64, 4 * self._row_bytes * quad))
+            place = builder.add(x, ir.Constant(I64, self.input_stride * quad))
             for part, pairs in enumerate(_widened(builder, quad_bytes(quad))):
                 current = self.add_part(builder, current, pairs, part, place)
         return current

@@ -21,6 +21,7 @@ from rbe_cli.kernels.linear.block_dot import (
     block_panels,
     block_sums,
     block_tokens,
+    input_stride,
     number_of,
     prepare_tile,
     quad_stride,
@@ -72,6 +73,7 @@ from rbe_cli.weights.matrix_record import FLOATS, MATRIX, TRELLIS
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
 
 _TWO, _ONE = Choice(2), Choice(1)  # tokens of a block
+_PAIR_QUADS = PAIR_ROWS // 4
 _GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _ZERO = np.float32(0)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
@@ -206,10 +208,12 @@ def _block(
     for panel in range(0, 2, block_panels(arithmetic, tokens)):
         sums = block_sums(arithmetic, tokens, header, stride)
         values = scratch + UNPACKED_BYTES * panel
-        for quad in range(quads):
-            x = quads_at(arithmetic, words, 4 * quad)
-            place = values + quad_stride(arithmetic) * quad
-            sums = add_quad(arithmetic, tokens, place, x, stride, sums)
+        for start in range(0, quads, _PAIR_QUADS):
+            x = quads_at(arithmetic, words, 4 * start)
+            for quad in range(start, min(start + _PAIR_QUADS, quads)):
+                own_x = x + input_stride(arithmetic) * (quad - start)
+                place = values + quad_stride(arithmetic) * quad
+                sums = add_quad(arithmetic, tokens, place, own_x, stride, sums)
         add_block(arithmetic, tokens, sums, header, stride, totals + VECTOR_BYTES * panel)
 
 

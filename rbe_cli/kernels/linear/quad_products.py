@@ -111,6 +111,7 @@ class Products(Protocol):
         block_sum_count: those of one token and panel of a block.
         block_sums: vectors that registers hold beside a block's other operands.
         block_tokens: tokens of the largest block.
+        input_stride: bytes from a quad's inputs to those of the next, of the same 64 rows.
         unpacked_bytes: of a quad, as `unpack` writes it.
         unpacked_parts: vectors of a quad, which `add_part` multiplies one by one.
     """
@@ -119,6 +120,7 @@ class Products(Protocol):
     block_sum_count: int
     block_sums: int
     block_tokens: int
+    input_stride: int
     unpacked_bytes: int
     unpacked_parts: int
 

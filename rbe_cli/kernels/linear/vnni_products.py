@@ -29,6 +29,7 @@ _OFFSET = 128  # of unpacked bytes
 class VnniProducts:
     """Multiply with registers of 8 or 16 lanes; attributes as of `quad_products.Products`."""
 
+    input_stride = 4
     unpacked_bytes = VECTOR_BYTES
     unpacked_parts = 1
 

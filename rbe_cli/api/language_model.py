@@ -25,6 +25,7 @@ from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Floating, Int64
+from rbe_cli.runtime.heap import trim_heap
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationResult, RecordedGeneration
 from rbe_cli.text.stored_tokenizer import load_tokenizer
@@ -135,6 +136,7 @@ class Model:
             limit = MemoryLimit(max_memory, cache_bytes(self.config, rows, kv_type, length))
         self._kernels: Kernels = load_kernels(engine, threads)
         weights = load_weights(container, self._kernels.threads, progress, limit)
+        trim_heap()  # of what decoding needed
         self._state = ModelWeights(container, weights)
         self.tensors = ModelTensors(self._state)
 

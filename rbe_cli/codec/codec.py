@@ -16,7 +16,6 @@ from rbe_cli.errors import UsageError
 if TYPE_CHECKING:
     from rbe_cli.codec.error_cost import ErrorCost
     from rbe_cli.runtime.arrays import Float32
-    from rbe_cli.weights.coded_matrix import CodedMatrix
     from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.weight_forms import Weight
 
@@ -138,7 +137,7 @@ class Codec(ABC):
         """Return the form in which a model keeps the tensor in memory. It raises as `decode`."""
         return self.decode(data, shape)
 
-    def coded(self, data: Data, shape: Shape) -> "CodedMatrix | None":
+    def coded(self, data: Data, shape: Shape) -> "CompressedMatrix | None":
         """Return a matrix that stays encoded in memory, or None if the codec has no such form.
 
         Raises:

@@ -11,7 +11,7 @@ from rbe_cli.model.tensor_names import is_embedding
 
 if TYPE_CHECKING:
     from rbe_cli.runtime.arrays import Float32
-    from rbe_cli.weights.coded_matrix import CodedMatrix
+    from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.weight_forms import Weight
 
 
@@ -54,7 +54,7 @@ class StoredTensor:
         Raises:
             PayloadError: the bytes are malformed; the message names the tensor.
         """
-        with self._errors_name_the_tensor():
+        with self.errors_name_the_tensor():
             values = codec_named(self.codec).decode(self.data, self.encoded_shape)
         return values.T if self.is_transposed else values
 
@@ -65,12 +65,12 @@ class StoredTensor:
             PayloadError: the bytes are malformed; the message names the tensor.
         """
         codec = codec_named(self.codec)
-        with self._errors_name_the_tensor():
+        with self.errors_name_the_tensor():
             if is_embedding(self.name) and codec.keeps_orientation:
                 return codec.decode(self.data, self.shape).T
             return codec.resident(self.data, self.encoded_shape)
 
-    def coded(self, data: bytes | None = None) -> "CodedMatrix | None":
+    def coded(self, data: bytes | None = None) -> "CompressedMatrix | None":
         """Return a matrix that stays encoded in memory, or None if its codec has no such form.
 
         Args:
@@ -79,11 +79,12 @@ class StoredTensor:
         Raises:
             PayloadError: the bytes are malformed; the message names the tensor.
         """
-        with self._errors_name_the_tensor():
+        with self.errors_name_the_tensor():
             return codec_named(self.codec).coded(data or self.data, self.encoded_shape)
 
     @contextmanager
-    def _errors_name_the_tensor(self) -> Iterator[None]:
+    def errors_name_the_tensor(self) -> Iterator[None]:
+        """Begin the message of any `PayloadError` within the context with the tensor's name."""
         try:
             yield
         except PayloadError as error:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.choices import ActivationBits
+from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
 from rbe_cli.engine.forward_records import LAYER
 from rbe_cli.kernels.kernel_records import ACTIVATIONS
 from rbe_cli.model.config import Gpt2Config
@@ -13,7 +14,6 @@ from rbe_cli.nn.layer_norm_parameters import LayerNormParameter, values_of
 from rbe_cli.nn.named_weights import NamedWeights
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arrays import Float32
-from rbe_cli.weights.coded_matrix import CodedMatrix
 from rbe_cli.weights.matrix_record import FLOATS, MATRIX
 from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, PANEL_COLUMNS
 from rbe_cli.weights.panel_matrix import PanelMatrix

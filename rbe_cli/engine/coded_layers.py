@@ -1,60 +1,71 @@
 """Layers that stay entropy-coded in memory, and are decoded each time they are used."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
 from rbe_cli.engine.address_layout import CodedLinear
 from rbe_cli.runtime.addresses import address
-from rbe_cli.weights.trellis_panels import TrellisPanels
+from rbe_cli.runtime.thread_team import Team
 
 
 class CodedLayers:
-    """Decodes one layer at a time, into the records that the forward program reads."""
+    """Decodes one layer at a time, always into the same memory.
+
+    What a layer's records say stays true: each time, it is decoded to the same places.
+    """
 
     def __init__(
-        self, layers: NDArray[np.void], coded: Mapping[int, Mapping[str, CodedLinear]]
+        self,
+        layers: NDArray[np.void],
+        coded: Mapping[int, Mapping[str, CodedLinear]],
+        team: Team,
     ) -> None:
-        """Begin with nothing decoded.
+        """Decode every layer once, to learn where its parts lie.
 
         Args:
-            layers: `[n_layer]` of `LAYER`, which are changed.
+            layers: `[n_layer]` of `LAYER`, which are filled.
             coded: number of a layer -> its entropy-coded matrices by field of `LAYER`.
+            team: decodes.
         """
-        self._layers = layers
-        self._coded = coded
+        self._team = team
+        self._unpackings: dict[int, Unpacking] = {}
+        self._kept: list[object] = []  # what addresses point to
+        ordered = {
+            number: dict(sorted(own.items(), key=lambda item: -item[1].matrix.block_weights))
+            for number, own in coded.items()
+        }
+        matrices = {
+            number: [linear.matrix.encoded for linear in own.values()]
+            for number, own in ordered.items()
+        }
+        if matrices:
+            memory = UnpackingMemory(list(matrices.values()), team.threads)
+        for number, own in ordered.items():
+            self._unpackings[number] = Unpacking(matrices[number], memory)
+            self.decode(number)
+            for index, (field, linear) in enumerate(own.items()):
+                self._fill(layers[field][number : number + 1], number, index, linear)
 
     def __len__(self) -> int:
         """Return how many layers have entropy-coded matrices."""
-        return len(self._coded)
+        return len(self._unpackings)
 
     def numbers(self) -> Iterator[int]:
         """Yield the numbers of the layers, in ascending order."""
-        yield from sorted(self._coded)
+        yield from sorted(self._unpackings)
 
-    @contextmanager
-    def decoded(self, number: int, pool: ThreadPoolExecutor) -> Iterator[None]:
-        """Decode a layer's matrices, for as long as the context lasts.
+    def decode(self, number: int) -> None:
+        """Decode a layer's matrices, in place of those of the layer before."""
+        self._unpackings[number].run(self._team)
 
-        Args:
-            number: of the layer.
-            pool: decodes several matrices at once.
-        """
-        own = self._coded[number]
-        matrices = dict(zip(own, pool.map(_decoded, own.values()), strict=True))
-        biases = []  # in use until the context ends
-        for field, matrix in matrices.items():
-            before = self._layers[field][number]
-            record = matrix.record[0].copy()
-            bias = matrix.in_panels(own[field].bias)
-            biases.append(bias)
-            record["bias"], record["takes_int8"] = address(bias), before["takes_int8"]
-            self._layers[field][number] = record
-        yield
-
-
-def _decoded(linear: CodedLinear) -> TrellisPanels:
-    return linear.matrix.decoded()
+    def _fill(self, record: NDArray[np.void], number: int, index: int, linear: CodedLinear) -> None:
+        """Fill the record of a matrix, but for what it says of activations."""
+        panels = self._unpackings[number].panels(index)
+        bias = panels.in_panels(linear.bias)
+        self._kept += [panels, bias]
+        takes_int8 = record["takes_int8"].copy()
+        record[:] = panels.record
+        record["bias"], record["takes_int8"] = address(bias), takes_int8

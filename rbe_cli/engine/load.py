@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
+from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
 from rbe_cli.codec.registry import codec_named
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
@@ -15,12 +16,13 @@ from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
-from rbe_cli.runtime.cpus import default_threads
 from rbe_cli.runtime.native import prepare
+from rbe_cli.runtime.thread_team import Team, get_team
 from rbe_cli.weights.panel_matrix import PanelMatrix
 from rbe_cli.weights.weight_forms import Weight
 
 _WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the decoder, the heap
+_BATCH_BYTES = 16_000_000  # of the file that is mapped at once
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,9 @@ def load_weights(
     progress: Progress,
     limit: MemoryLimit | None = None,
 ) -> dict[str, Weight]:
-    """Decode a file's tensors, several at a time.
+    """Decode a file's tensors.
 
-    Entropy-coded matrices become panels of integers block by block; they are never whole in
-    float32.
+    Entropy-coded matrices become panels of integers, of which each thread takes a block at a time.
 
     Args:
         container: may be closed afterwards.
@@ -89,43 +90,74 @@ def load_weights(
     """
     if any(codec_named(own.codec).needs_programs for own in container.layout.tensors.values()):
         prepare(("codec",), progress=progress)
-    pool = ThreadPoolExecutor(threads or default_threads())
-    try:
-        if limit is None:
-            return _decode(container, container.tensors, pool)
-        import psutil
+    team = get_team(threads)
+    if limit is None:
+        return _decode(container, container.tensors, team)
+    import psutil
 
-        container.forget()
-        used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
-        return _decode_within(limit.total - used, container, pool)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    container.forget()
+    used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
+    return _decode_within(limit.total - used, container, team)
 
 
 def _decode(
-    container: Container, tensors: Mapping[str, StoredTensor], pool: ThreadPoolExecutor
+    container: Container, tensors: Mapping[str, StoredTensor], team: Team
 ) -> dict[str, Weight]:
-    """Return tensors as a model takes them; the decoder runs without the GIL."""
+    """Return tensors as a model takes them."""
     arena = Arena()
-
-    def decode(tensor: StoredTensor) -> Weight:
+    coded: dict[str, CodedMatrix] = {}
+    weights: dict[str, Weight] = {}
+    for name, tensor in tensors.items():
+        own = tensor.coded()
+        if isinstance(own, CodedMatrix):
+            coded[name] = own
+            continue
         weight = tensor.resident()
-        if isinstance(weight, PanelMatrix):
-            weight = weight.placed(arena)
-            container.forget()  # what was read of the file
-        return weight
+        weights[name] = weight.placed(arena) if isinstance(weight, PanelMatrix) else weight
+    container.forget()  # all of it was read, for the checksums
+    for names in _batches(coded):
+        weights |= _unpacked({name: coded[name] for name in names}, tensors, team, arena)
+        container.forget()  # what was read of the file
+    return {name: weights[name] for name in tensors}
 
-    return dict(zip(tensors, pool.map(decode, tensors.values()), strict=True))
+
+def _batches(coded: Mapping[str, CodedMatrix]) -> Iterator[list[str]]:
+    """Yield the names of matrices that are unpacked together, the largest blocks first."""
+    batch, size = [], 0
+    for name in sorted(coded, key=lambda name: -coded[name].block_weights):
+        batch.append(name)
+        size += coded[name].nbytes
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def _decode_within(limit: int, container: Container, pool: ThreadPoolExecutor) -> dict[str, Weight]:
+def _unpacked(
+    coded: Mapping[str, CodedMatrix], tensors: Mapping[str, StoredTensor], team: Team, arena: Arena
+) -> dict[str, Weight]:
+    """Return entropy-coded matrices in panels, which all threads of a team unpack together."""
+    matrices = [matrix.encoded for matrix in coded.values()]
+    unpacking = Unpacking(matrices, UnpackingMemory([matrices], team.threads, arena))
+    unpacking.run(team)
+    arena.give_back(unpacking.unused_bytes)
+    found: dict[str, Weight] = {}
+    for index, name in enumerate(coded):
+        with tensors[name].errors_name_the_tensor():
+            panels = unpacking.panels(index)
+        found[name] = replace(panels, overflow=panels.overflow.copied())
+    return found
+
+
+def _decode_within(limit: int, container: Container, team: Team) -> dict[str, Weight]:
     """Decode, and keep the last layers entropy-coded if all take more than `limit` bytes."""
     weights: dict[str, Weight] = {}
     kept: list[dict[str, StoredTensor]] = []  # layers that are decoded
     left = limit - _coded_bytes(container.tensors)
     needed = 0  # a coded layer needs memory for one that is decoded
     for tensors in _layers(container.tensors):
-        decoded = _decode(container, tensors, pool)
+        decoded = _decode(container, tensors, team)
         weights |= decoded
         left -= sum(weight.nbytes for weight in decoded.values()) - _coded_bytes(tensors)
         if _coded_bytes(tensors):

@@ -1,7 +1,6 @@
 """Runs the forward program: memory to compute in, and the threads that compute."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
@@ -47,7 +46,7 @@ class Runner:
         self._layers = layout.layers
         if layout.coded:
             self._layers = layout.layers.copy()  # each runner decodes into records of its own
-        self._coded = CodedLayers(self._layers, layout.coded)
+        self._coded = CodedLayers(self._layers, layout.coded, team)
         self._job = np.zeros(1, FORWARD)
         self._job_address = address(self._job)
         layout.fill(self._job)
@@ -102,12 +101,10 @@ class Runner:
     def _run_coded(self) -> None:
         """Run up to each coded layer, decode it, and run it."""
         start = 0
-        with ThreadPoolExecutor(self._team.threads) as pool:
-            for number in self._coded.numbers():
-                self._run_layers(start, number)
-                with self._coded.decoded(number, pool):
-                    self._run_layers(number, number + 1)
-                start = number + 1
+        for number in self._coded.numbers():
+            self._run_layers(start, number)
+            self._coded.decode(number)
+            start = number
         self._run_layers(start, len(self._layers))
 
     def _run_layers(self, first: int, last: int) -> None:

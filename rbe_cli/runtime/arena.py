@@ -39,6 +39,11 @@ class Arena:
             self._used = start + size
             return np.frombuffer(self._chunk, np.uint8, size, start)
 
+    def give_back(self, size: int) -> None:
+        """Take back the last bytes of what was taken last, which nobody has written to."""
+        with self._guard:
+            self._used -= size
+
 
 def _chunk(size: int) -> mmap.mmap:
     chunk = mmap.mmap(-1, size)

@@ -59,7 +59,7 @@ _SEARCH = (  # trellis.Search
     _U8_1D, _F64_2D, "float64", _F32_3D, _I64_1D, _I32_2D, _U8_2D, _F64_2D, _F64_1D,
 )  # fmt: skip
 _ENCODER_TABLES = _U16_3D, _U16_3D, _I64_1D  # rans.EncoderTables
-_SOURCE = _U16_1D, _U32_1D, _U32_1D, _I64_2D  # rans_decoder.LaneSource
+_SOURCE = _U16_1D, _U32_1D, _U32_1D, _I64_1D  # rans_decoder.LaneSource
 _RANS = "rbe_cli.codec.entropy.rans_programs"
 
 RANS_ENCODE = Program(
@@ -71,7 +71,7 @@ RANS_DECODE_LEVELS = Program(
 )  # fmt: skip
 RANS_DECODE = Program(
     _RANS, "decode_block",
-    (*_SOURCE, "int64", _I16_1D, _I16_1D, _U32_1D, _I16_2D, _I16_2D), True,
+    (*_SOURCE, "int64", _I16_1D, _I16_1D, _U32_1D, _I16_1D, _I16_2D), True,
 )  # fmt: skip
 RANS_PUT_RUN = Program(
     _RANS, "put_run_program", (_I16_1D, *_numbers(2), *_ENCODER_TABLES, _I64_1D, _U16_1D, "int64"),
@@ -80,6 +80,7 @@ RANS_PUT_RUN = Program(
 RANS_GET_RUN = Program(
     _RANS, "get_run_program", (*_SOURCE, *_numbers(2), _I16_1D), True,
 )  # fmt: skip
+UNPACK_BLOCKS = Program("rbe_cli.codec.ectcq.unpack_programs", "unpack_blocks", _TEAM_RUN)
 QUANTISE_SEGMENT = Program(
     "rbe_cli.codec.ectcq.trellis_programs", "quantise_segment_program",
     (_F32_1D, "int64", _I16_1D, *_SEARCH, _I32_1D, "int64"), True,
@@ -100,8 +101,8 @@ LIBRARIES: dict[str, tuple[Program, ...]] = {
     "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_INT8, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
-        RANS_ENCODE, RANS_DECODE_LEVELS, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, QUANTISE_SEGMENT,
-        QUANTISE_ROWS, QUANTISE_FIXED_ROWS,
+        RANS_ENCODE, RANS_DECODE_LEVELS, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, UNPACK_BLOCKS,
+        QUANTISE_SEGMENT, QUANTISE_ROWS, QUANTISE_FIXED_ROWS,
     ),
 }  # fmt: skip
 """Programs of a library share functions, which are compiled once for all of them."""

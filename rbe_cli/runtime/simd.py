@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.typing.templates import ConcreteTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.np import arrayobj
 
 from rbe_cli.runtime.compile_target import compile_target
 from rbe_cli.runtime.floating import from_half, multiply_add, to_half
@@ -213,6 +214,10 @@ def _store_release(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) ->
     builder.store_atomic(value, builder.inttoptr(address, I64.as_pointer()), "release", 8)
 
 
+def _fetch_add(builder: ir.IRBuilder, address: ir.Value, value: ir.Value) -> ir.Value:
+    return builder.atomic_rmw("add", builder.inttoptr(address, I64.as_pointer()), value, "seq_cst")
+
+
 def _select_larger(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
@@ -250,6 +255,7 @@ store_half = define(
 )
 store_byte = define(types.void, (_address, types.int32), _store_truncated)
 store_int32 = define(types.void, (_address, types.int32), _store)
+store_int = define(types.void, (_address, types.int64), _store)
 
 splat_float = define(floats, (types.float32,), splat)
 splat_int = define(ints, (types.int32,), splat)
@@ -273,6 +279,7 @@ lane_sum_ints = define(types.int32, (ints,), _llvm("llvm.vector.reduce.add.v16i3
 prefetch = define(types.void, (_address,), prefetch_line)
 pause = define(types.void, (), _pause)
 load_acquire = define(types.int64, (_address,), _load_acquire)
+fetch_add = define(types.int64, (_address, types.int64), _fetch_add)  # the value before
 store_release = define(types.void, (_address, types.int64), _store_release)
 
 
@@ -319,6 +326,28 @@ def address_of_array(typing: Any, array: Any) -> Any:
         return builder.ptrtoint(own.data, I64)
 
     return types.int64(array), emit
+
+
+@kernel_intrinsic
+def array_at(typing: Any, dtype: Any, address: Any, count: Any) -> Any:
+    """Return the array of `count` elements of a (global) numpy dtype at an address."""
+    kind = types.Array(dtype.dtype, 1, "C")
+
+    def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
+        element = context.get_data_type(kind.dtype)
+        size = ir.Constant(I64, context.get_abi_sizeof(element))
+        array = context.make_array(kind)(context, builder)
+        arrayobj.populate_array(
+            array,
+            builder.inttoptr(values[1], element.as_pointer()),
+            [values[2]],
+            [size],
+            size,
+            None,
+        )
+        return array._getvalue()
+
+    return kind(dtype, types.int64, types.int64), emit
 
 
 @kernel_intrinsic

@@ -41,6 +41,10 @@ class OverflowTiles:
     bits: NDArray[np.uint8]
     values: PanelValues
 
+    def copied(self) -> "OverflowTiles":
+        """Return the same tiles in memory of their own."""
+        return OverflowTiles(self.tiles, self.bits, self.values.copy())
+
     @property
     def starts(self) -> Int64:
         """Return where each tile's bytes begin, and the end, `[n + 1]`."""
@@ -109,6 +113,10 @@ class TrellisPanels(PanelMatrix):
         return cls(
             values, widths, overflow_tiles, lanes_, follows, states, ones, column_steps, shape
         )
+
+    def copied(self) -> "TrellisPanels":
+        """Return the same matrix in memory of its own, where this one is a view of more."""
+        return replace(self, values=self.values.copy(), overflow=self.overflow.copied())
 
     def placed(self, arena: Arena) -> "TrellisPanels":
         """Return the same matrix with its tiles in an arena."""

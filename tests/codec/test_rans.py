@@ -315,8 +315,8 @@ for _ in range(500):
 levels, states = np.zeros(1, np.int16), np.full(32, 2**16, np.uint32)
 try:
     decode_block(
-        *rans._source(states, np.zeros(99, np.uint16), np.ones((2, 3), np.int64)), 0, levels,
-        levels, np.zeros(8, np.uint32), np.empty((1, 32), np.int16), np.empty((1, 1), np.int16),
+        *rans._source(states, np.zeros(99, np.uint16), np.ones(6, np.int64)), 0, levels,
+        levels, np.zeros(8, np.uint32), np.empty(32, np.int16), np.empty((1, 1), np.int16),
     )
 except RuntimeError:
     print(refused)

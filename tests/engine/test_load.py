@@ -1,6 +1,5 @@
 """Models loaded from real `.rbe` files."""
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 
 import numpy as np
@@ -222,8 +221,8 @@ def test_a_damaged_tensor_is_named(codec):
 
 def coded_model(path, config, limit):
     """A model of entropy-coded matrices whose weights may take `limit` bytes."""
-    with Container.open(path) as container, ThreadPoolExecutor(2) as pool:
-        weights = _decode_within(limit, container, pool)
+    with Container.open(path) as container:
+        weights = _decode_within(limit, container, get_team(2))
     return LoadedModel(config, weights)
 
 

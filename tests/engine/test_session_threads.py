@@ -7,6 +7,9 @@ import pytest
 from deadlines import run_together
 from small_models import as_panels, random_tensors, small_config
 
+from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.engine.layer_session import LayerSession
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.runner import Runner
@@ -14,8 +17,6 @@ from rbe_cli.engine.session import Session
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.runtime.thread_team import get_team
-from rbe_cli.weights.coded_matrix import CodedMatrix
-from rbe_cli.weights.trellis_code import TrellisBlock
 
 USERS = 4
 TOKENS = 40
@@ -76,41 +77,26 @@ def test_threads_that_start_the_first_sessions_of_a_model(start):
     check_users(lambda user: Session(fresh, team=get_team(2)), start)
 
 
-class Blocks:
-    """A matrix that decodes block by block, as an entropy-coded one does."""
-
-    nbytes = 0
-
-    def __init__(self, matrix):
-        self.shape, self.states = matrix.shape, matrix.states
-        self._matrix = matrix
-
-    def decode(self):
-        return self._matrix.dense()
-
-    def blocks_along_trellis(self):
-        integers = self._matrix.unscaled().astype(np.int16)
-        lanes = self._matrix.lanes
-        for first in np.flatnonzero(self._matrix.follows == 0):
-            following = np.flatnonzero(self._matrix.follows[first + 1 :] == 0)
-            last = first + 1 + following[0] if following.size else len(lanes)
-            columns = lanes[first:last][lanes[first:last] >= 0]
-            part = slice(columns.min(), columns.max() + 1)
-            steps = self._matrix.column_steps[columns]
-            yield TrellisBlock(part, columns - part.start, integers[:, columns], steps)
-
-
-def test_threads_that_decode_layers_on_use(start):
+def test_threads_that_decode_layers_on_use():
     """Sessions of one model, each with a layer of its own in memory."""
     config = small_config()
     weights = as_panels(random_tensors(config), 30)[0]
+    coded = dict(weights)
     for number in (0, 2):
-        name = f"h.{number}.attn.c_proj.weight"  # the smallest, as it is decoded for each token
-        weights[name] = CodedMatrix(Blocks(weights[name]))
-    model = LoadedModel(config, weights)
+        name = f"h.{number}.attn.c_proj.weight"
+        tensor = random_tensors(config)[name]
+        factors = InputFactor.identity(len(tensor)), OutputFactor.identity(len(tensor.T))
+        block = encode_block(tensor, 0.01, *factors)
+        coded[name] = CodedMatrix(EncodedMatrix(tensor.shape, 0.01, (block,)))
+        weights[name] = coded[name].decoded()
+    whole, model = LoadedModel(config, weights), LoadedModel(config, coded)
     assert Session(model).coded_layers == 2
-    shared = Session(model, team=get_team(2))
-    check_users(lambda user: shared if user % 2 else Session(model, team=get_team(2)), start)
+    team = get_team(2)
+    shared = Session(model, team=team)
+    check_users(
+        lambda user: shared if user % 2 else Session(model, team=team),
+        partial(Session, whole, team=team),
+    )
 
 
 def start_layers(batch=1):

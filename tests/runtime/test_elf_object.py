@@ -32,7 +32,7 @@ def test_llvm_places_the_same_programs():
     address = native._place_by_llvm(shipped("codec"))[RANS_GET_RUN.symbol]
     arguments = (
         np.zeros(4, np.uint16), np.zeros(1, np.uint32), np.zeros(2**20, np.uint32),
-        np.zeros((2, 3), np.int64), 0, 0, np.zeros(3, np.int16),
+        np.zeros(6, np.int64), 0, 0, np.zeros(3, np.int16),
     )  # fmt: skip
     by_llvm = native.Native(address, RANS_GET_RUN)
     by_us = native.Native(place_object(shipped("codec"))[RANS_GET_RUN.symbol], RANS_GET_RUN)

@@ -7,11 +7,11 @@ from rbe_cli.codec.codec import CodecOptions, Data, EncodingJob, Shape, SteppedC
 from rbe_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
     from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
     from rbe_cli.codec.ectcq.trellis import QuantiserOptions
     from rbe_cli.codec.error_cost import ErrorCost
     from rbe_cli.runtime.arrays import Float32
-    from rbe_cli.weights.coded_matrix import CodedMatrix
     from rbe_cli.weights.compressed_matrix import CompressedMatrix
     from rbe_cli.weights.trellis_panels import TrellisPanels
 
@@ -49,7 +49,7 @@ class EctcqCodec(SteppedCodec):
 
     def coded(self, data: Data, shape: Shape) -> "CodedMatrix":
         """Return the matrix in its stored form. It raises as `Codec.coded`."""
-        from rbe_cli.weights.coded_matrix import CodedMatrix
+        from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
 
         return CodedMatrix(_matrix(data, shape))
 

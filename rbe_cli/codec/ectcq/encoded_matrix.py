@@ -165,15 +165,23 @@ class EncodedMatrix:
         Raises:
             PayloadError: the words do not end with the block, or a step is not finite.
         """
-        reader, order = self._open(index)
-        integers = reader.integers(self._along_trellis(reader.columns, order))
-        levels = self._along_trellis(reader.steps, order)
+        reader, order = self.open_block(index)
+        integers = reader.integers(self.along_trellis(reader.columns, order))
+        steps = self.steps_of(self.along_trellis(reader.steps, order))
+        return TrellisBlock(column_blocks(self.shape[1])[index], order, integers, steps)
+
+    def steps_of(self, levels: scales.Levels) -> Float32:
+        """Return the steps of some columns from their levels.
+
+        Raises:
+            PayloadError: a step times the largest integer is not finite.
+        """
         with np.errstate(over="ignore"):
             steps = scales.steps(self.step, levels, self.resolution)
             largest = steps * np.float32(MAX_INTEGER)
         if not np.isfinite(largest).all():
             raise PayloadError("a matrix's steps are too large")
-        return TrellisBlock(column_blocks(self.shape[1])[index], order, integers, steps)
+        return steps
 
     def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
         """Yield each block from the first column to the last, as `block_along_trellis`."""
@@ -188,8 +196,8 @@ class EncodedMatrix:
         """
         blocks = []
         for index, columns in enumerate(column_blocks(self.shape[1])):
-            reader, order = self._open(index)
-            along = self._along_trellis(reader.columns, order)
+            reader, order = self.open_block(index)
+            along = self.along_trellis(reader.columns, order)
             own = factors[columns] if self.is_sorted else factors[columns][order]
             steps = scales.steps(self.step, reader.steps, self.resolution)
             octaves = np.log2(steps * own / np.float32(self.step))
@@ -198,7 +206,7 @@ class EncodedMatrix:
             blocks.append(_code(integers, along, levels, self.states))
         return replace(self, blocks=tuple(blocks), resolution=TUNED_RESOLUTION)
 
-    def _open(self, index: int) -> tuple[rans.BlockReader, NDArray[np.int64]]:
+    def open_block(self, index: int) -> tuple[rans.BlockReader, NDArray[np.int64]]:
         """Decode the levels of a block, and return its reader and the order of its columns."""
         columns, block = column_blocks(self.shape[1])[index], self.blocks[index]
         reader = rans.BlockReader(
@@ -208,7 +216,7 @@ class EncodedMatrix:
         levels = reader.columns
         return reader, sorted_order(levels) if self.is_sorted else strided_order(levels.size)
 
-    def _along_trellis(self, levels: scales.Levels, order: NDArray[np.int64]) -> scales.Levels:
+    def along_trellis(self, levels: scales.Levels, order: NDArray[np.int64]) -> scales.Levels:
         """Return the levels of columns, which are as a block holds them, along the trellis."""
         return levels[order] if self.is_sorted else levels
 

@@ -76,6 +76,10 @@ class BlockReader:
 
     Attributes:
         rows, columns, steps: int16 `[K]`, `[B]` and `[B]`, the levels that come first.
+        words: those of the block, or a single one if there are none.
+        states: uint32 `[32]`, the states of the lanes after what was decoded.
+        taps: int64 `[6]` (`rans_decoder.LaneSource`).
+        position: that of the next word.
     """
 
     def __init__(
@@ -89,10 +93,11 @@ class BlockReader:
         """Decode the levels of a block of the shape (K, B). The others are those of `encode`."""
         self.rows, self.columns = np.empty(shape[0], np.int16), np.empty(shape[1], np.int16)
         self.steps = np.empty(shape[1], np.int16)
-        self._words, self._states = words, states.copy()
-        self._source = _source(self._states, words, _taps(labels))
+        self._size, self.states = words.size, states.copy()
+        self._source = _source(self.states, words, _taps(labels))
+        self.words, self.taps = self._source[0], self._source[3]
         (decode_levels,) = load([RANS_DECODE_LEVELS])
-        self._position = decode_levels(
+        self.position = decode_levels(
             *self._source, scale_models, self.rows, self.columns, self.steps
         )
 
@@ -107,10 +112,10 @@ class BlockReader:
         """
         width = along.size
         values = np.empty((self.rows.size, width), np.int16)
-        bits, tile = np.zeros(HISTORY + width, np.uint32), np.empty((width, LANES), np.int16)
+        bits, tile = np.zeros(HISTORY + width, np.uint32), np.empty(width * LANES, np.int16)
         (decode_block,) = load([RANS_DECODE])
-        position = decode_block(*self._source, self._position, self.rows, along, bits, tile, values)
-        _check_end(position, self._words, self._states)
+        position = decode_block(*self._source, self.position, self.rows, along, bits, tile, values)
+        _check_end(position, self._size, self.states)
         return values
 
 
@@ -134,10 +139,10 @@ def decode_run(state: int, words: Words, level: int, count: int) -> NDArray[np.i
         PayloadError: the words do not end with the integers.
     """
     values = np.empty(count, np.int16)
-    running, no_taps = np.array([state], np.uint32), np.zeros((2, 3), np.int64)
+    running, no_taps = np.array([state], np.uint32), np.zeros(6, np.int64)
     (get_run,) = load([RANS_GET_RUN])
     position = get_run(*_source(running, words, no_taps), 0, level, values)
-    _check_end(position, words, running)
+    _check_end(position, words.size, running)
     return values
 
 
@@ -160,8 +165,7 @@ def _source(
 
 
 def _taps(labels: Labels) -> NDArray[np.int64]:
-    """Return which bits u give z and the lowest bit of q, int64 `[2, 3]`
-    (`rans_decoder.LaneSource`).
+    """Return which bits u give z and the lowest bit of q, as `rans_decoder.LaneSource` has them.
 
     The label of a state is an exclusive or of those of its bits, which are the last u.
     """
@@ -169,10 +173,10 @@ def _taps(labels: Labels) -> NDArray[np.int64]:
     for bit in (2, 1):
         own = [k + 1 for k in range(labels.size.bit_length() - 1) if labels[1 << k] & bit]
         found.append([own[0], own[-1], -1 if len(own) == 2 else 0])
-    return np.array(found, np.int64)
+    return np.array(found, np.int64).reshape(-1)
 
 
-def _check_end(position: int, words: Words, states: NDArray[np.uint32]) -> None:
+def _check_end(position: int, size: int, states: NDArray[np.uint32]) -> None:
     """Raise `PayloadError` unless all words are read and every state is the encoder's first."""
-    if position != words.size or not (states == LOW).all():
+    if position != size or not (states == LOW).all():
         raise PayloadError("entropy-coded words do not end where their integers do")

@@ -64,7 +64,7 @@ class LaneSource(NamedTuple):
         states: uint32 `[32]`, the states of the lanes, which change.
         slots: uint32 `[levels, 2, 2 ** 12]`, flat: for each slot its symbol's frequency << 20, its
             high part & 255 << 12, and the slot's distance from the symbol's first.
-        taps: int64 `[2, 3]`: z is u of (first number) columns before, ^ u of (second number)
+        taps: int64 `[2, 3]`, flat: z is u of (first number) columns before, ^ u of (second number)
             columns before if the third number is not 0; the lowest bit of q is u ^ the same by the
             second row.
     """
@@ -73,6 +73,23 @@ class LaneSource(NamedTuple):
     states: NDArray[np.uint32]
     slots: NDArray[np.uint32]
     taps: NDArray[np.int64]
+
+
+class Stream(NamedTuple):
+    """Hold a block that is decoded.
+
+    Attributes:
+        source: its words.
+        rows, columns: int16 `[K]` and `[B]`, levels.
+        bits: uint32 `[HISTORY + B]`, zeros first; the rest is overwritten.
+        tile: int16 `[B, 32]`, flat, overwritten with the integers of 32 rows.
+    """
+
+    source: LaneSource
+    rows: Levels
+    columns: Levels
+    bits: NDArray[np.uint32]
+    tile: NDArray[np.int16]
 
 
 @program_code
@@ -117,21 +134,29 @@ def low_bits_of(level: int) -> int:
 
 
 @program_code
-def _column(
-    source: Any, rows: Levels, row: int, lanes: int, level: int, z: int, tile: NDArray[np.int16],
-    column: int, position: int,
-) -> tuple[int, int]:  # fmt: skip
-    """Decode a column lane by lane; return (lowest bits of q, position)."""
+def _column(stream: Any, row: int, lanes: int, column: int, position: int) -> int:
+    """Decode a column lane by lane, and return the new position."""
+    source = stream.source
+    z, parity = _before(stream, column)
     lowest = 0
     for lane in range(lanes):
-        own = level_index(_int64(rows[row + lane]) + level)
+        level = _int64(stream.rows[row + lane]) + stream.columns[column]
         offset = (z >> lane) & 1
         x = _int64(source.states[lane])
-        q, x, position = get(source, x, own, offset, position)
+        q, x, position = get(source, x, level_index(level), offset, position)
         source.states[lane] = x
-        tile[column, lane] = 2 * q + offset
+        stream.tile[LANES * column + lane] = 2 * q + offset
         lowest |= (q & 1) << lane
-    return lowest, position
+    stream.bits[HISTORY + column] = lowest ^ parity
+    return position
+
+
+@program_code
+def _before(stream: Any, column: int) -> tuple[int, int]:
+    """Return z of a column's rows, and what their u differ by from the lowest bits of q."""
+    bits, taps, place = stream.bits, stream.source.taps, HISTORY + column
+    z = bits[place - taps[0]] ^ (bits[place - taps[1]] & taps[2])
+    return _int64(z), _int64(bits[place - taps[3]] ^ (bits[place - taps[4]] & taps[5]))
 
 
 @program_code
@@ -171,56 +196,77 @@ def _store(tile_place: int, q: Any, z: int) -> int:
     return equal(q & splat_int(1), splat_int(1))
 
 
+class _Group(NamedTuple):
+    """Hold what 32 rows have in common while they are decoded.
+
+    Attributes:
+        first, second: the rows' levels, in 16 lanes each, as the indices of slots have them.
+        top: the largest of them.
+    """
+
+    first: Any
+    second: Any
+    top: int
+
+
 @program_code
-def _vector_columns(
-    arithmetic: Any, source: Any, rows: Levels, row: int, columns: Levels, bits: NDArray[np.uint32],
-    tile: NDArray[np.int16], position: int,
-) -> int:  # fmt: skip
-    za, zb, zm = source.taps[0, 0], source.taps[0, 1], source.taps[0, 2]
-    pa, pb, pm = source.taps[1, 0], source.taps[1, 1], source.taps[1, 2]
-    first, last = address_of_array(source.states), address_of_array(source.states) + 64
-    a, b = load_ints(first), load_ints(last)
-    word_place, slot_place = address_of_array(source.words), address_of_array(source.slots)
-    row_place, tile_place = address_of_array(rows) + 2 * row, address_of_array(tile)
-    base = splat_int(-MIN_LEVEL)
-    ra = (load_shorts(row_place) + base) << splat_int(_TABLE_BITS)
-    rb = (load_shorts(row_place + 32) + base) << splat_int(_TABLE_BITS)
-    top = _int64(rows[row])
+def _group(stream: Any, row: int) -> Any:
+    """Return the group of the rows that begin with `row`."""
+    rows = address_of_array(stream.rows) + 2 * row
+    lowest = splat_int(-MIN_LEVEL)
+    first = (load_shorts(rows) + lowest) << splat_int(_TABLE_BITS)
+    second = (load_shorts(rows + LANES) + lowest) << splat_int(_TABLE_BITS)
+    top = _int64(stream.rows[row])
     for lane in range(1, LANES):
-        top = max(top, _int64(rows[row + lane]))
-    end = source.words.shape[0] - _MOST_WORDS
-    for j in range(columns.shape[0]):
-        i = j + HISTORY
-        level = _int64(columns[j])
-        z = _int64(bits[i - za] ^ (bits[i - zb] & zm))
-        parity = _int64(bits[i - pa] ^ (bits[i - pb] & pm))
-        z1 = z >> 16
-        ea = gather(arithmetic, slot_place, _indices(ra, level, z, a))
-        eb = gather(arithmetic, slot_place, _indices(rb, level, z1, b))
-        qa, qb = _high(ea), _high(eb)
-        escapes = equal(qa, splat_int(_ESCAPE_HIGH)) | equal(qb, splat_int(_ESCAPE_HIGH))
-        if escapes != 0 or position > end:
-            store_ints(first, a)
-            store_ints(last, b)
-            lowest, position = _column(source, rows, row, LANES, level, z, tile, j, position)
-            a, b = load_ints(first), load_ints(last)
-            bits[i] = lowest ^ parity
-            continue
-        a, b = _after_symbol(ea, a), _after_symbol(eb, b)
-        place = word_place + 2 * position
-        if top + level <= LAST_WHOLE_LEVEL:
-            a, place = _refill_lanes(arithmetic, a, place)
-            b, place = _refill_lanes(arithmetic, b, place)
-        else:
-            qa, a, place = _low_bits(arithmetic, ra, level, qa, a, place)
-            qb, b, place = _low_bits(arithmetic, rb, level, qb, b, place)
-        position = (place - word_place) >> 1
-        own = tile_place + 64 * j
-        lowest = _store(own, qa, z) | _store(own + 32, qb, z1) << 16
-        bits[i] = lowest ^ parity
-    store_ints(first, a)
-    store_ints(last, b)
-    return position
+        top = max(top, _int64(stream.rows[row + lane]))
+    return _Group(first, second, top)
+
+
+@program_code
+def _vector_column(
+    arithmetic: Any, stream: Any, group: Any, row: int, column: int, a: Any, b: Any, position: int
+) -> tuple[Any, Any, int]:
+    """Decode a column of 32 rows; return the states of the lanes, and the new position."""
+    source, level = stream.source, _int64(stream.columns[column])
+    z, parity = _before(stream, column)
+    slots = address_of_array(source.slots)
+    first = gather(arithmetic, slots, _indices(group.first, level, z, a))
+    second = gather(arithmetic, slots, _indices(group.second, level, z >> 16, b))
+    q, r = _high(first), _high(second)
+    escape = splat_int(_ESCAPE_HIGH)
+    if (equal(q, escape) | equal(r, escape)) != 0 or (
+        position > source.words.shape[0] - _MOST_WORDS
+    ):
+        _store_states(source, a, b)
+        position = _column(stream, row, LANES, column, position)
+        a, b = _load_states(source)
+        return a, b, position
+    a, b = _after_symbol(first, a), _after_symbol(second, b)
+    words = address_of_array(source.words)
+    place = words + 2 * position
+    if group.top + level <= LAST_WHOLE_LEVEL:
+        a, place = _refill_lanes(arithmetic, a, place)
+        b, place = _refill_lanes(arithmetic, b, place)
+    else:
+        q, a, place = _low_bits(arithmetic, group.first, level, q, a, place)
+        r, b, place = _low_bits(arithmetic, group.second, level, r, b, place)
+    tile = address_of_array(stream.tile) + 2 * LANES * column
+    lowest = _store(tile, q, z) | _store(tile + LANES, r, z >> 16) << 16
+    stream.bits[HISTORY + column] = lowest ^ parity
+    return a, b, (place - words) >> 1
+
+
+@program_code
+def _load_states(source: Any) -> tuple[Any, Any]:
+    place = address_of_array(source.states)
+    return load_ints(place), load_ints(place + 64)
+
+
+@program_code
+def _store_states(source: Any, a: Any, b: Any) -> None:
+    place = address_of_array(source.states)
+    store_ints(place, a)
+    store_ints(place + 64, b)
 
 
 @program_code
@@ -255,32 +301,42 @@ def _low_bits(
 
 
 @program_code
-def decode_rows(
-    arithmetic: Any, source: Any, rows: Levels, row: int, columns: Levels, bits: NDArray[np.uint32],
-    tile: NDArray[np.int16], position: int,
-) -> int:  # fmt: skip
-    """Decode at most 32 rows of a block, and return the position after the last word.
-
-    Args:
-        arithmetic: how it is computed.
-        source: what is decoded.
-        rows: int16 `[K]`, levels.
-        row: the first row.
-        columns: int16 `[B]`, levels.
-        bits: uint32 `[HISTORY + B]`, overwritten but for the zeros before.
-        tile: int16 `[B, 32]`, overwritten with the integers.
-        position: of the next word.
-    """
-    lanes = min(LANES, rows.shape[0] - row)
+def decode_columns(
+    arithmetic: Any, stream: Any, row: int, start: int, stop: int, position: int
+) -> int:
+    """Decode columns `start` to `stop` of at most 32 rows, and return the new position."""
+    lanes = min(LANES, stream.rows.shape[0] - row)
     if has_gathers(arithmetic) and lanes == LANES:
-        return _vector_columns(arithmetic, source, rows, row, columns, bits, tile, position)
-    za, zb, zm = source.taps[0, 0], source.taps[0, 1], source.taps[0, 2]
-    pa, pb, pm = source.taps[1, 0], source.taps[1, 1], source.taps[1, 2]
-    for j in range(columns.shape[0]):
-        i = j + HISTORY
-        z = _int64(bits[i - za] ^ (bits[i - zb] & zm))
-        parity = _int64(bits[i - pa] ^ (bits[i - pb] & pm))
-        level = _int64(columns[j])
-        lowest, position = _column(source, rows, row, lanes, level, z, tile, j, position)
-        bits[i] = lowest ^ parity
+        group = _group(stream, row)
+        a, b = _load_states(stream.source)
+        for column in range(start, stop):
+            a, b, position = _vector_column(arithmetic, stream, group, row, column, a, b, position)
+        _store_states(stream.source, a, b)
+    else:
+        for column in range(start, stop):
+            position = _column(stream, row, lanes, column, position)
     return position
+
+
+@program_code
+def decode_two(
+    arithmetic: Any, stream: Any, row: int, start: int, position: int,
+    other: Any, other_row: int, other_start: int, other_position: int, count: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Decode `count` columns of 32 rows of two streams, and return the new positions.
+
+    They are decoded in turns, so that one's instructions fill the time in which the other waits.
+    """
+    group, other_group = _group(stream, row), _group(other, other_row)
+    a, b = _load_states(stream.source)
+    c, d = _load_states(other.source)
+    for column in range(count):
+        a, b, position = _vector_column(
+            arithmetic, stream, group, row, start + column, a, b, position
+        )
+        c, d, other_position = _vector_column(
+            arithmetic, other, other_group, other_row, other_start + column, c, d, other_position
+        )
+    _store_states(stream.source, a, b)
+    _store_states(other.source, c, d)
+    return position, other_position

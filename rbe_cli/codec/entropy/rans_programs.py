@@ -19,7 +19,7 @@ from rbe_cli.codec.entropy.rans import (
     States,
     Words,
 )
-from rbe_cli.codec.entropy.rans_decoder import LaneSource, decode_rows, get, level_index
+from rbe_cli.codec.entropy.rans_decoder import LaneSource, Stream, decode_columns, get, level_index
 from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.runtime.jit import program_code
 
@@ -190,16 +190,17 @@ def decode_block(
     """Decode the integers of a block into `values`, and return the position after the last word.
 
     `columns` and `values` are in the order of the trellis. `bits` and `tile` are those of
-    `decode_rows`.
+    a `Stream`.
     """
     source = LaneSource(words, states, slots, taps)
+    stream = Stream(source, rows, columns, bits, tile)
     count, width = values.shape
     for first in range(0, count, LANES):
-        position = decode_rows(arithmetic, source, rows, first, columns, bits, tile, position)
+        position = decode_columns(arithmetic, stream, first, 0, width, position)
         for start in range(0, width, _TRANSPOSED):
             for lane in range(min(LANES, count - first)):
                 for j in range(start, min(start + _TRANSPOSED, width)):
-                    values[first + lane, j] = tile[j, lane]
+                    values[first + lane, j] = tile[LANES * j + lane]
     return position
 
 

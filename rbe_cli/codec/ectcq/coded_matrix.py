@@ -1,35 +1,14 @@
 """Hold a matrix that stays entropy-coded in memory, and is decoded each time it is used."""
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
-from rbe_cli.runtime.arrays import Float32, Floating
+from rbe_cli.codec.column_blocks import column_blocks
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix
+from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
+from rbe_cli.runtime.arrays import Floating
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
 from rbe_cli.weights.panel_matrix import PanelMatrix
-from rbe_cli.weights.trellis_code import TrellisBlock
 from rbe_cli.weights.trellis_panels import TrellisPanels
-
-
-class EncodedBlocks(Protocol):
-    """Describe an entropy-coded matrix `[K, N]`, which decodes block by block."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Return (K, N)."""
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes in memory."""
-
-    def decode(self) -> Float32:
-        """Return the whole matrix as float32."""
-
-    @property
-    def states(self) -> int:
-        """Return the number of states of the trellis."""
-
-    def blocks_along_trellis(self) -> Iterator[TrellisBlock]:
-        """Yield each block from the first column to the last."""
 
 
 class CodedMatrix(CompressedMatrix):
@@ -37,7 +16,7 @@ class CodedMatrix(CompressedMatrix):
 
     is_packed = True
 
-    def __init__(self, encoded: EncodedBlocks) -> None:
+    def __init__(self, encoded: EncodedMatrix) -> None:
         self.encoded = encoded
         self.shape = encoded.shape
 
@@ -46,14 +25,22 @@ class CodedMatrix(CompressedMatrix):
         """Return the bytes in memory."""
         return self.encoded.nbytes
 
+    @property
+    def block_weights(self) -> int:
+        """Return the weights of the largest block, which a thread decodes at once."""
+        rows, columns = self.shape
+        return rows * max(own.stop - own.start for own in column_blocks(columns))
+
     def decoded(self) -> TrellisPanels:
         """Return the matrix in panels.
 
         Raises:
             PayloadError: its bytes are wrong.
         """
-        blocks, states = self.encoded.blocks_along_trellis(), self.encoded.states
-        return TrellisPanels.from_blocks(self.shape, blocks, states)
+        matrices = [self.encoded]
+        unpacking = Unpacking(matrices, UnpackingMemory([matrices], 1))
+        unpacking.run()
+        return unpacking.panels(0).copied()
 
     def parameters(self) -> dict[str, Floating]:
         """Return what can be trained of the matrix in panels."""

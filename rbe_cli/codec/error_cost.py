@@ -18,6 +18,7 @@ from rbe_cli.codec.scales import Levels, centred, step_levels
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+_BLOCK = 128  # columns that are factored at once
 _NONE = np.zeros((0, 0), np.float32)
 _ORDERINGS = 2  # the levels of columns and their order are found in turn
 _LEAST_DAMPING = 1e-9  # relative to the mean diagonal: the first attempt if no damping is wanted
@@ -57,9 +58,9 @@ class InputFactor:
         """
         order = np.argsort(np.diag(moment), kind="stable")
         cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping)
-        root = np.diag(cholesky)
-        lower = (cholesky / root).astype(np.float32)
-        return cls(order, lower, root**2, added)
+        root = np.diag(cholesky).copy()
+        cholesky /= root
+        return cls(order, cholesky.astype(np.float32), root**2, added)
 
     def output_power(self, change: Float32) -> float:
         """Return tr(C^T H C), the mean squared norm of the outputs that a change of weights makes.
@@ -67,10 +68,14 @@ class InputFactor:
         Args:
             change: C, float32 `[K, N]`.
         """
-        ordered = change[self.order]
-        transformed = self.lower.T @ ordered if self.lower.size else ordered  # [K, N]
-        rows = np.einsum("kn,kn->k", transformed, transformed, dtype=np.float64)
-        power = float(rows @ self.diagonal)
+        ordered, power = change[self.order], 0.0
+        for start in range(0, len(ordered), _BLOCK):
+            own = slice(start, start + _BLOCK)
+            rows = ordered[own]
+            if self.lower.size:  # L is zero above
+                rows = self.lower[start:, own].T @ ordered[start:]
+            squares = np.einsum("kn,kn->k", rows, rows, dtype=np.float64)
+            power += float(squares @ self.diagonal[own])
         return power - self.damping * float(np.einsum("kn,kn->", change, change, dtype=np.float64))
 
 
@@ -189,22 +194,42 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
     Raises:
         ValueError: the moment is not finite.
     """
-    damped = moment.astype(np.float64)
-    if not np.isfinite(damped).all():
+    if not np.isfinite(moment).all():
         raise ValueError("a moment is not finite")  # no damping would help
-    diagonal = np.diag(damped).copy()
+    diagonal = np.diag(moment).astype(np.float64)
     mean = float(np.mean(diagonal)) or 1.0
     while True:
         added = damping * mean
-        np.fill_diagonal(damped, diagonal + added)
+        factor = moment.astype(np.float64)
+        np.fill_diagonal(factor, diagonal + added)
         try:
-            cholesky = np.asarray(np.linalg.cholesky(damped), np.float64)
+            cholesky_in_place(factor)
         except np.linalg.LinAlgError:
             pass
         else:
-            if np.diag(cholesky).min() ** 2 > 0.5 * added:
-                return cholesky, added
+            if np.diag(factor).min() ** 2 > 0.5 * added:
+                return factor, added
         damping = max(4 * damping, _LEAST_DAMPING)
+
+
+def cholesky_in_place(matrix: Float64) -> None:
+    """Replace a positive definite matrix by its lower triangular Cholesky factor.
+
+    It goes from left to right, a block of columns at a time (Golub and Van Loan 2013, 4.2.8), as
+    numpy does not factor in place, and copies by columns, which takes longer than the arithmetic.
+
+    Args:
+        matrix: float64 `[n, n]`, of which only the lower triangle is read.
+
+    Raises:
+        LinAlgError: the matrix is not positive definite.
+    """
+    for start in range(0, len(matrix), _BLOCK):
+        own, below = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+        matrix[start:, own] -= matrix[start:, :start] @ matrix[own, :start].T
+        matrix[own, own] = corner = np.linalg.cholesky(matrix[own, own])
+        matrix[below, own] = matrix[below, own] @ np.linalg.inv(corner).T
+        matrix[:start, own] = 0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class SizeForecast:
         self._sources = sources
         self._workers = workers
         self._surplus = dict.fromkeys(sources, 0.0)  # bits per weight: whole matrix minus sample
+        self._known: dict[tuple[str, float], float] = {}  # sampled bits per weight, by step
 
     def bytes(self, steps: Mapping[str, float]) -> dict[str, int]:
         """Return the forecast bytes of each matrix in `steps`, for its quantisation step."""
@@ -55,9 +56,14 @@ class SizeForecast:
             self._surplus[name] = 8 * (encoded[name] - sampled) / self._sources[name].size
 
     def _sampled(self, steps: Mapping[str, float]) -> dict[str, float]:
-        chosen = {name: self._sources[name] for name in steps}
-        bits = sampled_bits(chosen, steps, self._workers)
-        return {name: bits[name] * source.size / 8 for name, source in chosen.items()}
+        new = {name: step for name, step in steps.items() if (name, step) not in self._known}
+        sources = {name: self._sources[name] for name in new}
+        for name, bits in sampled_bits(sources, new, self._workers).items():
+            self._known[name, new[name]] = bits
+        return {
+            name: self._known[name, step] * self._sources[name].size / 8
+            for name, step in steps.items()
+        }
 
 
 def fit(

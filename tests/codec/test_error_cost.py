@@ -12,7 +12,7 @@ from rbe_cli.codec.ectcq.error_feedback import (
     quantise,
 )
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
-from rbe_cli.codec.error_cost import InputFactor, OutputFactor, damped_cholesky
+from rbe_cli.codec.error_cost import InputFactor, OutputFactor, cholesky_in_place, damped_cholesky
 
 DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 
@@ -40,7 +40,32 @@ def test_an_input_factor_reproduces_the_damped_moment(rows, rank, seed, damping)
     assert factor.damping == pytest.approx(damping * np.diag(moment).mean())
 
 
-@given(rows=st.integers(1, 60), columns=st.integers(1, 9), seed=st.integers(0, 99))
+@given(
+    size=st.sampled_from([1, 2, 127, 128, 129, 300]),
+    decay=st.sampled_from([0.0, 1.0, 2.0]),
+    seed=st.integers(0, 99),
+)
+def test_a_matrix_is_factored_in_place(size, decay, seed):
+    matrix = damped(correlated(size, seed, decay=decay), 1e-3)
+    factor = np.triu(np.full((size, size), np.nan), 1) + np.tril(matrix)  # the rest is not read
+    cholesky_in_place(factor)
+    np.testing.assert_array_equal(factor, np.tril(factor))
+    np.testing.assert_allclose(factor @ factor.T, matrix, atol=1e-13 * np.diag(matrix).max())
+    expected = np.linalg.cholesky(matrix)
+    np.testing.assert_allclose(factor, expected, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("size", [1, 128, 200])
+def test_an_indefinite_matrix_is_not_factored(size):
+    matrix = np.eye(size)
+    matrix[-1, -1] = -1e-9
+    with pytest.raises(np.linalg.LinAlgError):
+        cholesky_in_place(matrix)
+
+
+@given(
+    rows=st.integers(1, 60) | st.just(300), columns=st.integers(1, 9), seed=st.integers(0, 99)
+)  # fmt: skip
 def test_output_power_is_that_of_the_moment(rows, columns, seed):
     moment, change = correlated(rows, seed), random_weights(rows, columns, seed)
     expected = np.sum(change * (moment.astype(np.float64) @ change))

@@ -106,29 +106,49 @@ def _whole(builder: ir.IRBuilder, halves: list[ir.Value]) -> ir.Value:
     return builder.shuffle_vector(*halves, ir.Constant(INTS, list(range(LANES))))
 
 
+def lookup(
+    builder: ir.IRBuilder, instructions: InstructionSet, address: ir.Value, indices: ir.Value
+) -> ir.Value:
+    """Emit the elements of an array of int32 at an address, one by one where nothing gathers."""
+    if instructions in _GATHERING:
+        return _gathered(builder, instructions, address, indices)
+    found = ir.Constant(INTS, ir.Undefined)
+    for lane in range(LANES):
+        index = builder.sext(builder.extract_element(indices, ir.Constant(I32, lane)), I64)
+        place = builder.add(address, builder.mul(index, ir.Constant(I64, 4)))
+        found = builder.insert_element(found, load(builder, place, I32), ir.Constant(I32, lane))
+    return found
+
+
+def _gathered(
+    builder: ir.IRBuilder, instructions: InstructionSet, address: ir.Value, indices: ir.Value
+) -> ir.Value:
+    base = builder.inttoptr(address, I8.as_pointer())
+    if instructions is InstructionSet.avx512:
+        return call(
+            builder, "llvm.x86.avx512.mask.gather.dpi.512", INTS, ir.Constant(INTS, None), base,
+            indices, ir.Constant(_BITS, [1] * LANES), ir.Constant(I32, 4),
+        )  # fmt: skip
+    zeros, ones = (ir.Constant(_HALF_INTS, [value] * _HALF) for value in (0, -1))
+    found = [
+        call(
+            builder, "llvm.x86.avx2.gather.d.d.256", _HALF_INTS, zeros, base, half, ones,
+            ir.Constant(I8, 4),
+        )
+        for half in _halves(builder, indices)
+    ]  # fmt: skip
+    return _whole(builder, found)
+
+
 @kernel_intrinsic
 def gather(typing: Any, arithmetic: Any, address: Any, indices: Any) -> Any:
     """Return elements of an array of int32 at an address, as `has_gathers` allows."""
-    is_avx512 = arithmetic.value.instructions is InstructionSet.avx512
+    instructions = arithmetic.value.instructions
 
     def emit(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> ir.Value:
-        base = builder.inttoptr(values[1], I8.as_pointer())
-        if is_avx512:
-            return call(
-                builder, "llvm.x86.avx512.mask.gather.dpi.512", INTS, ir.Constant(INTS, None), base,
-                values[2], ir.Constant(_BITS, [1] * LANES), ir.Constant(I32, 4),
-            )  # fmt: skip
-        zeros, ones = (ir.Constant(_HALF_INTS, [value] * _HALF) for value in (0, -1))
-        found = [
-            call(
-                builder, "llvm.x86.avx2.gather.d.d.256", _HALF_INTS, zeros, base, half, ones,
-                ir.Constant(I8, 4),
-            )
-            for half in _halves(builder, values[2])
-        ]  # fmt: skip
-        return _whole(builder, found)
+        return _gathered(builder, instructions, values[1], values[2])
 
-    if arithmetic.value.instructions not in _GATHERING:
+    if instructions not in _GATHERING:
         return ints(arithmetic, types.int64, ints), lambda *_: ir.Constant(INTS, ir.Undefined)
     return ints(arithmetic, types.int64, ints), emit
 

@@ -14,6 +14,7 @@ from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, PARITY_CHECKS, Quantise
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL, entropy_tables
 from rbe_cli.codec.entropy.symbol_programs import next_state, symbol_of
 from rbe_cli.errors import UsageError
+from rbe_cli.runtime.instruction_sets import available
 from rbe_cli.runtime.libraries import QUANTISE_SEGMENT
 from rbe_cli.runtime.native import load
 
@@ -31,13 +32,15 @@ def python_of(program):
     return program.py_func
 
 
-def quantise(target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS):
-    """Return (integers, end state)."""
+def quantise(
+    target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS, own=None
+):
+    """Return (integers, end state); `own` is the instruction set."""
     columns = len(target)
     out = np.empty(columns, np.int32)
     search = trellis.make_search(columns, options, rate_weight)
     target, column_levels = np.asarray(target, np.float32), np.asarray(column_levels, np.int16)
-    (quantise_segment,) = load([QUANTISE_SEGMENT])
+    (quantise_segment,) = load([QUANTISE_SEGMENT], own)
     return out, quantise_segment(target, row_level, column_levels, *search, out, start)
 
 
@@ -153,6 +156,22 @@ def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start, o
     assert path((found >> 1).tolist(), start, options.states) == (found.tolist(), end)
     assert found.max() <= options.max_integer
     assert found.min() >= -options.max_integer - 1
+
+
+@given(
+    target=arrays(np.float32, st.integers(1, 70), elements=FLOATS | st.floats(-4e4, 4e4, width=32)),
+    row_level=st.integers(-400, 400),
+    rate_weight=st.floats(0, 1),
+    options=OPTIONS,
+)
+def test_every_instruction_set_finds_the_same_path(target, row_level, rate_weight, options):
+    levels = np.arange(len(target)) % 40 - 20
+    expected, *others = (
+        quantise(target, row_level, levels, rate_weight, 5, options, own) for own in available()
+    )
+    for found in others:
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert found[1] == expected[1]
 
 
 @given(

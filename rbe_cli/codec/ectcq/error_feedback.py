@@ -24,6 +24,8 @@ from rbe_cli.runtime.native import load
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 RATE_WEIGHT = 0.25  # lambda of the Viterbi search: squared steps per bit
+GROUP = 8  # rows that go through the columns together, if errors of columns are mixed
+GROUP_COLUMNS = 128  # that a row of a group goes through before the next row does
 _ROWS = 64  # rows quantised between two matrix products
 
 
@@ -62,14 +64,15 @@ def quantise(
     errors = np.empty_like(scaled)
     integers = np.empty(weights.shape, np.int32)
     lower = inputs.lower
-    scratch, factors = np.empty((3, weights.shape[1]), np.float32), np.empty(_ROWS, np.float32)
+    scratch = np.empty((2 * GROUP + 1, weights.shape[1]), np.float32)
+    factors, states = np.empty(_ROWS, np.float32), np.empty((2, GROUP), np.int64)
     (quantise_rows,) = load([QUANTISE_ROWS])
     for start in range((len(weights) - 1) // _ROWS * _ROWS, -1, -_ROWS):
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
         quantise_rows(
             scaled[part], carried[part], inner, mixing, column_levels, *search,
-            scratch, factors, errors[part], integers[part],
+            scratch, factors, states, errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:
             carried[:start] += lower[part, :start].T @ errors[part]

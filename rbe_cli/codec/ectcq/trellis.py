@@ -20,6 +20,7 @@ from rbe_cli.errors import UsageError
 from rbe_cli.weights.trellis_code import PARITY_CHECKS
 
 _SMALLEST_LIMIT = 7
+_LANES = 16  # weights whose candidates are found at once
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,13 @@ class Search(NamedTuple):
             the largest n.
         rate_weight: lambda, in squared steps per bit.
         bits, shift: the fields of `EntropyTables`.
-        choices: scratch, int32 `[columns, 4]`, the best q for each (z, q & 1).
+        weights: scratch, float32 `[padded]`, with the columns padded to a multiple of 16.
+        levels: scratch, int32 `[padded]`, the weights' levels in the entropy tables.
+        choices: scratch, int32 `[padded, 4]`, the best q for each (z, q & 1).
+        costs: scratch, float64 `[padded, 4]`, its cost.
         decisions: scratch, uint8 `[columns, states]`, 1 if the top bit of the predecessor is set.
+            With 8 states, the bits of the first byte stand for the states.
         metrics: scratch, float64 `[2, states]`, the costs of paths.
-        costs: scratch, float64 `[4]`, the cost of a weight's best q for each (z, q & 1).
     """
 
     labels: Labels
@@ -81,10 +85,12 @@ class Search(NamedTuple):
     rate_weight: float
     bits: NDArray[np.float32]
     shift: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    levels: NDArray[np.int32]
     choices: NDArray[np.int32]
+    costs: NDArray[np.float64]
     decisions: NDArray[np.uint8]
     metrics: NDArray[np.float64]
-    costs: NDArray[np.float64]
 
 
 def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> Search:
@@ -92,15 +98,17 @@ def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> 
     low, high = -options.max_integer - 1, options.max_integer
     residues = [z + 2 * parity for z in (0, 1) for parity in (0, 1)]
     subsets = [(r, low + (r - low) % 4, high - (high - r) % 4) for r in residues]
-    tables = entropy_tables()
+    tables, padded = entropy_tables(), -(-columns // _LANES) * _LANES
     return Search(
         labels=state_labels(options.states),
         subsets=np.array(subsets, np.float64),
         rate_weight=rate_weight,
         bits=tables.bits,
         shift=tables.shift,
-        choices=np.empty((columns, 4), np.int32),
+        weights=np.empty(padded, np.float32),
+        levels=np.empty(padded, np.int32),
+        choices=np.empty((padded, 4), np.int32),
+        costs=np.empty((padded, 4)),
         decisions=np.empty((columns, options.states), np.uint8),
         metrics=np.empty((2, options.states)),
-        costs=np.empty(4),
     )

@@ -17,7 +17,7 @@ from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.kernel_table import Kernels, load_kernels
+from rbe_cli.kernels.kernel_table import Kernels, load_kernels, with_int8_inputs
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
@@ -42,6 +42,7 @@ class LayerOptions:
         repeat: calls of each; None as in `timing.time_in_turn`.
         seconds: time that all may take together, each shape an equal part of what is left. Layers
             that would take longer are left out. None for as long as it takes.
+        takes_int8: whether inputs of products with 8-bit weights are rounded to 8 bits, not 16.
     """
 
     shapes: Sequence[Shape] = ()
@@ -51,6 +52,7 @@ class LayerOptions:
     memory_limit: int | None = None
     repeat: int | None = None
     seconds: float | None = None
+    takes_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def time_layers(
         except UsageError:
             if options.seconds is None:
                 raise
+    if options.takes_int8:
+        fast = with_int8_inputs(fast)
     if options.shapes and set(options.variants) != {Variant.reference}:
         _compile(fast, progress)
     budget = Budget(options.seconds)

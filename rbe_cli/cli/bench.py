@@ -67,7 +67,7 @@ def bench(
     ops = list(Op) if op in (None, options.ALL) else [Op(op)]
     variants = list(Variant) if variant in (None, options.ALL) else [Variant(variant)]
     layers = operators.LayerOptions(
-        shapes, ops, variants, backward, max_memory, repeat, max_seconds
+        shapes, ops, variants, backward, max_memory, repeat, max_seconds, activations == "8"
     )
     with out.progress() as progress:
         paths = [find_rbe(name, offline=offline, progress=progress) for name in model or ()]
@@ -115,7 +115,6 @@ def _model_options(
         "--max-tokens": max_tokens,
         "--depth": depth,
         "--kv-type": kv_type,
-        "--activations": activations,
     }
     for flag, value in given.items():
         if value is not None:

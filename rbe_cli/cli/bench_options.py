@@ -106,8 +106,9 @@ ActivationsOption = Annotated[
     ActivationBits | None,
     typer.Option(
         metavar="auto|8|16",
-        rich_help_panel=_MODEL,
-        help="Round the activations of a prompt to this many bits. The default is auto.",
+        rich_help_panel=SPEED,
+        help="Round activations to this many bits: those of a prompt, or those of layers with "
+        "8-bit weights. The default is auto, which is 16 for layers.",
     ),
 ]
 Repeat = Annotated[

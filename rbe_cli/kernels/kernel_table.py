@@ -1,7 +1,7 @@
 """Choose the kernels, once, when a model is loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,11 @@ def load_kernels(engine: Engine, threads: int | None = None) -> Kernels:
         UsageError: `threads` is below 1.
     """
     return _fast(threads) if engine == "fast" else _reference()
+
+
+def with_int8_inputs(kernels: Kernels) -> Kernels:
+    """Return `fast` kernels whose products round their inputs to 8 bits instead of 16."""
+    return replace(kernels, matmul=partial(kernels.matmul, takes_int8=True))
 
 
 def _fast(threads: int | None) -> Kernels:

@@ -208,3 +208,18 @@ def test_rows_come_as_they_are_timed(fast: Kernels) -> None:
     assert (first.op, stages[-1]) == (Op.layernorm, 0)
     next(rows)
     assert stages[-1] == 1
+
+
+@pytest.mark.parametrize("takes_int8", [False, True])
+def test_inputs_are_rounded_to_as_many_bits_as_asked(fast: Kernels, takes_int8: bool) -> None:
+    seen = []
+
+    def matmul(*arguments: Any, takes_int8: bool = False) -> None:
+        seen.append(takes_int8)
+        fast.matmul(*arguments, takes_int8=takes_int8)
+
+    options = LayerOptions([Shape(1, 2, 8)], [Op.linear], [Variant.fused], repeat=1)
+    options = replace(options, takes_int8=takes_int8)
+    (timing,) = time_layers(options, replace(fast, matmul=matmul), no_progress)
+    assert timing.iterations == 1
+    assert set(seen) == {takes_int8}

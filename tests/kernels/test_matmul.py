@@ -22,13 +22,13 @@ BY_FORM = pytest.mark.parametrize("form", FORMS)
 SETS = st.sampled_from(available())
 
 
-def multiply(team, x, matrix, bias):
+def multiply(team, x, matrix, bias, **options):
     out = np.full((len(x), matrix.shape[1]), np.nan, np.float32)
-    matmul(team, x, matrix, bias, out)
+    matmul(team, x, matrix, bias, out, **options)
     return out
 
 
-def twin(x, matrix, bias):
+def twin(x, matrix, bias, limit=32512):
     """(x W + bias in float64, with activations rounded by groups; bound of float32's rounding)."""
     scaled = x * matrix.row_steps
     unscaled = matrix.unscaled().astype(np.float64) / matrix.unit
@@ -39,11 +39,11 @@ def twin(x, matrix, bias):
     for start in range(0, x.shape[1], 256):
         part = scaled[:, start : start + 256]
         top = np.abs(part).max(axis=1, keepdims=True)
-        inverse = np.divide(np.float32(32512), top, out=np.zeros_like(top), where=top > 0)
+        inverse = np.divide(np.float32(limit), top, out=np.zeros_like(top), where=top > 0)
         rounded = np.rint(part * inverse).astype(np.int64)
-        product = (rounded @ integers[start : start + 256]) * (top / np.float32(32512))
+        product = (rounded @ integers[start : start + 256]) * (top / np.float32(limit))
         total += product
-        magnitude += np.abs(rounded) @ np.abs(integers[start : start + 256]) * (top / 32512)
+        magnitude += np.abs(rounded) @ np.abs(integers[start : start + 256]) * (top / limit)
     steps = np.float32(matrix.unit) * matrix.column_steps
     bound = 2.0**-21 * (magnitude * np.abs(steps) + np.abs(bias)) + 1e-37
     return total * steps + bias, bound
@@ -57,14 +57,15 @@ def twin(x, matrix, bias):
     form=st.sampled_from(FORMS),
     exponent=st.integers(-30, 30),
     instructions=SETS,
+    takes_int8=st.booleans(),
 )
-def test_equals_the_twin(seed, tokens, rows, columns, form, exponent, instructions):
+def test_equals_the_twin(seed, tokens, rows, columns, form, exponent, instructions, takes_int8):
     rng = np.random.default_rng(seed)
     matrix = random_matrix(rng, rows, columns, form)
     x = np.float32(10.0**exponent) * rng.standard_normal((tokens, rows), np.float32)
     bias = rng.standard_normal(columns, np.float32)
-    expected, bound = twin(x, matrix, bias)
-    found = multiply(get_team(1, instructions), x, matrix, bias)
+    expected, bound = twin(x, matrix, bias, 127 if takes_int8 else 32512)
+    found = multiply(get_team(1, instructions), x, matrix, bias, takes_int8=takes_int8)
     assert (np.abs(found - expected) <= bound).all()
 
 

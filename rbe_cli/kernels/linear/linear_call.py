@@ -24,6 +24,8 @@ def matmul(
     out: Float32,
     norm: Norm | None = None,
     activation: Activation | None = None,
+    *,
+    takes_int8: bool = False,
 ) -> None:
     """Multiply tokens by a matrix `[K, N]`: out = activation(norm(x) W + bias).
 
@@ -35,6 +37,7 @@ def matmul(
         out: `[tokens, N]`, contiguous.
         norm: LayerNorm of x, before the product.
         activation: activation function of the result.
+        takes_int8: round x to 8 bits instead of 16.
     """
     (program,) = load([LINEAR], team.instructions)
     rows, columns = matrix.shape
@@ -50,6 +53,7 @@ def matmul(
     job = np.zeros(1, MATMUL)
     job["matrix"] = matrix.record
     job["matrix"]["bias"], job["flags"] = address(padded_bias), team.flags
+    job["matrix"]["takes_int8"] = takes_int8
     job["quantised_inputs"] = address(quantised_inputs)
     job["quantised_bytes"] = quantised_inputs.strides[0]
     job["scratch"], job["scratch_bytes"] = address(scratch), scratch.strides[0]

@@ -9,6 +9,7 @@ from typing import Any
 from rbe_cli.kernels.kernel_records import MATMUL
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
 from rbe_cli.kernels.linear.products import Operands, multiply, quantise
+from rbe_cli.kernels.linear.quad_products import int8_arithmetic
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import record
 from rbe_cli.runtime.team_programs import barrier, share
@@ -21,6 +22,15 @@ def linear_program(arithmetic: Any, part: int, parts: int, job_address: int) -> 
     All parts round x, then each computes its own panels.
     """
     job = record(MATMUL, job_address)
+    if job.matrix.takes_int8 != 0:
+        _run(int8_arithmetic(arithmetic), job, part, parts)
+    else:
+        _run(arithmetic, job, part, parts)
+
+
+@program_code
+def _run(arithmetic: Any, job: Any, part: int, parts: int) -> None:
+    """Compute it with activations of the arithmetic's width."""
     matrix = job.matrix
     stride = job.quantised_bytes
     for token in range(share(job.tokens, part, parts), share(job.tokens, part + 1, parts)):

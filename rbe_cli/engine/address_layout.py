@@ -15,9 +15,8 @@ from rbe_cli.nn.named_weights import NamedWeights
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arrays import Float32
 from rbe_cli.weights.matrix_record import FLOATS, MATRIX
-from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, PANEL_COLUMNS
+from rbe_cli.weights.panel_layout import PANEL_COLUMNS
 from rbe_cli.weights.panel_matrix import PanelMatrix
-from rbe_cli.weights.uniform_panels import UniformPanels
 from rbe_cli.weights.weight_forms import Weight, dense
 
 LINEAR_FIELDS = {
@@ -125,14 +124,14 @@ class AddressLayout:
             record["bias"] = address(padded)
         else:
             record["bias"] = self._padded(bias)
-        record["takes_int8"] = self._takes_int8(weight)
+        record["takes_int8"] = self.takes_int8(weight)
         self.weight_bytes += weight.nbytes + bias.nbytes
         return record
 
-    def _takes_int8(self, weight: Weight) -> bool:
-        """Return whether a prompt's activations may be rounded to 8 bits for a matrix."""
+    def takes_int8(self, weight: Weight) -> bool:
+        """Return whether a prompt's activations are rounded to 8 bits for a matrix."""
         if self._activation_bits == "auto":
-            return isinstance(weight, UniformPanels) and weight.layout in (EVEN_2, BENT_4)
+            return isinstance(weight, PanelMatrix) and weight.is_coarse
         return self._activation_bits == "8"
 
     def _matrix(self, weight: Weight) -> Any:

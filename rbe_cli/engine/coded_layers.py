@@ -1,6 +1,6 @@
 """Layers that stay entropy-coded in memory, and are decoded each time they are used."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
 from rbe_cli.engine.address_layout import CodedLinear
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.thread_team import Team
+from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
 class CodedLayers:
@@ -22,6 +23,7 @@ class CodedLayers:
         layers: NDArray[np.void],
         coded: Mapping[int, Mapping[str, CodedLinear]],
         team: Team,
+        takes_int8: Callable[[TrellisPanels], bool],
     ) -> None:
         """Decode every layer once, to learn where its parts lie.
 
@@ -29,8 +31,10 @@ class CodedLayers:
             layers: `[n_layer]` of `LAYER`, which are filled.
             coded: number of a layer -> its entropy-coded matrices by field of `LAYER`.
             team: decodes.
+            takes_int8: whether a prompt's activations are rounded to 8 bits for a matrix.
         """
         self._team = team
+        self._takes_int8 = takes_int8
         self._unpackings: dict[int, Unpacking] = {}
         self._kept: list[object] = []  # what addresses point to
         ordered = {
@@ -62,10 +66,9 @@ class CodedLayers:
         self._unpackings[number].run(self._team)
 
     def _fill(self, record: NDArray[np.void], number: int, index: int, linear: CodedLinear) -> None:
-        """Fill the record of a matrix, but for what it says of activations."""
+        """Fill the record of a matrix."""
         panels = self._unpackings[number].panels(index)
         bias = panels.in_panels(linear.bias)
         self._kept += [panels, bias]
-        takes_int8 = record["takes_int8"].copy()
         record[:] = panels.record
-        record["bias"], record["takes_int8"] = address(bias), takes_int8
+        record["bias"], record["takes_int8"] = address(bias), self._takes_int8(panels)

@@ -46,7 +46,7 @@ class Runner:
         self._layers = layout.layers
         if layout.coded:
             self._layers = layout.layers.copy()  # each runner decodes into records of its own
-        self._coded = CodedLayers(self._layers, layout.coded, team)
+        self._coded = CodedLayers(self._layers, layout.coded, team, layout.takes_int8)
         self._job = np.zeros(1, FORWARD)
         self._job_address = address(self._job)
         layout.fill(self._job)

@@ -64,6 +64,11 @@ class PanelMatrix(CompressedMatrix):
         """Return what kernels' sums of integers are multiplied by beside the steps."""
 
     @property
+    @abstractmethod
+    def is_coarse(self) -> bool:
+        """Return whether its errors are five times those of activations of 8 bits, or more."""
+
+    @property
     def tiles(self) -> int:
         """Return the number of tiles of a panel."""
         return -(-self.shape[0] // TILE_ROWS)

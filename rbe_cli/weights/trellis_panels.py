@@ -25,6 +25,7 @@ from rbe_cli.weights.trellis_layout import WIDTHS
 
 _WIDEST = WIDTHS[-1]
 _OVERFLOW_UNIT = 256
+_COARSE_WIDTH = 3.5  # bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +131,11 @@ class TrellisPanels(PanelMatrix):
     def unit(self) -> float:
         """Return 1: the levels are integers."""
         return 1.0
+
+    @property
+    def is_coarse(self) -> bool:
+        """Return whether tiles are narrow (docs/design-notes.md, "Activations")."""
+        return bool(self.widths.mean() <= _COARSE_WIDTH)
 
     @property
     def nbytes(self) -> int:

@@ -51,6 +51,11 @@ class UniformPanels(PanelMatrix):
         return self.layout.unit
 
     @property
+    def is_coarse(self) -> bool:
+        """Return whether levels have at most 4 bits (docs/design-notes.md, "Activations")."""
+        return self.layout.bits <= 4
+
+    @property
     def nbytes(self) -> int:
         """Return the bytes in memory."""
         return self.values.nbytes + self.row_steps.nbytes + self.column_steps.nbytes

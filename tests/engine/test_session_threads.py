@@ -82,13 +82,14 @@ def test_threads_that_decode_layers_on_use():
     config = small_config()
     weights = as_panels(random_tensors(config), 30)[0]
     coded = dict(weights)
-    for number in (0, 2):
+    for number, step in ((0, 0.01), (2, 0.1)):  # the second takes activations of 8 bits
         name = f"h.{number}.attn.c_proj.weight"
         tensor = random_tensors(config)[name]
         factors = InputFactor.identity(len(tensor)), OutputFactor.identity(len(tensor.T))
-        block = encode_block(tensor, 0.01, *factors)
-        coded[name] = CodedMatrix(EncodedMatrix(tensor.shape, 0.01, (block,)))
+        block = encode_block(tensor, step, *factors)
+        coded[name] = CodedMatrix(EncodedMatrix(tensor.shape, step, (block,)))
         weights[name] = coded[name].decoded()
+        assert weights[name].is_coarse == (step == 0.1)
     whole, model = LoadedModel(config, weights), LoadedModel(config, coded)
     assert Session(model).coded_layers == 2
     team = get_team(2)

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_panels import FORMS, UNIFORM, random_matrix
+from trellis_integers import blocks_of
 
 from rbe_cli.runtime.arena import Arena
 from rbe_cli.weights import panel_layout
+from rbe_cli.weights.trellis_panels import TrellisPanels
 from rbe_cli.weights.uniform_panels import UniformPanels
 
 
@@ -57,3 +59,14 @@ def test_an_arena_takes_more_than_a_chunk():
     placed = [arena.place(np.full(size, i, np.uint8)) for i, size in enumerate(sizes)]
     assert [array.size for array in placed] == sizes
     assert all((array == i).all() for i, array in enumerate(placed))
+
+
+def test_narrow_levels_are_coarse():
+    """Prompts meet them with activations of 8 bits."""
+    rng = np.random.default_rng(0)
+    coarse = {form: random_matrix(rng, 40, 20, form).is_coarse for form in UNIFORM}
+    assert coarse == {"even2": True, "bent4": True, "int8": False}
+    for limit, expected in ((3, True), (7, True), (15, False)):
+        targets = rng.uniform(-limit, limit, (64, 32))
+        blocks = blocks_of(targets, np.ones(32, np.float32), limit)
+        assert TrellisPanels.from_blocks((64, 32), blocks, 8).is_coarse == expected

@@ -10,13 +10,13 @@ from rbe_cli.progress import Stage
 
 # Seconds per 1e9 (weights x tokens), with two threads of the machine of docs/results.md,
 # "Forecasts".
-_WRITING = 0.042
-_MEASURING = 0.069
+_WRITING = 0.012
+_MEASURING = 0.06
 _RECONSTRUCTING = 0.053
 _EVALUATING = 0.042
 _TRAINING = 0.059
-_ENCODING = 0.095  # seconds per million weights, with 8 states
-PROBE_SPEED = 2 * 13.5e6
+_ENCODING = 0.055  # seconds per million weights, with 8 states
+PROBE_SPEED = 2 * 24e6
 """Weights per second of both threads of that machine, for the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # per training step
 

@@ -49,14 +49,14 @@ LAYER_NORM = Program(_LAYER_NORM, "layer_norm_program", _TEAM_RUN)
 LAYER_NORM_BACKWARD = Program(_LAYER_NORM, "layer_norm_backward_program", _TEAM_RUN)
 
 _F32_1D, _F32_2D, _F32_3D = "float32[::1]", "float32[:, ::1]", "float32[:, :, ::1]"
-_F64_2D = "float64[:, ::1]"
+_F64_2D, _F64_3D = "float64[:, ::1]", "float64[:, :, ::1]"
 _I8_1D, _I16_1D, _I16_2D = "int8[::1]", "int16[::1]", "int16[:, ::1]"
 _I32_1D, _I32_2D = "int32[::1]", "int32[:, ::1]"
 _I64_1D, _I64_2D = "int64[::1]", "int64[:, ::1]"
 _U8_1D, _U8_2D = "uint8[::1]", "uint8[:, ::1]"
 _U16_1D, _U16_3D, _U32_1D = "uint16[::1]", "uint16[:, :, ::1]", "uint32[::1]"
 _SEARCH = (  # trellis.Search
-    _U8_1D, _F64_2D, "float64", _F32_3D, _I64_1D, _F32_1D, _I32_1D, _I32_2D, _F64_2D, _U8_2D,
+    _U8_1D, _F64_3D, "float64", _F32_3D, _I64_1D, _F32_1D, _I32_1D, _I32_2D, _F64_2D, _U8_2D,
     _F64_2D,
 )  # fmt: skip
 _ENCODER_TABLES = _U16_3D, _U16_3D, _I64_1D  # rans.EncoderTables
@@ -84,11 +84,11 @@ RANS_GET_RUN = Program(
 UNPACK_BLOCKS = Program("rbe_cli.codec.ectcq.unpack_programs", "unpack_blocks", _TEAM_RUN)
 QUANTISE_SEGMENT = Program(
     "rbe_cli.codec.ectcq.trellis_programs", "quantise_segment_program",
-    (_F32_1D, "int64", _I16_1D, *_SEARCH, _I32_1D, "int64"), True,
+    (_F32_1D, "int64", _I16_1D, _U8_1D, *_SEARCH, _I32_1D, "int64"), True,
 )  # fmt: skip
 QUANTISE_ROWS = Program(
     "rbe_cli.codec.ectcq.feedback_programs", "quantise_rows",
-    (*[_F32_2D] * 4, _I16_1D, *_SEARCH, _F32_2D, _F32_1D, _I64_2D, _F32_2D, _I32_2D),
+    (*[_F32_2D] * 4, _I16_1D, _U8_2D, *_SEARCH, _F32_2D, _F32_1D, _I64_2D, _F32_2D, _I32_2D),
 )  # fmt: skip
 QUANTISE_FIXED_ROWS = Program(
     "rbe_cli.codec.fixed.fixed_programs", "quantise_fixed_rows",

@@ -1,5 +1,7 @@
 """Test error feedback through inputs and outputs: its integers, and how much it saves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,8 +17,10 @@ from rbe_cli.codec.ectcq.error_feedback import (
     RATE_WEIGHT,
     quantise,
 )
+from rbe_cli.codec.ectcq.tile_widths import feedback_power, tile_widths
 from rbe_cli.codec.ectcq.trellis import (
     DEFAULT_OPTIONS,
+    PANEL,
     PARITY_CHECKS,
     QuantiserOptions,
     make_search,
@@ -43,12 +47,12 @@ def loss(weights, matrix, inputs, outputs):
 # Feedback
 
 
-def quantised_stretch(target, row_level, column_levels, state, options):
+def quantised_stretch(target, row_level, column_levels, widths, state, options):
     """Return (integers, end state)."""
     out = np.empty(len(target), np.int32)
     search = make_search(len(target), options, RATE_WEIGHT)
     (quantise_segment,) = load([QUANTISE_SEGMENT])
-    arguments = target.astype("f4"), row_level, column_levels, *search, out, state
+    arguments = target.astype("f4"), row_level, column_levels, widths, *search, out, state
     return out, quantise_segment(*arguments)
 
 
@@ -78,6 +82,12 @@ def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIO
     rows, width = weights.shape
     steps = step * 2.0 ** (step_levels / LEVELS_PER_OCTAVE)
     levels = levels_in_steps(weights, step_levels, step, inputs)
+    importance = inputs.diagonal[np.argsort(inputs.order)]
+    mixed = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
+    in_steps = (weights[inputs.order] / steps).astype("f4")
+    power = feedback_power(in_steps, inputs.lower, mixed.astype("f4"))
+    power = power[np.argsort(inputs.order)]
+    widths = tile_widths((weights / steps).astype("f4"), power, importance)
     lower = inputs.lower if inputs.lower.size else np.eye(rows)
     mixing = outputs.mixing if outputs.mixing.size else np.zeros((width, width))
     segment = SEGMENT if outputs.mixing.size else width
@@ -97,7 +107,7 @@ def recursion(weights, step_levels, step, inputs, outputs, options=DEFAULT_OPTIO
             target = (weights[row, part] + below[part] + before) / steps[part]
             assert (target == target.astype(np.float32)).all()  # so that rounding plays no role
             integers[row, part], state = quantised_stretch(
-                target, row_level, levels[part], state, options
+                target, row_level, levels[part], widths[row // 32, first // PANEL :], state, options
             )
             errors[i, part] = weights[row, part] - steps[part] * integers[row, part]
     return integers
@@ -148,9 +158,13 @@ def test_uncorrelated_inputs_feed_nothing_back(rows, columns, seed, equal):
     rng, weights = np.random.default_rng(seed), random_weights(rows, columns, seed)
     levels = rng.integers(-9, 9, columns).astype(np.int16)
     moment = np.diag(np.ones(rows) if equal else rng.uniform(0.1, 9, rows)).astype(np.float32)
-    inputs = InputFactor.from_moment(moment, 0.01), InputFactor.identity(rows)
+    inputs = InputFactor.from_moment(moment, 0.01)
+    importance = inputs.diagonal[np.argsort(inputs.order)]
+    plain = replace(InputFactor.identity(rows), diagonal=importance)
     for outputs in (OutputFactor.identity(columns), output_factor(np.eye(columns), 0.0)):
-        found, expected = (quantised(weights, levels, 0.25, side, outputs) for side in inputs)
+        found, expected = (
+            quantised(weights, levels, 0.25, side, outputs) for side in (inputs, plain)
+        )
         np.testing.assert_array_equal(found, expected)
 
 

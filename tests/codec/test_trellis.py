@@ -33,15 +33,17 @@ def python_of(program):
 
 
 def quantise(
-    target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS, own=None
-):
+    target, row_level, column_levels, rate_weight, start=0, options=DEFAULT_OPTIONS, width=15,
+    own=None,
+):  # fmt: skip
     """Return (integers, end state); `own` is the instruction set."""
     columns = len(target)
     out = np.empty(columns, np.int32)
     search = trellis.make_search(columns, options, rate_weight)
     target, column_levels = np.asarray(target, np.float32), np.asarray(column_levels, np.int16)
+    widths = np.full(-(-columns // trellis.PANEL), width, np.uint8)
     (quantise_segment,) = load([QUANTISE_SEGMENT], own)
-    return out, quantise_segment(target, row_level, column_levels, *search, out, start)
+    return out, quantise_segment(target, row_level, column_levels, widths, *search, out, start)
 
 
 def path(qs, state=0, states=8):
@@ -129,17 +131,19 @@ def test_other_limits_are_refused(largest):
     rate_weight=st.floats(0, 1),
     start=st.integers(0, 63),
     options=OPTIONS,
+    width=st.sampled_from([1, 2, 3, 15]),
 )
-def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start, options):
+def test_no_path_costs_less(target, row_level, column_levels, rate_weight, start, options, width):
     start %= options.states
     weights = list(zip(target.tolist(), (row_level + column_levels).tolist(), strict=True))
     # From 0 to x / 2, and 2 further on either side: beyond, errors grow and no bits are saved.
     searched = [range(min(round(x / 2), 0) - 2, max(round(x / 2), 0) + 3) for x, _ in weights]
     paths = (path(qs, start, options.states)[0] for qs in product(*searched))
-    largest = options.max_integer
+    largest = min(options.max_integer, 2**width - 1)
     allowed = (p for p in paths if max(p) <= largest and min(p) >= -largest - 1)
     least = min(cost(integers, weights, rate_weight) for integers in allowed)
-    found, _ = quantise(target, row_level, column_levels, rate_weight, start, options)
+    found, _ = quantise(target, row_level, column_levels, rate_weight, start, options, width)
+    assert -largest - 1 <= found.min() <= found.max() <= largest
     assert cost(found.tolist(), weights, rate_weight) == pytest.approx(least)
 
 
@@ -167,7 +171,7 @@ def test_output_is_a_path_within_bounds(target, row_level, rate_weight, start, o
 def test_every_instruction_set_finds_the_same_path(target, row_level, rate_weight, options):
     levels = np.arange(len(target)) % 40 - 20
     expected, *others = (
-        quantise(target, row_level, levels, rate_weight, 5, options, own) for own in available()
+        quantise(target, row_level, levels, rate_weight, 5, options, own=own) for own in available()
     )
     for found in others:
         np.testing.assert_array_equal(found[0], expected[0])

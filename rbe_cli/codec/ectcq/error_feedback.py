@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import SEGMENT
+from rbe_cli.codec.ectcq.tile_widths import TILE_ROWS, feedback_power, tile_widths
 from rbe_cli.codec.ectcq.trellis import DEFAULT_OPTIONS, QuantiserOptions, make_search
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
@@ -60,6 +61,10 @@ def quantise(
     # Weights beyond the largest integer are clipped, and other weights do not correct that error.
     np.clip(scaled, -MAX_INTEGER, MAX_INTEGER, out=scaled)
     mixing = outputs.mixing * steps[:, None] / steps if outputs.mixing.size else outputs.mixing
+    natural = np.argsort(inputs.order)
+    power = feedback_power(scaled, inputs.lower, mixing)
+    widths = tile_widths(scaled[natural], power[natural], inputs.diagonal[natural])
+    row_widths = widths[inputs.order // TILE_ROWS]
     carried = np.zeros_like(scaled)
     errors = np.empty_like(scaled)
     integers = np.empty(weights.shape, np.int32)
@@ -71,9 +76,9 @@ def quantise(
         part = slice(start, min(start + _ROWS, len(weights)))
         inner = np.ascontiguousarray(lower[part, part])
         quantise_rows(
-            scaled[part], carried[part], inner, mixing, column_levels, *search,
+            scaled[part], carried[part], inner, mixing, column_levels, row_widths[part], *search,
             scratch, factors, states, errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:
             carried[:start] += lower[part, :start].T @ errors[part]
-    return integers[np.argsort(inputs.order)]
+    return integers[natural]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.codec.ectcq.error_feedback import GROUP, GROUP_COLUMNS
-from rbe_cli.codec.ectcq.trellis import Search
+from rbe_cli.codec.ectcq.trellis import PANEL, Search
 from rbe_cli.codec.ectcq.trellis_programs import quantise_segment
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE
 from rbe_cli.codec.product_programs import add_product
@@ -33,6 +33,7 @@ def quantise_rows(
     lower: Float32,
     mixing: Float32,
     column_levels: NDArray[np.int16],
+    widths: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     subsets: NDArray[np.float64],
     rate_weight: float,
@@ -53,7 +54,8 @@ def quantise_rows(
     """Quantise rows `[rows, B]` from the last to the first, in units of the columns' steps.
 
     `carried` holds the feedback of the rows below these, and `lower` holds L of these rows. One
-    search decides as many columns as it has room for; its fields are separate arguments.
+    search decides as many columns as it has room for; its fields are separate arguments. `widths`
+    `[rows, panels]` limits the integers (`Search.subsets`).
     `errors` receives weights minus integers, and `out` the integers. `scratch`
     `[2 * GROUP + 1, B]`, `factors` `[rows]` and `states` `[2, GROUP]` are overwritten.
 
@@ -90,8 +92,9 @@ def quantise_rows(
                         target[r, first:last],
                     )  # fmt: skip
                 states[1, r] = _quantise_columns(
-                    arithmetic, weights[row], mixing, column_levels, search, feedback[r], target[r],
-                    errors[row], out[row], states[0, r], states[1, r], first, last,
+                    arithmetic, weights[row], mixing, column_levels, widths[row], search,
+                    feedback[r], target[r], errors[row], out[row], states[0, r], states[1, r],
+                    first, last,
                 )  # fmt: skip
             if last < width:
                 _mix(feedback, mixing, target, first, last)
@@ -148,6 +151,7 @@ def _quantise_columns(
     weights: Float32,
     mixing: Float32,
     column_levels: NDArray[np.int16],
+    widths: NDArray[np.uint8],
     search: Search,
     feedback: Float32,
     target: Float32,
@@ -163,8 +167,8 @@ def _quantise_columns(
     for first in range(start, stop, segment):
         last = min(first + segment, stop)
         state = quantise_segment(
-            arithmetic, target[first:last], row_level, column_levels[first:last], search,
-            out[first:last], state,
+            arithmetic, target[first:last], row_level, column_levels[first:last],
+            widths[first // PANEL :], search, out[first:last], state,
         )  # fmt: skip
         for k in range(first, last):
             errors[k] = weights[k] - np.float32(out[k])

@@ -19,8 +19,9 @@ from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, Labels, entropy_tab
 from rbe_cli.errors import UsageError
 from rbe_cli.weights.trellis_code import PARITY_CHECKS
 
+WIDEST = 15  # the bits of a width that limits no integer, without its sign
+PANEL = 16  # columns that share a width (tile_widths.py), and whose candidates are found at once
 _SMALLEST_LIMIT = 7
-_LANES = 16  # weights whose candidates are found at once
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Search(NamedTuple):
 
     Attributes:
         labels: the labels of the states (`state_labels`).
-        subsets: float64 `[4, 3]`: for each (z, q & 1) the residue of n modulo 4, the smallest and
-            the largest n.
+        subsets: float64 `[16, 4, 3]`: for a width w, which keeps n in [-2 ** w, 2 ** w), and for
+            each (z, q & 1) the residue of n modulo 4, the smallest and the largest n.
         rate_weight: lambda, in squared steps per bit.
         bits, shift: the fields of `EntropyTables`.
         weights: scratch, float32 `[padded]`, with the columns padded to a multiple of 16.
@@ -95,10 +96,10 @@ class Search(NamedTuple):
 
 def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> Search:
     """Return a search with room for segments of `columns` columns."""
-    low, high = -options.max_integer - 1, options.max_integer
     residues = [z + 2 * parity for z in (0, 1) for parity in (0, 1)]
-    subsets = [(r, low + (r - low) % 4, high - (high - r) % 4) for r in residues]
-    tables, padded = entropy_tables(), -(-columns // _LANES) * _LANES
+    highest = [min(2**width - 1, options.max_integer) for width in range(WIDEST + 1)]
+    subsets = [[(r, (r + h + 1) % 4 - h - 1, h - (h - r) % 4) for r in residues] for h in highest]
+    tables, padded = entropy_tables(), -(-columns // PANEL) * PANEL
     return Search(
         labels=state_labels(options.states),
         subsets=np.array(subsets, np.float64),

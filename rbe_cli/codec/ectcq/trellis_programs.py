@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.ectcq.trellis import Search
+from rbe_cli.codec.ectcq.trellis import PANEL, Search
 from rbe_cli.codec.ectcq.trellis_vectors import (
     STATES,
     advance,
@@ -17,6 +17,8 @@ from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVE
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import LANES, address_of_array
 
+_SUBSETS_BYTES = 4 * 3 * 8  # of a width (`Search.subsets`)
+
 
 @program_code
 def _find_candidates(
@@ -24,6 +26,7 @@ def _find_candidates(
     target: NDArray[np.float32],
     row_level: int,
     column_levels: NDArray[np.int16],
+    widths: NDArray[np.uint8],
     search: Search,
 ) -> None:
     """Write the choices and costs of a segment's weights into the search."""
@@ -43,8 +46,9 @@ def _find_candidates(
     first_weight, first_level = address_of_array(weights), address_of_array(levels)
     costs, choices = address_of_array(search.costs), address_of_array(search.choices)
     for j in range(0, padded, LANES):
+        own = subsets + _SUBSETS_BYTES * np.int64(widths[j // PANEL])
         store_candidates(
-            arithmetic, first_weight + 4 * j, first_level + 4 * j, subsets, search.rate_weight,
+            arithmetic, first_weight + 4 * j, first_level + 4 * j, own, search.rate_weight,
             bits, shift, costs + 32 * j, choices + 16 * j,
         )  # fmt: skip
 
@@ -107,6 +111,7 @@ def quantise_segment(
     target: NDArray[np.float32],
     row_level: int,
     column_levels: NDArray[np.int16],
+    widths: NDArray[np.uint8],
     search: Search,
     out: NDArray[np.int32],
     start: int,
@@ -117,6 +122,7 @@ def quantise_segment(
         arithmetic: the instruction set.
         target: `[columns]`, weights in units of the step.
         row_level, column_levels: their sum is the level of each weight in the entropy model.
+        widths: for every `PANEL` columns, the width of their integers (`Search.subsets`).
         search: a search with room for the columns.
         out: `[columns]`, receives n = 2 q + z.
         start: the state of the trellis before the segment.
@@ -124,7 +130,7 @@ def quantise_segment(
     Returns:
         The state after the segment.
     """
-    _find_candidates(arithmetic, target, row_level, column_levels, search)
+    _find_candidates(arithmetic, target, row_level, column_levels, widths, search)
     if search.labels.shape[0] == STATES:
         return _search_8_states(target.shape[0], search, out, start)
     return _search_states(target.shape[0], search, out, start)
@@ -136,6 +142,7 @@ def quantise_segment_program(
     target: NDArray[np.float32],
     row_level: int,
     column_levels: NDArray[np.int16],
+    widths: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     subsets: NDArray[np.float64],
     rate_weight: float,
@@ -155,4 +162,6 @@ def quantise_segment_program(
         labels, subsets, rate_weight, bits, shift, scaled, levels, choices, costs, decisions,
         metrics,
     )  # fmt: skip
-    return quantise_segment(arithmetic, target, row_level, column_levels, search, out, start)
+    return quantise_segment(
+        arithmetic, target, row_level, column_levels, widths, search, out, start
+    )

@@ -100,17 +100,21 @@ class _Candidates:
         fours = builder.fmul(builder.fsub(self._weights, residue), _doubles(0.25))
         fours = call(builder, f"llvm.rint.v{LANES}f64", DOUBLES, fours)
         near = builder.fadd(builder.fmul(fours, _doubles(4.0)), residue)
-        near = builder.select(builder.fcmp_ordered("<", near, lowest), lowest, near)
-        near = builder.select(builder.fcmp_ordered(">", near, highest), highest, near)
+        near = self._limited(near, lowest, highest)
         is_positive = builder.fcmp_ordered(">", near, _doubles(0.0))
         towards_0 = builder.select(is_positive, _doubles(-4.0), _doubles(4.0))
         first = self._cost(near, z)
-        second = self._cost(builder.fadd(near, towards_0), z)
+        second = self._cost(self._limited(builder.fadd(near, towards_0), lowest, highest), z)
         is_cheaper = builder.fcmp_ordered("<", second[0], first[0])
         return (
             builder.select(is_cheaper, second[0], first[0]),
             builder.select(is_cheaper, second[1], first[1]),
         )
+
+    def _limited(self, integers: ir.Value, lowest: ir.Value, highest: ir.Value) -> ir.Value:
+        builder = self._builder
+        integers = builder.select(builder.fcmp_ordered("<", integers, lowest), lowest, integers)
+        return builder.select(builder.fcmp_ordered(">", integers, highest), highest, integers)
 
     def _cost(self, integers: ir.Value, z: int) -> tuple[ir.Value, ir.Value]:
         """Return the costs of integers given as doubles, and their q."""

@@ -10,11 +10,11 @@ from rbe_cli.codec.ectcq.trellis import PANEL, Search
 from rbe_cli.codec.ectcq.trellis_programs import quantise_segment
 from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE
 from rbe_cli.codec.product_programs import add_product
+from rbe_cli.runtime.array_views import address_of_array
 from rbe_cli.runtime.floating import fused_float
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
     LANES,
-    address_of_array,
     fused,
     load_float,
     load_floats,

@@ -14,8 +14,9 @@ from rbe_cli.codec.ectcq.trellis_vectors import (
     store_paths,
 )
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER, MAX_LEVEL, MIN_LEVEL
+from rbe_cli.runtime.array_views import address_of_array
 from rbe_cli.runtime.jit import program_code
-from rbe_cli.runtime.simd import LANES, address_of_array
+from rbe_cli.runtime.simd import LANES
 
 _SUBSETS_BYTES = 4 * 3 * 8  # of a width (`Search.subsets`)
 

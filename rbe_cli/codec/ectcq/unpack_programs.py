@@ -28,11 +28,11 @@ from rbe_cli.codec.ectcq.unpack_records import (
 from rbe_cli.codec.entropy.entropy_model import LEVELS, PROBABILITY_BITS
 from rbe_cli.codec.entropy.rans import HISTORY, LANES, LOW
 from rbe_cli.codec.entropy.rans_decoder import LaneSource, Stream, decode_columns, decode_two
+from rbe_cli.runtime.array_views import array_at
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.lane_masks import has_gathers, store_ints
 from rbe_cli.runtime.simd import (
     address_of,
-    array_at,
     fetch_add,
     load_acquire,
     load_byte,

@@ -27,6 +27,7 @@ from rbe_cli.codec.entropy.entropy_model import (
     SYMBOL_OFFSET,
 )
 from rbe_cli.codec.entropy.rans import HISTORY, LANES, LOW, Levels, Words
+from rbe_cli.runtime.array_views import address_of_array
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.lane_masks import (
     below,
@@ -46,7 +47,7 @@ from rbe_cli.runtime.lane_masks import (
     store_ints,
     store_shorts,
 )
-from rbe_cli.runtime.simd import address_of_array, load_ints, splat_int
+from rbe_cli.runtime.simd import load_ints, splat_int
 
 _SLOTS = (1 << PROBABILITY_BITS) - 1
 _TABLE_BITS = PROBABILITY_BITS + 1  # a level has a table for z = 0 and one for z = 1

@@ -55,13 +55,11 @@ def quantise_rows(
 
     `carried` holds the feedback of the rows below these, and `lower` holds L of these rows. One
     search decides as many columns as it has room for; its fields are separate arguments. `widths`
-    `[rows, panels]` limits the integers (`Search.subsets`).
-    `errors` receives weights minus integers, and `out` the integers. `scratch`
-    `[2 * GROUP + 1, B]`, `factors` `[rows]` and `states` `[2, GROUP]` are overwritten.
-
-    Without mixing, one row follows the other. With it, `GROUP` rows go through the columns
-    together, some columns at a time, so that M is read once for all of them. The level of a row in
-    the entropy model is then that of its target without the feedback of the rows of its group.
+    `[rows, panels]` limits integers (`Search.subsets`). `errors` receives weights minus integers,
+    `out` the integers. `scratch` `[2 * GROUP + 1, B]`, `factors` `[rows]` and `states` `[2, GROUP]`
+    are overwritten. Without mixing, one row follows the other. With it, `GROUP` rows go through the
+    columns together, some columns at a time, so that M is read once for all of them. The level of a
+    row in the entropy model is then that of its target without the feedback of its group's rows.
     """
     search = Search(
         labels, subsets, rate_weight, bits, shift, scaled, levels, choices, costs, decisions,

@@ -15,9 +15,9 @@ from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.runtime.arrays import Floating, Norm
 from rbe_cli.weights.weight_forms import is_packed
 
-# Of a chunk's hidden layer: in float32, and rounded to 16 bits for the product; backward the
-# hidden layer, what is made of it, its gradient, and room for one more.
-_FORWARD_COPIES, _BACKWARD_COPIES = 2, 4
+# Of a chunk's hidden layer: in float32, and rounded for the product, with room for one more;
+# backward the hidden layer, what is made of it, its gradient, and room for one more.
+_FORWARD_COPIES, _BACKWARD_COPIES = 3, 4
 
 
 class FeedForward(Layer):

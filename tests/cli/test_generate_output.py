@@ -84,7 +84,7 @@ def test_quiet_is_the_new_text_alone(rbe: Rbe, rbe_file: Path, generate: Generat
 def test_log_probabilities_belong_to_the_tokens(
     generate: Generate, rbe: Rbe, rbe_file: Path, tmp_path: Path, tokenizer_json: bytes
 ) -> None:
-    options = ["--seed", 1, "--max-tokens", 9, "--logprobs", 3]
+    options = ["--seed", 1, "--max-tokens", 9, "--logprobs", 3, "--activations", "16"]
     record = generate(PROMPT, *options)
     assert list(record) == [*GENERATE_FIELDS, "logprobs"]
     assert [own["token"] for own in record["logprobs"]] == record["tokens"]

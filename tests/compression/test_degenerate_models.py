@@ -6,6 +6,7 @@ from compressing import decode, run
 from small_models import random_tensors, small_config
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
+from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 from rbe_cli.compression.settings import Settings
 
 NOISE = 1e-8  # nats a token: below it, KL is what rounding in float32 makes of it
@@ -168,5 +169,7 @@ def test_the_rest_of_a_column_with_an_outlier_is_not_lost(made, tmp_path):
     run(checkpoint, tmp_path / "a.rbe", Settings(default_bits=10.0))
     decoded = decode(tmp_path / "a.rbe")["h.0.mlp.c_proj.weight"]
     original = checkpoint.tensors["h.0.mlp.c_proj.weight"]
-    assert decoded[7, 9] == pytest.approx(500, rel=1e-4)
+    # Its column's step lets it be half of the largest integer; a trellis has every other integer.
+    step = 2 ** (1 / 8) * 500 / (MAX_INTEGER / 2)
+    assert decoded[7, 9] == pytest.approx(500, abs=2 * step)
     assert np.corrcoef(decoded[:7, 9], original[:7, 9])[0, 1] > 0.95

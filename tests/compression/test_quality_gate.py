@@ -21,7 +21,7 @@ def test_a_promise_that_was_missed_can_be_accepted_without_doing_the_work_again(
     with pytest.raises(QualityError):
         run(checkpoint, tmp_path / "a.rbe", settings)
     monkeypatch.setattr("rbe_cli.codec.ectcq.encoded_matrix.encode_block", None)
-    monkeypatch.setattr("rbe_cli.compression.calibration._write", None)
+    monkeypatch.setattr("rbe_cli.compression.text_writer.write", None)
     run(checkpoint, tmp_path / "a.rbe", settings, force=True, resume=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.rbe"]
 

@@ -132,13 +132,12 @@ def test_every_program_is_in_one_library():
 def get_run(words):
     """Call a program whose first argument is uint16 `[n]`."""
     (program,) = native.load([RANS_GET_RUN])
-    symbols, spans, shift = np.zeros(1, np.uint8), np.zeros(1, np.uint32), np.zeros(1, np.int64)
-    states = np.zeros(1, np.int64)
-    return program(words, 5, states, symbols, spans, shift, 0, 0, np.zeros(0, np.int16))
+    states, slots = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    return program(words, states, slots, np.zeros(6, np.int64), 0, 0, np.zeros(0, np.int16))
 
 
 def test_a_program_returns_its_result():
-    assert get_run(np.zeros(4, np.uint16)) == 5  # there is nothing to read
+    assert get_run(np.zeros(4, np.uint16)) == 0  # no word is read
 
 
 @pytest.mark.parametrize(

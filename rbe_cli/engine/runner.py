@@ -11,10 +11,15 @@ from rbe_cli.engine.coded_layers import CodedLayers
 from rbe_cli.engine.forward_records import FORWARD
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.engine.thread_tuner import ThreadTuner
-from rbe_cli.kernels.kernel_records import attention_bytes, quantised_bytes, scratch_bytes
+from rbe_cli.kernels.kernel_records import (
+    attention_bytes,
+    padded_tokens,
+    quantised_bytes,
+    scratch_bytes,
+)
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import libraries
-from rbe_cli.runtime.addresses import address
+from rbe_cli.runtime.addresses import address, whole_lines
 from rbe_cli.runtime.arrays import Float32, Int64
 from rbe_cli.runtime.libraries import ATTEND, MULTIPLY, MULTIPLY_INT8
 from rbe_cli.runtime.native import load
@@ -137,10 +142,14 @@ class Runner:
             buffer = np.zeros((wanted if name == "logits" else rows, stride), np.float32)
             self._buffers[name] = buffer
             job[name]["address"], job[name]["stride"] = address(buffer), buffer.strides[0]
-        own = quantised_bytes(max(config.n_embd, config.n_inner))
-        each = max(scratch_bytes(tokens), attention_bytes(cache.width, config.n_positions))
-        for name, shape in (("quantised", (rows, own)), ("scratch", (threads, each))):
-            self._buffers[name] = np.empty(shape, np.uint8)
-            job[f"{name}_bytes"] = shape[1]
+        inputs = max(config.n_embd, config.n_inner)
+        own = quantised_bytes(inputs)
+        each = max(scratch_bytes(tokens, inputs), attention_bytes(cache.width, config.n_positions))
+        for name, count, size in (
+            ("quantised", padded_tokens(rows), own),
+            ("scratch", threads, each),
+        ):
+            self._buffers[name] = whole_lines(count, size)
+            job[f"{name}_bytes"] = size
         job["quantised_inputs"] = address(self._buffers["quantised"])
         job["scratch"] = address(self._buffers["scratch"])

@@ -9,4 +9,4 @@ def warm_up(model: Gpt2, progress: Progress) -> None:
     """Make sure that nothing is compiled while `model` computes, forward or backward."""
     team = model.kernels.team
     if team is not None:
-        prepare(("engine", "layers"), team.instructions, progress)
+        prepare(("products", "engine", "layers"), team.instructions, progress)

@@ -16,6 +16,7 @@ _INT, _FLOAT = np.int64, np.float32
 
 MATMUL = np.dtype(
     [
+        ("multiply", _INT),  # address of machine code
         ("matrix", MATRIX),
         ("tokens", _INT),
         ("x", _INT),  # address of float32 [tokens, x_stride / 4], readable to K'
@@ -142,9 +143,19 @@ def quantised_bytes(rows: int) -> int:
     return 64 * (-(-header // 64) + 4 * -(-rows // PAIR_ROWS) | 1)
 
 
-def scratch_bytes(tokens: int) -> int:
-    """Return the bytes of a thread's scratch: two unpacked groups, then sums of all tokens."""
-    return 2 * UNPACKED_BYTES + 128 * (tokens + 8)
+def scratch_bytes(tokens: int, rows: int) -> int:
+    """Return the bytes of a thread's scratch for products by a matrix of `rows` rows.
+
+    Either two unpacked groups, then totals of all tokens; or with instructions for matrices four
+    unpacked panels, then totals of 64 tokens and sums of 16.
+    """
+    with_vectors = 2 * UNPACKED_BYTES + 128 * (tokens + 8)
+    return max(with_vectors, 4 * 512 * -(-rows // 32) + 256 * 64 + 4096)
+
+
+def padded_tokens(tokens: int) -> int:
+    """Return how many tokens' quantised inputs there is memory for: whole blocks of 32."""
+    return -(-tokens // 32) * 32
 
 
 def head_bytes(width: int, kind: KvType) -> int:

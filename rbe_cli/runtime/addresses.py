@@ -5,12 +5,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LINE_BYTES = 64
+
 
 def address(array: NDArray[np.generic]) -> int:
     """Return the address of an array's first element, in bytes."""
     # Not by `__array_interface__`, which loses a Ctrl-C: numpy clears errors while it describes
     # records.
     return int(array.ctypes.data)
+
+
+def whole_lines(rows: int, size: int) -> NDArray[np.uint8]:
+    """Return memory `[rows, size]` of arbitrary bytes that begins where a line of a cache does."""
+    memory = np.empty(rows * size + LINE_BYTES, np.uint8)
+    first = -address(memory) % LINE_BYTES
+    return memory[first : first + rows * size].reshape(rows, size)
 
 
 def float_address(array: NDArray[np.floating[Any]]) -> int:

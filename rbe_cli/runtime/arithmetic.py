@@ -44,8 +44,20 @@ def choice_type(value: Any) -> types.Type:
 
 
 class Arithmetic:
-    """Choose the instruction set and the width of activations: every program's first argument."""
+    """Choose the instruction set and the width of activations: every program's first argument.
 
-    def __init__(self, instructions: InstructionSet, int8: bool = False) -> None:
-        self.instructions, self.int8 = instructions, int8
-        self.name = instructions.name + (" int8" if int8 else "")
+    Attributes:
+        instructions: for vectors; those of `amx` are `avx512`'s.
+        has_matrices: whether there are instructions for matrices beside them.
+        int8: whether activations are int8.
+    """
+
+    def __init__(
+        self, instructions: InstructionSet, int8: bool = False, has_matrices: bool = False
+    ) -> None:
+        self.has_matrices = has_matrices or instructions is InstructionSet.amx
+        self.instructions = InstructionSet.avx512 if self.has_matrices else instructions
+        self.int8 = int8
+        self.name = self.instructions.name
+        self.name += " matrices" if self.has_matrices else ""
+        self.name += " int8" if int8 else ""

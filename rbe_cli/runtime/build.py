@@ -22,7 +22,7 @@ from rbe_cli.runtime.compile_target import compile_for
 from rbe_cli.runtime.cpu_features import architecture
 from rbe_cli.runtime.cpus import affine_cpus
 from rbe_cli.runtime.instruction_sets import Baseline, InstructionSet, baseline, buildable
-from rbe_cli.runtime.libraries import LIBRARIES
+from rbe_cli.runtime.libraries import LIBRARIES, compiled_set
 
 Job = tuple[str, InstructionSet]
 _STAGE = "compiling kernels (first run only)"
@@ -146,7 +146,8 @@ def _build_all(machine: str | None) -> None:
         (library, instructions)
         for library in LIBRARIES
         for instructions in buildable(machine)
-        if object_files.find_shipped(library, instructions) is None
+        if compiled_set(library, instructions) is instructions
+        and object_files.find_shipped(library, instructions) is None
     ]
     for step, ((library, instructions), file) in enumerate(compile_libraries(jobs), 1):
         path = object_files.SHIPPED / object_files.file_name(library, instructions)

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# By Linux's names.
-_X86_NAMES = {"bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni"}
+_X86_NAMES = {  # by Linux's names
+    "bmi1": "bmi", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni",
+    "amx_tile": "amx-tile", "amx_int8": "amx-int8",
+}  # fmt: skip
 _ARM_BITS = {20: "dotprod"}  # by the bits of AT_HWCAP (Linux, arch/arm64, asm/hwcap.h)
 _AT_HWCAP = 16
 _DARWIN_NAMES = {"hw.optional.arm.FEAT_DotProd": "dotprod"}  # by the names of sysctl

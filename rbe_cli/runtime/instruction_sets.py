@@ -12,6 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from rbe_cli.errors import UsageError
+from rbe_cli.runtime.amx_permission import ask_for_amx
 from rbe_cli.runtime.cpu_features import architecture, cpu_features
 
 VARIABLE = "RBE_INSTRUCTIONS"
@@ -20,12 +21,14 @@ VARIABLE = "RBE_INSTRUCTIONS"
 class InstructionSet(Enum):
     """Say how products of bytes are computed; an architecture's fastest comes first.
 
+    `amx` with products of matrices for many tokens, else as `avx512` (servers from 2023 on);
     `avx512` and `avxvnni` with VNNI's dot products of four bytes, in registers of 64 bytes
     (x86-64 from 2019 on) or of 32 (from 2021 on); `avx2` with sums of two products (from 2013 on);
     `neon_dot` with dot products of four bytes (64-bit Arm from 2018 on), `neon` with products of
     16-bit integers (any 64-bit Arm); `portable` with what any other CPU has.
     """
 
+    amx = "amx"
     avx512 = "avx512"
     avxvnni = "avxvnni"
     avx2 = "avx2"
@@ -60,10 +63,12 @@ class Baseline(NamedTuple):
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 _X86, _ARM = "x86_64", "aarch64"
+_VNNI = (*_V3, *_V4, "avx512vnni")
 _BASELINES = {
-    InstructionSet.avx512: Baseline(
-        _X86, "x86-64-v4", "+avx512vnni", needed=(*_V3, *_V4, "avx512vnni")
+    InstructionSet.amx: Baseline(
+        _X86, "x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8", (*_VNNI, "amx-tile", "amx-int8")
     ),
+    InstructionSet.avx512: Baseline(_X86, "x86-64-v4", "+avx512vnni", _VNNI),
     InstructionSet.avxvnni: Baseline(_X86, "x86-64-v3", "+avxvnni", needed=(*_V3, "avxvnni")),
     InstructionSet.avx2: Baseline(_X86, "x86-64-v3", needed=_V3),
     InstructionSet.neon_dot: Baseline(_ARM, "generic", "+dotprod", needed=("dotprod",)),
@@ -95,9 +100,13 @@ def ships_objects() -> bool:
 
 @cache
 def available() -> tuple[InstructionSet, ...]:
-    """Return the instruction sets that this CPU has, the fastest first."""
+    """Return the instruction sets that this CPU has, the fastest first.
+
+    `amx` is among them if the system lets this process use it.
+    """
     features = cpu_features()
-    return tuple(own for own in buildable() if features.issuperset(baseline(own).needed))
+    found = [own for own in buildable() if features.issuperset(baseline(own).needed)]
+    return tuple(own for own in found if own is not InstructionSet.amx or ask_for_amx())
 
 
 def chosen() -> InstructionSet:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from rbe_cli.runtime.instruction_sets import InstructionSet
+
 
 class Program(NamedTuple):
     """Describe a compiled function that Python may call (native.py).
@@ -31,7 +33,7 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 _TEAM_RUN = _numbers(3)  # a thread's number, the number of threads, a record's address
 
-_PRODUCTS = "rbe_cli.kernels.linear.products"
+_PRODUCTS = "rbe_cli.kernels.linear.multiply"
 _LAYER_NORM = "rbe_cli.kernels.layer_norm.layer_norm_program"
 
 WORK = Program("rbe_cli.runtime.team_programs", "work", _numbers(3))
@@ -99,7 +101,8 @@ QUANTISE_FIXED_ROWS = Program(
 )  # fmt: skip
 
 LIBRARIES: dict[str, tuple[Program, ...]] = {
-    "engine": (WORK, LEAD, READ, MULTIPLY, MULTIPLY_INT8, ATTEND, FORWARD, LINEAR),
+    "products": (MULTIPLY, MULTIPLY_INT8),
+    "engine": (WORK, LEAD, READ, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
         RANS_ENCODE, RANS_DECODE_LEVELS, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, UNPACK_BLOCKS,
@@ -112,3 +115,12 @@ LIBRARIES: dict[str, tuple[Program, ...]] = {
 def library_of(program: Program) -> str:
     """Return the name of the library that holds a program."""
     return next(name for name, programs in LIBRARIES.items() if program in programs)
+
+
+def compiled_set(library: str, instructions: InstructionSet) -> InstructionSet:
+    """Return the instruction set that a library is compiled for, to run beside that set's others.
+
+    Products alone use instructions for matrices.
+    """
+    is_plain = instructions is InstructionSet.amx and library != "products"
+    return InstructionSet.avx512 if is_plain else instructions

@@ -14,7 +14,7 @@ from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
 from rbe_cli.runtime.elf_object import place_object
 from rbe_cli.runtime.instruction_sets import InstructionSet, chosen, ships_objects
-from rbe_cli.runtime.libraries import LIBRARIES, Program, library_of
+from rbe_cli.runtime.libraries import LIBRARIES, Program, compiled_set, library_of
 
 _SCALARS = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
 
@@ -127,16 +127,17 @@ def prepare(
         for library in sorted(libraries):
             if (LIBRARIES[library][0], instructions) in _loaded:
                 continue
-            if code := object_files.find(library, instructions):
+            compiled = compiled_set(library, instructions)
+            if code := object_files.find(library, compiled):
                 _link(library, instructions, code)
             else:
-                missing.append((library, instructions))
+                missing.append((library, compiled))
         if missing:
             _check_compiler()
             from rbe_cli.runtime.build import compile_libraries
 
-            for (library, _), file in compile_libraries(missing, progress):
-                object_files.keep(library, instructions, file)
+            for (library, compiled), file in compile_libraries(missing, progress):
+                object_files.keep(library, compiled, file)
                 _link(library, instructions, object_files.code_of(file))
 
 

@@ -10,7 +10,7 @@ import pytest
 from rbe_cli.runtime import elf_object, native, object_files
 from rbe_cli.runtime.elf_object import place_object
 from rbe_cli.runtime.instruction_sets import available, ships_objects
-from rbe_cli.runtime.libraries import LIBRARIES, RANS_GET_RUN
+from rbe_cli.runtime.libraries import LIBRARIES, RANS_GET_RUN, compiled_set
 
 pytestmark = pytest.mark.skipif(not ships_objects(), reason="this platform has no ELF objects")
 
@@ -22,7 +22,7 @@ def shipped(library, instructions=None):
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("instructions", available())
 def test_every_program_of_a_library_is_placed(library, instructions):
-    addresses = place_object(shipped(library, instructions))
+    addresses = place_object(shipped(library, compiled_set(library, instructions)))
     assert {program.symbol for program in LIBRARIES[library]} <= set(addresses)
     assert all(address > 0 for address in addresses.values())
 

@@ -4,6 +4,7 @@ import pytest
 
 from rbe_cli.errors import UsageError
 from rbe_cli.runtime import instruction_sets
+from rbe_cli.runtime.amx_permission import ask_for_amx
 from rbe_cli.runtime.cpu_features import architecture
 from rbe_cli.runtime.instruction_sets import (
     VARIABLE,
@@ -54,6 +55,7 @@ def test_code_is_compiled_for_named_levels_whatever_the_host():
     levels = {own.value: baseline(own)[1:3] for own in sets}
     levels.pop("portable", None)  # the last of the host's, unless that is an Arm CPU
     assert levels == {
+        "amx": ("x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8"),
         "avx512": ("x86-64-v4", "+avx512vnni"),
         "avxvnni": ("x86-64-v3", "+avxvnni"),
         "avx2": ("x86-64-v3", ""),
@@ -62,3 +64,26 @@ def test_code_is_compiled_for_named_levels_whatever_the_host():
     }
     if architecture() == "x86_64":
         assert baseline(InstructionSet.portable)[1:3] == ("x86-64-v2", "")
+
+
+@pytest.mark.parametrize("permitted", [False, True])
+def test_matrices_are_multiplied_only_where_the_system_permits_it(monkeypatch, permitted):
+    features = baseline(InstructionSet.amx).needed
+    monkeypatch.setattr(instruction_sets, "architecture", lambda: "x86_64")
+    monkeypatch.setattr(instruction_sets, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(instruction_sets, "ask_for_amx", lambda: permitted)
+    assert (InstructionSet.amx in available.__wrapped__()) == permitted
+    assert InstructionSet.avx512 in available.__wrapped__()
+
+
+def test_a_cpu_without_matrices_is_not_asked_for_them(monkeypatch):
+    features = baseline(InstructionSet.avx512).needed
+    monkeypatch.setattr(instruction_sets, "architecture", lambda: "x86_64")
+    monkeypatch.setattr(instruction_sets, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(instruction_sets, "ask_for_amx", lambda: pytest.fail("was asked"))
+    assert available.__wrapped__()[0] is InstructionSet.avx512
+
+
+def test_other_systems_are_not_asked_for_matrices(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    assert not ask_for_amx()

@@ -18,6 +18,7 @@ from rbe_cli.runtime.libraries import (
     LIBRARIES,
     QUANTISE_SEGMENT,
     RANS_GET_RUN,
+    compiled_set,
     library_of,
 )
 
@@ -70,7 +71,8 @@ def test_without_shipped_programs_only_the_first_process_compiles(tmp_path):
 def test_all_libraries_of_all_instruction_sets_ship():
     for library in LIBRARIES:
         for instructions in buildable():
-            assert object_files.find_shipped(library, instructions), (library, instructions)
+            compiled = compiled_set(library, instructions)
+            assert object_files.find_shipped(library, compiled), (library, compiled)
 
 
 def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch):
@@ -84,9 +86,9 @@ def test_where_no_process_can_be_started_this_one_compiles(tmp_path, monkeypatch
 
 
 def test_code_is_named_by_everything_that_goes_into_it():
-    header, _ = object_files._unpack(
-        (object_files.SHIPPED / object_files.file_name("engine", available()[0])).read_bytes()
-    )
+    compiled = compiled_set("engine", available()[0])
+    path = object_files.SHIPPED / object_files.file_name("engine", compiled)
+    header, _ = object_files._unpack(path.read_bytes())
     names = (
         "engine/forward_program.py",
         "weights/panel_layout.py",

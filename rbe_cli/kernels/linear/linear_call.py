@@ -2,11 +2,17 @@
 
 import numpy as np
 
-from rbe_cli.kernels.kernel_records import ACTIVATIONS, MATMUL, quantised_bytes, scratch_bytes
+from rbe_cli.kernels.kernel_records import (
+    ACTIVATIONS,
+    MATMUL,
+    padded_tokens,
+    quantised_bytes,
+    scratch_bytes,
+)
 from rbe_cli.model.config import Activation
-from rbe_cli.runtime.addresses import address, float_address
+from rbe_cli.runtime.addresses import address, float_address, whole_lines
 from rbe_cli.runtime.arrays import Float32, Norm
-from rbe_cli.runtime.libraries import LINEAR
+from rbe_cli.runtime.libraries import LINEAR, MULTIPLY, MULTIPLY_INT8
 from rbe_cli.runtime.native import load
 from rbe_cli.runtime.thread_team import Team
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS
@@ -39,7 +45,7 @@ def matmul(
         activation: activation function of the result.
         takes_int8: round x to 8 bits instead of 16.
     """
-    (program,) = load([LINEAR], team.instructions)
+    program, multiply = load([LINEAR, MULTIPLY_INT8 if takes_int8 else MULTIPLY], team.instructions)
     rows, columns = matrix.shape
     tokens = min(len(x), _MOST_TOKENS)
     padded_bias = matrix.in_panels(bias)
@@ -48,10 +54,10 @@ def matmul(
     own_out = matrix.writes_padding and columns % PANEL_COLUMNS != 0
     padded_x = np.zeros((tokens, matrix.tiles * TILE_ROWS) if own_x else 0, np.float32)
     padded_out = np.empty((tokens, padded_bias.size) if own_out else 0, np.float32)
-    quantised_inputs = np.empty((tokens, quantised_bytes(rows)), np.uint8)
-    scratch = np.empty((team.threads, scratch_bytes(tokens)), np.uint8)
+    quantised_inputs = whole_lines(padded_tokens(tokens), quantised_bytes(rows))
+    scratch = whole_lines(team.threads, scratch_bytes(tokens, rows))
     job = np.zeros(1, MATMUL)
-    job["matrix"] = matrix.record
+    job["matrix"], job["multiply"] = matrix.record, multiply.address
     job["matrix"]["bias"], job["flags"] = address(padded_bias), team.flags
     job["matrix"]["takes_int8"] = takes_int8
     job["quantised_inputs"] = address(quantised_inputs)

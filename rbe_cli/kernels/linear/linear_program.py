@@ -8,10 +8,10 @@ from typing import Any
 
 from rbe_cli.kernels.kernel_records import MATMUL
 from rbe_cli.kernels.layer_norm.layer_norm_program import layer_norm_row
-from rbe_cli.kernels.linear.products import Operands, multiply, quantise
+from rbe_cli.kernels.linear.products import quantise
 from rbe_cli.kernels.linear.quad_products import int8_arithmetic
 from rbe_cli.runtime.jit import program_code
-from rbe_cli.runtime.simd import record
+from rbe_cli.runtime.simd import address_of, invoke, record
 from rbe_cli.runtime.team_programs import barrier, share
 
 
@@ -42,9 +42,9 @@ def _run(arithmetic: Any, job: Any, part: int, parts: int) -> None:
             arithmetic, x, matrix.row_steps, matrix.rows, job.quantised_inputs + token * stride
         )
     barrier(job.flags, part, parts)
-    operands = Operands(
-        job.tokens, job.x, job.x_stride, job.quantised_inputs, stride,
+    numbers = (
+        address_of(matrix), job.tokens, job.x, job.x_stride, job.quantised_inputs, stride,
         job.out, job.out_stride, 0, job.activation, job.scratch + part * job.scratch_bytes,
+        share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts),
     )  # fmt: skip
-    first, last = share(matrix.panels, part, parts), share(matrix.panels, part + 1, parts)
-    multiply(arithmetic, matrix, operands, first, last)
+    invoke(job.multiply, numbers)

@@ -9,11 +9,10 @@ One token reads packed codes on their way from memory. For more, a group of two 
 unpacked into the L1 cache and serves all tokens.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rbe_cli.kernels.activations.vector_math import activated
 from rbe_cli.kernels.kernel_records import GROUP_ROWS, PAIR_ROWS, UNPACKED_BYTES
 from rbe_cli.kernels.linear.block_dot import (
     add_block,
@@ -26,9 +25,9 @@ from rbe_cli.kernels.linear.block_dot import (
     prepare_tile,
     quad_stride,
 )
+from rbe_cli.kernels.linear.operands import finish
 from rbe_cli.kernels.linear.quad_products import (
     input_limit,
-    int8_arithmetic,
     quads_at,
     store_quads,
 )
@@ -40,7 +39,6 @@ from rbe_cli.kernels.linear.tile_dot import (
     token_sums,
     token_total,
 )
-from rbe_cli.kernels.linear.trellis_dot import scatter_lanes
 from rbe_cli.kernels.linear.trellis_sums import (
     add_overflow,
     prepare_trellis_tiles,
@@ -59,7 +57,6 @@ from rbe_cli.runtime.simd import (
     load_floats,
     load_int,
     load_int32,
-    record,
     round_to_even,
     splat_float,
     splat_int,
@@ -69,7 +66,7 @@ from rbe_cli.runtime.simd import (
     to_floats,
     to_ints,
 )
-from rbe_cli.weights.matrix_record import FLOATS, MATRIX, TRELLIS
+from rbe_cli.weights.matrix_record import TRELLIS
 from rbe_cli.weights.panel_layout import TILE_ROWS, VECTOR_BYTES
 
 _TWO, _ONE = Choice(2), Choice(1)  # tokens of a block
@@ -77,31 +74,6 @@ _PAIR_QUADS = PAIR_ROWS // 4
 _GROUP_TILES = GROUP_ROWS // TILE_ROWS
 _ZERO = np.float32(0)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
-
-
-class Operands(NamedTuple):
-    """Say what a matrix is multiplied by, and where to: addresses, and strides in bytes.
-
-    Attributes:
-        tokens: number of tokens.
-        x, x_stride: float32, for weights in float32.
-        quantised_inputs, stride: the same as `quantise` writes it, for all others.
-        out, out_stride: float32, writable to N'.
-        accumulate: add to what `out` holds.
-        activation: of the outputs, its number in ACTIVATIONS; -1: none.
-        scratch: memory of this thread, `kernel_records.scratch_bytes(tokens)`.
-    """
-
-    tokens: int
-    x: int
-    x_stride: int
-    quantised_inputs: int
-    stride: int
-    out: int
-    out_stride: int
-    accumulate: int
-    activation: int
-    scratch: int
 
 
 @program_code
@@ -171,24 +143,7 @@ def panel_sum(arithmetic: Any, layout: int, values: int, tiles: int, x: int) -> 
 
 
 @program_code
-def _finish(matrix: Any, panel: int, total: Any, operands: Any, token: int) -> None:
-    """Store 16 outputs, activation(total * steps + bias), or add them to what is there."""
-    column = panel * VECTOR_BYTES
-    out = operands.out + token * operands.out_stride
-    steps, bias = load_floats(matrix.column_steps + column), load_floats(matrix.bias + column)
-    result = fused(total, steps, bias)
-    if operands.activation >= 0:
-        result = activated(operands.activation, result)
-    if matrix.form == TRELLIS:
-        scatter_lanes(matrix.lanes + column, out, operands.accumulate, result)
-        return
-    if operands.accumulate:
-        result = result + load_floats(out + column)
-    store_floats(out + column, result)
-
-
-@program_code
-def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+def one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     x, words = operands.quantised_inputs, words_of_token(operands.quantised_inputs, matrix.tiles)
     for panel in range(first, last):
         if matrix.form == TRELLIS:
@@ -196,7 +151,7 @@ def _one_token(arithmetic: Any, matrix: Any, operands: Any, first: int, last: in
         else:
             values = matrix.values + load_int(matrix.starts + 8 * panel)
             total = panel_sum(arithmetic, matrix.layout, values, matrix.tiles, x)
-        _finish(matrix, panel, total, operands, 0)
+        finish(matrix, panel, total, operands, 0)
 
 
 @program_code
@@ -283,7 +238,7 @@ def _two_panels(arithmetic: Any, matrix: Any, operands: Any, panel: int, other: 
 
 
 @program_code
-def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
+def many_tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
     totals = operands.scratch + 2 * UNPACKED_BYTES
     for panel in range(first, last, 2):
         pair = min(2, last - panel)
@@ -295,11 +250,11 @@ def _tokens(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) 
                 if matrix.form == TRELLIS:
                     words = words_of_token(x, matrix.tiles)
                     total = add_overflow(arithmetic, matrix, panel + own, x, words, total)
-                _finish(matrix, panel + own, total, operands, token)
+                finish(matrix, panel + own, total, operands, token)
 
 
 @program_code
-def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
+def multiply_floats(matrix: Any, operands: Any, first: int, last: int) -> None:
     """Multiply panels of float32, in float32."""
     for panel in range(first, last):
         values = matrix.values + panel * matrix.rows * VECTOR_BYTES
@@ -309,59 +264,4 @@ def _floats(matrix: Any, operands: Any, first: int, last: int) -> None:
             for row in range(matrix.rows):
                 weights = load_floats(values + VECTOR_BYTES * row)
                 total = fused(splat_float(load_float(x + 4 * row)), weights, total)
-            _finish(matrix, panel, total, operands, token)
-
-
-@program_code
-def multiply(arithmetic: Any, matrix: Any, operands: Any, first: int, last: int) -> None:
-    """Multiply `operands` by panels `first` to `last` of a matrix (matrix_record.MATRIX)."""
-    if matrix.form == FLOATS:
-        _floats(matrix, operands, first, last)
-    elif operands.tokens == 1:
-        _one_token(arithmetic, matrix, operands, first, last)
-    else:
-        _tokens(arithmetic, matrix, operands, first, last)
-
-
-@program_code
-def multiply_program(
-    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
-    stride: int, out: int, out_stride: int, accumulate: int, activation: int, scratch: int,
-    first: int, last: int,
-) -> None:  # fmt: skip
-    """Run `multiply` for other programs, which call it by its address."""
-    operands = Operands(
-        tokens,
-        x,
-        x_stride,
-        quantised_inputs,
-        stride,
-        out,
-        out_stride,
-        accumulate,
-        activation,
-        scratch,
-    )
-    multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
-
-
-@program_code
-def multiply_int8_program(
-    arithmetic: Any, matrix: int, tokens: int, x: int, x_stride: int, quantised_inputs: int,
-    stride: int, out: int, out_stride: int, accumulate: int, activation: int, scratch: int,
-    first: int, last: int,
-) -> None:  # fmt: skip
-    """Run `multiply` with int8 activations, for other programs."""
-    operands = Operands(
-        tokens,
-        x,
-        x_stride,
-        quantised_inputs,
-        stride,
-        out,
-        out_stride,
-        accumulate,
-        activation,
-        scratch,
-    )
-    multiply(int8_arithmetic(arithmetic), record(MATRIX, matrix), operands, first, last)
+            finish(matrix, panel, total, operands, token)

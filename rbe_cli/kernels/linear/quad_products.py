@@ -19,7 +19,7 @@ from numba.core import types
 from rbe_cli.kernels.linear.avx2_products import Avx2Products
 from rbe_cli.kernels.linear.neon_products import NeonDotProducts, NeonProducts
 from rbe_cli.kernels.linear.pair_products import PairProducts
-from rbe_cli.kernels.linear.vnni_products import VnniProducts
+from rbe_cli.kernels.linear.vnni_products import SignedProducts, VnniProducts
 from rbe_cli.runtime.arithmetic import Arithmetic, choice_type
 from rbe_cli.runtime.instruction_sets import InstructionSet
 from rbe_cli.runtime.simd import (
@@ -159,6 +159,8 @@ class Products(Protocol):
 def products_of(arithmetic: Arithmetic) -> Products:
     """Return how an arithmetic's products are emitted."""
     instructions = arithmetic.instructions
+    if arithmetic.has_matrices:
+        return SignedProducts(16, arithmetic.int8)
     if instructions is InstructionSet.avx512:
         return VnniProducts(16, arithmetic.int8)
     if instructions is InstructionSet.avxvnni:
@@ -256,7 +258,8 @@ def input_limit(typing: Any, arithmetic: Any) -> Any:
 @kernel_intrinsic
 def int8_arithmetic(typing: Any, arithmetic: Any) -> Any:
     """Return the arithmetic of int8 activations."""
-    found = choice_type(Arithmetic(arithmetic.value.instructions, int8=True))
+    own = arithmetic.value
+    found = choice_type(Arithmetic(own.instructions, True, own.has_matrices))
     return found(arithmetic), lambda context, *_: context.get_dummy_value()
 
 

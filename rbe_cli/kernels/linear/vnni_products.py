@@ -125,3 +125,12 @@ class VnniProducts:
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self._lanes}"
         codes, factor = builder.bitcast(codes, kind), builder.bitcast(factor, kind)
         return call(builder, name, sums.type, sums, codes, factor)
+
+
+class SignedProducts(VnniProducts):
+    """Unpack for instructions for matrices (matrix_registers.py), which take signed bytes."""
+
+    def unpack(self, builder: ir.IRBuilder, codes: ir.Value, offset: int, out: ir.Value) -> None:
+        """Write a quad's bytes without their offset."""
+        shifted = builder.add(codes, constant((_OFFSET - offset) * 0x01010101))
+        store(builder, out, builder.xor(shifted, constant(_OFFSET * 0x01010101)))

@@ -172,4 +172,6 @@ def test_the_rest_of_a_column_with_an_outlier_is_not_lost(made, tmp_path):
     # Its column's step lets it be half of the largest integer; a trellis has every other integer.
     step = 2 ** (1 / 8) * 500 / (MAX_INTEGER / 2)
     assert decoded[7, 9] == pytest.approx(500, abs=2 * step)
-    assert np.corrcoef(decoded[:7, 9], original[:7, 9])[0, 1] > 0.95
+    # Steps are as large as half of these weights.
+    error = np.linalg.norm(decoded[:7, 9] - original[:7, 9]) / np.linalg.norm(original[:7, 9])
+    assert error < 0.5

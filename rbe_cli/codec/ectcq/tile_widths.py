@@ -12,7 +12,7 @@ from rbe_cli.codec.ectcq.trellis import PANEL, WIDEST
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 
 TILE_ROWS = 32
-SHARE = 0.06  # of the error of integers without limits, which the width of a tile may add
+SHARE = 0.05  # of the error of integers without limits, which the width of a tile may add
 ERROR = 0.26  # their mean square error, in steps
 _DEVIATIONS = 2.0  # of feedback that an integer holds, whatever its weight
 _LEAST_POWER = 1e-30  # of a row

@@ -35,17 +35,9 @@ def multiply_program(
 ) -> None:  # fmt: skip
     """Run `multiply` for other programs, which call it by its address."""
     operands = Operands(
-        tokens,
-        x,
-        x_stride,
-        quantised_inputs,
-        stride,
-        out,
-        out_stride,
-        accumulate,
-        activation,
+        tokens, x, x_stride, quantised_inputs, stride, out, out_stride, accumulate, activation,
         scratch,
-    )
+    )  # fmt: skip
     multiply(arithmetic, record(MATRIX, matrix), operands, first, last)
 
 
@@ -55,17 +47,8 @@ def multiply_int8_program(
     stride: int, out: int, out_stride: int, accumulate: int, activation: int, scratch: int,
     first: int, last: int,
 ) -> None:  # fmt: skip
-    """Run `multiply` with int8 activations, for other programs."""
-    operands = Operands(
-        tokens,
-        x,
-        x_stride,
-        quantised_inputs,
-        stride,
-        out,
-        out_stride,
-        accumulate,
-        activation,
-        scratch,
-    )
-    multiply(int8_arithmetic(arithmetic), record(MATRIX, matrix), operands, first, last)
+    """Run `multiply_program` with int8 activations."""
+    multiply_program(
+        int8_arithmetic(arithmetic), matrix, tokens, x, x_stride, quantised_inputs, stride, out,
+        out_stride, accumulate, activation, scratch, first, last,
+    )  # fmt: skip

@@ -113,8 +113,11 @@ def _decode(
             coded[name] = own
             continue
         weight = tensor.resident()
-        weights[name] = weight.placed(arena) if isinstance(weight, PanelMatrix) else weight
-    container.forget()  # all of it was read, for the checksums
+        if isinstance(weight, PanelMatrix):
+            weight = weight.placed(arena)
+            container.forget()  # what was copied
+        weights[name] = weight
+    container.forget()  # what was read for checksums
     for names in _batches(coded):
         weights |= _unpacked({name: coded[name] for name in names}, tensors, team, arena)
         container.forget()  # what was read of the file

@@ -37,13 +37,17 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
 
 
 def test_every_codec_has_a_section_and_a_row_with_its_version() -> None:
-    text = (DOCS / "codecs.md").read_text(encoding="utf-8")
-    sections = re.findall(r"^## `(\w+)`, version (\d+)$", text, re.MULTILINE)
-    rows = re.findall(r"^\| \[`(\w+)`\]\(#[\w-]+\) \| (\d+) \| (\w+) \|", text, re.MULTILINE)
+    text = (DOCS / "FORMAT.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## \d+\. `(\w+)`, version (\d+)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| \[`(\w+)`\]\(#[\w-]+\) \| ([\d, ]+) \| (\w+) \|", text, re.MULTILINE)
     kinds = {(True, False): "matrices", (False, True): "vectors", (True, True): "both"}
     assert sections == [(name, str(codec.version)) for name, codec in CODECS.items()]
     assert rows == [
-        (name, str(codec.version), kinds[codec.takes_matrices, codec.takes_vectors])
+        (
+            name,
+            ", ".join(map(str, range(codec.oldest_version, codec.version + 1))),
+            kinds[codec.takes_matrices, codec.takes_vectors],
+        )
         for name, codec in CODECS.items()
     ]
 

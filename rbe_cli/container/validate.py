@@ -109,7 +109,7 @@ def _header_bytes(data: memoryview) -> bytes:
     _, version, header_bytes, expected = PREAMBLE.unpack(data[: PREAMBLE.size])
     if version != FORMAT_VERSION:
         raise VersionError(
-            f"the file has format version {version}; this tool reads version {FORMAT_VERSION}"
+            _unknown_version("format version", version, FORMAT_VERSION, FORMAT_VERSION)
         )
     if header_bytes > HEADER_LIMIT:
         raise HeaderError(f"a header of {header_bytes} bytes is over the limit of {HEADER_LIMIT}")
@@ -137,13 +137,13 @@ def _decode(encoded: bytes) -> Header:
 def _check_codecs(header: Header) -> None:
     for codec, version in header.codec_versions.items():
         if codec not in CODECS:
-            raise VersionError(f"codec {codec!r} is unknown to this tool")
+            raise VersionError(
+                f"the file has the codec {codec!r}, which this rbe does not know; if a newer rbe "
+                "wrote the file, upgrade rbe"
+            )
         oldest, newest = codec_named(codec).oldest_version, codec_named(codec).version
         if not oldest <= version <= newest:
-            known = f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
-            raise VersionError(
-                f"the file has codec {codec} version {version}; this tool reads {known}"
-            )
+            raise VersionError(_unknown_version(f"codec {codec} version", version, oldest, newest))
     used = {matrix.codec for matrix in header.matrices} | {v.codec for v in header.vectors}
     if used != header.codec_versions.keys():
         raise HeaderError(
@@ -160,6 +160,15 @@ def _check_codecs(header: Header) -> None:
             raise HeaderError(
                 f"vector {vector.name!r} has the codec {vector.codec}, which takes matrices only"
             )
+
+
+def _unknown_version(what: str, version: int, oldest: int, newest: int) -> str:
+    """Return the sentence for a version of the format or of a codec that is too new or too old."""
+    known = f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
+    if version > newest:
+        found = f"a newer rbe wrote this file ({what} {version})"
+        return f"{found}; this one reads {known}: upgrade rbe"
+    return f"the file is too old ({what} {version}); this rbe reads {known}: compress again"
 
 
 def _check_names(kind: str, names: Iterable[str], expected: Iterable[str]) -> None:

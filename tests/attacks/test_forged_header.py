@@ -14,7 +14,20 @@ def test_unchanged_it_is_valid(forgery: Any) -> None:
 
 def test_version_of_the_far_future(forgery: Any) -> None:
     forgery.version = 0xFFFFFFFF
-    forgery.is_refused(VersionError, "format version 4294967295")
+    forgery.is_refused(VersionError, r"a newer rbe wrote this file \(format version 4294967295\)")
+
+
+def test_version_0(forgery: Any) -> None:
+    forgery.version = 0
+    forgery.is_refused(VersionError, r"the file is too old \(format version 0\)")
+
+
+def test_newer_file_whose_header_has_another_form(forgery: Any) -> None:
+    """It is too new, not damaged: nothing after the version is read."""
+    forgery.version = 2
+    data = bytearray(forgery.build(b"no msgpack at all", header_bytes=0xFFFFFFFF))
+    data[16:24] = bytes(8)
+    forgery.is_refused(VersionError, "a newer rbe wrote this file", data=bytes(data))
 
 
 def test_length_of_4_gib(forgery: Any) -> None:
@@ -181,12 +194,20 @@ def test_terminal_escape_in_the_activation(forgery: Any) -> None:
 
 def test_unknown_codec(forgery: Any) -> None:
     forgery.codec_versions["zip\n"] = 1
-    forgery.is_refused(VersionError, r"codec 'zip\\n' is unknown")
+    forgery.is_refused(VersionError, r"codec 'zip\\n', which this rbe does not know; if a newer")
 
 
 def test_unknown_codec_version(forgery: Any) -> None:
     forgery.codec_versions["float16"] = 2
-    forgery.is_refused(VersionError, "codec float16 version 2; this tool reads version 1")
+    newer = r"a newer rbe wrote this file \(codec float16 version 2\); this one reads version 1"
+    forgery.is_refused(VersionError, newer)
+
+
+@pytest.mark.parametrize("version", [1, 0, -1])
+def test_codec_version_that_is_too_old(forgery: Any, version: int) -> None:
+    forgery.codec_versions["fixed"] = version
+    older = rf"the file is too old \(codec fixed version {version}\); this rbe reads version 2"
+    forgery.is_refused(VersionError, older)
 
 
 def test_codec_without_a_version(forgery: Any) -> None:

@@ -57,7 +57,9 @@ def test_cut_short(refused: Refused, valid: bytes, verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_another_version(refused: Refused, valid: bytes, verb: str) -> None:
     newer = valid[:8] + (2).to_bytes(4, "little") + valid[12:]
-    assert refused(newer, verb).endswith("format version 2; this tool reads version 1")
+    assert refused(newer, verb).endswith(
+        "a newer rbe wrote this file (format version 2); this one reads version 1: upgrade rbe"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -221,6 +221,23 @@ def test_another_shape_is_refused(shape):
     assert outcome(SMALL.to_bytes(), shape, decode) is None
 
 
+def test_a_matrix_of_zeros_is_within_the_bound_on_integers():
+    """It has as many integers for a word as there may be, since each is the likeliest."""
+    zeros = encode(np.zeros((2047, 1023), np.float32), 0.5)
+    (block,) = zeros.blocks
+    assert 2**14 * (block.words.size + rans.LANES) < 2047 * 1023
+    read = EncodedMatrix.from_bytes(zeros.to_bytes(), zeros.shape)
+    assert not read.decode().any()
+
+
+def test_more_integers_than_the_words_can_code_are_refused_before_there_is_room_for_them():
+    (block,) = SMALL.blocks
+    rows = 2**16 * (block.words.size + rans.LANES) // 1024
+    shape = (rows, 1024)
+    with pytest.raises(PayloadError, match=f"too few for a block of {rows} x 1024"):
+        EncodedMatrix.from_bytes(SMALL.to_bytes(), shape)
+
+
 @pytest.mark.parametrize("step", [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf])
 def test_a_step_that_is_none_is_refused(step):
     data = np.float32(step).tobytes() + SMALL.to_bytes()[4:]

@@ -82,3 +82,34 @@ def test_tables_are_those_that_files_were_written_with():
     """Other tables would decode old files to other weights: a change needs a new codec version."""
     tables = TABLES.frequency.astype("<u2").tobytes() + TABLES.shift.astype("<i8").tobytes()
     assert xxhash.xxh3_64_hexdigest(tables) == "42910bac35688f5e"
+
+
+def erf_by_series(x):
+    """The series of docs/FORMAT.md, section 7."""
+    if abs(x) > 6:
+        return math.copysign(1.0, x)
+    term = total = x
+    n = 0
+    while abs(term) > 1e-17 * abs(total):
+        n += 1
+        term *= 2 * x * x / (2 * n + 1)
+        total += term
+    return 2 / math.sqrt(math.pi) * math.exp(-x * x) * total
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-8], ids=["exact", "errs"])
+def test_the_tables_do_not_depend_on_the_last_digits_of_erf(error):
+    """As docs/FORMAT.md says; the errors have the signs that move frequencies most."""
+    for level in range(MIN_LEVEL, MIN_LEVEL + LEVELS):
+        sigma, shift = 2.0 ** (level / LEVELS_PER_OCTAVE), level_shift(level)
+        for z in (0, 1):
+            edges = [(i - 32) * 2 ** (shift + 1) + z - 1 for i in range(SYMBOLS)]
+            below = [
+                0.5
+                + 0.485 * (erf_by_series(x / (sigma * math.sqrt(2))) + error * (-1) ** i)
+                + 0.015 * (erf_by_series(x / (1.8 * sigma * math.sqrt(2))) + error * (-1) ** i)
+                for i, x in enumerate(edges)
+            ]
+            found = [round(TOTAL * (below[i + 1] - below[i])) for i in range(ESCAPE)] + [1]
+            found[found.index(max(found))] += TOTAL - sum(found)
+            assert found == FREQUENCY[level - MIN_LEVEL, z].tolist()

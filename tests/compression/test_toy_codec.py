@@ -61,5 +61,5 @@ def test_a_file_of_a_codec_that_is_not_known_is_refused(sign, checkpoint, tmp_pa
     path = tmp_path / "a.rbe"
     run(checkpoint, path, Settings(6.0, override=(Override("wte", sign.name),)), force=True)
     monkeypatch.delitem(registry.CODECS, sign.name)
-    with pytest.raises(Exception, match="codec 'sign' is unknown to this tool"):
+    with pytest.raises(Exception, match="the codec 'sign', which this rbe does not know"):
         Container.open(path)

@@ -18,7 +18,7 @@ The levels of columns and steps come in the order of the matrix, or along the tr
 strided.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +41,8 @@ from rbe_cli.weights.trellis_code import PARITY_CHECKS, TrellisBlock
 Float32 = NDArray[np.float32]
 TUNED_RESOLUTION = 32
 _BLOCK_HEADER = 6 * 2 + 4 * rans.LANES
+# A lane's state loses at least 0.00033 bits with an integer, and a word adds at most 17.
+_MOST_INTEGERS = 1 << 16  # of a word, and of a lane's first state
 _LEVEL_BITS = 8  # usually the most bits of a coded log-scale
 
 
@@ -134,6 +136,7 @@ class EncodedMatrix:
             raise PayloadError(f"a matrix's steps have {resolution} levels an octave")
         if len(data) != start + count * _BLOCK_HEADER + 2 * sum(words):
             raise PayloadError("a matrix's blocks do not fill its bytes")
+        _check_room(words, shape)
         blocks = []
         for size in words:
             models = np.frombuffer(data, "<i2", 6, start).reshape(3, 2)
@@ -226,6 +229,17 @@ class EncodedMatrix:
         for columns, integers, steps in self.decoded_blocks():
             np.multiply(integers, steps, out=out[:, columns])
         return out
+
+
+def _check_room(words: Sequence[int], shape: tuple[int, int]) -> None:
+    """Raise `PayloadError` if a block has more integers than its words can code.
+
+    So the memory for a matrix is bounded by its bytes before any is taken.
+    """
+    for size, columns in zip(words, column_blocks(shape[1]), strict=True):
+        width = columns.stop - columns.start
+        if shape[0] * width + shape[0] + 2 * width > _MOST_INTEGERS * (size + rans.LANES):
+            raise PayloadError(f"{size} words are too few for a block of {shape[0]} x {width}")
 
 
 def encode_block(

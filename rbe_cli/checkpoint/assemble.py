@@ -13,6 +13,7 @@ from rbe_cli.checkpoint.stored_names import find_gpt2
 from rbe_cli.errors import CheckpointError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.quoting import quoted
 
 _INTEGER_TYPES = ("I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8_E5M2")
 
@@ -120,7 +121,7 @@ def _refuse(fault: str, names: Collection[str]) -> None:
     if names:
         first = next(iter(names))
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        raise CheckpointError(f"tensor {first[:80]!r}{others} is {fault}")
+        raise CheckpointError(f"tensor {quoted(first)}{others} is {fault}")
 
 
 def _check(name: str, tensor: CheckpointTensor, shape: tuple[int, ...]) -> None:

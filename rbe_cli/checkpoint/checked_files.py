@@ -11,6 +11,7 @@ import xxhash
 from rbe_cli.errors import CheckpointError, NotFoundError
 
 _CHUNK_BYTES = 1 << 22
+MAX_CONFIG_BYTES = 1 << 24  # of a configuration or an index of shards
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -34,16 +35,30 @@ def errors_name(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return all bytes of a file.
+
+    Raises:
+        NotFoundError: the file does not exist or cannot be opened.
+        CheckpointError: it has more than `max_bytes`.
+    """
+    with open_file(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise CheckpointError(f"{path} has more than {max_bytes} bytes, which is too much")
+    return content
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Return the JSON object that a file holds.
 
     Raises:
         NotFoundError: the file does not exist or cannot be opened.
-        CheckpointError: it does not hold a JSON object.
+        CheckpointError: it does not hold a JSON object, or has more than `max_bytes`.
     """
+    content = read_bounded(path, max_bytes)
     try:
-        with open_file(path) as file:
-            value = json.load(file)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

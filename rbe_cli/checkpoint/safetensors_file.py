@@ -28,9 +28,11 @@ from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import clipped, quoted
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 1 << 24  # the format allows more; a GPT-2 of 4096 layers has 5 MB
+_MAX_ENTRIES = 1 << 16
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _ITEM_BYTES = {
     **{"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "BOOL": 1},
@@ -55,16 +57,19 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
 
     Raises:
         NotFoundError: the file cannot be opened.
-        CheckpointError: the header breaks the format, or does not agree with the file's size.
+        CheckpointError: the header breaks the format, does not agree with the file's size, or is
+            larger than that of any GPT-2.
     """
     with open_file(path) as file:
         file_bytes = path.stat().st_size
         header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         data_start = _LENGTH_BYTES + header_bytes
-        if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
+        if data_start > file_bytes:
             raise CheckpointError(
                 f"{path} is not a safetensors file, or not a whole one: wrong header length"
             )
+        if header_bytes > _MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path} has a header of {header_bytes} bytes, which is too long")
         header = file.read(header_bytes)
     entries = sorted(_parse(path, header).items(), key=lambda item: item[1].data_offsets)
 
@@ -73,9 +78,11 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
     for name, entry in entries:
         begin, end = entry.data_offsets
         if begin != position:
-            raise CheckpointError(f"{path}: tensor {name[:80]!r} overlaps another or leaves a hole")
+            raise CheckpointError(
+                f"{path}: tensor {quoted(name)} overlaps another or leaves a hole"
+            )
         if end - begin != prod(entry.shape) * _ITEM_BYTES[entry.dtype]:
-            raise CheckpointError(f"{path}: shape and bytes of tensor {name[:80]!r} disagree")
+            raise CheckpointError(f"{path}: shape and bytes of tensor {quoted(name)} disagree")
         dtype = _FLOATS.get(entry.dtype, entry.dtype)
         read = partial(_read, path, data_start + begin, tuple(entry.shape), dtype)
         tensors[name] = CheckpointTensor(tuple(entry.shape), dtype, read)
@@ -91,6 +98,9 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
 
 def _parse(path: Path, header: bytes) -> dict[str, _HeaderEntry]:
     """Return the header's entries, each of a known type; their numbers are not yet compared."""
+    # Each entry is an object; to count them before they are parsed bounds the time.
+    if header.count(b"{") > _MAX_ENTRIES:
+        raise CheckpointError(f"{path} declares more than {_MAX_ENTRIES} tensors")
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -103,10 +113,12 @@ def _parse(path: Path, header: bytes) -> dict[str, _HeaderEntry]:
             fields.pop("__metadata__", None)
         entries = msgspec.convert(fields, dict[str, _HeaderEntry])
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: malformed safetensors header: {error}") from error
+        raise CheckpointError(
+            f"{path}: malformed safetensors header: {clipped(str(error), 200)}"
+        ) from error
     for name, entry in entries.items():
         if entry.dtype not in _ITEM_BYTES:
-            raise CheckpointError(f"{path}: tensor {name[:80]!r} has an unknown type")
+            raise CheckpointError(f"{path}: tensor {quoted(name)} has an unknown type")
     return entries
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rbe_cli.checkpoint.checkpoint_tensor import CheckpointTensor
 from rbe_cli.errors import CheckpointError
 from rbe_cli.model.tensor_names import is_mask_buffer
+from rbe_cli.quoting import quoted
 
 _TRANSFORMER = "transformer."
 # Wrappers of single layers, whose names may stand anywhere: torch.compile, FSDP, checkpointing.
@@ -39,6 +40,7 @@ _DIALOGPT_HEAD = "lm_head.decoder.weight"
 _QUANTISED = ("qweight", "qzeros", "g_idx", "SCB", "absmax", "quant_map", "weight_packed")
 _ADAPTER = ("lora_A", "lora_B", "lora_embedding_A")
 _SHOWN = 8  # names in a note
+_LONGEST_NAME = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ def find_gpt2(stored: Iterable[tuple[str, CheckpointTensor]]) -> FoundTensors:
     """Take the prefix off the names, and leave out other heads.
 
     Raises:
-        CheckpointError: a tensor is stored twice, there are several GPT-2s, or the names are
-            those of a quantised checkpoint, an adapter or another architecture.
+        CheckpointError: a tensor is stored twice, a name is too long, there are several GPT-2s,
+            or the names are those of a quantised checkpoint, an adapter or another architecture.
     """
     pairs = list(stored)
     names = [name for name, _ in pairs]
+    longest = max(names, key=len, default="")
+    if len(longest) > _LONGEST_NAME:
+        raise CheckpointError(
+            f"a tensor has a name of {len(longest)} characters: {quoted(longest)}"
+        )
     _refuse_other_kinds(names)
     prefix = _prefix(names)
     outer = _outer(prefix)
@@ -77,12 +84,12 @@ def find_gpt2(stored: Iterable[tuple[str, CheckpointTensor]]) -> FoundTensors:
         if name is None:
             unused.append(stored_name)
         elif name in tensors:
-            raise CheckpointError(f"tensor {name[:80]!r} is stored twice")
+            raise CheckpointError(f"tensor {quoted(name)} is stored twice")
         elif not is_mask_buffer(name):
             tensors[name] = tensor
     wrapper = prefix.removesuffix(_TRANSFORMER)
-    notes = [f"the prefix {wrapper!r} of the tensors' names is left out"] if wrapper else []
-    notes += [f"{part!r} inside the tensors' names is left out" for part in sorted(inner)]
+    notes = [f"the prefix {quoted(wrapper)} of the tensors' names is left out"] if wrapper else []
+    notes += [f"{quoted(part)} inside the tensors' names is left out" for part in sorted(inner)]
     if unused:
         notes.append(f"not used: {_listed(unused)}")
     return FoundTensors(tensors, tuple(notes))
@@ -100,11 +107,11 @@ def _prefix(names: Sequence[str]) -> str:
             if plain in found:
                 return plain
         if len(found) > 1:
-            prefixes = ", ".join(repr(prefix[:80]) for prefix in sorted(found)[:4])
+            prefixes = ", ".join(map(quoted, sorted(found)[:4]))
             raise CheckpointError(f"it holds several GPT-2s, under {prefixes}: save one of them")
         if found:
             return found.pop()
-    first = f": the first is {names[0][:80]!r}" if names else ""
+    first = f": the first is {quoted(names[0])}" if names else ""
     raise CheckpointError(f"none of its tensors is of a GPT-2, which has a wpe.weight{first}")
 
 
@@ -137,12 +144,12 @@ def _refuse_other_kinds(names: Sequence[str]) -> None:
         parts = name.split(".")
         if any(part in _QUANTISED for part in parts):
             raise CheckpointError(
-                f"the checkpoint is already quantised (it has a tensor {name[:80]!r}): rbe needs "
+                f"the checkpoint is already quantised (it has a tensor {quoted(name)}): rbe needs "
                 "the original weights"
             )
         if any(part in _ADAPTER for part in parts):
             raise CheckpointError(
-                f"the file holds an adapter (it has a tensor {name[:80]!r}), not a whole model: "
+                f"the file holds an adapter (it has a tensor {quoted(name)}), not a whole model: "
                 "merge it first (merge_and_unload of peft, then save_pretrained)"
             )
 

@@ -11,6 +11,7 @@ from rbe_cli.checkpoint.stored_weights import StoredWeights
 from rbe_cli.checkpoint.torch_files.torch_file import read_torch_file
 from rbe_cli.checkpoint.unsupported_folders import refuse_folder
 from rbe_cli.errors import CheckpointError, NotFoundError
+from rbe_cli.quoting import quoted
 
 INDEX_SUFFIX = ".index.json"
 # In the order in which Hugging Face's loader prefers them.
@@ -157,12 +158,16 @@ def _shard_names(index: Path) -> list[str]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
-    for name in weight_map.values():
+    texts = {name for name in weight_map.values() if isinstance(name, str)}
+    if len(texts) > _MAX_SHARDS:
+        raise CheckpointError(f"{index} names more than {_MAX_SHARDS} shards")
+    others = (name for name in weight_map.values() if not isinstance(name, str))
+    for name in (*others, *texts):
         # A shard lies beside its index, and is not an index itself.
         is_name = isinstance(name, str) and Path(name).name == name
         if not is_name or Path(name).suffix not in WEIGHT_SUFFIXES:
-            raise CheckpointError(f"{index}: {str(name)[:80]!r} is not the name of a shard")
-    return sorted(set(weight_map.values()))
+            raise CheckpointError(f"{index}: {quoted(name)} is not the name of a shard")
+    return sorted(texts)
 
 
 def _shards_without_index(paths: Sequence[Path]) -> list[Path]:

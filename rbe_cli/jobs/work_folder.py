@@ -140,7 +140,7 @@ class WorkFolder:
             return None
         try:
             return msgspec.json.decode((self.path / _MARKER).read_bytes(), type=_Job)
-        except (FileNotFoundError, msgspec.DecodeError) as error:
+        except (FileNotFoundError, msgspec.DecodeError, RecursionError, ValueError) as error:
             raise OutputError(f"{self.path} is in the way: it holds other files") from error
 
     def _cannot_write(self, error: OSError) -> OutputError:

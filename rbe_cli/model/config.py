@@ -8,6 +8,7 @@ import msgspec
 from rbe_cli.errors import CheckpointError, UsageError
 from rbe_cli.model.config_dialects import ACTIVATION_ALIASES, to_gpt2_names
 from rbe_cli.model.end_of_text import end_of_text_ids
+from rbe_cli.quoting import clipped, quoted
 
 Activation = Literal["gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
 
@@ -26,7 +27,7 @@ def activation_named(name: str) -> Activation:
             found: Activation = known
             return found
     names = ", ".join(sorted({*get_args(Activation), *ACTIVATION_ALIASES}))
-    raise UsageError(f"the activation function {name!r} is not one of {names}")
+    raise UsageError(f"the activation function {quoted(name)} is not one of {names}")
 
 
 class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,9 +82,10 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "n_inner": 1 << 18,
         }
         for key, limit in limits.items():
-            if not 1 <= getattr(self, key) <= limit:
+            value = getattr(self, key)
+            if not 1 <= value <= limit:
                 raise CheckpointError(
-                    f"config: {key} = {getattr(self, key)} is not between 1 and {limit}"
+                    f"config: {key} = {quoted(value)} is not between 1 and {limit}"
                 )
         if self.n_embd % self.n_head:
             raise CheckpointError(
@@ -99,7 +101,9 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for key, tokens in (("bos_token_id", bos), ("eos_token_id", ends)):
             for token in tokens:
                 if not 0 <= token < self.vocab_size:
-                    raise CheckpointError(f"config: {key} = {token} is outside the vocabulary")
+                    raise CheckpointError(
+                        f"config: {key} = {quoted(token)} is outside the vocabulary"
+                    )
         # One list has one form only.
         if len(set(ends)) < len(ends) or (isinstance(self.eos_token_id, tuple) and len(ends) < 2):
             raise CheckpointError("config: a list of eos_token_id holds two ids or more, each once")
@@ -125,7 +129,9 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raw = to_gpt2_names(raw)
         activation = raw["activation_function"]
         if activation not in get_args(Activation):
-            raise CheckpointError(f"config: activation_function = {activation!r} is not supported")
+            raise CheckpointError(
+                f"config: activation_function = {quoted(activation)} is not supported"
+            )
         known = {key: raw[key] for key in cls.__struct_fields__ if raw.get(key) is not None}
         known.setdefault("n_inner", 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else 0)
         known["eos_token_id"] = end_of_text_ids(raw, generation_config)
@@ -133,7 +139,7 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             config = msgspec.convert(known, cls)
         except msgspec.ValidationError as error:
-            raise CheckpointError(f"config: {error}") from error
+            raise CheckpointError(f"config: {clipped(str(error), 200)}") from error
         config.validate()
         return config
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import clipped, quoted
 
 # Second name -> the name in Gpt2Config.
 _SIZES = {
@@ -59,15 +60,17 @@ def to_gpt2_names(raw: Mapping[str, Any]) -> dict[str, Any]:
     _refuse_other_models(raw)
     for key, supported in _ONLY_SUPPORTED.items():
         if raw.get(key) not in (None, supported):
-            raise CheckpointError(f"config: {key} = {raw[key]!r} is not supported")
+            raise CheckpointError(f"config: {key} = {quoted(raw[key])} is not supported")
     named = dict(raw)
     for second, name in _SIZES.items():
         value = named.pop(second, None)
         if value is None:
             continue
+        if type(value) is not int:
+            raise CheckpointError(f"config: {second} = {quoted(value)} is not a whole number")
         if named.get(name) not in (None, value):
             raise CheckpointError(
-                f"config: {second} = {value!r} contradicts {name} = {named[name]!r}"
+                f"config: {second} = {quoted(value)} contradicts {name} = {quoted(named[name])}"
             )
         named[name] = value
     if named.get("n_positions") is None and named.get("n_ctx") is not None:
@@ -110,11 +113,12 @@ def dialect_notes(raw: Mapping[str, Any]) -> list[str]:
 
 def _refuse_other_models(raw: Mapping[str, Any]) -> None:
     model_type, named = raw.get("model_type"), raw.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    architecture = named[0] if isinstance(named, list) and named else ""
+    architecture = architecture if isinstance(architecture, str) else quoted(architecture)
     is_gpt2 = model_type == "gpt2" if model_type else architecture.startswith("GPT2")
     if (model_type or architecture) and not is_gpt2:
         told = ", ".join(
-            f"{key} = {value!r}"
+            f"{key} = {quoted(value)}"
             for key, value in (("model_type", model_type), ("architectures", architecture))
             if value
         )
@@ -122,6 +126,7 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
     quantisation = raw.get("quantization_config")
     if quantisation:
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        method = clipped(method, 40) if isinstance(method, str) else None
         raise CheckpointError(
             f"the checkpoint is already quantised ({method or 'quantization_config'}): rbe needs "
             "the original weights"

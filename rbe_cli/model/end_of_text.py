@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import clipped, quoted
 
 # What Hugging Face's `GPT2Config` assumes where a file does not say.
 _GPT2_DEFAULT = (50256,)
+_MAX_ENDS = 1000
 # The second name stands in files of 2020, such as DialoGPT's.
 _KEYS = ("eos_token_id", "eos_token_ids")
 
@@ -38,9 +40,14 @@ def _ids(place: str, value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
     ids = value if isinstance(value, list) else [value]
-    if not all(type(token) is int for token in ids):  # a bool is an int for isinstance
-        raise CheckpointError(f"{place} = {str(value)[:80]} is not a token id or a list of them")
+    if len(ids) > _MAX_ENDS or not all(map(_is_id, ids)):
+        raise CheckpointError(f"{place} = {quoted(value)} is not a token id or a list of them")
     return tuple(dict.fromkeys(ids))
+
+
+def _is_id(token: Any) -> bool:
+    """Whether this is a number that 64 bits hold; a bool is none."""
+    return type(token) is int and abs(token) < 1 << 63
 
 
 def end_of_text_notes(
@@ -53,5 +60,5 @@ def end_of_text_notes(
         return []
     return [
         f"end-of-text ids outside the vocabulary of {vocab_size} tokens are left out: "
-        f"{', '.join(outside)}"
+        f"{clipped(', '.join(outside), 200)}"
     ]

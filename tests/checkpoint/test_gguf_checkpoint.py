@@ -1,7 +1,9 @@
 """GGUF files as llama.cpp reads and quantises them (fixtures/make_gguf_fixtures.py)."""
 
 import dataclasses
+import struct
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from small_models import float64, relative_error
 from tokenizers import Tokenizer
 
 from rbe_cli.checkpoint.gguf.gguf_file import read_gguf
+from rbe_cli.checkpoint.gguf.gguf_tokenizer import read_tokenizer
 from rbe_cli.checkpoint.gguf.gguf_writer import write_gguf
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.errors import CheckpointError, NotFoundError, UsageError
@@ -218,6 +221,30 @@ def test_a_key_that_is_missing_is_named(tmp_path, key):
     path = patched(tmp_path, f"gpt2.{key}".encode(), b"x" * (5 + len(key)))
     with pytest.raises(CheckpointError, match=rf"its key gpt2\.{key} is missing"):
         open_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"general.architecture", b"tokenizer.ggml.model", b"tokenizer.ggml.pre", b"split.count"],
+)
+def test_a_key_whose_value_is_an_array_is_no_surprise(tmp_path, key):
+    content = (FIXTURES / "tied.gguf").read_bytes()
+    items = 8 + -len(key) % 32  # so that the tensors stay where the alignment has them
+    added = struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, 0, items) + bytes(items)
+    renamed = content.replace(key, b"x" * len(key))
+    (count,) = struct.unpack("<Q", content[16:24])
+    file = renamed[:16] + struct.pack("<Q", count + 1) + added + renamed[24:]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(file)
+    with pytest.raises(CheckpointError) if b"tokenizer" not in key else nullcontext():
+        assert open_checkpoint(str(path)).tokenizer_json is None
+
+
+def test_types_of_tokens_that_are_no_numbers_are_refused():
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
+    for kinds in ([float("nan"), float("inf")], ["1", "1"], "11", 3, [True, True]):
+        with pytest.raises(CheckpointError, match="types of tokens"):
+            read_tokenizer(metadata | {"tokenizer.ggml.token_type": kinds})
 
 
 def test_a_file_that_is_missing_is_not_found(tmp_path):

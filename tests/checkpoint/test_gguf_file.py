@@ -46,8 +46,34 @@ def test_values_of_every_type(tmp_path):
     file = read(tmp_path, gguf(keys, 6, tensor(), 1, data))
     numbers = file.metadata.pop("f")
     assert file.metadata == {"a": 0.5, "b": -7, "c": True, "d": "é", "e": ["x", ""]}
-    assert numbers.tolist() == [1, -2, 3]
+    assert numbers == [1, -2, 3]
     np.testing.assert_array_equal(file.tensors["t"].read(), np.arange(8).reshape(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        (struct.pack("<IQ", 8, (1 << 20) + 1), "more than 1048576 texts"),
+        (struct.pack("<IQ", 0, (1 << 22) + 1), "more than 4194304 numbers"),
+        (struct.pack("<IQ", 9, 1), "type 9"),
+    ],
+)
+def test_arrays_that_are_too_large_are_refused(tmp_path, keys, fault):
+    with pytest.raises(CheckpointError, match=fault):
+        read(tmp_path, gguf(text(b"a") + struct.pack("<I", 9) + keys, 1))
+
+
+def test_a_text_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="a text of 1048577 bytes"):
+        read(tmp_path, gguf(text(b"a" * ((1 << 20) + 1)), 1))
+
+
+def test_tensors_that_lie_over_one_another_are_refused(tmp_path):
+    twice = tensor(name=b"a") + tensor(name=b"b")
+    many = b"".join(tensor((64, 64), name=b"t%d" % number) for number in range(3))
+    assert len(read(tmp_path, gguf(b"", 0, twice, 2, bytes(32))).tensors) == 2
+    with pytest.raises(CheckpointError, match="over one another"):
+        read(tmp_path, gguf(b"", 0, many, 3, bytes(64 * 64 * 4)))
 
 
 def test_bfloat16_and_float64(tmp_path):

@@ -115,6 +115,20 @@ def test_a_header_longer_than_the_file_is_not_allocated(tmp_path: Path, length: 
         list_safetensors(path)
 
 
+def test_a_header_of_very_many_tensors_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    one = json.dumps(entry([0], 0, 0))
+    header = "{" + ",".join(f'"{number}": {one}' for number in range(1 << 16)) + "}"
+    path = write_raw(tmp_path / "x", header.encode())
+    with pytest.raises(CheckpointError, match="declares more than 65536 tensors"):
+        list_safetensors(path)
+
+
+def test_a_header_that_is_very_long_is_refused(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x", b"{}".ljust((1 << 24) + 1))
+    with pytest.raises(CheckpointError, match="has a header of 16777217 bytes"):
+        list_safetensors(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\2\0\0\0"])
 def test_a_file_too_short_for_a_header_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)

@@ -62,6 +62,8 @@ def test_types_without_a_storage_class_are_refused_only_as_weights(tmp_path: Pat
         ((1, 2), (99, 1), 2, [[2, 3]]),
         ((), (), 3, 3),
         ((0, 5), (5, 1), 4, np.zeros((0, 5))),
+        ((0, 5), (2**62, 2**62), 4, np.zeros((0, 5))),
+        ((1, 2), (2**62, 1), 2, [[2, 3]]),
     ],
 )
 def test_views_into_a_storage(
@@ -111,6 +113,16 @@ def test_what_is_no_tensor_is_no_weight(tmp_path: Path) -> None:
         pytest.param(tensor(stride=(-1,), offset=3), id="negative stride"),
         pytest.param(tensor(shape=(2, 2)), id="fewer strides than sizes"),
         pytest.param(tensor(shape=("a",)), id="a size that is text"),
+        pytest.param(tensor(shape=(True,)), id="a size that is a truth value"),
+        pytest.param(tensor(stride=(True,)), id="a stride that is a truth value"),
+        pytest.param(tensor(size=True, shape=(1,)), id="a storage size that is a truth value"),
+        pytest.param(tensor(offset=False), id="an offset that is a truth value"),
+        pytest.param(tensor(shape=(1,), stride=(2**200,)), id="a stride of 2**200"),
+        pytest.param(tensor(shape=(0,), offset=2**200), id="an offset of 2**200"),
+        pytest.param(tensor((1,) * 65, (1,) * 65), id="65 dimensions"),
+        pytest.param(tensor("1111", "1111"), id="sizes that are one text"),
+        pytest.param(tensor(key="0" * 1000), id="a long key"),
+        pytest.param(encode(("storage",) * 1000) + b"Q", id="a long persistent id"),
         pytest.param(tensor(size=5), id="storage declared larger than it is"),
         pytest.param(tensor(size=1 << 62, shape=(1 << 62,)), id="storage declared huge"),
         pytest.param(tensor(size=-4), id="storage declared negative"),
@@ -221,6 +233,24 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "bad.pt", {"w": tensor()}, {**FOUR, "constants.pkl": b"x"})
     with pytest.raises(CheckpointError, match=r"bad\.pt: it is a TorchScript program"):
+        listed(path)
+
+
+def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.bin", "w") as archive:
+        for number in range(26_000):
+            archive.writestr(f"model/data/{number:030}", b"")
+    with pytest.raises(CheckpointError, match=r"bad\.bin: .*too many members"):
+        listed(tmp_path / "bad.bin")
+
+
+@pytest.mark.parametrize("size", [1 << 31, 0xFFFF_FFFF])
+def test_an_archive_that_declares_a_huge_directory_is_refused(tmp_path: Path, size: int) -> None:
+    path = write_archive(tmp_path / "bad.bin", {"w": tensor()})
+    content = bytearray(path.read_bytes())
+    content[-10:-6] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"bad\.bin: it is not a file that torch\.save"):
         listed(path)
 
 

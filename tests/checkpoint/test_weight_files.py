@@ -63,6 +63,30 @@ def test_a_malformed_index_is_refused(tmp_path: Path, content: str) -> None:
         weights_of_file(tmp_path / "x.index.json")
 
 
+def test_an_index_of_very_many_shards_is_refused(tmp_path: Path) -> None:
+    shards = {f"w{number}": f"x-{number}.bin" for number in range(1001)}
+    index = write_index(tmp_path / "x.index.json", shards)
+    with pytest.raises(CheckpointError, match="names more than 1000 shards"):
+        weights_of_file(index)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b'{"weight_map": ' + b"[" * 100_000, "not valid JSON"),
+        (b'{"weight_map": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"weight_map": {"w": "' + b"x" * (1 << 24) + b'.bin"}}', "more than 16777216 bytes"),
+        (b'{"weight_map": {"w": "../' + b"x" * 9999 + b'"}}', "is not the name of a shard"),
+    ],
+    ids=["nesting", "digits", "size", "name"],
+)
+def test_a_malicious_index_is_refused(tmp_path: Path, content: bytes, fault: str) -> None:
+    (tmp_path / "x.index.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=fault) as caught:
+        weights_of_file(tmp_path / "x.index.json")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
 def test_a_folder_without_weights_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(NotFoundError, match=r"model\.safetensors"):

@@ -70,10 +70,17 @@ def test_end_markers_outside_the_vocabulary_are_dropped(raw_config: dict[str, An
         ("vocab_size", None),
         ("n_positions", None),
         ("scale_attn_weights", "yes"),
+        ("n_embd", int("9" * 4300)),
+        ("hidden_size", [[]]),
+        ("eos_token_id", [0] * 1001),
+        ("eos_token_id", [0, 1 << 64]),
+        ("activation_function", "x" * 100_000),
+        ("pruned_heads", "x" * 100_000),
     ],
 )
 def test_what_cannot_be_represented_is_refused_by_name(
     raw_config: dict[str, Any], key: str, value: object
 ) -> None:
-    with pytest.raises(CheckpointError, match=key):
+    with pytest.raises(CheckpointError, match=key) as caught:
         Gpt2Config.from_hugging_face(raw_config | {key: value})
+    assert len(str(caught.value)) < 300

@@ -17,6 +17,7 @@ from rbe_cli.checkpoint.gguf.gguf_tokenizer import END_KEYS, TOKENS, read_tokeni
 from rbe_cli.errors import CheckpointError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.quoting import quoted
 
 ARCHITECTURE = "gpt2"
 _END_OF_TEXT = "<|endoftext|>"
@@ -64,8 +65,9 @@ def _config(file: GgufFile) -> Gpt2Config:
     metadata = file.metadata
     architecture = metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        named = str(architecture)[:80]
-        raise CheckpointError(f"it holds a model of {named!r}: only GPT-2 is supported")
+        raise CheckpointError(
+            f"it holds a model of {quoted(architecture)}: only GPT-2 is supported"
+        )
     if metadata.get("split.count", 1) != 1:
         raise CheckpointError("it is one part of several: join them with llama-gguf-split --merge")
     embedding = file.tensors.get("token_embd.weight")

@@ -17,23 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.errors import CheckpointError, UsageError
+from rbe_cli.quoting import clipped, quoted
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_ENTRIES = 1 << 16  # keys, or tensors
-_MAX_STRINGS = 1 << 24  # in one array: the largest vocabulary there may be
+_MAX_TEXT_BYTES = 1 << 20
+_MAX_TEXTS = 1 << 20  # in all arrays of texts; the largest vocabularies have 700,000
+_MAX_NUMBERS = 1 << 22  # in all arrays of numbers
 _ALIGNMENT = 32  # bytes, unless `general.alignment` says otherwise
 # GGUF's numbers for types of values, and for those of tensors that need no decoding.
 _SCALARS = {
-    **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?"},
-    **{10: "<u8", 11: "<i8", 12: "<f8"},
+    kind: struct.Struct("<" + letter)
+    for kind, letter in (
+        *((0, "B"), (1, "b"), (2, "H"), (3, "h"), (4, "I"), (5, "i"), (6, "f"), (7, "?")),
+        *((10, "Q"), (11, "q"), (12, "d")),
+    )
 }
+_U32, _U64 = _SCALARS[4], _SCALARS[10]
 _STRING, _ARRAY = 8, 9
 _FLOATS = {0: "float32", 1: "float16", 28: "float64", 30: "bfloat16"}
 
@@ -43,7 +49,7 @@ class GgufFile:
     """Hold what a GGUF file declares.
 
     Attributes:
-        metadata: values by key: numbers, texts, lists of texts, and arrays of numbers.
+        metadata: values by key: numbers, texts, and lists of texts or of numbers.
         tensors: by name; shapes are numpy's, the last size being that of a row.
         quantised: names of the quantised types among the tensors, sorted.
     """
@@ -75,31 +81,34 @@ def read_gguf(path: Path) -> GgufFile:
 def _read(path: Path, cursor: "_Cursor") -> GgufFile:
     if cursor.take(4) != _MAGIC:
         raise CheckpointError("this is not a GGUF file")
-    version = cursor.number("<u4")
+    version = cursor.number(_U32)
     if version not in _VERSIONS:
         raise CheckpointError(f"GGUF version {version} is none of {_VERSIONS}")
-    tensor_count, key_count = cursor.number("<u8"), cursor.number("<u8")
+    tensor_count, key_count = cursor.number(_U64), cursor.number(_U64)
     if max(tensor_count, key_count) > _MAX_ENTRIES:
         raise CheckpointError(f"it declares {tensor_count} tensors and {key_count} keys")
     metadata: dict[str, Any] = {}
     for _ in range(key_count):
         key = cursor.text()
         if key in metadata:
-            raise CheckpointError(f"its key {key[:80]!r} is there twice")
-        metadata[key] = cursor.value(cursor.number("<u4"))
+            raise CheckpointError(f"its key {quoted(key)} is there twice")
+        metadata[key] = cursor.value(cursor.number(_U32))
     entries = [cursor.entry() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment not in (1 << n for n in range(3, 17)):
-        raise CheckpointError(f"general.alignment = {alignment} is not supported")
+    if type(alignment) is not int or alignment not in (1 << n for n in range(3, 17)):
+        raise CheckpointError(f"general.alignment = {quoted(alignment)} is not supported")
     start = -(-cursor.position // alignment) * alignment
     tensors: dict[str, CheckpointTensor] = {}
-    quantised = set()
+    quantised, tensor_bytes = set(), 0
     for entry in entries:
         if entry.name in tensors:
-            raise CheckpointError(f"tensor {entry.name[:80]!r} is stored twice")
+            raise CheckpointError(f"tensor {quoted(entry.name)} is stored twice")
         form = _form(entry)
         if start + entry.offset + form.bytes > cursor.size:
-            raise CheckpointError(f"the file ends inside tensor {entry.name[:80]!r}")
+            raise CheckpointError(f"the file ends inside tensor {quoted(entry.name)}")
+        tensor_bytes += form.bytes
+        if tensor_bytes > cursor.size:  # which would be read many times
+            raise CheckpointError("its tensors lie over one another")
         if form.dtype is None:
             quantised.add(form.name)
         read = partial(_read_tensor, path, start + entry.offset, entry, form)
@@ -133,6 +142,7 @@ class _Cursor:
         self._data = data
         self.size = size
         self.position = 0
+        self._texts_left, self._numbers_left = _MAX_TEXTS, _MAX_NUMBERS
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
@@ -141,41 +151,48 @@ class _Cursor:
         self.position += count
         return self._data[self.position - count : self.position]
 
-    def number(self, dtype: str) -> Any:
-        """Return a number of this numpy type as Python's."""
-        return np.frombuffer(self.take(np.dtype(dtype).itemsize), dtype)[0].item()
+    def number(self, form: struct.Struct) -> Any:
+        """Return a number of this form."""
+        return form.unpack(self.take(form.size))[0]
 
     def text(self) -> str:
         """Return a text: eight bytes of its length, then UTF-8."""
-        return self.take(self.number("<u8")).decode()
+        length = self.number(_U64)
+        if length > _MAX_TEXT_BYTES:
+            raise CheckpointError(f"it holds a text of {length} bytes")
+        return self.take(length).decode()
 
     def value(self, kind: int) -> Any:
         """Return a value of this type of GGUF."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            return self._array(self.number("<u4"), self.number("<u8"))
+            return self._array(self.number(_U32), self.number(_U64))
         return self.number(_scalar(kind))
 
-    def _array(self, kind: int, count: int) -> list[str] | NDArray[Any]:
-        if kind != _STRING:
-            dtype = np.dtype(_scalar(kind))
-            return np.frombuffer(self.take(count * dtype.itemsize), dtype)
-        if count > min(_MAX_STRINGS, self.size // 8):  # each takes eight bytes at least
-            raise CheckpointError(f"it declares an array of {count} texts")
-        return [self.text() for _ in range(count)]
+    def _array(self, kind: int, count: int) -> list[Any]:
+        if kind == _STRING:
+            self._texts_left -= count
+            if self._texts_left < 0:
+                raise CheckpointError(f"it declares more than {_MAX_TEXTS} texts")
+            return [self.text() for _ in range(count)]
+        form = _scalar(kind)
+        self._numbers_left -= count
+        if self._numbers_left < 0:
+            raise CheckpointError(f"it declares more than {_MAX_NUMBERS} numbers in arrays")
+        return [number for (number,) in form.iter_unpack(self.take(count * form.size))]
 
     def entry(self) -> _TensorInfo:
         """Return the next tensor's declaration; GGUF puts the size of a row first."""
-        name, dimensions = self.text(), self.number("<u4")
+        name, dimensions = self.text(), self.number(_U32)
         if not 1 <= dimensions <= 4:
-            raise CheckpointError(f"tensor {name[:80]!r} has {dimensions} dimensions")
-        sizes = [self.number("<u8") for _ in range(dimensions)]
-        kind, offset = self.number("<u4"), self.number("<u8")
+            raise CheckpointError(f"tensor {quoted(name)} has {dimensions} dimensions")
+        sizes = [self.number(_U64) for _ in range(dimensions)]
+        kind, offset = self.number(_U32), self.number(_U64)
         return _TensorInfo(name, tuple(reversed(sizes)), kind, offset)
 
 
-def _scalar(kind: int) -> str:
+def _scalar(kind: int) -> struct.Struct:
     if kind not in _SCALARS:
         raise CheckpointError(f"it holds a value of type {kind}, which is not supported")
     return _SCALARS[kind]
@@ -194,11 +211,11 @@ def _form(entry: _TensorInfo) -> _Form:
             "the file is quantised, which needs the gguf library: pip install 'rbe-cli[gguf]'"
         ) from error
     if entry.type not in set(GGMLQuantizationType):
-        raise CheckpointError(f"tensor {entry.name[:80]!r} has an unknown type, {entry.type}")
+        raise CheckpointError(f"tensor {quoted(entry.name)} has an unknown type, {entry.type}")
     kind = GGMLQuantizationType(entry.type)
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if entry.shape[-1] % block:
-        raise CheckpointError(f"the rows of tensor {entry.name[:80]!r} are not blocks of {block}")
+        raise CheckpointError(f"the rows of tensor {quoted(entry.name)} are not blocks of {block}")
     return _Form(kind.name, None, count // block * block_bytes)
 
 
@@ -219,8 +236,8 @@ def _read_tensor(path: Path, offset: int, entry: _TensorInfo, form: _Form) -> Fl
             tensor: Float32 = dequantize(rows, GGMLQuantizationType(entry.type))
     except Exception as error:  # what the library raises has no common base
         raise CheckpointError(
-            f"{path}: the gguf library cannot decode tensor {entry.name[:80]!r} ({form.name}): "
-            f"{error}"
+            f"{path}: the gguf library cannot decode tensor {quoted(entry.name)} ({form.name}): "
+            f"{clipped(str(error), 200)}"
         ) from error
     return tensor.reshape(entry.shape)
 

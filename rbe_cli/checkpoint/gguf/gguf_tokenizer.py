@@ -12,6 +12,7 @@ from typing import Any
 
 from rbe_cli.errors import CheckpointError, UsageError
 from rbe_cli.model.config import Gpt2Config
+from rbe_cli.quoting import clipped
 
 TOKENS = "tokenizer.ggml.tokens"
 END_KEYS = ("eos", "eot", "eom")  # tokens that end a text for llama.cpp
@@ -40,7 +41,7 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> ReadTokenizer:
     if kind in (None, "none", "no_vocab"):
         return ReadTokenizer(None)
     if kind != _BYTE_LEVEL or split not in _SPLITS:
-        named = " with ".join(str(own)[:40] for own in (kind, split) if own is not None)
+        named = " with ".join(clipped(str(own), 40) for own in (kind, split) if own is not None)
         return ReadTokenizer(
             None,
             (f"its tokenizer ({named}) is not GPT-2's, and is left out: the model takes ids only",),
@@ -48,8 +49,9 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> ReadTokenizer:
     tokens, merges = metadata.get(TOKENS), metadata.get("tokenizer.ggml.merges", [])
     if not isinstance(tokens, list) or not isinstance(merges, list):
         raise CheckpointError("its tokenizer has no tokens, or merges that are not texts")
-    kinds = metadata.get("tokenizer.ggml.token_type")
-    kinds = [_NORMAL] * len(tokens) if kinds is None else [int(own) for own in kinds]
+    kinds = metadata.get("tokenizer.ggml.token_type", [_NORMAL] * len(tokens))
+    if not isinstance(kinds, list) or not all(type(kind) is int for kind in kinds):
+        raise CheckpointError("its types of tokens are not numbers")
     if len(kinds) != len(tokens):
         raise CheckpointError(f"it has {len(tokens)} tokens, but {len(kinds)} types of tokens")
     try:

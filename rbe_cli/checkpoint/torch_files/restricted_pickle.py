@@ -5,6 +5,9 @@ attributes and trusts memo indices. Here `pickletools.genops` only splits the by
 opcodes; what each does is written below, so the one thing a pickle can call is a constructor
 from the caller's table. Every other name becomes an `Inert` object, and so does whatever the
 pickle builds with it: a training checkpoint holds many such objects beside its weights.
+
+The time and the memory that a pickle takes are bounded by its steps: each opcode is one, and a
+call costs one more for each item of its arguments, which the memo may hand to many calls.
 """
 
 import pickletools
@@ -14,11 +17,14 @@ from typing import Any
 
 from rbe_cli.errors import CheckpointError
 
-# Keys whose hash takes a bounded time: that of a tuple which nests itself many times does not.
-_KEY_TYPES = (str, int, float, bytes, type(None))
+# A GPT-2 XL with the state of its optimizer takes 90,000 steps.
+MAX_STEPS = 1 << 18
+_MAX_ARGUMENTS = 16  # of a constructor; those of PyTorch take 7 at most
+_MAX_NAME = 500  # characters of a module and a name in it
 _PLAIN = frozenset(
     {
-        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        # LONG4 is left out: no number of a checkpoint takes 256 bytes.
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
         *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     }
@@ -34,13 +40,18 @@ class Inert:
         state: the attributes that the pickle sets; None if it sets none.
     """
 
+    __slots__ = ("name", "state")
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.state: object = None
 
 
 def load_pickle(
-    data: bytes | BytesIO, names: Mapping[str, Any], persistent_load: Callable[[Any], Any]
+    data: bytes | BytesIO,
+    names: Mapping[str, Any],
+    persistent_load: Callable[[Any], Any],
+    max_steps: int = MAX_STEPS,
 ) -> Any:
     """Evaluate a pickle of protocol 2 to 5.
 
@@ -49,11 +60,13 @@ def load_pickle(
         names: `module name` -> what it stands for. Callables among them are constructors, and
             the only things that will be called.
         persistent_load: maps a persistent id to its object.
+        max_steps: at most so many.
 
     Raises:
-        CheckpointError: an opcode is not allowed, or the pickle is malformed.
+        CheckpointError: an opcode is not allowed, or the pickle is malformed or takes too many
+            steps.
     """
-    machine = _Machine(names, persistent_load)
+    machine = _Machine(names, persistent_load, max_steps)
     try:
         for opcode, argument, _ in pickletools.genops(data):
             machine.step(opcode.name, argument)
@@ -65,15 +78,19 @@ def load_pickle(
 class _Machine:
     """Run the pickle machine: a stack, the stacks set aside by marks, and a memo."""
 
-    def __init__(self, names: Mapping[str, Any], persistent_load: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, names: Mapping[str, Any], persistent_load: Callable[[Any], Any], max_steps: int
+    ) -> None:
         self.stack: list[Any] = []
         self._names = names
         self._persistent_load = persistent_load
         self._outer_stacks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self._steps_left = max_steps
 
     def step(self, opcode: str, argument: Any) -> None:
         """Execute one opcode; `argument` is what `genops` decoded for it."""
+        self._spend(1)
         stack = self.stack
         if opcode in _PLAIN:
             stack.append(argument)
@@ -160,13 +177,15 @@ class _Machine:
                 module, name = self._pop(2)
                 if not (isinstance(module, str) and isinstance(name, str)):
                     raise TypeError("a name is text")
+                if len(module) + len(name) > _MAX_NAME:
+                    raise ValueError("a name is too long")
                 stack.append(self._named(f"{module} {name}"))
             case "REDUCE" | "NEWOBJ":
                 constructor, arguments = self._pop(2)
-                stack.append(_call(constructor, arguments))
+                stack.append(self._call(constructor, arguments))
             case "NEWOBJ_EX":
                 constructor, arguments, _keywords = self._pop(3)
-                stack.append(_call(constructor, arguments))
+                stack.append(self._call(constructor, arguments))
             case "BUILD":
                 (state,) = self._pop(1)
                 if isinstance(stack[-1], Inert):
@@ -176,6 +195,21 @@ class _Machine:
                     raise CheckpointError("the pickle sets attributes of an object: refused")
             case _:
                 raise CheckpointError(f"the pickle uses the opcode {opcode}: refused")
+
+    def _call(self, constructor: Any, arguments: Any) -> Any:
+        """Call a constructor from the table; an inert object gives another one."""
+        if isinstance(constructor, Inert):
+            return Inert(constructor.name)
+        if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+            raise TypeError("arguments are a short tuple")
+        self._spend(sum(map(_items, arguments)))
+        return constructor(*arguments)
+
+    def _spend(self, steps: int) -> None:
+        """Count steps, and end when there are too many."""
+        self._steps_left -= steps
+        if self._steps_left < 0:
+            raise CheckpointError("the pickle takes too many steps")
 
     def _named(self, name: str) -> Any:
         return self._names[name] if name in self._names else Inert(name)
@@ -194,11 +228,9 @@ class _Machine:
         return self.stack
 
 
-def _call(constructor: Any, arguments: Any) -> Any:
-    """Call a constructor from the table; an inert object gives another one."""
-    if isinstance(constructor, Inert):
-        return Inert(constructor.name)
-    return constructor(*arguments)
+def _items(value: Any) -> int:
+    """Return how many items a loop over a value would see."""
+    return len(value) if isinstance(value, str | bytes | bytearray | tuple | list | dict) else 1
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
@@ -210,7 +242,8 @@ def _set_items(target: Any, items: list[Any]) -> None:
     if not isinstance(target, dict):
         raise TypeError("only items of a dict can be set")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if isinstance(key, _KEY_TYPES):  # no weight has a name of another type
+        # No weight has a name of another type; and hashes of numbers and tuples can be forged.
+        if isinstance(key, str):
             target[key] = value
 
 

@@ -9,9 +9,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from rbe_cli.checkpoint.checked_files import errors_name, open_file
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import quoted
 
 # All that `zipfile` raises for a damaged archive.
 _ZIP_ERRORS = (
@@ -23,6 +25,25 @@ _ZIP_ERRORS = (
     ValueError,
     struct.error,
 )
+
+
+_MAX_DIRECTORY_BYTES = 1 << 21  # of the list of members; 25,000 of PyTorch's take so many
+_LITTLE = b"little"
+
+
+class _BoundedFile:
+    """Read a file for `zipfile`, which reads the list of members at once, whatever its size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.limit: int | None = _MAX_DIRECTORY_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes."""
+        if self.limit is not None and size > self.limit:
+            raise CheckpointError("it is not a file that torch.save wrote: too many members")
+        return self._file.read(size)
 
 
 class TorchArchive:
@@ -40,7 +61,7 @@ class TorchArchive:
                 "it is a TorchScript program, not a state dict: load it with torch.jit.load "
                 "and save its state_dict()"
             )
-        if self._root + "byteorder" in archive.namelist() and self.read("byteorder") != b"little":
+        if self._root + "byteorder" in archive.namelist() and not self._is_little_endian():
             raise CheckpointError("it was saved on a machine that is not little-endian")
 
     def size(self, member: str) -> int:
@@ -55,16 +76,19 @@ class TorchArchive:
         """Return the bytes of a member, after checking their CRC-32."""
         return self._archive.read(self._info(member))
 
+    def _is_little_endian(self) -> bool:
+        return self.size("byteorder") == len(_LITTLE) and self.read("byteorder") == _LITTLE
+
     def _info(self, member: str) -> zipfile.ZipInfo:
         try:
             info = self._archive.getinfo(self._root + member)
         except KeyError as error:
-            raise CheckpointError(f"it lacks its member {member[:80]!r}") from error
+            raise CheckpointError(f"it lacks its member {quoted(member)}") from error
         # As it is stored, it cannot expand to more than the file holds.
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise CheckpointError(f"its member {member[:80]!r} is compressed")
+            raise CheckpointError(f"its member {quoted(member)} is compressed")
         if info.file_size > self._file_bytes:
-            raise CheckpointError(f"its member {member[:80]!r} exceeds the file")
+            raise CheckpointError(f"its member {quoted(member)} exceeds the file")
         return info
 
 
@@ -78,7 +102,9 @@ def open_torch_archive(path: Path) -> Iterator[TorchArchive]:
     """
     with errors_name(path), open_file(path) as file:
         try:
-            with zipfile.ZipFile(file) as archive:
+            bounded = _BoundedFile(file)
+            with zipfile.ZipFile(bounded) as archive:
+                bounded.limit = None
                 yield TorchArchive(path, archive)
         except _ZIP_ERRORS as error:
             raise CheckpointError(f"it is not a file that torch.save wrote: {error}") from error

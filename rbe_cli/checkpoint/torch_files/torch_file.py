@@ -22,6 +22,7 @@ from rbe_cli.checkpoint.torch_files.torch_legacy import read_legacy
 from rbe_cli.checkpoint.torch_files.torch_pickle import Storage, View, load_object
 from rbe_cli.checkpoint.torch_files.training_checkpoint import find_state_dict
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import quoted
 
 _MAX_PICKLE_BYTES = 1 << 23
 
@@ -54,7 +55,7 @@ def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor])
             item.check()
             tensors.append((name, tensor(item)))
         elif isinstance(item, Inert) and str(name).endswith((".weight", ".bias")):
-            raise CheckpointError(f"the pickle asks for {item.name[:80]!r}: refused")
+            raise CheckpointError(f"the pickle asks for {quoted(item.name)}: refused")
     if not tensors:
         raise CheckpointError("its state dict holds no tensors")
     nbytes = path.stat().st_size
@@ -100,6 +101,5 @@ def _read(path: Path, view: View, read_storage: Callable[[], bytes]) -> Float32:
     if len(content) != view.storage.nbytes:
         raise CheckpointError(f"{path} has changed since it was opened")
     items = np.frombuffer(content, dtype=RAW_TYPES[dtype])
-    strides = [step * items.itemsize for step in view.stride]
-    tensor = as_strided(items[view.offset :], view.shape, strides, writeable=False)
+    tensor = as_strided(items[view.offset :], view.shape, view.byte_strides(), writeable=False)
     return to_float32(tensor.copy(), dtype)

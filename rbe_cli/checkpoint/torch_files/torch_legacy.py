@@ -17,6 +17,8 @@ from rbe_cli.errors import CheckpointError
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _COUNT_BYTES = 8
+_HEADER_STEPS = 1000  # of each pickle before the saved object
+_KEY_STEPS = 1 << 16  # of the list of keys
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ def read_legacy(path: Path, max_pickle_bytes: int) -> LegacyFile:
     """
     with open_file(path) as file:
         pickles = BytesIO(file.read(max_pickle_bytes))
-    magic, protocol, machine = (load_object(pickles)[0] for _ in range(3))
+    magic, protocol, machine = (load_object(pickles, _HEADER_STEPS)[0] for _ in range(3))
     if magic != _MAGIC_NUMBER or protocol != _PROTOCOL or not isinstance(machine, dict):
         raise CheckpointError("it has no header of torch.save")
     if machine.get("little_endian") is not True:
         raise CheckpointError("it was saved on a machine that is not little-endian")
     value, storages = load_object(pickles)
-    keys, _ = load_object(pickles)
+    keys, _ = load_object(pickles, _KEY_STEPS)
     if not isinstance(keys, list):
         raise CheckpointError("its list of storages is malformed")
     return LegacyFile(value, _offsets(path, pickles.tell(), keys, storages))

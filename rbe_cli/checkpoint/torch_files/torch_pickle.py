@@ -9,8 +9,13 @@ from io import BytesIO
 from math import prod
 from typing import Any
 
-from rbe_cli.checkpoint.torch_files.restricted_pickle import Inert, load_pickle
+from rbe_cli.checkpoint.torch_files.restricted_pickle import MAX_STEPS, Inert, load_pickle
 from rbe_cli.errors import CheckpointError
+
+_MAX_DIMENSIONS = 8
+_MAX_ID_PARTS = 8  # of a persistent id, which has six or fewer
+_LONGEST_KEY = 100  # characters of a storage's key
+_MAX_NUMBER = (1 << 63) - 1  # of an offset, size or stride, in items
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,22 @@ class View:
         if end > self.storage.size or size > self.storage.size:
             raise CheckpointError("a tensor does not fit into its storage")
 
+    def byte_strides(self) -> list[int]:
+        """Return the distance of items in bytes by dimension; 0 where there is no second item."""
+        step = 0 if 0 in self.shape else self.storage.item_type.item_bytes
+        return [
+            step * own if size > 1 else 0 for size, own in zip(self.shape, self.stride, strict=True)
+        ]
 
-def load_object(data: bytes | BytesIO) -> tuple[Any, dict[str, Storage]]:
+
+def load_object(
+    data: bytes | BytesIO, max_steps: int = MAX_STEPS
+) -> tuple[Any, dict[str, Storage]]:
     """Evaluate a pickle of `torch.save`.
 
     Args:
         data: the pickle; of a stream, it is read up to the pickle's end.
+        max_steps: of it, as of `load_pickle`.
 
     Returns:
         The object, and the storages it refers to, by their keys.
@@ -80,19 +95,21 @@ def load_object(data: bytes | BytesIO) -> tuple[Any, dict[str, Storage]]:
             raise ValueError("a storage of two sizes")
         return found
 
-    return load_pickle(data, _NAMES, storage), storages
+    return load_pickle(data, _NAMES, storage, max_steps), storages
 
 
 def _storage(persistent_id: Any) -> Storage | Inert:
     """Return what `("storage", type, key, device, size[, view])` stands for."""
-    if isinstance(persistent_id, tuple) and persistent_id[:1] == ("module",):
+    if not isinstance(persistent_id, tuple) or len(persistent_id) > _MAX_ID_PARTS:
+        raise TypeError("not a storage")
+    if persistent_id[:1] == ("module",):
         return Inert("torch.nn Module")  # with its source code, which is not run
     kind, item_type, key, _device, size, *view = persistent_id
     if kind == "storage" and isinstance(item_type, Inert):
         return item_type  # of a type that no weight has
     if not (kind == "storage" and isinstance(item_type, ItemType)):
         raise TypeError("not a storage")
-    if not (isinstance(key, str) and isinstance(size, int) and size >= 0):
+    if not (isinstance(key, str) and len(key) <= _LONGEST_KEY and _is_count(size)):
         raise TypeError("not a storage")
     if any(part is not None for part in view):
         raise CheckpointError("the pickle has views of storages, as PyTorch before 0.4: refused")
@@ -109,10 +126,16 @@ def _rebuild_tensor(
         raise TypeError("not a storage")
     if len(shape) != len(stride):
         raise ValueError("as many sizes as strides")
-    for number in (offset, *shape, *stride):
-        if not isinstance(number, int) or number < 0:
-            raise ValueError("offset, sizes and strides are not negative")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise CheckpointError(f"a tensor has {len(shape)} dimensions")
+    if not all(map(_is_count, (offset, *shape, *stride))):
+        raise ValueError("offset, sizes and strides are numbers, and not negative")
     return View(storage, offset, tuple(shape), tuple(stride))
+
+
+def _is_count(number: Any) -> bool:
+    """Whether a number can count items; True and False are no numbers here."""
+    return type(number) is int and 0 <= number <= _MAX_NUMBER
 
 
 def _rebuild_parameter(data: Any, *_requires_grad_and_hooks: Any) -> Any:

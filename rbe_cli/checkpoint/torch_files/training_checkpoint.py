@@ -6,10 +6,13 @@ from typing import Any
 from rbe_cli.checkpoint.torch_files.restricted_pickle import Inert
 from rbe_cli.checkpoint.torch_files.torch_pickle import View
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import quoted
 
 # Every GPT-2 has a position embedding, and no optimizer keeps a tensor under its name.
 _ANCHOR = "wpe.weight"
 _MAX_DEPTH = 3
+_MAX_MODELS = 16
+_LONGEST_KEY = 200  # characters of a key that may lead to a model
 # If there are several models, such as an average of the weights beside them, the first of these.
 _USUAL_KEYS = ("model", "state_dict", "model_state_dict", "module", "model_state")
 # Where training scripts keep the model's sizes: nanoGPT, build-nanogpt, Lightning, others.
@@ -39,12 +42,14 @@ def find_state_dict(value: Any) -> SavedModel:
     """
     if isinstance(value, Inert):
         raise CheckpointError(
-            f"it holds an object of {value.name[:80]!r}, not a state dict: save the model's "
+            f"it holds an object of {quoted(value.name)}, not a state dict: save the model's "
             "state_dict()"
         )
     if not isinstance(value, dict) or not value:
         raise CheckpointError("it does not hold a state dict")
     models = _models(value)
+    if len(models) > _MAX_MODELS:
+        raise CheckpointError(f"it holds {len(models)} models: save one of them alone")
     if not models and any(isinstance(item, dict) for item in value.values()):
         raise CheckpointError("it holds no state dict of a GPT-2: no tensor is named wpe.weight")
     if not models:
@@ -52,9 +57,9 @@ def find_state_dict(value: Any) -> SavedModel:
     usual = [key for key in _USUAL_KEYS if key in models]
     chosen = usual[0] if usual else next(iter(models))
     if len(models) > 1 and not usual and chosen:
-        names = ", ".join(map(repr, models))
+        names = ", ".join(map(quoted, models))
         raise CheckpointError(f"it holds several models ({names}): save one of them alone")
-    others = tuple(f"not used: the weights under {key!r}" for key in models if key != chosen)
+    others = tuple(f"not used: the weights under {quoted(key)}" for key in models if key != chosen)
     return SavedModel(models[chosen], _own_config(value), others)
 
 
@@ -69,11 +74,16 @@ def _models(value: dict[Any, Any]) -> dict[str, dict[Any, Any]]:
                 found[path] = own
                 continue
             for key, item in own.items():
-                if isinstance(item, dict) and isinstance(key, str) and id(item) not in seen:
+                if isinstance(item, dict) and _may_lead(key) and id(item) not in seen:
                     seen.add(id(item))
                     below[f"{path}.{key}" if path else key] = item
         level = below
     return found
+
+
+def _may_lead(key: Any) -> bool:
+    """Return whether a dict under this key is looked into; long keys would make long paths."""
+    return isinstance(key, str) and len(key) <= _LONGEST_KEY
 
 
 def _is_anchor(name: Any) -> bool:

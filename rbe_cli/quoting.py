@@ -1,0 +1,32 @@
+"""Quote what comes from a file or the command line in a message: escaped, and never long."""
+
+from reprlib import Repr
+
+QUOTED_CHARACTERS = 80
+MESSAGE_CHARACTERS = 2000
+_CUT = "..."
+
+
+def quoted(value: object, characters: int = QUOTED_CHARACTERS) -> str:
+    """Return a value as Python writes it: control characters escaped, and cut where it is long.
+
+    Only the beginning of a long text or container is looked at, so that a message about a value
+    takes no longer than one about a short one.
+
+    Args:
+        value: a text, number or container of any size; the parts of a container may be shared.
+        characters: of the value that are shown at most.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= characters else value[:characters] + _CUT)
+    shortened = Repr()
+    shortened.maxlevel = 2
+    try:
+        return clipped(shortened.repr(value), characters)
+    except ValueError:  # Python does not write integers of thousands of digits
+        return "a number that is too large"
+
+
+def clipped(text: str, characters: int = MESSAGE_CHARACTERS) -> str:
+    """Return a text that is cut after so many characters."""
+    return text if len(text) <= characters else text[:characters] + _CUT

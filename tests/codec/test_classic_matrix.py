@@ -1,3 +1,4 @@
+import pickle
 from functools import cache
 from pathlib import Path
 
@@ -196,6 +197,48 @@ def test_extreme_weights_survive(weights):
     assert np.isfinite(decoded).all()
     if (weights == weights[0, 0]).all():
         np.testing.assert_allclose(decoded, weights, rtol=1e-5)
+
+
+def changed(matrix, values):
+    """Return the weights `[K, N]` that the matrix has with other parameters."""
+    return matrix.with_parameters(values).decode()
+
+
+def test_gradients_are_those_of_a_linear_map():
+    """The weights are linear in the parameters: <grad, weights> = <gradients, parameters>."""
+    matrix = ClassicMatrix.encode(gaussian((40, 37)), 4.0, 16)
+    rng = np.random.default_rng(1)
+    values = {name: rng.normal(size=own.shape) for name, own in matrix.parameters().items()}
+    assert set(values) == {".surfaces", ".coefficients"}
+    for scale in (1, -3):
+        grad = scale * rng.normal(size=matrix.shape)
+        gradients = matrix.parameter_gradients(grad)
+        assert {name: own.shape for name, own in gradients.items()} == {
+            name: own.shape for name, own in values.items()
+        }
+        inner = sum(float((gradients[name] * values[name]).sum()) for name in values)
+        assert inner == pytest.approx(float((grad * changed(matrix, values)).sum()), rel=1e-9)
+    assert matrix.parameter_gradients(grad.astype(np.float32))[".surfaces"].dtype == np.float32
+
+
+def test_other_parameters_leave_the_places_of_coefficients():
+    matrix = ClassicMatrix.encode(gaussian((40, 37)), 4.0, 16)
+    parameters = matrix.parameters()
+    np.testing.assert_array_equal(changed(matrix, parameters), matrix.decode())
+    doubled = changed(matrix, {name: 2 * own for name, own in parameters.items()})
+    np.testing.assert_allclose(doubled, 2 * matrix.decode(), rtol=1e-6)
+
+
+def test_decoded_weights_are_kept_but_not_sent_to_another_process():
+    matrix = ClassicMatrix.encode(gaussian((40, 37)), 4.0, 16)
+    assert matrix.kept_bytes == 0
+    decoded = matrix.decoded()
+    assert matrix.decoded() is decoded
+    assert not decoded.flags.writeable
+    assert matrix.kept_bytes == decoded.nbytes == 4 * 40 * 37
+    again = pickle.loads(pickle.dumps(matrix))
+    assert again.kept_bytes == 0
+    np.testing.assert_array_equal(again.decoded(), decoded)
 
 
 # Damage

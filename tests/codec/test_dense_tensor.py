@@ -73,3 +73,11 @@ def test_values_that_are_no_numbers_are_refused(codec, value):
     data = dense_tensor.encode(np.array([1.0, value], np.float32), codec)
     with pytest.raises(PayloadError, match="NaN or infinite"):
         dense_tensor.decode(data, (2,), codec)
+
+
+@pytest.mark.parametrize(
+    ("values", "codec"),
+    [([0.5, -65504.0], "float16"), ([1 + 2**-11, 0.0], "float32"), ([65520.0], "float32")],
+)
+def test_exact_values_take_the_smaller_type(values, codec):
+    assert dense_tensor.exact(np.array(values, np.float32)) == codec

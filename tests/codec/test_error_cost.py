@@ -12,7 +12,13 @@ from rbe_cli.codec.ectcq.error_feedback import (
     quantise,
 )
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
-from rbe_cli.codec.error_cost import InputFactor, OutputFactor, cholesky_in_place, damped_cholesky
+from rbe_cli.codec.error_cost import (
+    ErrorCost,
+    InputFactor,
+    OutputFactor,
+    cholesky_in_place,
+    damped_cholesky,
+)
 
 DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 
@@ -197,3 +203,30 @@ def test_errors_that_are_fed_back_are_never_clipped(kinds, rows, columns, seed):
 def test_a_moment_that_is_not_finite_is_refused(value):
     with pytest.raises(ValueError, match="not finite"):
         damped_cholesky(np.full((3, 3), value), 0.1)
+
+
+def a_cost():
+    outputs = tuple(output_factor(correlated(columns, columns), 0.02) for columns in (7, 5))
+    return ErrorCost(InputFactor.from_moment(correlated(9, 1), 0.02), outputs)
+
+
+def test_a_cost_goes_through_arrays():
+    cost = a_cost()
+    again = ErrorCost.from_arrays(cost.to_arrays())
+    assert again.inputs.damping == cost.inputs.damping
+    for name in ("order", "lower", "diagonal"):
+        np.testing.assert_array_equal(getattr(again.inputs, name), getattr(cost.inputs, name))
+    assert len(again.outputs) == 2
+    for own, before in zip(again.outputs, cost.outputs, strict=True):
+        for name in ("mixing", "diagonal", "levels"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(before, name))
+
+
+def test_the_unit_is_the_geometric_mean_of_the_importance_of_columns():
+    cost = a_cost()
+    importance = np.concatenate([own.diagonal for own in cost.outputs])
+    assert cost.unit == pytest.approx(np.prod(importance) ** (1 / 12))
+    # An error of one step in a column of unit importance costs 1.
+    assert cost.unit_step**2 * cost.unit * cost.inputs.diagonal.mean() == pytest.approx(1)
+    chosen = np.array([11, 0, 8])
+    np.testing.assert_array_equal(cost.columns(chosen).diagonal, importance[chosen])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix
 from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix, payload_bytes
-from rbe_cli.errors import PayloadError
+from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.weights.panel_layout import panel_shape, unpack
 
 BITS = sorted(LAYOUTS)
@@ -115,6 +115,41 @@ def test_a_unit_that_is_no_step_is_refused(unit):
     data = bytes(payload_bytes((8, 64), 4) - 4) + np.float32(unit).tobytes()
     with pytest.raises(PayloadError, match="the unit"):
         FixedMatrix.from_bytes(data, (8, 64))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (8, -8), (50, 9), (127, -128)])
+def test_the_largest_unit_is_one_at_which_no_weight_can_overflow(bits, row, column):
+    """The largest weight is that of the largest level, whether a code has it or not."""
+    largest_level = {2: 1.5, 4: 9.375, 8: 128.0}[bits]
+    largest_step = 2.0 ** ((row + column) / 8)
+    unit = np.float32(float(np.finfo(np.float32).max) / largest_level / largest_step / 1.0001)
+    levels = np.full(5, -128, np.int8), np.full(40, -128, np.int8)
+    levels[0][3], levels[1][20] = row, column
+    codes = bytes(payload_bytes((5, 40), bits) - 49)
+
+    def read(unit):
+        data = codes + levels[0].tobytes() + levels[1].tobytes() + np.float32(unit).tobytes()
+        return FixedMatrix.from_bytes(data, (5, 40))
+
+    assert np.isfinite(read(unit).decode()).all()
+    with pytest.raises(PayloadError, match="a matrix's steps are too large"):
+        read(unit * np.float32(1.0002))
+
+
+def test_steps_that_no_levels_can_store_are_refused():
+    matrix = encoded(np.ones((4, 20), np.float32), 4)
+    ones = np.ones(4, np.float32), np.ones(20, np.float32)
+    for row_steps in (2.0 ** (127 / 8), 2.0**-16):
+        changed = matrix.with_steps(np.float32(row_steps) * ones[0], ones[1])
+        np.testing.assert_allclose(changed.row_steps, row_steps, rtol=1e-6)
+    for row_steps in (2.0 ** (128 / 8), 2.0 ** (-129 / 8)):
+        with pytest.raises(UsageError, match="a larger range than the codec fixed can store"):
+            matrix.with_steps(np.float32(row_steps) * ones[0], ones[1])
+    column_steps = np.where(np.arange(20) == 7, np.float32(2.0**-16), ones[1])
+    np.testing.assert_allclose(matrix.with_steps(ones[0], column_steps).column_steps, column_steps)
+    with pytest.raises(UsageError, match="a larger range"):
+        matrix.with_steps(ones[0], column_steps * np.where(np.arange(20) == 7, 0.9, 1))
 
 
 @given(

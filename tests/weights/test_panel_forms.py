@@ -45,6 +45,16 @@ def test_a_matrix_goes_to_another_process_without_its_addresses(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_its_bytes_are_those_of_its_arrays(form):
+    matrix = random_matrix(np.random.default_rng(0), 70, 40, form)
+    arrays = [own for own in vars(matrix).values() if isinstance(own, np.ndarray)]
+    if form not in UNIFORM:
+        overflow = matrix.overflow
+        arrays += [overflow.tiles, overflow.bits, overflow.values]
+    assert matrix.nbytes == sum(own.nbytes for own in arrays) > matrix.values.nbytes
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_an_arena_holds_the_same_matrix(form):
     matrix = random_matrix(np.random.default_rng(1), 70, 40, form)
     placed = matrix.placed(Arena())

@@ -62,6 +62,7 @@ def test_levels_ascend_and_are_bytes_times_a_unit(layout):
     assert (np.diff(layout.levels) > 0).all()
     as_bytes = (layout.levels / layout.unit + layout.offset) / layout.factor
     np.testing.assert_array_equal(as_bytes, as_bytes.astype(np.uint8))
+    assert 2 ** (layout.byte_bits - 1) <= as_bytes.max() < 2**layout.byte_bits
 
 
 def test_even_levels_lie_about_zero():

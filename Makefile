@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # set up once; a process that is done takes some of another's.
 PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 
-.PHONY: demo test test-full coverage lint format docs clean
+.PHONY: demo test test-full fuzz coverage lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -21,6 +21,11 @@ test: $(INSTALLED)
 # The property tests with ten times as many examples, which are new each time.
 test-full: $(INSTALLED)
 	$(PYTEST) --hypothesis-profile full
+
+# Mutated inputs of every kind, on all CPUs. docs/fuzzing.md says what is checked.
+SECONDS ?= 60
+fuzz: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
 
 # The branches of the package that the tests take, file by file; htmlcov/index.html shows the lines.
 coverage: $(INSTALLED)

@@ -28,5 +28,8 @@ def quoted(value: object, characters: int = QUOTED_CHARACTERS) -> str:
 
 
 def clipped(text: str, characters: int = MESSAGE_CHARACTERS) -> str:
-    """Return a text that is cut after so many characters."""
-    return text if len(text) <= characters else text[:characters] + _CUT
+    """Return a text on one line: control characters escaped, and cut after so many characters."""
+    shown = text if len(text) <= characters else text[:characters] + _CUT
+    if shown.isprintable():
+        return shown
+    return "".join(own if own.isprintable() else repr(own)[1:-1] for own in shown)

@@ -14,6 +14,7 @@ def test_a_short_value_stands_as_python_writes_it():
 
 def test_control_characters_are_escaped():
     assert quoted("\x1b[31m\n\u202e") == r"'\x1b[31m\n\u202e'"
+    assert clipped("a'\x1b[31m\nb\u202e") == r"a'\x1b[31m\nb\u202e"
 
 
 def doubled(times):

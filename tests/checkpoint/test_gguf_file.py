@@ -108,6 +108,8 @@ FORGED = {
     "sizes whose product overflows": gguf(b"", 0, tensor((1 << 62, 4)), 1, bytes(32)),
     "no dimension": gguf(b"", 0, tensor(()), 1, bytes(32)),
     "five dimensions": gguf(b"", 0, tensor((1,) * 5), 1, bytes(32)),
+    "a dimension of no size": gguf(b"", 0, tensor((32, 0), 8), 1, bytes(32)),
+    "a dimension of a huge size": gguf(b"", 0, tensor((1, HUGE), 0), 1, bytes(32)),
     "dimensions that are not there": gguf(b"", 0, tensor((1,), dimensions=HUGE >> 32), 1),
     "an unknown type of tensor": gguf(b"", 0, tensor(kind=77), 1, bytes(32)),
     "rows that are no blocks": gguf(b"", 0, tensor((31, 1), kind=8), 1, bytes(64)),

@@ -30,6 +30,7 @@ _MAX_ENTRIES = 1 << 16  # keys, or tensors
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_TEXTS = 1 << 20  # in all arrays of texts; the largest vocabularies have 700,000
 _MAX_NUMBERS = 1 << 22  # in all arrays of numbers
+_MAX_SIZE = 1 << 31  # of a dimension
 _ALIGNMENT = 32  # bytes, unless `general.alignment` says otherwise
 # GGUF's numbers for types of values, and for those of tensors that need no decoding.
 _SCALARS = {
@@ -188,6 +189,8 @@ class _Cursor:
         if not 1 <= dimensions <= 4:
             raise CheckpointError(f"tensor {quoted(name)} has {dimensions} dimensions")
         sizes = [self.number(_U64) for _ in range(dimensions)]
+        if not all(1 <= size <= _MAX_SIZE for size in sizes):
+            raise CheckpointError(f"tensor {quoted(name)} has the sizes {sizes}")
         kind, offset = self.number(_U32), self.number(_U64)
         return _TensorInfo(name, tuple(reversed(sizes)), kind, offset)
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from rbe_cli.checkpoint.checked_files import errors_name, open_file
 from rbe_cli.errors import CheckpointError
-from rbe_cli.quoting import quoted
+from rbe_cli.quoting import clipped, quoted
 
 # All that `zipfile` raises for a damaged archive.
 _ZIP_ERRORS = (
@@ -107,4 +107,6 @@ def open_torch_archive(path: Path) -> Iterator[TorchArchive]:
                 bounded.limit = None
                 yield TorchArchive(path, archive)
         except _ZIP_ERRORS as error:
-            raise CheckpointError(f"it is not a file that torch.save wrote: {error}") from error
+            raise CheckpointError(
+                f"it is not a file that torch.save wrote: {clipped(str(error), 200)}"
+            ) from error

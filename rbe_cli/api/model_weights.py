@@ -153,7 +153,7 @@ class ModelWeights:
 
     def _is_fixed(self, name: str, suffix: str) -> bool:
         """Whether a file cannot hold other values of a parameter."""
-        return suffix in codec_named(self._container.tensors[name].codec).fixed_parameters
+        return suffix in codec_named(self._container.layout.tensors[name].codec).fixed_parameters
 
 
 def _tensor_of(name: str, weights: Mapping[str, Weight]) -> tuple[str, str]:

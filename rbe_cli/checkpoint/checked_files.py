@@ -3,27 +3,98 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from rbe_cli.errors import CheckpointError, NotFoundError
+from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
 
 _CHUNK_BYTES = 1 << 22
 MAX_CONFIG_BYTES = 1 << 24  # of a configuration or an index of shards
 
 
-def open_file(path: Path) -> BinaryIO:
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading bytes.
 
     Raises:
         NotFoundError: it does not exist or cannot be opened.
+        BadFileError: an `OSError` was raised inside: the file cannot be read.
     """
     try:
-        return path.open("rb")
+        file = path.open("rb")
     except OSError as error:
         raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+    except OSError as error:
+        raise BadFileError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Say which file a path named at a time, and what state it was in.
+
+    Attributes:
+        file: numbers of its device and of the file there.
+        size: bytes.
+        modified: when it was last written to, in nanoseconds.
+    """
+
+    file: tuple[int, int]
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """Return the state of a file now.
+
+        Raises:
+            NotFoundError: there is no file.
+        """
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+        return cls((status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns)
+
+    def check(self, path: Path) -> None:
+        """Refuse what was read of a file if it is not in this state any more.
+
+        Raises:
+            CheckpointError: another file has its name now, or it was written to.
+            NotFoundError: there is no file any more.
+        """
+        if FileState.of(path) != self:
+            raise CheckpointError(f"{path} has changed since it was opened")
+
+
+def read_array(path: Path, state: FileState, dtype: Any, count: int, offset: int) -> NDArray[Any]:
+    """Read `count` numbers `[count]` of a type, from byte `offset` of a file.
+
+    Args:
+        path: the file.
+        state: of the file when its header was checked.
+        dtype, count, offset: the numbers lie within `state.size` bytes.
+
+    Raises:
+        NotFoundError, BadFileError: the file cannot be read.
+        CheckpointError: it has changed since.
+    """
+    found = np.empty(count, dtype)
+    with open_file(path) as file:
+        file.seek(offset)
+        size = file.readinto(found.view(np.uint8).data)
+    if size != found.nbytes:
+        raise CheckpointError(f"{path} has become shorter since it was opened")
+    state.check(path)
+    return found
 
 
 @contextmanager

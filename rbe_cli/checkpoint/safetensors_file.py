@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 
-from rbe_cli.checkpoint.checked_files import open_file
+from rbe_cli.checkpoint.checked_files import FileState, open_file, read_array
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.errors import CheckpointError
@@ -60,8 +59,9 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
         CheckpointError: the header breaks the format, does not agree with the file's size, or is
             larger than that of any GPT-2.
     """
+    state = FileState.of(path)
+    file_bytes = state.size
     with open_file(path) as file:
-        file_bytes = path.stat().st_size
         header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         data_start = _LENGTH_BYTES + header_bytes
         if data_start > file_bytes:
@@ -84,7 +84,7 @@ def list_safetensors(path: Path) -> dict[str, CheckpointTensor]:
         if end - begin != prod(entry.shape) * _ITEM_BYTES[entry.dtype]:
             raise CheckpointError(f"{path}: shape and bytes of tensor {quoted(name)} disagree")
         dtype = _FLOATS.get(entry.dtype, entry.dtype)
-        read = partial(_read, path, data_start + begin, tuple(entry.shape), dtype)
+        read = partial(_read, path, state, data_start + begin, tuple(entry.shape), dtype)
         tensors[name] = CheckpointTensor(tuple(entry.shape), dtype, read)
         position = end
     if data_start + position != file_bytes:
@@ -122,11 +122,7 @@ def _parse(path: Path, header: bytes) -> dict[str, _HeaderEntry]:
     return entries
 
 
-def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: str) -> Float32:
+def _read(path: Path, state: FileState, offset: int, shape: tuple[int, ...], dtype: str) -> Float32:
     """Read the tensor at byte `offset`: float32 `[*shape]`."""
-    count = prod(shape)
-    with open_file(path) as file:
-        raw = np.fromfile(file, dtype=RAW_TYPES[dtype], count=count, offset=offset)
-    if raw.size != count:
-        raise CheckpointError(f"{path} has become shorter since it was opened")
+    raw = read_array(path, state, RAW_TYPES[dtype], prod(shape), offset)
     return to_float32(raw, dtype).reshape(shape)

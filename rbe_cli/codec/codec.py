@@ -80,6 +80,8 @@ class Codec(ABC):
         keeps_orientation: whether a matrix is stored as the checkpoint holds it: embeddings are
             then `[rows, n_embd]`.
         needs_programs: whether decoding runs compiled programs.
+        is_kept_as_stored: whether the resident form of a matrix is a view of its bytes.
+        has_coded_form: whether a matrix can stay encoded in memory.
         gains_from_head_bases: whether a layer's attention takes fewer bits in other bases
             (ectcq/head_bases.py).
         weighs_errors: whether the encoder uses the cost of errors, so that weights not yet
@@ -96,6 +98,8 @@ class Codec(ABC):
     is_exact: ClassVar[bool] = False
     keeps_orientation: ClassVar[bool] = False
     needs_programs: ClassVar[bool] = False
+    is_kept_as_stored: ClassVar[bool] = False
+    has_coded_form: ClassVar[bool] = False
     gains_from_head_bases: ClassVar[bool] = False
     weighs_errors: ClassVar[bool] = False
     has_column_steps: ClassVar[bool] = False
@@ -137,13 +141,13 @@ class Codec(ABC):
         """Return the form in which a model keeps the tensor in memory. It raises as `decode`."""
         return self.decode(data, shape)
 
-    def coded(self, data: Data, shape: Shape) -> "CompressedMatrix | None":
-        """Return a matrix that stays encoded in memory, or None if the codec has no such form.
+    def coded(self, data: Data, shape: Shape) -> "CompressedMatrix":
+        """Return a matrix that stays encoded in memory, if `has_coded_form`.
 
         Raises:
             PayloadError: the bytes are not a matrix of this shape.
         """
-        return None
+        raise NotImplementedError(f"the codec {self.name} has no form that stays encoded")
 
     @abstractmethod
     def encode(self, values: "Float32", job: EncodingJob) -> Payload:

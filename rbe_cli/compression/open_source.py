@@ -28,6 +28,6 @@ def open_source(
     """
     if not names_rbe(source):
         return open_checkpoint(source, offline=offline, progress=progress)
-    # The file stays mapped as long as the checkpoint's tensors can be read.
+    # The file stays open as long as the checkpoint's tensors can be read.
     container = Container.open(find_rbe(source, offline=offline, progress=progress))
     return as_checkpoint(container, source)

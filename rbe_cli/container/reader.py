@@ -1,6 +1,5 @@
-"""Open a `.rbe` file: map it, validate it, and give access to its parts without copies."""
+"""Open a `.rbe` file, validate it, and read its parts."""
 
-import mmap
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from rbe_cli.checkpoint.file_kind import CHECKPOINT_KINDS, FileKind, file_kind
-from rbe_cli.container.file_layout import TOKENIZER, FileLayout, PlacedSection, bits_per_weight
+from rbe_cli.container.file_bytes import Bytes, FileBytes, anonymous
+from rbe_cli.container.file_layout import (
+    TOKENIZER,
+    VECTORS,
+    FileLayout,
+    PlacedSection,
+    bits_per_weight,
+)
 from rbe_cli.container.header import FORMAT_VERSION, Provenance, checksum
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.tokenizer_section import TokenizerFacts, unpack_tokenizer
@@ -17,17 +23,28 @@ from rbe_cli.container.validate import check_padding, read_layout
 from rbe_cli.errors import BadFileError, ChecksumError, ContainerError, MagicError, NotFoundError
 from rbe_cli.model.config import Gpt2Config
 
+Memory = Callable[[int], memoryview]
+
 
 class StoredTensors(Mapping[str, StoredTensor]):
-    """A mapping from names to tensors, which checks a section when it is first accessed."""
+    """A mapping from names to tensors; each access reads the tensor's section and checks it."""
 
-    def __init__(self, layout: FileLayout, section: Callable[[str], memoryview]) -> None:
+    def __init__(self, layout: FileLayout, section: Callable[[str, Memory], memoryview]) -> None:
         self._placed = layout.tensors
         self._section = section
 
     def __getitem__(self, name: str) -> StoredTensor:
+        return self.read(name, anonymous)
+
+    def read(self, name: str, memory: Memory) -> StoredTensor:
+        """Return a tensor whose section is read into memory that the caller gives.
+
+        Args:
+            name: a key of the mapping.
+            memory: returns so many writable bytes. Those of vectors may lie elsewhere.
+        """
         placed = self._placed[name]
-        data = self._section(placed.section)[placed.start : placed.start + placed.size]
+        data = self._section(placed.section, memory)[placed.start : placed.start + placed.size]
         return StoredTensor(name, placed.shape, placed.codec, data)
 
     def __iter__(self) -> Iterator[str]:
@@ -41,9 +58,10 @@ class Container:
     """A `.rbe` file that is open for reading. It can be used as a context manager.
 
     Opening validates everything except the padding and the contents of the sections. It
-    takes milliseconds whatever the size of the file. Views of the file stay valid after
-    `close`: the file stays mapped as long as one of them exists. The file must not be changed
-    in place while it is mapped. To replace it, as `write_container` does, is safe.
+    takes milliseconds whatever the size of the file. A section is read when it is asked for, into
+    memory of its own, and its checksum is that of the bytes that are returned. So a file that is
+    changed while it is open gives a `ContainerError`, or the tensors that it held before. A file
+    that is replaced, as `write_container` does, stays readable until `close`.
 
     Attributes:
         path: the path of the file.
@@ -53,19 +71,20 @@ class Container:
         file_bytes: size of the file in bytes.
     """
 
-    def __init__(self, data: memoryview, path: Path) -> None:
-        """Validate a file that is mapped already; `open` maps one.
+    def __init__(self, data: Bytes, path: Path) -> None:
+        """Validate a file that is open already; `open` opens one.
 
         Args:
-            data: all bytes of the file, read-only.
+            data: all bytes of the file.
             path: the path of the file, for error messages.
 
         Raises:
             ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
+            BadFileError: the operating system cannot read the file.
         """
         self.path = path
         self._data = data
-        self._checked: set[str] = set()
+        self._vectors: memoryview | None = None
         with self._errors_name_the_file():
             header, self.layout = read_layout(data)
         self.format_version = FORMAT_VERSION
@@ -77,7 +96,7 @@ class Container:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Map a file and validate it.
+        """Open a file and validate it.
 
         Raises:
             NotFoundError: there is no such file.
@@ -85,8 +104,9 @@ class Container:
             ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
         """
         path = Path(path)
+        data = _opened(path)
         try:
-            return cls(_map(path), path)
+            return cls(data, path)
         except MagicError as error:
             raise MagicError(f"{error}{_but_another(path)}") from error
 
@@ -122,25 +142,39 @@ class Container:
         is_stored = TOKENIZER in self.layout.sections
         return TokenizerFacts.of_provenance(self.provenance.extra, is_stored)
 
-    def section(self, name: str) -> memoryview:
-        """Return the bytes of a section, and check its checksum on the first call.
+    def section(self, name: str, memory: Memory = anonymous) -> memoryview:
+        """Read a section, and check its checksum.
 
         Args:
             name: a key of `layout.sections`; any other raises `KeyError`.
+            memory: returns so many writable bytes, which the section is read into.
+
+        Returns:
+            The section's bytes, read-only. Of the vectors, which many tensors share, they are
+            kept for the next call.
 
         Raises:
             ChecksumError: the bytes do not match the checksum.
+            TruncatedError: the file has become shorter since it was opened.
+            BadFileError: the operating system cannot read the file.
         """
+        if name == VECTORS and self._vectors is not None:
+            return self._vectors
         section = self.layout.sections[name]
-        if name not in self._checked:
-            self._check(section)
-            self._checked.add(name)
-        return self._data[section.offset : section.end]
+        with self._errors_name_the_file():
+            data = self._read(section, memory)
+            if checksum(data) != section.checksum:
+                raise ChecksumError(f"section {name} is damaged: its checksum does not match")
+        if name == VECTORS:
+            self._vectors = data
+        return data
 
-    def forget(self) -> None:
-        """Drop the file's pages from this process's memory. They are read again when needed."""
-        if hasattr(mmap, "MADV_DONTNEED") and isinstance(self._data.obj, mmap.mmap):
-            self._data.obj.madvise(mmap.MADV_DONTNEED)
+    def _read(self, section: PlacedSection, memory: Memory) -> memoryview:
+        if not isinstance(self._data, FileBytes):
+            return self._data[section.offset : section.end]
+        content = memory(section.size)
+        self._data.read_into(content, section.offset)
+        return content.toreadonly()
 
     def tokenizer_json(self) -> bytes | None:
         """Return the stored `tokenizer.json`, or None if the file has no tokenizer.
@@ -161,25 +195,28 @@ class Container:
         Raises:
             GeometryError: a byte of the padding is not zero.
             ChecksumError: a section is damaged; the message names it.
+            TruncatedError, BadFileError: as in `section`.
         """
         with self._errors_name_the_file():
             check_padding(self._data, self.layout)
+        self._vectors = None
         for section in self.sections:
-            self._check(section)
-
-    def _check(self, section: PlacedSection) -> None:
-        with self._errors_name_the_file():
-            if checksum(self._data[section.offset : section.end]) != section.checksum:
-                raise ChecksumError(
-                    f"section {section.name} is damaged: its checksum does not match"
-                )
+            self.section(section.name)
 
     @contextmanager
     def _errors_name_the_file(self) -> Iterator[None]:
         try:
             yield
         except ContainerError as error:
-            raise type(error)(f"{self.path}: {error}") from error
+            raise type(error)(f"{self.path}: {error}{self._if_changed()}") from error
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def _if_changed(self) -> str:
+        """Return the end of an error message, if another program has written to the file."""
+        if isinstance(self._data, FileBytes) and self._data.has_changed():
+            return ": another program wrote to the file while it was read"
+        return ""
 
 
 def _but_another(path: Path) -> str:
@@ -193,17 +230,18 @@ def _but_another(path: Path) -> str:
     return f", but {kind.value}{advice if kind in CHECKPOINT_KINDS else ''}"
 
 
-def _map(path: Path) -> memoryview:
+def _opened(path: Path) -> FileBytes:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
-            raise MagicError(f"{path} is {what}, not an .rbe file")
-        if status.st_size == 0:  # cannot be mapped
-            return memoryview(b"")
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+            raise MagicError(f"{path} is {what}, not an .rbe file{_but_another(path)}")
+        return FileBytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{path} does not exist") from error
     except OSError as error:
-        raise BadFileError(f"cannot read {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> BadFileError:
+    return BadFileError(f"cannot read {path}: {error.strerror or error}")

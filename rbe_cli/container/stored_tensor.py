@@ -23,8 +23,7 @@ class StoredTensor:
         name: canonical name (`rbe_cli.model.tensor_names`).
         shape: shape of the decoded tensor.
         codec: a name of `rbe_cli.codec.registry.CODECS`.
-        data: the codec's bytes. From a file it is a read-only view of the mapped file. It is
-            64-byte aligned for a matrix, and not aligned for a vector.
+        data: the codec's bytes. Those of a matrix from a file are 64-byte aligned.
     """
 
     name: str
@@ -70,17 +69,14 @@ class StoredTensor:
                 return codec.decode(self.data, self.shape).T
             return codec.resident(self.data, self.encoded_shape)
 
-    def coded(self, data: bytes | None = None) -> "CompressedMatrix | None":
-        """Return a matrix that stays encoded in memory, or None if its codec has no such form.
-
-        Args:
-            data: a copy of the bytes; None to use the tensor's own bytes.
+    def coded(self) -> "CompressedMatrix":
+        """Return a matrix that stays encoded in memory, if its codec has such a form.
 
         Raises:
             PayloadError: the bytes are malformed; the message names the tensor.
         """
         with self.errors_name_the_tensor():
-            return codec_named(self.codec).coded(data or self.data, self.encoded_shape)
+            return codec_named(self.codec).coded(self.data, self.encoded_shape)
 
     @contextmanager
     def errors_name_the_tensor(self) -> Iterator[None]:

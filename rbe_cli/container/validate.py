@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from rbe_cli.codec.registry import CODECS, codec_named
+from rbe_cli.container.file_bytes import Bytes
 from rbe_cli.container.file_layout import FileLayout, place
 from rbe_cli.container.header import (
     FORMAT_VERSION,
@@ -34,7 +35,7 @@ from rbe_cli.errors import (
 from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
 
 
-def read_layout(data: memoryview) -> tuple[Header, FileLayout]:
+def read_layout(data: Bytes) -> tuple[Header, FileLayout]:
     """Validate a file except for its padding and the contents of its sections.
 
     Args:
@@ -54,7 +55,7 @@ def read_layout(data: memoryview) -> tuple[Header, FileLayout]:
     return header, layout
 
 
-def check_padding(data: memoryview, layout: FileLayout) -> None:
+def check_padding(data: Bytes, layout: FileLayout) -> None:
     """Raise `GeometryError` if a byte between two sections is not zero."""
     for start, section in layout.padding():
         if any(data[start : section.offset]):
@@ -102,7 +103,7 @@ def _check_magic(start: bytes) -> None:
     raise MagicError("this is not an .rbe file")
 
 
-def _header_bytes(data: memoryview) -> bytes:
+def _header_bytes(data: Bytes) -> bytes:
     """Return the encoded header, after checking version, length and checksum."""
     if len(data) < PREAMBLE.size:
         raise TruncatedError(f"the file ends after {len(data)} bytes, inside its preamble")

@@ -1,13 +1,15 @@
 """From a file's encoded tensors to a model that is ready to run."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import cast
 
 from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
 from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
 from rbe_cli.codec.registry import codec_named
+from rbe_cli.container.file_bytes import anonymous
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.loaded_model import LoadedModel
@@ -18,11 +20,10 @@ from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.native import prepare
 from rbe_cli.runtime.thread_team import Team, get_team
-from rbe_cli.weights.panel_matrix import PanelMatrix
 from rbe_cli.weights.weight_forms import Weight
 
 _WORKING_BYTES = 80_000_000  # buffers, two matrices on their way out of the decoder, the heap
-_BATCH_BYTES = 16_000_000  # of the file that is mapped at once
+_BATCH_BYTES = 16_000_000  # of the file that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,11 @@ def load_model(
 
 
 def stored_norms(container: Container) -> dict[str, CompressedVector]:
-    """Return each gamma and beta as the file holds it, unless it holds float32.
-
-    Their bytes are copied, and known to be right only after `load_weights`.
-    """
+    """Return each gamma and beta as the file holds it, unless it holds float32."""
     return {
-        name: CompressedVector(tensor.shape, tensor.codec, bytes(tensor.data))
-        for name, tensor in container.tensors.items()
-        if is_layer_norm(name) and len(tensor.data) < 4 * math.prod(tensor.shape)
+        name: CompressedVector(own.shape, own.codec, bytes(container.tensors[name].data))
+        for name, own in container.layout.tensors.items()
+        if is_layer_norm(name) and own.size < 4 * math.prod(own.shape)
     }
 
 
@@ -95,41 +93,41 @@ def load_weights(
         return _decode(container, container.tensors, team)
     import psutil
 
-    container.forget()
     used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
     return _decode_within(limit.total - used, container, team)
 
 
-def _decode(
-    container: Container, tensors: Mapping[str, StoredTensor], team: Team
-) -> dict[str, Weight]:
+def _decode(container: Container, names: Iterable[str], team: Team) -> dict[str, Weight]:
     """Return tensors as a model takes them."""
     arena = Arena()
-    coded: dict[str, CodedMatrix] = {}
+
+    def in_arena(size: int) -> memoryview:
+        return arena.zeros(size).data
+
+    coded: list[str] = []
     weights: dict[str, Weight] = {}
-    for name, tensor in tensors.items():
-        own = tensor.coded()
-        if isinstance(own, CodedMatrix):
-            coded[name] = own
+    for name in names:
+        if _may_stay_coded(container, name):
+            coded.append(name)
             continue
-        weight = tensor.resident()
-        if isinstance(weight, PanelMatrix):
-            weight = weight.placed(arena)
-            container.forget()  # what was copied
-        weights[name] = weight
-    container.forget()  # what was read for checksums
-    for names in _batches(coded):
-        weights |= _unpacked({name: coded[name] for name in names}, tensors, team, arena)
-        container.forget()  # what was read of the file
-    return {name: weights[name] for name in tensors}
+        is_kept = codec_named(container.layout.tensors[name].codec).is_kept_as_stored
+        memory = in_arena if is_kept else anonymous
+        weights[name] = container.tensors.read(name, memory).resident()
+    for batch in _batches(container, coded):
+        weights |= _unpacked([container.tensors[name] for name in batch], team, arena)
+    return {name: weights[name] for name in names}
 
 
-def _batches(coded: Mapping[str, CodedMatrix]) -> Iterator[list[str]]:
-    """Yield the names of matrices that are unpacked together, the largest blocks first."""
+def _may_stay_coded(container: Container, name: str) -> bool:
+    return codec_named(container.layout.tensors[name].codec).has_coded_form
+
+
+def _batches(container: Container, names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the names of matrices that are read and unpacked together."""
     batch, size = [], 0
-    for name in sorted(coded, key=lambda name: -coded[name].block_weights):
+    for name in names:
         batch.append(name)
-        size += coded[name].nbytes
+        size += container.layout.tensors[name].size
         if size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -137,63 +135,64 @@ def _batches(coded: Mapping[str, CodedMatrix]) -> Iterator[list[str]]:
         yield batch
 
 
-def _unpacked(
-    coded: Mapping[str, CodedMatrix], tensors: Mapping[str, StoredTensor], team: Team, arena: Arena
-) -> dict[str, Weight]:
+def _unpacked(tensors: Iterable[StoredTensor], team: Team, arena: Arena) -> dict[str, Weight]:
     """Return entropy-coded matrices in panels, which all threads of a team unpack together."""
-    matrices = [matrix.encoded for matrix in coded.values()]
+    coded = [(tensor, cast(CodedMatrix, tensor.coded())) for tensor in tensors]
+    coded.sort(key=lambda own: -own[1].block_weights)
+    matrices = [matrix.encoded for _, matrix in coded]
     unpacking = Unpacking(matrices, UnpackingMemory([matrices], team.threads, arena))
     unpacking.run(team)
     arena.give_back(unpacking.unused_bytes)
     found: dict[str, Weight] = {}
-    for index, name in enumerate(coded):
-        with tensors[name].errors_name_the_tensor():
+    for index, (tensor, _) in enumerate(coded):
+        with tensor.errors_name_the_tensor():
             panels = unpacking.panels(index)
-        found[name] = replace(panels, overflow=panels.overflow.copied())
+        found[tensor.name] = replace(panels, overflow=panels.overflow.copied())
     return found
 
 
 def _decode_within(limit: int, container: Container, team: Team) -> dict[str, Weight]:
     """Decode, and keep the last layers entropy-coded if all take more than `limit` bytes."""
     weights: dict[str, Weight] = {}
-    kept: list[dict[str, StoredTensor]] = []  # layers that are decoded
-    left = limit - _coded_bytes(container.tensors)
+    kept: list[list[str]] = []  # layers that are decoded
+    left = limit - _coded_bytes(container, container.tensors)
     needed = 0  # a coded layer needs memory for one that is decoded
-    for tensors in _layers(container.tensors):
-        decoded = _decode(container, tensors, team)
+    for names in _layers(container.tensors):
+        decoded = _decode(container, names, team)
         weights |= decoded
-        left -= sum(weight.nbytes for weight in decoded.values()) - _coded_bytes(tensors)
-        if _coded_bytes(tensors):
-            kept.append(tensors)
+        left -= sum(weight.nbytes for weight in decoded.values()) - _coded_bytes(container, names)
+        if _coded_bytes(container, names):
+            kept.append(names)
         while left < needed and kept:
             own = kept.pop()
             needed = max(needed, sum(weights[name].nbytes for name in own))
-            left += _give_back(own, weights)
+            left += _give_back(container, own, weights)
     if left < needed:
         raise UsageError(f"the model needs {(needed - left) / 1e6:.1f} MB more than `max_memory`")
     return weights
 
 
-def _layers(tensors: Mapping[str, StoredTensor]) -> Iterator[dict[str, StoredTensor]]:
-    """Yield a layer's tensors at a time, and those before and after the layers."""
-    for _, names in groupby(tensors, key=lambda name: name.split(".")[:2] * is_of_layer(name)):
-        yield {name: tensors[name] for name in names}
+def _layers(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the tensors of a layer at a time, and those before and after the layers."""
+    for _, own in groupby(names, key=lambda name: name.split(".")[:2] * is_of_layer(name)):
+        yield list(own)
 
 
-def _coded_bytes(tensors: Mapping[str, StoredTensor]) -> int:
+def _coded_bytes(container: Container, names: Iterable[str]) -> int:
     """Return the bytes of the matrices of layers that may stay entropy-coded."""
-    own = [tensor for name, tensor in tensors.items() if is_of_layer(name)]
-    return sum(len(tensor.data) for tensor in own if tensor.coded() is not None)
+    return sum(
+        container.layout.tensors[name].size
+        for name in names
+        if is_of_layer(name) and _may_stay_coded(container, name)
+    )
 
 
-def _give_back(tensors: Mapping[str, StoredTensor], weights: dict[str, Weight]) -> int:
+def _give_back(container: Container, names: Iterable[str], weights: dict[str, Weight]) -> int:
     """Leave a layer's matrices entropy-coded where they can be; return the bytes saved."""
     saved = 0
-    for name, tensor in tensors.items():
-        weight = weights[name]
-        if isinstance(weight, PanelMatrix):  # else an integer was too large
-            coded = tensor.coded(bytes(tensor.data))  # a copy: the file is forgotten
-            if coded is not None:
-                weights[name] = coded
-                saved += weight.nbytes - coded.nbytes
+    for name in names:
+        if _may_stay_coded(container, name):
+            coded = container.tensors[name].coded()
+            saved += weights[name].nbytes - coded.nbytes
+            weights[name] = coded
     return saved

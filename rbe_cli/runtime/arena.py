@@ -1,7 +1,7 @@
 """Allocate memory for what every token reads completely: weights, keys and values.
 
-In pages of 2 MB, where the system has such: with the usual 4 kB, of files that are mapped above
-all, looking up where pages lie costs a sixth of the time of a token at 4 bits.
+In pages of 2 MB, where the system has such: with the usual 4 kB, looking up where pages lie costs a
+sixth of the time of a token at 4 bits.
 """
 
 import mmap
@@ -22,13 +22,6 @@ class Arena:
         self._guard = threading.Lock()
         self._chunk = mmap.mmap(-1, 1)
         self._used = 1
-
-    def place(self, values: PanelValues) -> PanelValues:
-        """Return a read-only copy of flat bytes."""
-        placed = self.zeros(values.size)
-        placed[:] = values
-        placed.flags.writeable = False
-        return placed
 
     def zeros(self, size: int) -> PanelValues:
         """Return that many zero bytes, after those that were taken before."""

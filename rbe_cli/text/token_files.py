@@ -1,6 +1,7 @@
 """Token files: `.npy` arrays of ids, or text with one sequence of space-separated ids a line."""
 
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,14 @@ def _parse_line(line: str, place: str) -> Integers:
 
 def _read_array(path: Path) -> list[Integers]:
     """Return the sequences of a `.npy` file."""
-    with open_file(path):  # refuses a file that cannot be opened
-        try:
-            # Mapped, so that a header that promises more than the file holds allocates nothing.
-            array = np.lib.format.open_memmap(path, mode="r")
-        except Exception as error:  # numpy's header parser lets errors of many classes through
-            raise BadFileError(f"{path} is not a whole .npy file") from error
+    with open_file(path) as file:
+        content = BytesIO(file.read())
+    try:
+        # From memory numpy reads piece by piece, and stops at the end: a header that promises more
+        # than the file holds makes it write to no more memory than that.
+        array = np.lib.format.read_array(content, allow_pickle=False)
+    except Exception as error:  # numpy's header parser lets errors of many classes through
+        raise BadFileError(f"{path} is not a whole .npy file") from error
     if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
         raise BadFileError(
             f"{path} holds {array.dtype} in {array.ndim} dimensions, not integers in 1 or 2"

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.runtime.addresses import address
-from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.arrays import Float32, Floating, Int64
 from rbe_cli.weights.compressed_matrix import CompressedMatrix
 from rbe_cli.weights.matrix_record import MATRIX
@@ -37,10 +36,6 @@ class PanelMatrix(CompressedMatrix):
     column_steps: Floating
     is_packed: ClassVar[bool] = True
     writes_padding: ClassVar[bool]
-
-    @abstractmethod
-    def placed(self, arena: Arena) -> Self:
-        """Return the same matrix with its tiles in an arena."""
 
     @abstractmethod
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> Self:

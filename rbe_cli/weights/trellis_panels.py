@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.runtime.addresses import address
-from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.arrays import Float32, Floating, Int64, Integers, PanelValues
 from rbe_cli.weights import panel_layout, trellis_layout
 from rbe_cli.weights.matrix_record import OVERFLOW_TILE, TRELLIS
@@ -118,10 +117,6 @@ class TrellisPanels(PanelMatrix):
     def copied(self) -> "TrellisPanels":
         """Return the same matrix in memory of its own, where this one is a view of more."""
         return replace(self, values=self.values.copy(), overflow=self.overflow.copied())
-
-    def placed(self, arena: Arena) -> "TrellisPanels":
-        """Return the same matrix with its tiles in an arena."""
-        return replace(self, values=arena.place(self.values))
 
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> "TrellisPanels":
         """Return the same integers times other steps; the tiles are shared."""

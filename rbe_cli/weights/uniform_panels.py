@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.runtime.addresses import address
-from rbe_cli.runtime.arena import Arena
 from rbe_cli.runtime.arrays import Float32, Floating, Int64, PanelValues
 from rbe_cli.weights import panel_layout
 from rbe_cli.weights.matrix_record import UNIFORM
@@ -36,10 +35,6 @@ class UniformPanels(PanelMatrix):
     column_steps: Floating
     shape: tuple[int, int]
     writes_padding: ClassVar[bool] = True
-
-    def placed(self, arena: Arena) -> "UniformPanels":
-        """Return the same matrix with its tiles in an arena."""
-        return replace(self, values=arena.place(self.values))
 
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> "UniformPanels":
         """Return the same levels times other steps; the tiles are shared."""

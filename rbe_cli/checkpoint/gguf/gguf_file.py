@@ -6,7 +6,6 @@ data. This reader exists because that of the `gguf` library does not end on a fi
 more values than it holds. The library decodes quantised tensors (the extra `gguf`).
 """
 
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from rbe_cli.checkpoint.checked_files import open_file
+from rbe_cli.checkpoint.checked_files import FileState, open_file, read_array
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.errors import CheckpointError, UsageError
@@ -71,15 +70,13 @@ def read_gguf(path: Path) -> GgufFile:
         UsageError: its tensors are quantised, and the `gguf` library is not installed.
     """
     with open_file(path) as file, _errors_name(path):
-        file_bytes = path.stat().st_size
-        if file_bytes == 0:  # cannot be mapped
+        state = FileState.of(path)
+        if state.size == 0:
             raise CheckpointError("the file is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            cursor = _Cursor(mapped, file_bytes)
-            return _read(path, cursor)
+        return _read(path, state, _Cursor(file, state.size))
 
 
-def _read(path: Path, cursor: "_Cursor") -> GgufFile:
+def _read(path: Path, state: FileState, cursor: "_Cursor") -> GgufFile:
     if cursor.take(4) != _MAGIC:
         raise CheckpointError("this is not a GGUF file")
     version = cursor.number(_U32)
@@ -112,7 +109,7 @@ def _read(path: Path, cursor: "_Cursor") -> GgufFile:
             raise CheckpointError("its tensors lie over one another")
         if form.dtype is None:
             quantised.add(form.name)
-        read = partial(_read_tensor, path, start + entry.offset, entry, form)
+        read = partial(_read_tensor, path, state, start + entry.offset, entry, form)
         tensors[entry.name] = CheckpointTensor(entry.shape, form.dtype or "float32", read)
     return GgufFile(metadata, tensors, tuple(sorted(quantised)))
 
@@ -137,20 +134,21 @@ class _Form:
 
 
 class _Cursor:
-    """Take one value after the other from a mapped file, and none from beyond its end."""
+    """Take one value after the other from a file, and none from beyond its end."""
 
-    def __init__(self, data: mmap.mmap, size: int) -> None:
-        self._data = data
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
         self.size = size
         self.position = 0
         self._texts_left, self._numbers_left = _MAX_TEXTS, _MAX_NUMBERS
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
-        if count > self.size - self.position:
+        found = self._file.read(count) if count <= self.size - self.position else b""
+        if len(found) < count:
             raise CheckpointError("the file ends inside its header")
         self.position += count
-        return self._data[self.position - count : self.position]
+        return found
 
     def number(self, form: struct.Struct) -> Any:
         """Return a number of this form."""
@@ -222,12 +220,11 @@ def _form(entry: _TensorInfo) -> _Form:
     return _Form(kind.name, None, count // block * block_bytes)
 
 
-def _read_tensor(path: Path, offset: int, entry: _TensorInfo, form: _Form) -> Float32:
+def _read_tensor(
+    path: Path, state: FileState, offset: int, entry: _TensorInfo, form: _Form
+) -> Float32:
     """Read the tensor at byte `offset`: float32 `[*shape]`."""
-    with open_file(path) as file:
-        raw = np.fromfile(file, np.uint8, form.bytes, offset=offset)
-    if raw.size != form.bytes:
-        raise CheckpointError(f"{path} has become shorter since it was opened")
+    raw = read_array(path, state, np.uint8, form.bytes, offset)
     if form.dtype is not None:
         return to_float32(raw.view(RAW_TYPES[form.dtype]), form.dtype).reshape(entry.shape)
     from gguf.constants import GGMLQuantizationType

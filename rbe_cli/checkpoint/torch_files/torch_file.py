@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from rbe_cli.checkpoint.checked_files import errors_name, open_file
+from rbe_cli.checkpoint.checked_files import FileState, errors_name, open_file
 from rbe_cli.checkpoint.checkpoint import Float32
 from rbe_cli.checkpoint.checkpoint_tensor import RAW_TYPES, CheckpointTensor, to_float32
 from rbe_cli.checkpoint.file_kind import FileKind, file_kind
@@ -35,15 +35,16 @@ def read_torch_file(path: Path) -> StoredWeights:
         CheckpointError: `torch.save` did not write it, it holds no state dict, a weight is
             something else than a tensor, or a tensor does not fit its storage.
     """
+    state = FileState.of(path)
     if file_kind(path) is FileKind.torch_legacy:
         with errors_name(path):
             saved = read_legacy(path, _MAX_PICKLE_BYTES)
-            return _weights(path, saved.value, partial(_legacy_tensor, path, saved.offsets))
+            return _weights(path, saved.value, partial(_legacy_tensor, path, state, saved.offsets))
     with open_torch_archive(path) as archive:
         if archive.size("data.pkl") > _MAX_PICKLE_BYTES:
             raise CheckpointError(f"data.pkl has more than {_MAX_PICKLE_BYTES} bytes")
         value, _ = load_object(archive.read("data.pkl"))
-        return _weights(path, value, partial(_zip_tensor, path, archive))
+        return _weights(path, value, partial(_zip_tensor, path, state, archive))
 
 
 def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor]) -> StoredWeights:
@@ -65,10 +66,12 @@ def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor])
     return StoredWeights(tensors, nbytes, found.own_config, found.notes)
 
 
-def _zip_tensor(path: Path, archive: TorchArchive, view: View) -> CheckpointTensor:
+def _zip_tensor(
+    path: Path, state: FileState, archive: TorchArchive, view: View
+) -> CheckpointTensor:
     if archive.size(f"data/{view.storage.key}") != view.storage.nbytes:
         raise CheckpointError("a storage has another size than its tensors say")
-    return _stored_tensor(path, view, partial(_read_zip_storage, path, view.storage))
+    return _stored_tensor(path, state, view, partial(_read_zip_storage, path, view.storage))
 
 
 def _read_zip_storage(path: Path, storage: Storage) -> bytes:
@@ -77,11 +80,15 @@ def _read_zip_storage(path: Path, storage: Storage) -> bytes:
         return archive.read(f"data/{storage.key}")
 
 
-def _legacy_tensor(path: Path, offsets: dict[str, int], view: View) -> CheckpointTensor:
+def _legacy_tensor(
+    path: Path, state: FileState, offsets: dict[str, int], view: View
+) -> CheckpointTensor:
     if view.storage.key not in offsets:
         raise CheckpointError("a storage is missing")
     offset = offsets[view.storage.key]
-    return _stored_tensor(path, view, partial(_read_legacy_storage, path, view.storage, offset))
+    return _stored_tensor(
+        path, state, view, partial(_read_legacy_storage, path, view.storage, offset)
+    )
 
 
 def _read_legacy_storage(path: Path, storage: Storage, offset: int) -> bytes:
@@ -90,16 +97,19 @@ def _read_legacy_storage(path: Path, storage: Storage, offset: int) -> bytes:
         return file.read(storage.nbytes)
 
 
-def _stored_tensor(path: Path, view: View, read_storage: Callable[[], bytes]) -> CheckpointTensor:
+def _stored_tensor(
+    path: Path, state: FileState, view: View, read_storage: Callable[[], bytes]
+) -> CheckpointTensor:
     dtype = view.storage.item_type.dtype
-    return CheckpointTensor(view.shape, dtype, partial(_read, path, view, read_storage))
+    return CheckpointTensor(view.shape, dtype, partial(_read, path, state, view, read_storage))
 
 
-def _read(path: Path, view: View, read_storage: Callable[[], bytes]) -> Float32:
+def _read(path: Path, state: FileState, view: View, read_storage: Callable[[], bytes]) -> Float32:
     """Read a tensor whose view has been checked: float32 `[*view.shape]`."""
     dtype, content = view.storage.item_type.dtype, read_storage()
     if len(content) != view.storage.nbytes:
         raise CheckpointError(f"{path} has changed since it was opened")
+    state.check(path)
     items = np.frombuffer(content, dtype=RAW_TYPES[dtype])
     tensor = as_strided(items[view.offset :], view.shape, view.byte_strides(), writeable=False)
     return to_float32(tensor.copy(), dtype)

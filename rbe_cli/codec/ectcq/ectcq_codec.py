@@ -30,6 +30,7 @@ class EctcqCodec(SteppedCodec):
     name = "ectcq"
     version = 2
     needs_programs = True
+    has_coded_form = True
     gains_from_head_bases = True
     weighs_errors = True
     has_column_steps = True

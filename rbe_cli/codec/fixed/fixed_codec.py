@@ -18,6 +18,7 @@ class FixedCodec(Codec):
 
     name = "fixed"
     version = oldest_version = 2
+    is_kept_as_stored = True
     weighs_errors = True
 
     def check_bits(self, options: CodecOptions) -> None:

@@ -92,7 +92,9 @@ class Gpt2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"config: n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}"
             )
         if not 0.0 <= self.layer_norm_epsilon < 1.0:
-            raise CheckpointError(f"config: layer_norm_epsilon = {self.layer_norm_epsilon}")
+            raise CheckpointError(
+                f"config: layer_norm_epsilon = {self.layer_norm_epsilon} is not from 0 to below 1"
+            )
         self._validate_special_tokens()
 
     def _validate_special_tokens(self) -> None:

@@ -24,6 +24,8 @@ def main() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _terminate)
+    # One text at a time is encoded, for which the library would start a thread for each CPU.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not {"-v", "--verbose"} & set(sys.argv):
         sys.unraisablehook = _ignore
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint, Float32
 from rbe_cli.checkpoint.safetensors_writer import tensor_bytes, write_safetensors
-from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import hugging_face_name, tensor_shapes

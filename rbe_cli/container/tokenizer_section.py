@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError, PayloadError
 
 NO_TOKENIZER = "the checkpoint has none"

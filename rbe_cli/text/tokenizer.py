@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
-from rbe_cli.errors import BadFileError, UsageError
+from rbe_cli.checkpoint.tokenizer_limits import check_tokenizer_json
+from rbe_cli.checkpoint.tokenizers_library import encode, library_errors
+from rbe_cli.errors import BadFileError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,19 +22,23 @@ class Tokenizer:
             no text needs them.
 
     Raises:
-        BadFileError: the bytes are not a tokenizer.
+        BadFileError: the bytes are not a tokenizer, or one that is far too large for the model.
     """
 
     def __init__(self, tokenizer_json: bytes, vocab_size: int) -> None:
         import tokenizers
 
+        try:
+            check_tokenizer_json(tokenizer_json, vocab_size)
+        except CheckpointError as error:
+            raise BadFileError(str(error)) from error
         with library_errors(BadFileError, "the tokenizer cannot be read"):
             self.backend = tokenizers.Tokenizer.from_buffer(tokenizer_json)
-        # Training settings that some files carry; they would cut or pad what is encoded.
-        self.backend.no_truncation()
-        self.backend.no_padding()
+            # Training settings that some files carry; they would cut or pad what is encoded.
+            self.backend.no_truncation()
+            self.backend.no_padding()
+            self._byte_tokens = self._find_byte_tokens()
         self._vocab_size = vocab_size
-        self._byte_tokens = self._find_byte_tokens()
 
     def _find_byte_tokens(self) -> frozenset[int]:
         """Return the tokens that stand for single bytes."""
@@ -65,7 +70,8 @@ class Tokenizer:
 
         Raises:
             UsageError: the text is not valid Unicode.
-            BadFileError: the tokenizer gives an id that the model does not know.
+            BadFileError: the tokenizer gives an id that the model does not know, fails, or takes
+                too long, as a malicious regular expression does.
         """
         import numpy as np
 
@@ -74,7 +80,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise UsageError("the text is not valid Unicode (a lone surrogate)") from error
         with library_errors(BadFileError, "the tokenizer cannot encode the text"):
-            ids = self.backend.encode(text).ids
+            ids = encode(self.backend, text)
         tokens = np.array(ids, dtype=np.int64)
         if tokens.size and tokens.max() >= self._vocab_size:
             raise BadFileError(

@@ -244,7 +244,7 @@ def test_types_of_tokens_that_are_no_numbers_are_refused():
     metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
     for kinds in ([float("nan"), float("inf")], ["1", "1"], "11", 3, [True, True]):
         with pytest.raises(CheckpointError, match="types of tokens"):
-            read_tokenizer(metadata | {"tokenizer.ggml.token_type": kinds})
+            read_tokenizer(metadata | {"tokenizer.ggml.token_type": kinds}, 2)
 
 
 def test_a_file_that_is_missing_is_not_found(tmp_path):

@@ -14,6 +14,7 @@ from rbe_cli.checkpoint.tokenizer.sentence_piece_model import (
 )
 from rbe_cli.errors import CheckpointError
 
+MOST = 10_000
 MODELS = Path(__file__).parent / "fixtures" / "sentence_piece"
 
 
@@ -22,7 +23,7 @@ def model_bytes(name: str) -> bytes:
 
 
 def test_pieces_and_rules_are_read() -> None:
-    model = parse_sentence_piece(model_bytes("unigram_symbols"))
+    model = parse_sentence_piece(model_bytes("unigram_symbols"), MOST)
     assert [piece.text for piece in model.pieces[:6]] == [
         "<unk>",
         "<s>",
@@ -45,12 +46,12 @@ def test_pieces_and_rules_are_read() -> None:
 
 
 def test_rules_that_differ_from_the_defaults_are_read() -> None:
-    model = parse_sentence_piece(model_bytes("unigram_spaces_kept"))
+    model = parse_sentence_piece(model_bytes("unigram_spaces_kept"), MOST)
     assert (model.add_dummy_prefix, model.remove_extra_whitespaces) == (False, False)
-    model = parse_sentence_piece(model_bytes("bpe_bytes"))
+    model = parse_sentence_piece(model_bytes("bpe_bytes"), MOST)
     assert (model.algorithm, model.byte_fallback) == (Algorithm.BPE, True)
     assert sum(piece.type is PieceType.BYTE for piece in model.pieces) == 256
-    assert parse_sentence_piece(model_bytes("unigram_t5")).bos_id == -1
+    assert parse_sentence_piece(model_bytes("unigram_t5"), MOST).bos_id == -1
 
 
 @given(data=st.data())
@@ -62,11 +63,28 @@ def test_damaged_bytes_are_read_or_refused(data: st.DataObject) -> None:
     content = content[: data.draw(st.integers(0, len(content)))]
     pieces: tuple[object, ...] = ("refused",)
     with suppress(CheckpointError):
-        pieces = parse_sentence_piece(content).pieces
+        pieces = parse_sentence_piece(content, MOST).pieces
     assert pieces
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x0a\x00" * 20_000, b"\x0a\x05\x0a\x03abc" * 10_001, b"\x12\xa0\x1f" + b"\x08\x01" * 2000],
+    ids=["pieces", "one piece too many", "fields"],
+)
+def test_very_many_parts_are_refused(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"too many (pieces|fields)"):
+        parse_sentence_piece(content, MOST)
+
+
+def test_a_piece_of_very_many_characters_is_refused() -> None:
+    piece = b"\x0a\xf5\x03" + b"x" * 501
+    content = b"\x0a" + bytes([0x80 | len(piece) & 0x7F, len(piece) >> 7]) + piece
+    with pytest.raises(CheckpointError, match="too long ones"):
+        parse_sentence_piece(content, MOST)
 
 
 @pytest.mark.parametrize("length", [1, 100, 1000])
 def test_a_model_that_ends_too_early_is_refused(length: int) -> None:
     with pytest.raises(CheckpointError, match="not a SentencePiece model: it ends too early"):
-        parse_sentence_piece(model_bytes("char")[:-length])
+        parse_sentence_piece(model_bytes("char")[:-length], MOST)

@@ -135,13 +135,19 @@ def test_a_panic_of_the_library_while_it_encodes_is_a_bad_file(
 def test_a_panic_while_it_decodes_is_a_bad_file(
     tokenizer_json: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    slow = {"type": "Replace", "pattern": SLOW_PATTERN, "content": "x"}
-    parts = {"type": "Sequence", "decoders": [{"type": "Fuse"}, slow]}
-    tokenizer = with_part(tokenizer_json, "decoder", parts)
-    tokens = [tokenizer.backend.token_to_id(character) for character in "a" * 60 + "b"]
-    with pytest.raises(BadFileError, match=r"cannot decode its tokens: .*retry-limit"):
-        tokenizer.decode(tokens)
+    strip = {"type": "Strip", "content": "a", "start": 1 << 63, "stop": 1 << 63}
+    tokenizer = with_part(tokenizer_json, "decoder", strip)
+    with pytest.raises(BadFileError, match=r"cannot decode its tokens: index out of bounds"):
+        tokenizer.decode([65, 66])
     assert capfd.readouterr().err == ""
+
+
+def test_a_regular_expression_that_takes_long_is_a_bad_file(tokenizer_json: bytes) -> None:
+    regex = {"Regex": "(a|a){19}(?<=b)"}
+    part = {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
+    tokenizer = with_part(tokenizer_json, "pre_tokenizer", part)
+    with pytest.raises(BadFileError, match="cannot encode the text: it takes too long"):
+        tokenizer.encode("a" * 150)
 
 
 def test_a_panic_while_it_is_read_is_a_bad_file(

@@ -40,7 +40,7 @@ def open_gguf(path: Path, source: str) -> Checkpoint:
     try:
         config = _config(file)
         assembled = assemble(_tensors(file, config), config, has_bias=True)
-        tokenizer = read_tokenizer(file.metadata)
+        tokenizer = read_tokenizer(file.metadata, config.vocab_size)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     notes = list(tokenizer.notes)

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rbe_cli.checkpoint.tokenizer_limits import check_counts
+from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError, UsageError
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.quoting import clipped
+from rbe_cli.quoting import clipped, quoted
 
 TOKENS = "tokenizer.ggml.tokens"
 END_KEYS = ("eos", "eot", "eom")  # tokens that end a text for llama.cpp
@@ -31,11 +33,12 @@ class ReadTokenizer:
     notes: tuple[str, ...] = ()
 
 
-def read_tokenizer(metadata: Mapping[str, Any]) -> ReadTokenizer:
+def read_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> ReadTokenizer:
     """Build a `tokenizer.json` from a GGUF file's metadata.
 
     Raises:
-        CheckpointError: the metadata contradict themselves.
+        CheckpointError: the metadata contradict themselves, or are far larger than what a model of
+            `vocab_size` tokens needs.
     """
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind in (None, "none", "no_vocab"):
@@ -54,10 +57,9 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> ReadTokenizer:
         raise CheckpointError("its types of tokens are not numbers")
     if len(kinds) != len(tokens):
         raise CheckpointError(f"it has {len(tokens)} tokens, but {len(kinds)} types of tokens")
-    try:
+    check_counts(len(tokens), len(merges), vocab_size)
+    with library_errors(CheckpointError, "its tokenizer cannot be built"):
         return ReadTokenizer(_build(tokens, kinds, merges, metadata))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"its tokenizer cannot be built: {error}") from error
 
 
 def _build(
@@ -140,7 +142,7 @@ def to_gguf(tokenizer_json: bytes, config: Gpt2Config) -> GgufTokenizer:
         merges = [own if isinstance(own, list) else own.split(" ") for own in model["merges"]]
         around = _around(whole.get("post_processor"), config)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the tokenizer cannot be read: {error!r}") from error
+        raise CheckpointError(f"the tokenizer cannot be read: {quoted(error, 200)}") from error
     if not merges:
         raise UsageError("it has no merges")
     kinds = [_NORMAL if id in ids else _UNUSED for id in range(config.vocab_size)]

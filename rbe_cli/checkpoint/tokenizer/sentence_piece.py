@@ -158,9 +158,9 @@ def _t5(model: SentencePieceModel, settings: TokenizerSettings, vocab_size: int)
     from tokenizers import AddedToken
 
     count = settings.options.get("extra_ids")
-    count = _T5_EXTRA_IDS if not isinstance(count, int) else count
-    extra = [f"<extra_id_{number}>" for number in reversed(range(count))]
-    extra = extra[: max(0, vocab_size - len(model.pieces))]
+    count = _T5_EXTRA_IDS if not isinstance(count, int) else min(count, 1 << 24)
+    last = max(0, count - max(0, vocab_size - len(model.pieces)))
+    extra = [f"<extra_id_{number}>" for number in range(count - 1, last - 1, -1)]
     pieces = [*model.pieces, *(Piece(text, 0.0, PieceType.CONTROL) for text in extra)]
     tokenizer = _word_by_word(model, pieces, model.unk_id, prefix=True)
     tokenizer.add_tokens([AddedToken(text, special=True) for text in extra])

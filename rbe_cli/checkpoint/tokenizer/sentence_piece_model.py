@@ -14,6 +14,11 @@ from rbe_cli.errors import CheckpointError
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the model
 
+MAX_SENTENCE_PIECE_BYTES = 1 << 24  # models of 256,000 pieces have 5 MB
+_MAX_CHARACTERS = 1 << 22  # of all pieces together
+_MAX_PIECE = 500  # characters of a piece; a BPE is searched for each way to cut it
+_MAX_FIELDS = 1000  # of a message within the model
+
 Field = int | bytes
 
 
@@ -75,23 +80,23 @@ class SentencePieceModel:
     space_is_suffix: bool
 
 
-def parse_sentence_piece(data: bytes) -> SentencePieceModel:
+def parse_sentence_piece(data: bytes, max_pieces: int) -> SentencePieceModel:
     """Parse the bytes of a `.model` file.
 
     Raises:
-        CheckpointError: they are not a SentencePiece model.
+        CheckpointError: they are not a SentencePiece model, or one of more than `max_pieces`.
     """
     try:
-        return _model(data)
+        return _model(data, max_pieces)
     except (ValueError, IndexError, struct.error, TypeError) as error:
         raise CheckpointError(f"it is not a SentencePiece model: {error}") from error
 
 
-def _model(data: bytes) -> SentencePieceModel:
+def _model(data: bytes, max_pieces: int) -> SentencePieceModel:
     pieces: list[Piece] = []
     trainer: dict[int, Field] = {}
     normalizer: dict[int, Field] = {}
-    for number, value in _fields(data):
+    for number, value in _fields(data, max_pieces + _MAX_FIELDS):
         if number == _PIECES:
             pieces.append(_piece(_message(value)))
         elif number == _TRAINER:
@@ -100,6 +105,9 @@ def _model(data: bytes) -> SentencePieceModel:
             normalizer = _message(value)
     if not pieces:
         raise ValueError("it has no pieces")
+    lengths = [len(piece.text) for piece in pieces]
+    if len(pieces) > max_pieces or sum(lengths) > _MAX_CHARACTERS or max(lengths) > _MAX_PIECE:
+        raise ValueError("it has too many pieces, or too long ones")
     return SentencePieceModel(
         pieces=tuple(pieces),
         algorithm=Algorithm(_signed(trainer.get(3, Algorithm.UNIGRAM))),
@@ -123,13 +131,16 @@ def _piece(fields: dict[int, Field]) -> Piece:
 
 def _message(value: Field) -> dict[int, Field]:
     """Return the last value of each field of a message."""
-    return dict(_fields(_as_bytes(value)))
+    return dict(_fields(_as_bytes(value), _MAX_FIELDS))
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Field]]:
-    """Yield the number and value of each field; numbers of fixed size stay bytes."""
+def _fields(data: bytes, most: int) -> Iterator[tuple[int, Field]]:
+    """Yield the number and value of each field, at most so many; fixed sizes stay bytes."""
     place = 0
     while place < len(data):
+        most -= 1
+        if most < 0:
+            raise ValueError("it has too many fields")
         key, place = _varint(data, place)
         wire_type = key & 7
         value: Field

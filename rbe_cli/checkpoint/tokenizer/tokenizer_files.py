@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbe_cli.checkpoint.checked_files import errors_name, open_file, read_json_object
+from rbe_cli.checkpoint.checked_files import errors_name, read_bounded, read_json_object
 from rbe_cli.checkpoint.file_kind import refuse_placeholder
 from rbe_cli.checkpoint.tokenizer.sentence_piece import SENTENCE_PIECE_CLASSES, sentence_piece
-from rbe_cli.checkpoint.tokenizer.sentence_piece_model import parse_sentence_piece
+from rbe_cli.checkpoint.tokenizer.sentence_piece_model import (
+    MAX_SENTENCE_PIECE_BYTES,
+    parse_sentence_piece,
+)
 from rbe_cli.checkpoint.tokenizer.tokenizer_parts import (
     GPT2_TOKENS,
     add_ends,
@@ -29,8 +32,16 @@ from rbe_cli.checkpoint.tokenizer.tokenizer_vocabulary import (
     read_vocabulary,
     read_vocabulary_lines,
 )
-from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizer_limits import (
+    MAX_TOKENIZER_BYTES,
+    check_added_tokens,
+    check_counts,
+    check_tokenizer_json,
+    max_tokens,
+)
+from rbe_cli.checkpoint.tokenizers_library import encode, library_errors
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import clipped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -118,7 +129,7 @@ def _leftovers(folder: Path) -> str:
         return f"{names[0]} is there without {needed}"
     found = {path.name for pattern in _OTHER_VOCABULARIES for path in folder.glob(pattern)}
     if found:
-        return f"{', '.join(sorted(found))} is not a tokenizer that rbe can read"
+        return f"{clipped(', '.join(sorted(found)), 200)} is not a tokenizer that rbe can read"
     return _NONE
 
 
@@ -142,18 +153,20 @@ def _build(
         )
     path = folder / files[0]
     if files == ("vocab.json", "merges.txt"):
-        merges = read_merges(folder / "merges.txt")
-        tokenizer = byte_level(models.BPE(read_vocabulary(path), merges), settings, vocab_size)
+        vocabulary, merges = read_vocabulary(path), read_merges(folder / "merges.txt")
+        check_counts(len(vocabulary), len(merges), vocab_size)
+        tokenizer = byte_level(models.BPE(vocabulary, merges), settings, vocab_size)
         add_ends(tokenizer, settings, GPT2_TOKENS)
         return tokenizer
     if files == ("vocab.txt",):
-        return word_piece(read_vocabulary_lines(path), settings, vocab_size)
-    with open_file(path) as file:
-        data = file.read()
+        lines = read_vocabulary_lines(path)
+        check_counts(len(lines), 0, vocab_size)
+        return word_piece(lines, settings, vocab_size)
+    data = read_bounded(path, MAX_SENTENCE_PIECE_BYTES)
     if _TIKTOKEN_LINE.match(data):
         raise UnsupportedTokenizerError("is a tiktoken vocabulary")
     with errors_name(path):
-        model = parse_sentence_piece(data)
+        model = parse_sentence_piece(data, max_tokens(vocab_size))
     return sentence_piece(model, settings, vocab_size)
 
 
@@ -175,31 +188,48 @@ def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:
     their options come from `tokenizer_config.json` alone. A file that is not changed stays as it
     is, byte for byte.
     """
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer
 
     refuse_placeholder(path)
-    with open_file(path) as file:
-        content = file.read().removeprefix(BOM_UTF8)
+    content = read_bounded(path, MAX_TOKENIZER_BYTES).removeprefix(BOM_UTF8)
+    with errors_name(path):
+        check_tokenizer_json(content, vocab_size)
     with library_errors(CheckpointError, f"{path} cannot be read as a tokenizer"):
         stored = Tokenizer.from_buffer(content)
-    raw = read_json_object(path)
+    raw = read_json_object(path, MAX_TOKENIZER_BYTES)
     settings = read_settings(path.parent, raw.get("added_tokens") or ())
+    with errors_name(path):
+        check_added_tokens(settings.contents, raw)
     with library_errors(CheckpointError, f"{path} does not fit the files beside it"):
-        if settings.class_name in (None, _GPT2) and _is_gpt2(raw):
-            tokenizer = byte_level(stored.model, settings, vocab_size)
-            if stored.post_processor is not None:
-                tokenizer.post_processor = stored.post_processor
-        elif settings.class_name == _BERT and isinstance(stored.model, models.WordPiece):
-            tokenizer = word_piece(raw["model"]["vocab"], settings, vocab_size)
-        else:
-            tokenizer = Tokenizer.from_buffer(content)
-            add_tokens(tokenizer, settings, {}, vocab_size)
-        stored.no_truncation()
-        stored.no_padding()
-        is_same = tokenizer.to_str() == stored.to_str()
+        tokenizer, is_same = _fit(stored, content, raw, settings, vocab_size)
     with errors_name(path):
         notes = tuple(_notes(tokenizer, settings, vocab_size))
     return FoundTokenizer(content if is_same else tokenizer.to_str().encode(), notes)
+
+
+def _fit(
+    stored: "Tokenizer",
+    content: bytes,
+    raw: dict[str, Any],
+    settings: TokenizerSettings,
+    vocab_size: int,
+) -> "tuple[Tokenizer, bool]":
+    """Return a stored tokenizer as the settings want it, and whether it is the same as before."""
+    from tokenizers import Tokenizer, models
+
+    if settings.class_name in (None, _GPT2) and _is_gpt2(raw):
+        tokenizer = byte_level(stored.model, settings, vocab_size)
+        if stored.post_processor is not None:
+            tokenizer.post_processor = stored.post_processor
+    elif settings.class_name == _BERT and isinstance(stored.model, models.WordPiece):
+        tokenizer = word_piece(raw["model"]["vocab"], settings, vocab_size)
+    else:
+        tokenizer = Tokenizer.from_buffer(content)
+        add_tokens(tokenizer, settings, {}, vocab_size)
+    for own in (stored, tokenizer):
+        own.no_truncation()
+        own.no_padding()
+    return tokenizer, tokenizer.to_str() == stored.to_str()
 
 
 def _is_gpt2(raw: dict[str, Any]) -> bool:
@@ -212,7 +242,7 @@ def _is_gpt2(raw: dict[str, Any]) -> bool:
 def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int) -> Iterator[str]:
     """Yield notes for the user about the tokenizer's ids."""
     moved = [
-        f"{token.content} (id {tokenizer.token_to_id(token.content)}, not {number})"
+        f"{clipped(token.content, 40)} (id {tokenizer.token_to_id(token.content)}, not {number})"
         for number, token in settings.added.items()
         if tokenizer.token_to_id(token.content) != number
     ]
@@ -232,7 +262,8 @@ def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int)
     if unnamed:
         yield f"{unnamed} of the model's {vocab_size} ids have no token, and so no text"
     if around := _surroundings(tokenizer):
-        yield f"special tokens surround each text, and so each prompt: {' '.join(around)}"
+        shown = clipped(" ".join(around), 200)
+        yield f"special tokens surround each text, and so each prompt: {shown}"
     if settings.flag("split_special_tokens", False):
         yield "split_special_tokens in tokenizer_config.json is not supported: it has no effect"
 
@@ -240,6 +271,6 @@ def _notes(tokenizer: "Tokenizer", settings: TokenizerSettings, vocab_size: int)
 def _surroundings(tokenizer: "Tokenizer") -> list[str]:
     """Return the special tokens that an empty text gets."""
     with library_errors(CheckpointError, "the tokenizer cannot encode an empty text"):
-        ids = tokenizer.encode("").ids
+        ids = encode(tokenizer, "")
     added = tokenizer.get_added_tokens_decoder()
     return [added[token].content for token in ids if token in added and added[token].special]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbe_cli.checkpoint.checked_files import read_json_object
 from rbe_cli.errors import CheckpointError
+from rbe_cli.quoting import quoted
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -36,6 +37,7 @@ _SAME_CLASS = {
     "SqueezeBertTokenizer": "BertTokenizer",
     "MT5Tokenizer": "T5Tokenizer",
 }
+_MAX_TOKENS = 1 << 16  # that the files add to a vocabulary
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -71,7 +73,9 @@ class TokenizerSettings:
         """
         value = self.options.get(name)
         if value is not None and not isinstance(value, bool):
-            raise CheckpointError(f"tokenizer_config.json: {name} = {value!r} is not true or false")
+            raise CheckpointError(
+                f"tokenizer_config.json: {name} = {quoted(value)} is not true or false"
+            )
         return default if value is None else value
 
     def content(self, name: str, default: str | None) -> str | None:
@@ -80,6 +84,12 @@ class TokenizerSettings:
             return default
         token = self.named[name]
         return None if token is None else token.content
+
+    @property
+    def contents(self) -> list[str]:
+        """Return the texts of all tokens that the files add."""
+        named = [token for token in self.named.values() if token is not None]
+        return [token.content for token in (*named, *self.extra, *self.added.values())]
 
 
 def read_settings(folder: Path, own_tokens: Iterable[Mapping[str, Any]] = ()) -> TokenizerSettings:
@@ -113,7 +123,10 @@ def read_settings(folder: Path, own_tokens: Iterable[Mapping[str, Any]] = ()) ->
             added[_id(raw.get("id"), "tokenizer.json")] = _token(raw, "tokenizer.json")
     by_content = {token.content: token for token in added.values()}
     named = {name: token and by_content.get(token.content, token) for name, token in named.items()}
-    return TokenizerSettings(_class_name(folder, options), options, named, tuple(extra), added)
+    settings = TokenizerSettings(_class_name(folder, options), options, named, tuple(extra), added)
+    if len(settings.contents) > _MAX_TOKENS:
+        raise CheckpointError(f"{folder} adds more than {_MAX_TOKENS} tokens to its vocabulary")
+    return settings
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
@@ -171,7 +184,7 @@ def _id(value: object, place: str) -> int:
     if isinstance(value, str) and value.isdecimal() and value.isascii():
         value = int(value)
     if type(value) is not int or not 0 <= value < 1 << 31:
-        raise CheckpointError(f"{place}: {str(value)[:40]!r} is not a token id")
+        raise CheckpointError(f"{place}: {quoted(value)} is not a token id")
     return value
 
 
@@ -181,10 +194,10 @@ def _token(value: object, place: str, special: bool = False) -> "AddedToken":
 
     raw = {"content": value, "special": special} if isinstance(value, str) else value
     if not isinstance(raw, Mapping) or not isinstance(raw.get("content"), str):
-        raise CheckpointError(f"{place}: {str(value)[:80]!r} is not a token")
+        raise CheckpointError(f"{place}: {quoted(value)} is not a token")
     flags = {name: raw[name] for name in _FLAGS if name in raw}
     if special:
         flags["special"] = True
     if not all(isinstance(flag, bool) for flag in flags.values()):
-        raise CheckpointError(f"{place}: a flag of {raw['content'][:40]!r} is not true or false")
+        raise CheckpointError(f"{place}: a flag of {quoted(raw['content'])} is not true or false")
     return AddedToken(raw["content"], **flags)

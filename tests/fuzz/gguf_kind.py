@@ -33,7 +33,7 @@ class GgufKind(InputKind):
 
     name: ClassVar[str] = "gguf"
     errors = (BadFileError, NotFoundError, UsageError)
-    share = 2.0
+    share = 1.5
 
     @cached_property
     def _seeds(self) -> list[GgufParts]:

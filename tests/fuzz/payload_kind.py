@@ -71,7 +71,7 @@ class PayloadKind(InputKind):
 
     name: ClassVar[str] = "rbe-payload"
     errors = (PayloadError,)
-    share = 5.0
+    share = 8.0
 
     @cached_property
     def _mutate(self) -> PayloadMutator:

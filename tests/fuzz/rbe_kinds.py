@@ -29,7 +29,7 @@ class DamagedFileKind(InputKind):
 
     name: ClassVar[str] = "rbe-damage"
     errors = (ContainerError,)
-    share = 1.0
+    share = 5.0
 
     @cached_property
     def _seeds(self) -> tuple[bytes, ...]:
@@ -62,7 +62,7 @@ class HeaderKind(InputKind):
 
     name: ClassVar[str] = "rbe-header"
     errors = (BadFileError,)
-    share = 4.0
+    share = 8.0
 
     @cached_property
     def _seeds(self) -> list[tuple[RbeParts, bytes]]:
@@ -106,7 +106,7 @@ class WholeFileKind(InputKind):
 
     name: ClassVar[str] = "rbe-file"
     errors = (BadFileError,)
-    share = 3.0
+    share = 2.0
 
     @cached_property
     def _seeds(self) -> list[RbeParts]:

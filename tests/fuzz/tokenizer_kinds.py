@@ -50,7 +50,7 @@ class TokenizerJsonKind(InputKind):
 
     name: ClassVar[str] = "tokenizer-json"
     errors = (BadFileError, UsageError)
-    share = 1.5
+    share = 1.0
 
     @cached_property
     def _mutate(self) -> TreeMutator:
@@ -85,7 +85,7 @@ class SentencePieceKind(InputKind):
 
     name: ClassVar[str] = "sentencepiece"
     errors = (CheckpointError,)
-    share = 1.0
+    share = 0.5
 
     @cached_property
     def _seeds(self) -> list[list[bytes]]:

@@ -53,7 +53,7 @@ class TorchZipKind(InputKind):
 
     name: ClassVar[str] = "torch-zip"
     errors = (BadFileError, NotFoundError)
-    share = 2.0
+    share = 1.0
 
     @cached_property
     def _seeds(self) -> list[list[bytes]]:

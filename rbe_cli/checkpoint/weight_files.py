@@ -164,7 +164,7 @@ def _shard_names(index: Path) -> list[str]:
     others = (name for name in weight_map.values() if not isinstance(name, str))
     for name in (*others, *texts):
         # A shard lies beside its index, and is not an index itself.
-        is_name = isinstance(name, str) and Path(name).name == name
+        is_name = isinstance(name, str) and Path(name).name == name and name.isprintable()
         if not is_name or Path(name).suffix not in WEIGHT_SUFFIXES:
             raise CheckpointError(f"{index}: {quoted(name)} is not the name of a shard")
     return sorted(texts)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.entropy.entropy_model import LARGEST_INT16, LEVELS_PER_OCTAVE, MAX_INTEGER
 
 Levels = NDArray[np.int16]
 _SWEEPS = 4
@@ -68,12 +68,12 @@ def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels
 
     At the smallest level, no weight `[K, B]` of the column needs more than half of the range of
     the integers. The other half is left for error feedback. At the largest level, the largest
-    integer times the step is within float32.
+    integer that a file can hold times the step is within float32.
     """
     largest = np.abs(weights).max(axis=0, initial=0.0).astype(np.float64)  # [B]
     with np.errstate(divide="ignore"):
         least = np.ceil(LEVELS_PER_OCTAVE * np.log2(2 * largest / (MAX_INTEGER * step)))
-    most = math.floor(LEVELS_PER_OCTAVE * math.log2(_FLOAT32_MAX / (MAX_INTEGER * step)))
+    most = math.floor(LEVELS_PER_OCTAVE * math.log2(_FLOAT32_MAX / (LARGEST_INT16 * step)))
     limits = np.iinfo(np.int16)
     return np.clip(least, limits.min, limits.max).astype(np.int16), min(most, limits.max)
 

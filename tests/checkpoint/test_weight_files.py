@@ -77,6 +77,7 @@ def test_an_index_of_very_many_shards_is_refused(tmp_path: Path) -> None:
         (b'{"weight_map": ' + b"9" * 5000 + b"}", "not valid JSON"),
         (b'{"weight_map": {"w": "' + b"x" * (1 << 24) + b'.bin"}}', "more than 16777216 bytes"),
         (b'{"weight_map": {"w": "../' + b"x" * 9999 + b'"}}', "is not the name of a shard"),
+        (b'{"weight_map": {"w": "a\\u001b[31m.bin"}}', r"'a\\x1b\[31m.bin' is not the name"),
     ],
     ids=["nesting", "digits", "size", "name"],
 )

@@ -137,6 +137,16 @@ def test_the_largest_unit_is_one_at_which_no_weight_can_overflow(bits, row, colu
         read(unit * np.float32(1.0002))
 
 
+def test_a_weight_that_only_overflows_in_the_order_of_decoding_is_refused():
+    """The product of the three is just within float32 if the steps are multiplied first."""
+    codes = bytes([255]) * (payload_bytes((5, 40), 4) - 49)
+    levels = np.full(5, 127, np.int8), np.full(40, 124, np.int8)
+    unit = np.float32(1.303323e28)
+    data = codes + levels[0].tobytes() + levels[1].tobytes() + unit.tobytes()
+    with pytest.raises(PayloadError, match="a matrix's steps are too large"):
+        FixedMatrix.from_bytes(data, (5, 40))
+
+
 def test_steps_that_no_levels_can_store_are_refused():
     matrix = encoded(np.ones((4, 20), np.float32), 4)
     ones = np.ones(4, np.float32), np.ones(20, np.float32)

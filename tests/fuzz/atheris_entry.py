@@ -1,7 +1,8 @@
 """`python -m fuzz.atheris_entry KIND`: cases that Atheris chooses by the code that they reach.
 
-Atheris (github.com/google/atheris) drives libFuzzer, and counts the branches of the package that a case
-takes. Options of libFuzzer may follow, such as `-max_total_time=60`, or a folder for its corpus.
+Atheris (github.com/google/atheris) drives libFuzzer, and counts the branches of the package that a
+case takes. Options of libFuzzer may follow, such as `-max_total_time=60`, or a folder for
+its corpus.
 """
 
 import hashlib

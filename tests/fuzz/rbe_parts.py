@@ -15,7 +15,11 @@ from small_files import PROVENANCE
 from small_models import random_tensors, small_config
 
 from rbe_cli.codec.codec import CodecOptions, EncodingJob
+from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, HybridBlock
+from rbe_cli.codec.ectcq.trellis import state_labels
+from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.registry import CODECS
+from rbe_cli.codec.scales import scale_model
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
 from rbe_cli.model.tensor_names import is_embedding, is_matrix
@@ -186,6 +190,7 @@ def extreme_tensors() -> list[StoredTensor]:
         StoredTensor(name, values.shape, codec, encode(values, step).to_bytes())
         for codec, values, step in made
     ]
+    stored.append(_extreme_integers(name))
     others = ("fixed2", "fixed4", "fixed8", "classic", "float32", "float16")
     shapes = ((1, 1), (33, 17), (7, 40))
     stored += [stored_in(own, name, gaussian(shape)) for own in others for shape in shapes]
@@ -193,3 +198,15 @@ def extreme_tensors() -> list[StoredTensor]:
     vector = "h.0.mlp.c_fc.bias"
     stored += [stored_in(own, vector, wild) for own in ("coded", "scalar", "float32")]
     return stored
+
+
+def _extreme_integers(name: str) -> StoredTensor:
+    """Return a matrix with integers that no encoder chooses, at about the largest step."""
+    integers = np.zeros((4, 3), np.int32)
+    integers[0, 0], integers[1, 0] = -32768, -32766
+    zeros = np.zeros(3, np.int16)
+    models = np.array([scale_model(zeros)] * 3, np.int16)
+    rows = np.zeros(4, np.int16)
+    states, words = rans.encode(integers, zeros, rows, zeros, zeros, models, state_labels(8))
+    block = HybridBlock(models, states, words)
+    return StoredTensor(name, (4, 3), "ectcq", EncodedMatrix((4, 3), 1.03e34, (block,)).to_bytes())

@@ -199,7 +199,7 @@ def ectcq(data: bytes, shape: Shape) -> Float32:
         with np.errstate(over="ignore", under="ignore"):
             factors = np.array([power(level, resolution or 8) for level in levels])
             steps = np.float32(step) * factors
-            need(_finite(steps * np.float32(32765)), "a step is too large")
+            need(_finite(steps * np.float32(32768)), "a step is too large")
             out[:, first:stop] = integers.astype(np.float32) * steps
     return out
 
@@ -224,7 +224,7 @@ def fixed(data: bytes, shape: Shape) -> Float32:
         row_steps = np.array([power(e, 8) for e in row_exponents])
         column_steps = unit * np.array([power(e, 8) for e in column_exponents])
         largest = np.float32({2: 1.5, 4: 9.375, 8: 128.0}[bits])
-        need(_finite(row_steps.max() * column_steps.max() * largest), "the steps are too large")
+        need(_finite(largest * row_steps.max() * column_steps.max()), "the steps are too large")
     k, n = np.arange(rows)[:, None], np.arange(columns)
     group = k % 32 // 4
     found = vectors[n // 16, k // 32, group * bits // 8, 4 * (n % 16) + k % 4]

@@ -33,7 +33,7 @@ from rbe_cli.codec.ectcq.trellis import (
     state_labels,
 )
 from rbe_cli.codec.entropy import rans
-from rbe_cli.codec.entropy.entropy_model import LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.entropy.entropy_model import LARGEST_INT16, LEVELS_PER_OCTAVE, MAX_INTEGER
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
 from rbe_cli.weights.trellis_code import PARITY_CHECKS, TrellisBlock
@@ -177,11 +177,11 @@ class EncodedMatrix:
         """Return the steps of some columns from their levels.
 
         Raises:
-            PayloadError: a step times the largest integer is not finite.
+            PayloadError: a step times the largest integer of int16 is not finite.
         """
         with np.errstate(over="ignore"):
             steps = scales.steps(self.step, levels, self.resolution)
-            largest = steps * np.float32(MAX_INTEGER)
+            largest = steps * np.float32(LARGEST_INT16)
         if not np.isfinite(largest).all():
             raise PayloadError("a matrix's steps are too large")
         return steps

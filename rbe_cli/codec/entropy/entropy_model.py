@@ -27,7 +27,8 @@ SYMBOLS = 64  # h + 32 for h in [-32, 30], and the escape
 ESCAPE = SYMBOLS - 1
 SYMBOL_OFFSET = 32
 ESCAPE_BITS = 16  # an escape is followed by q + 2 ** 15
-MAX_INTEGER = 32765  # the largest |n|, so that q fits into an escape
+MAX_INTEGER = 32765  # the largest |n| that is encoded, so that q fits into an escape
+LARGEST_INT16 = 1 << 15  # the largest |n| that a file can hold
 _TOTAL = 1 << PROBABILITY_BITS
 _TAIL_WEIGHT, _TAIL_WIDTH = 0.03, 1.8
 

@@ -129,7 +129,8 @@ def _check_steps(matrix: FixedMatrix) -> None:
     if not (np.isfinite(matrix.unit) and matrix.unit > 0):
         raise PayloadError(f"a matrix's steps have the unit {matrix.unit}")
     with np.errstate(over="ignore"):
-        largest = matrix.row_steps.max() * matrix.column_steps.max()
-        largest *= np.abs(matrix.layout.levels).max()
+        # In the order of `decode`, so that no weight is rounded to more than this.
+        largest = np.abs(matrix.layout.levels).max() * matrix.row_steps.max()
+        largest *= matrix.column_steps.max()
     if not np.isfinite(largest):
         raise PayloadError("a matrix's steps are too large")

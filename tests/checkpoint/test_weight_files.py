@@ -79,7 +79,7 @@ def test_an_index_of_very_many_shards_is_refused(tmp_path: Path) -> None:
         (b'{"weight_map": {"w": "../' + b"x" * 9999 + b'"}}', "is not the name of a shard"),
         (b'{"weight_map": {"w": "a\\u001b[31m.bin"}}', r"'a\\x1b\[31m.bin' is not the name"),
     ],
-    ids=["nesting", "digits", "size", "name"],
+    ids=["nesting", "digits", "size", "name", "control"],
 )
 def test_a_malicious_index_is_refused(tmp_path: Path, content: bytes, fault: str) -> None:
     (tmp_path / "x.index.json").write_bytes(content)

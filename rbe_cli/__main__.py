@@ -1,15 +1,11 @@
 """`rbe` and `python -m rbe_cli`."""
 
 import os
-import signal
 import sys
 
 from rbe_cli.errors import INTERRUPTED, Terminated
 from rbe_cli.runtime.collector import paused_collector
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
+from rbe_cli.runtime.ending_signals import SIGNALS
 
 
 def _ignore(unraisable: object) -> None:
@@ -18,12 +14,7 @@ def _ignore(unraisable: object) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # A polite kill and a closed terminal end like Ctrl-C: no temporary file is left. What the
-    # caller ignores stays ignored (nohup ignores SIGHUP, a script's `&` SIGINT).
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _terminate)
+    SIGNALS.catch()
     # One text at a time is encoded, for which the library would start a thread for each CPU.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not {"-v", "--verbose"} & set(sys.argv):
@@ -35,7 +26,9 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while importing
         code = INTERRUPTED
-    if code == INTERRUPTED:
+    except Terminated as ended:
+        code = ended.exit_code
+    if code == INTERRUPTED or SIGNALS.have_come:
         os._exit(code)  # an ordinary exit would wait for threads that still compute
     sys.exit(code)
 

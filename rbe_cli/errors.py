@@ -18,16 +18,27 @@
     ├── QualityError             1   a compressed model is worse than was promised
     └── OutputError              1   the output exists, or cannot be written
 
-Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130. `ReaderGoneError`
-ends the command silently; its code is the one that a shell gives to a program ended by SIGPIPE.
+Interruption (Ctrl-C) is not an error of ours: `KeyboardInterrupt` ends with 130. `Terminated` ends
+with 128 and the number of its signal: 143 for SIGTERM, 129 for SIGHUP. `ReaderGoneError` ends the
+command silently; its code is the one that a shell gives to a program ended by SIGPIPE.
 A message is one clear sentence that names the file, tensor or flag at fault.
 """
+
+import signal
 
 INTERRUPTED = 130  # exit code
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM), which a conversation does not survive."""
+class Terminated(BaseException):
+    """The process was asked to end: by SIGTERM, or by SIGHUP as its terminal was closed.
+
+    Attributes:
+        exit_code: of the command, as a shell gives it to a program that the signal ends.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 class RbeError(Exception):

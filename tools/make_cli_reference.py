@@ -32,7 +32,8 @@ EXIT_CODES = (
     (errors.UsageError.exit_code, "The command line is wrong."),
     (errors.ContainerError.exit_code, "The file is damaged, or it is not what its name says."),
     (errors.NotFoundError.exit_code, "Something was not found, or the network is needed."),
-    (errors.INTERRUPTED, "Interrupted, as with Ctrl-C."),
+    (errors.INTERRUPTED, "Interrupted with Ctrl-C (SIGINT)."),
+    ("129, 143", "Ended by SIGHUP (its terminal was closed) or by SIGTERM, in the same way."),
     (errors.ReaderGoneError.exit_code, "The reader of stdout has gone, as with `rbe ... | head`."),
 )
 

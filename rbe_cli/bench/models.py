@@ -18,7 +18,7 @@ from rbe_cli.bench.timing import time_in_turn
 from rbe_cli.choices import KvType
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.session import Session
-from rbe_cli.errors import UsageError
+from rbe_cli.errors import Terminated, UsageError
 from rbe_cli.kernels.kernel_table import Kernels
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.memory_bandwidth import Reader
@@ -117,7 +117,7 @@ def time_models(
     seconds: dict[tuple[_Run, Part], list[float]] = {}
     try:
         time_in_turn(calls, repeat, found=seconds)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         yield from _timings(runs, seconds)
         raise
     progress(stage, steps, steps)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING
 
-from rbe_cli.errors import RbeError
+from rbe_cli.errors import RbeError, Terminated
 from rbe_cli.quoting import clipped
 
 if TYPE_CHECKING:
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 _LOCK = RLock()
 _LONGEST_REASON = 300  # characters; the library may quote a whole file
 # These come from outside the library and pass through.
-_NOT_THE_LIBRARYS = (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, RbeError)
+_NOT_THE_LIBRARYS = (
+    KeyboardInterrupt,
+    Terminated,
+    SystemExit,
+    GeneratorExit,
+    MemoryError,
+    RbeError,
+)
 _POLL_SECONDS = 0.05
 # The seconds that a text may take, and the characters for each second more. Usual tokenizers take
 # less than a tenth of it.

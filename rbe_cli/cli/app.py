@@ -9,7 +9,7 @@ from rbe_cli.cli.options import Verbose
 from rbe_cli.cli.output import Output, requested_output
 from rbe_cli.cli.verbs import Verbs
 from rbe_cli.cli.version import version_text
-from rbe_cli.errors import INTERRUPTED, ReaderGoneError
+from rbe_cli.errors import INTERRUPTED, ReaderGoneError, Terminated
 
 _EXAMPLES = """\
 rbe compress demo demo.rbe
@@ -59,6 +59,9 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments) or ["--help"], prog_name="rbe", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except Terminated as ended:
+        output.interrupted(ended.exit_code, str(ended))
+        return ended.exit_code
     except SystemExit as end:  # raised by the parser
         if isinstance(end.__context__, BrokenPipeError):  # while it printed a help text
             return ReaderGoneError.exit_code

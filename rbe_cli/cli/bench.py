@@ -15,7 +15,7 @@ from rbe_cli.cli.options import (
     Verbose,
 )
 from rbe_cli.cli.output import Output
-from rbe_cli.errors import UsageError
+from rbe_cli.errors import Terminated, UsageError
 
 if TYPE_CHECKING:
     from rbe_cli.bench.model_start import ModelOptions
@@ -86,7 +86,7 @@ def bench(
                 report.begin(rows.result.machine)
                 begun = True
             report.row(row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         report.end(rows.result)
         raise
     report.end(rows.result)

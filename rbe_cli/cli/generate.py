@@ -21,8 +21,9 @@ from rbe_cli.cli.options import (
     Verbose,
 )
 from rbe_cli.cli.output import Format, Output
-from rbe_cli.errors import Terminated, UsageError
+from rbe_cli.errors import UsageError
 from rbe_cli.runtime.collector import paused_collector
+from rbe_cli.runtime.ending_signals import SIGNALS
 
 if TYPE_CHECKING:
     from rbe_cli.api.generating import Generation
@@ -276,9 +277,8 @@ def _converse(
             writer.write([Prompt(text, model.encode(text))] * batch)
         except UsageError as error:  # the line is too long, say
             out.error(with_flags(error, flags))
-        except Terminated:
-            raise
         except KeyboardInterrupt:
+            SIGNALS.listen_again()
             if out.format is Format.human:
                 out.write("\n")
 

@@ -97,12 +97,12 @@ class Output:
             _report(f"rbe: {_printable(str(error))}")
         return error.exit_code
 
-    def interrupted(self, code: int) -> None:
-        """Say that the user ended the command, with this exit code."""
+    def interrupted(self, code: int, message: str = "interrupted") -> None:
+        """Say that a signal ended the command, with this exit code."""
         if self.format in (Format.json, Format.jsonl):
-            _report(json.dumps({"error": {"code": code, "message": "interrupted"}}))
+            _report(json.dumps({"error": {"code": code, "message": message}}))
         else:
-            self.note("interrupted")
+            self.note(message)
 
     @contextmanager
     def progress(self, stages: Sequence[Stage] = ()) -> Iterator[Progress]:

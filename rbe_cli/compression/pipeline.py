@@ -31,9 +31,10 @@ from rbe_cli.compression.tensor_plan import make_plan, with_exact
 from rbe_cli.compression.tensor_report import TensorReport, report
 from rbe_cli.compression.tune.tuning import Tuning, TuningReport
 from rbe_cli.container.atomic_file import check_output
+from rbe_cli.container.atomic_write import gone_error
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.warm_up import warm_up
-from rbe_cli.errors import CheckpointError, QualityError, UsageError
+from rbe_cli.errors import CheckpointError, NotFoundError, QualityError, UsageError
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import evaluate
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
@@ -199,7 +200,10 @@ def _compress(
     warnings = _warnings(options, made)
     if warnings and not options.force:
         raise QualityError(f"{warnings[0]}; `force` accepts it")
-    file_bytes = file.write(output, made.stored, made.quality, force=options.force)
+    try:
+        file_bytes = file.write(output, made.stored, made.quality, force=options.force)
+    except NotFoundError as error:  # of the folder, which was there when the work began
+        raise gone_error(output, output.parent) from error
     return CompressResult(
         source=checkpoint.source,
         output=str(output),

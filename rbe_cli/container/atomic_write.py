@@ -57,7 +57,29 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> OutputError:
+    """Return the error for an output that could not be written in a folder that was there."""
+    if isinstance(error, FileNotFoundError) and _is_gone(path.parent):
+        return gone_error(path, path.parent)
+    return OutputError(f"cannot write {path}: {error.strerror or error}")
+
+
+def gone_error(path: Path, folder: Path) -> OutputError:
+    """Return the error for an output that cannot be written as a folder is not there any more."""
+    return OutputError(
+        f"cannot write {path}: the folder {folder} is gone; it was deleted or renamed meanwhile"
+    )
+
+
+def _is_gone(folder: Path) -> bool:
+    try:
+        os.getcwd()  # which is deleted but still there, for its processes
+    except FileNotFoundError:
+        return not folder.is_absolute()
+    return not folder.is_dir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from rbe_cli.container.atomic_write import gone_error, write_error
 from rbe_cli.errors import OutputError, UsageError
 
 Arrays = dict[str, NDArray[Any]]
@@ -144,7 +145,10 @@ class WorkFolder:
             raise OutputError(f"{self.path} is in the way: it holds other files") from error
 
     def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError(f"cannot write {self.path}: {error.strerror or error}")
+        """Return the error to raise; it names this folder, or the one that it lies in."""
+        if isinstance(error, FileNotFoundError) and self.path.parent.is_dir():
+            return gone_error(self.path / _PARTIAL, self.path)
+        return write_error(self.path, error)
 
 
 def _check_free(path: Path, found: _Job) -> None:

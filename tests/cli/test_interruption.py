@@ -13,7 +13,9 @@ import pytest
 from deadlines import run_python, started
 
 from rbe_cli.cli.run_verb import NPY_START, NPZ_START
+from rbe_cli.compression.output_file import OutputFile
 from rbe_cli.container.header import MAGIC
+from rbe_cli.jobs.work_folder import WorkFolder
 
 Rbe = Callable[..., Any]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -41,17 +43,42 @@ def wait_for_calibration(process: "subprocess.Popen[str]") -> None:
         assert line  # the command has not ended
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+SAID = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "ended by SIGTERM"),
+    signal.SIGHUP: (129, "ended by SIGHUP"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "second"),
+    [
+        (signal.SIGINT, None),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGINT),
+    ],
+)
 def test_a_signal_during_compress(
-    start: Start, checkpoint: Path, output: Path, kind: signal.Signals
+    start: Start,
+    checkpoint: Path,
+    output: Path,
+    kind: signal.Signals,
+    second: signal.Signals | None,
 ) -> None:
+    """Alone, or with another one that comes while the first is answered."""
     process = start("compress", checkpoint, output, "--force", "--calib-samples", 1_000_000)
     wait_for_calibration(process)
+    assert process.stderr is not None
     process.send_signal(kind)
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    kept = f"what is finished is kept in {output}.work: --resume goes on from it"
-    assert err == f"{kept}\ninterrupted\n"
+    err = process.stderr.readline()
+    if second is not None:
+        process.send_signal(second)
+    err += process.stderr.read()
+    code, said = SAID[kind]
+    assert process.wait() == code
+    note = f"what is finished is kept in {output}.work: --resume goes on from it"
+    assert err == f"{note}\n{said}\n"
     assert is_untouched(output)
 
 
@@ -72,7 +99,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(
     assert process.poll() is None
     process.send_signal(other)
     process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == SAID[other][0]
     assert is_untouched(output)
 
 
@@ -134,6 +161,71 @@ def test_quiet_ctrl_c_says_nothing(
     monkeypatch.setattr("rbe_cli.compression.pipeline.compress", interrupt)
     done = rbe("compress", checkpoint, output, "--force", "-q")
     assert (done.code, done.out, done.err) == (130, "", "")
+
+
+def test_signals_after_the_first_do_not_disturb_what_is_tidied_up() -> None:
+    script = (
+        "import os, signal, time\n"
+        "from rbe_cli.errors import Terminated\n"
+        "from rbe_cli.runtime.ending_signals import SIGNALS\n"
+        "SIGNALS.catch()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except Terminated as ended:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('tidied up', ended.exit_code, flush=True)\n"
+        "now = time.monotonic() + 60\n"
+        "time.monotonic = lambda: now\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('never')\n"
+    )
+    done = run_python(script)
+    assert (done.returncode, done.stdout, done.stderr) == (129, "tidied up 143\n", "")
+
+
+@pytest.mark.parametrize("gone", ["folder", "work"])
+def test_a_folder_that_disappears(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    output, moved = folder / "a.rbe", tmp_path / "moved"
+    lost = {"folder": folder, "work": folder / "a.rbe.work"}[gone]
+    save = WorkFolder.save
+
+    def move_and_save(own: WorkFolder, *arguments: Any) -> None:
+        if lost.exists():
+            lost.rename(moved)
+        save(own, *arguments)
+
+    monkeypatch.setattr(WorkFolder, "save", move_and_save)
+    done = rbe("compress", checkpoint, output, "--calib-samples", 8, "-q")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith("rbe: cannot write ")
+    assert f": the folder {lost} is gone; it was deleted or renamed" in done.err
+    assert any(moved.iterdir())
+
+
+def test_a_folder_that_disappears_before_the_end(
+    rbe: Rbe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    write = OutputFile.write
+
+    def move_and_write(own: OutputFile, *arguments: Any, **options: Any) -> int:
+        folder.rename(tmp_path / "moved")
+        return write(own, *arguments, **options)
+
+    monkeypatch.setattr(OutputFile, "write", move_and_write)
+    done = rbe("compress", checkpoint, folder / "a.rbe", "--calib-samples", 8, "-q")
+    assert (done.code, done.err) == (
+        1,
+        f"rbe: cannot write {folder / 'a.rbe'}: the folder {folder} is gone; "
+        "it was deleted or renamed meanwhile\n",
+    )
+    assert (tmp_path / "moved" / "a.rbe.work").is_dir()
 
 
 def test_a_full_disk(start: Start, rbe_file: Path, checkpoint: Path, output: Path) -> None:

@@ -227,8 +227,7 @@ class EncodedMatrix:
         """Return the whole matrix, float32 `[K, N]`."""
         out = np.empty(self.shape, np.float32)
         for columns, integers, steps in self.decoded_blocks():
-            with np.errstate(over="ignore"):  # of integers that no encoder writes
-                np.multiply(integers, steps, out=out[:, columns])
+            np.multiply(integers, steps, out=out[:, columns])
         return out
 
 

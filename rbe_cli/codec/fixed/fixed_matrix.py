@@ -115,8 +115,7 @@ class FixedMatrix:
     def decode(self) -> Float32:
         """Return the whole matrix, float32 `[K, N]`."""
         levels = self.layout.levels[panel_layout.unpack(self.values, self.shape)]
-        with np.errstate(over="ignore"):  # of steps at the very end of the range
-            return levels * self.row_steps[:, None] * self.column_steps
+        return levels * self.row_steps[:, None] * self.column_steps
 
 
 def payload_bytes(shape: tuple[int, int], bits: int) -> int:

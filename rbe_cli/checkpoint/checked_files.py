@@ -1,6 +1,7 @@
 """Open and read files, and raise the errors that a user should see."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         CheckpointError: it has more than `max_bytes`.
     """
     with open_file(path) as file:
-        content = file.read(max_bytes + 1)
+        # Python makes room for as many bytes as it is asked for.
+        content = file.read(min(os.fstat(file.fileno()).st_size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise CheckpointError(f"{path} has more than {max_bytes} bytes, which is too much")
     return content

@@ -57,6 +57,23 @@ def check_counts(tokens: int, merges: int, vocab_size: int) -> None:
             )
 
 
+def check_ids(vocabulary: Mapping[str, object], vocab_size: int) -> None:
+    """Refuse ids far beyond the model's: the library takes time and memory for all below them.
+
+    Args:
+        vocabulary: token -> id; what is no number is left to the library.
+        vocab_size: ids that the language model knows.
+
+    Raises:
+        CheckpointError: says what the highest id is.
+    """
+    highest = max((number for number in vocabulary.values() if type(number) is int), default=0)
+    if highest >= max_tokens(vocab_size):
+        raise CheckpointError(
+            f"the tokenizer has the id {highest}, far too high for a model of {vocab_size} tokens"
+        )
+
+
 def check_tokenizer_json(content: bytes, vocab_size: int) -> None:
     """Refuse a `tokenizer.json` that would take much time or memory.
 
@@ -85,7 +102,10 @@ def check_tokenizer_json(content: bytes, vocab_size: int) -> None:
     model = whole.get("model")
     if isinstance(model, dict):
         merges = _count(model.get("merges"))
-        check_counts(_count(model.get("vocab")), merges, vocab_size)
+        vocabulary = model.get("vocab")
+        check_counts(_count(vocabulary), merges, vocab_size)
+        if isinstance(vocabulary, dict):
+            check_ids(vocabulary, vocab_size)
     check_counts(_count(whole.get("added_tokens")), 0, vocab_size)
     steps = {part: list(_steps(whole.get(part), _MAX_DEPTH)) for part in _PARTS}
     if any(len(own) > _MAX_STEPS for own in steps.values()):

@@ -72,6 +72,7 @@ ALBERT = sequence(
         {"normalizer": nested(8)},
         {"decoder": sequence("decoders", DOUBLE, {"type": "Fuse"})},
         {"post_processor": template({"SpecialToken": {"id": "<s>"}}, TEXT)},
+        {"model": {"vocab": {"a": 131_671, "b": "x", "c": 1.5}}},
         {"model": None, "normalizer": [1], "added_tokens": [None, {}], "post_processor": "x"},
     ],
 )
@@ -83,6 +84,10 @@ def test_what_is_usual_passes(parts: dict[str, Any]) -> None:
     ("parts", "fault"),
     [
         ({"model": {"vocab": {str(n): n for n in range(131_673)}}}, "131673 tokens, far too many"),
+        (
+            {"model": {"vocab": {"a": 131_672, "b": 0}}},
+            "the id 131672, far too high",
+        ),
         ({"model": {"vocab": [["a", 0]] * 131_673}}, "131673 tokens, far too many"),
         ({"model": {"merges": ["a b"] * 263_345}}, "263345 merges, far too many"),
         ({"added_tokens": [{}] * 131_673}, "131673 tokens, far too many"),

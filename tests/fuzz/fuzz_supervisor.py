@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 from fuzz.fuzz_tally import Failure, Failures, KindTally
-from fuzz.fuzz_worker import NOT_READY, SliceResult, WorkerJob, work
+from fuzz.fuzz_worker import NOT_READY, RENEW, SliceResult, WorkerJob, work
 from fuzz.kinds import FAILED
 
 _HANG = 10.0  # seconds of CPU time after which a case counts as one that does not end
@@ -153,6 +153,8 @@ class FuzzRun:
         )
         worker.kill()
         self._drain(worker.results, tell)
+        if code == RENEW:
+            return WatchedWorker(worker.job, worker.begun)
         known = worker.failure
         failure = Failure(known.kind, known.seed, fault)
         self.tallies[failure.kind].verdicts[FAILED] += 1

@@ -1,7 +1,9 @@
 """A process that makes and reads cases, as fast as it can."""
 
 import gc
+import os
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -24,6 +26,7 @@ from fuzz.registry_of_kinds import KINDS, kind_named
 from fuzz.scratch import SCRATCH
 
 _BATCH = 64  # cases between two looks at memory and output
+RENEW = 75  # exit code of a worker that wants to be started anew
 NOT_READY = 1 << 32  # in the place of a kind, before the first case
 _FIRST_CASES = 12  # that are not counted
 _SLOW = 0.1  # seconds after which a case is read again, to measure its own CPU time
@@ -139,6 +142,9 @@ class CaseRunner:
             now = clock()
             if now - before > tally.slowest[0]:
                 failures += self._timed(kind, seed, now - before, tally)
+                if threading.active_count() > 1:  # one was left behind, and goes on computing
+                    self._results.send(SliceResult(kind.name, tally, failures))
+                    os._exit(RENEW)
                 now = clock()
             before = now
         grown = self._memory.grown()

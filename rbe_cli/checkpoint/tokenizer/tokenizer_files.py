@@ -36,6 +36,7 @@ from rbe_cli.checkpoint.tokenizer_limits import (
     MAX_TOKENIZER_BYTES,
     check_added_tokens,
     check_counts,
+    check_ids,
     check_tokenizer_json,
     max_tokens,
 )
@@ -155,6 +156,7 @@ def _build(
     if files == ("vocab.json", "merges.txt"):
         vocabulary, merges = read_vocabulary(path), read_merges(folder / "merges.txt")
         check_counts(len(vocabulary), len(merges), vocab_size)
+        check_ids(vocabulary, vocab_size)
         tokenizer = byte_level(models.BPE(vocabulary, merges), settings, vocab_size)
         add_ends(tokenizer, settings, GPT2_TOKENS)
         return tokenizer

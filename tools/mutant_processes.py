@@ -9,9 +9,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder
+from math import ceil
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import pytest
 
 _Cached = functools._lru_cache_wrapper
 _MEMORY = 4 << 30  # bytes that a child may take beyond those of its parent
-_SLOW = 5.0  # seconds; tests that take longer are left out
+_WAIT = 600.0  # seconds for a child that sleeps; one that computes is ended by its CPU time
 # What the package and its tests import from elsewhere, and what takes time to import.
 _IMPORTS = (
     "hypothesis.extra.numpy", "huggingface_hub", "msgspec", "numba", "safetensors", "tokenizers",
@@ -36,13 +37,18 @@ class Verdict(NamedTuple):
 
 
 def in_child(action: Callable[[], str], seconds: float) -> Verdict:
-    """Run an action in a child: it returns the name of the test that failed, or an empty text."""
+    """Run an action in a child: it returns the name of the test that failed, or an empty text.
+
+    Args:
+        action: is run in the child.
+        seconds: of CPU time that it may take.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        _run_and_exit(action, writing)
+        _run_and_exit(action, seconds, writing)
     os.close(writing)
-    is_done = bool(select.select([reading], [], [], seconds)[0])
+    is_done = bool(select.select([reading], [], [], _WAIT)[0])
     name = os.read(reading, 4096).decode() if is_done else "time"
     os.close(reading)
     with suppress(ProcessLookupError, PermissionError):
@@ -53,11 +59,12 @@ def in_child(action: Callable[[], str], seconds: float) -> Verdict:
     return Verdict(name != "-", name)
 
 
-def _run_and_exit(action: Callable[[], str], writing: int) -> None:
+def _run_and_exit(action: Callable[[], str], seconds: float, writing: int) -> None:
     """Run the action of a child, and tell its result by a pipe, which ends with the process."""
     os.setpgid(0, 0)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, used + _MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (ceil(seconds), ceil(seconds)))
     silent = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silent, stream)
@@ -111,12 +118,17 @@ class WarmTests:
     """Hold collected tests, which have run once, in a process that forks for each mutant.
 
     Attributes:
-        seconds: what each test took, by its name.
+        seconds: of CPU time that each test took, by its name.
     """
 
-    def __init__(self, names: set[str], work: Callable[["WarmTests"], None]) -> None:
-        """Collect the tests of some names; `work` is called when they have run."""
-        self.seconds: dict[str, float] = {}
+    def __init__(
+        self, names: set[str], known: Mapping[str, float], work: Callable[["WarmTests"], None]
+    ) -> None:
+        """Collect the tests of some names; `work` is called when they have run.
+
+        Those whose seconds are `known` have passed before, and are not run again.
+        """
+        self.seconds = {name: seconds for name, seconds in known.items() if name in names}
         self._names = names
         self._work = work
         self._failure = _Failure()
@@ -132,15 +144,16 @@ class WarmTests:
         items[:] = [item for item in items if item.nodeid in self._names]
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run all tests, then the work."""
-        items = session.items
-        self._items = {item.nodeid: item for item in items}
-        for item in items:
-            started = time.perf_counter()
+        """Run the tests, then the work."""
+        self._items = {item.nodeid: item for item in session.items}
+        for item in session.items:
+            if item.nodeid in self.seconds:
+                continue
+            started = time.process_time()
             self._run_test(item)
             if self._failure.name:
                 raise SystemExit(f"{item.nodeid} fails without any mutant")
-            self.seconds[item.nodeid] = time.perf_counter() - started
+            self.seconds[item.nodeid] = time.process_time() - started
         self._find_functions()
         gc.collect()
         gc.freeze()

@@ -158,8 +158,20 @@ def _is_left_alone(parent: ast.AST, child: ast.AST) -> bool:
         return True
     if isinstance(parent, ast.Raise):
         return True  # its message; the class changes with the statement
+    if _is_minus_one(parent):
+        return True
     is_union = isinstance(child, ast.BinOp) and isinstance(child.op, ast.BitOr)
     return is_union and isinstance(parent, ast.Assign) and _is_type(parent.targets[0])
+
+
+def _is_minus_one(node: ast.AST) -> bool:
+    """Tell whether a node is -1, which numpy takes for "whatever fits", as any negative number."""
+    return (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and isinstance(node.operand, ast.Constant)
+        and node.operand.value == 1
+    )
 
 
 def _is_type(target: ast.AST) -> bool:
@@ -260,6 +272,8 @@ def _expression_changes(node: ast.expr) -> Iterator[Change]:
         yield node, "op", None, ast.Or() if isinstance(node.op, ast.And) else ast.And()
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield node, "operand", None, ast.UnaryOp(ast.Not(), node.operand)
+    elif isinstance(node, ast.UnaryOp) and _is_minus_one(node):
+        yield node.operand, "value", None, 0
     elif isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
         yield node, "op", None, ast.UAdd()
     elif isinstance(node, ast.Constant):

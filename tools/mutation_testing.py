@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import xxhash
 from coverage import CoverageData
 
 from tools.mutant_processes import ColdTests, Verdict, WarmTests
@@ -27,7 +28,7 @@ from tools.mutants import Mutant, MutatedModule
 from tools.mutation_scope import is_in_scope
 
 _LONGEST = 4.0  # times what the tests of a mutant take without it; it may hang
-_PATIENCE = 20.0  # seconds beside that
+_PATIENCE = 10.0  # seconds beside that
 _UNCHANGED = 600.0  # seconds for the tests of a module that is as it was
 
 
@@ -36,7 +37,8 @@ class Case(NamedTuple):
 
     Attributes:
         name: of the mutant; it stays when lines move.
-        tests: the names of those that run its lines.
+        tests: the names of those that run its lines; of all that run the module, if its lines run
+            before the tests only.
         is_early: whether its lines also run when modules are imported or fixtures are made.
     """
 
@@ -64,11 +66,13 @@ def find_cases(paths: Iterable[str], coverage_file: str) -> Iterator[Case]:
             if counts[name] > 1:
                 name += f" ({counts[name]})"
             own = [contexts.get(line, []) for line in mutant.lines]
-            if mutant.function:
-                is_early = any(not context.endswith("|run") for names in own for context in names)
-                yield Case(module, mutant, name, _tests(own), is_early)
-            else:
-                yield Case(module, mutant, name, everything, True)
+            is_early = not mutant.function or any(
+                not context.endswith("|run") for names in own for context in names
+            )
+            tests = _tests(own) if mutant.function else everything
+            if is_early:
+                tests = tests or everything
+            yield Case(module, mutant, name, tests, is_early)
 
 
 def _tests(contexts: Iterable[Iterable[str]]) -> frozenset[str]:
@@ -120,10 +124,11 @@ class Runner:
 
     def try_warm(self, cases: list[Case], times: Path) -> None:
         """Try what can be changed in place, in a child; `times` receives what each test takes."""
+        known = json.loads(times.read_text()) if times.exists() else {}
 
         def work(tests: WarmTests) -> None:
             self._seconds = tests.seconds
-            times.write_text(json.dumps(tests.seconds))
+            times.write_text(json.dumps(known | tests.seconds))
             for case in self._first_of_modules(cases):
                 same, order = case.module.unchanged(), self._order(case)
                 _check(case, tests.try_mutant(same, case.mutant.function, order, _UNCHANGED))
@@ -138,7 +143,7 @@ class Runner:
 
         if os.fork() == 0:
             names = set().union(*(case.tests for case in cases))
-            WarmTests(names, work).run()
+            WarmTests(names, known, work).run()
             os._exit(0)
         if os.wait()[1]:
             raise SystemExit("the tests do not pass as they are")
@@ -193,6 +198,11 @@ class Runner:
             print(f"{kind}: {number} of {count}", file=sys.stderr, flush=True)
 
 
+def _chance(case: Case) -> float:
+    """Return a number from 0 to 1 that is a mutant's own, so that a larger sample holds it too."""
+    return xxhash.xxh3_64_intdigest(case.name.encode()) / 2.0**64
+
+
 def _module_name(case: Case) -> str:
     path = Path(case.module.path).relative_to(Path.cwd())
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
@@ -228,12 +238,14 @@ def main() -> None:
     parser.add_argument("--coverage", default=".coverage", help="a coverage file with contexts")
     parser.add_argument("--results", type=Path, default=Path("build/mutants.jsonl"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of tests for one mutant")
+    parser.add_argument("--share", type=float, default=1.0, help="of the mutants, a random sample")
     parser.add_argument("--report", action="store_true", help="only report")
     options = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     options.results.parent.mkdir(parents=True, exist_ok=True)
     results = Results(options.results)
-    cases = list(find_cases(options.files, options.coverage))
+    found = find_cases(options.files, options.coverage)
+    cases = sorted((case for case in found if _chance(case) < options.share), key=_chance)
     if not options.report:
         runner = Runner(results, options.seconds)
         times = options.results.with_suffix(".times")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,8 +150,12 @@ def serve() -> Iterator[Hub]:
 
 
 def hub_environment(hub: Hub, cache: Path) -> dict[str, str]:
-    """Return the variables with which a process uses this hub, and its own cache folder."""
-    return {
+    """Return the variables with which a process uses this hub, and its own cache folder.
+
+    Where coverage is measured, it measures in that process, too.
+    """
+    measuring = {name: own for name, own in os.environ.items() if name.startswith("COVERAGE_")}
+    return measuring | {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_XET": "1",

@@ -162,7 +162,7 @@ def test_the_cache_may_lie_elsewhere(
 
 
 def test_another_commit_is_used_only_where_it_must_be(
-    open_all: OpenAll, files: dict[str, bytes], tmp_path: Path
+    hub: Hub, open_all: OpenAll, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed.safetensors"
     changed.write_bytes(files["model.safetensors"])
@@ -177,9 +177,11 @@ def test_another_commit_is_used_only_where_it_must_be(
     assert by_revision["error"] == "OfflineError"
 
     (main / "model.safetensors").unlink()
-    [other] = open_all("org/model", offline=True)
-    assert other["source_hash"] == by_commit["source_hash"]
-    assert f"taken instead: commit {new}" in other["notes"][0]
+    hub.close()
+    for offline in (True, False):
+        [other] = open_all("org/model", offline=offline)
+        assert other["source_hash"] == by_commit["source_hash"]
+        assert f"taken instead: commit {new}" in other["notes"][0]
 
     (model_folder(tmp_path) / "refs" / "main").unlink()
     [without_refs] = open_all("org/model", offline=True)

@@ -135,16 +135,18 @@ def test_what_is_on_disk_is_never_looked_for_on_the_hub(
 
 def test_several_files_are_named(hub: Hub, run_all: RunAll, model: bytes) -> None:
     hub.add("org/model", {"a.rbe": model, "sub/b.rbe": model, "c.txt": b"x"})
-    several, unknown, found, cached = run_all(
+    several, unknown, found, cached, other = run_all(
         "inspect org/model",
         "inspect org/model/c.rbe",
         "inspect org/model/sub/b.rbe",
         "inspect org/model",
+        "inspect org/model/a.rbe",
     )
     assert "has a.rbe, sub/b.rbe: say which, as in org/model/a.rbe" in message(several)
     assert "has a.rbe, sub/b.rbe, but no c.rbe" in message(unknown)
     assert layers(found) == 1
     assert layers(cached) == 1  # the one that is there
+    assert layers(other) == 1  # fetched beside it
 
 
 def test_what_the_hub_does_not_have(hub: Hub, run_all: RunAll, model: bytes) -> None:

@@ -1,5 +1,6 @@
 """The parser of SentencePiece models: real models, and bytes that are none."""
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from rbe_cli.checkpoint.tokenizer.sentence_piece_model import (
     Algorithm,
+    Piece,
     PieceType,
+    SentencePieceModel,
     parse_sentence_piece,
 )
 from rbe_cli.errors import CheckpointError
@@ -52,6 +55,90 @@ def test_rules_that_differ_from_the_defaults_are_read() -> None:
     assert (model.algorithm, model.byte_fallback) == (Algorithm.BPE, True)
     assert sum(piece.type is PieceType.BYTE for piece in model.pieces) == 256
     assert parse_sentence_piece(model_bytes("unigram_t5"), MOST).bos_id == -1
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Return a field of a message: a number below 128, or bytes below that length."""
+    if isinstance(value, int):
+        return bytes([8 * number, value])
+    return bytes([8 * number + 2, len(value)]) + value
+
+
+PIECE = field(1, field(1, b"a"))
+
+
+def test_what_is_not_stored_has_its_default() -> None:
+    model = parse_sentence_piece(PIECE)
+    assert model == SentencePieceModel(
+        pieces=(Piece("a", 0.0, PieceType.NORMAL),),
+        algorithm=Algorithm.UNIGRAM,
+        byte_fallback=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        charsmap=b"",
+        add_dummy_prefix=True,
+        remove_extra_whitespaces=True,
+        escape_whitespaces=True,
+        space_is_suffix=False,
+    )
+
+
+def test_every_field_is_read_by_its_number() -> None:
+    score = b"\x15" + struct.pack("<f", -1.5)
+    unknown = field(9, 3) + b"\x51" + bytes(8)  # a number, and eight bytes
+    piece = field(1, field(1, "é".encode()) + score + field(3, 4) + unknown)
+    trainer = b"".join(field(*own) for own in ((3, 2),))
+    two_bytes = {24: 1, 35: 1, 40: 3, 41: 0, 42: 5}  # their keys take two bytes
+    for number, value in two_bytes.items():
+        trainer += bytes([8 * number & 127 | 128, 8 * number >> 7, value])
+    normalizer = field(2, b"map") + field(3, 0) + field(4, 0) + field(5, 0)
+    model = parse_sentence_piece(piece + PIECE + field(2, trainer) + field(3, normalizer))
+    assert model == SentencePieceModel(
+        pieces=(Piece("é", -1.5, PieceType.USER_DEFINED), Piece("a", 0.0, PieceType.NORMAL)),
+        algorithm=Algorithm.BPE,
+        byte_fallback=True,
+        unk_id=3,
+        bos_id=0,
+        eos_id=5,
+        charsmap=b"map",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        escape_whitespaces=False,
+        space_is_suffix=True,
+    )
+
+
+def test_numbers_may_be_negative() -> None:
+    minus_one = b"\xff" * 9 + b"\x01"
+    trainer = bytes([8 * 40 & 127 | 128, 8 * 40 >> 7]) + minus_one
+    assert parse_sentence_piece(PIECE + field(2, trainer)).unk_id == -1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has no pieces"),
+        (field(2, b""), "it has no pieces"),
+        (PIECE + b"\x80" * 10, "a number is too long"),
+        (PIECE + b"\x80", "index out of range"),
+        (PIECE + field(1, 5), "a field has the wrong type"),
+        (PIECE + field(2, field(3, b"x")), "a field has the wrong type"),
+        (PIECE + field(2, field(3, 9)), "9 is not a valid Algorithm"),
+        (field(1, field(1, b"a") + field(3, 0)), "0 is not a valid PieceType"),
+        (field(1, field(1, b"\xff")), "can't decode byte 0xff"),
+        (field(1, field(2, b"abc")), "requires a buffer of 4 bytes"),
+        (field(1, field(1, 7)), "a field has the wrong type"),
+        (PIECE + b"\x0b", "unknown wire type 3"),
+        (PIECE + b"\x0e", "unknown wire type 6"),
+        (PIECE + b"\x0a\x05abcd", "it ends too early"),
+        (PIECE + b"\x0d\x00\x00\x00", "it ends too early"),
+        (PIECE + b"\x09" + bytes(7), "it ends too early"),
+    ],
+)
+def test_bytes_that_are_none_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^it is not a SentencePiece model: .*{message}"):
+        parse_sentence_piece(content)
 
 
 @given(data=st.data())

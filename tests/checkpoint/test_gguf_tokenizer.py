@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from small_tokenizer import VOCAB_SIZE, train_tokenizer
@@ -25,8 +26,8 @@ def config(vocab_size=VOCAB_SIZE, **changes):
 def metadata(**changes):
     """Return the metadata of a small tokenizer, some changed; None leaves a key out."""
     stored = to_gguf(json.dumps(JSON).encode(), config())
-    found = {"model": "gpt2", "pre": "gpt-2", "tokens": stored.tokens, "merges": stored.merges}
-    found = found | {"token_type": stored.kinds} | changes
+    found: dict[str, Any] = {"model": "gpt2", "pre": "gpt-2", "token_type": stored.kinds}
+    found |= {"tokens": stored.tokens, "merges": stored.merges} | changes
     return {f"tokenizer.ggml.{key}": own for key, own in found.items() if own is not None}
 
 
@@ -37,14 +38,14 @@ def ids(found, text):
 def test_the_ids_of_a_text_stay():
     text = f"The quick brown fox{END} jumps"
     expected = Tokenizer.from_str(json.dumps(JSON)).encode(text).ids
-    assert ids(read_tokenizer(metadata()), text) == expected
+    assert ids(read_tokenizer(metadata(), VOCAB_SIZE), text) == expected
     for split in (None, "default", "gpt-2", "phi-2", "jina-v2-de"):
-        assert ids(read_tokenizer(metadata(pre=split)), text) == expected
+        assert ids(read_tokenizer(metadata(pre=split), VOCAB_SIZE), text) == expected
 
 
 @pytest.mark.parametrize("kind", [None, "none", "no_vocab"])
 def test_a_file_may_have_none(kind):
-    assert read_tokenizer(metadata(model=kind)) == ReadTokenizer(None)
+    assert read_tokenizer(metadata(model=kind), VOCAB_SIZE) == ReadTokenizer(None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_file_may_have_none(kind):
     ],
 )
 def test_one_of_another_kind_is_left_out(changes, named):
-    found = read_tokenizer(metadata(**changes))
+    found = read_tokenizer(metadata(**changes), VOCAB_SIZE)
     assert found.json is None
     [note] = found.notes
     assert note == (
@@ -81,7 +82,7 @@ def test_one_of_another_kind_is_left_out(changes, named):
 )
 def test_metadata_that_contradict_themselves_are_refused(changes, message):
     with pytest.raises(CheckpointError, match=message):
-        read_tokenizer(metadata(**changes))
+        read_tokenizer(metadata(**changes), VOCAB_SIZE)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,12 @@ def test_metadata_that_contradict_themselves_are_refused(changes, message):
     ],
 )  # fmt: skip
 def test_every_text_gets_the_tokens_that_it_is_to_get(changes, before, after):
-    plain = ids(read_tokenizer(metadata()), "quick")
-    assert ids(read_tokenizer(metadata(**changes)), "quick") == [*before, *plain, *after]
+    plain = ids(read_tokenizer(metadata(), VOCAB_SIZE), "quick")
+    assert ids(read_tokenizer(metadata(**changes), VOCAB_SIZE), "quick") == [
+        *before,
+        *plain,
+        *after,
+    ]
 
 
 def test_kinds_of_tokens():
@@ -106,7 +111,7 @@ def test_kinds_of_tokens():
     assert stored.kinds == [CONTROL] + [NORMAL] * (VOCAB_SIZE - 1)
     kinds = [*stored.kinds]
     kinds[300 - 1], kinds[300 - 2] = USER_DEFINED, UNUSED
-    found = read_tokenizer(metadata(token_type=kinds, merges=[]))
+    found = read_tokenizer(metadata(token_type=kinds, merges=[]), VOCAB_SIZE)
     tokenizer = Tokenizer.from_buffer(found.json)
     added = tokenizer.get_added_tokens_decoder()
     assert {id: own.special for id, own in added.items()} == {0: True, 299: False}
@@ -122,7 +127,7 @@ def model(**changes):
     return changed(model=JSON["model"] | changes)
 
 
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "type": "TemplateProcessing",
     "single": [
         {"SpecialToken": {"id": END, "type_id": 0}},

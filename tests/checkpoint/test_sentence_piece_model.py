@@ -68,7 +68,7 @@ PIECE = field(1, field(1, b"a"))
 
 
 def test_what_is_not_stored_has_its_default() -> None:
-    model = parse_sentence_piece(PIECE)
+    model = parse_sentence_piece(PIECE, MOST)
     assert model == SentencePieceModel(
         pieces=(Piece("a", 0.0, PieceType.NORMAL),),
         algorithm=Algorithm.UNIGRAM,
@@ -93,7 +93,7 @@ def test_every_field_is_read_by_its_number() -> None:
     for number, value in two_bytes.items():
         trainer += bytes([8 * number & 127 | 128, 8 * number >> 7, value])
     normalizer = field(2, b"map") + field(3, 0) + field(4, 0) + field(5, 0)
-    model = parse_sentence_piece(piece + PIECE + field(2, trainer) + field(3, normalizer))
+    model = parse_sentence_piece(piece + PIECE + field(2, trainer) + field(3, normalizer), MOST)
     assert model == SentencePieceModel(
         pieces=(Piece("é", -1.5, PieceType.USER_DEFINED), Piece("a", 0.0, PieceType.NORMAL)),
         algorithm=Algorithm.BPE,
@@ -112,7 +112,7 @@ def test_every_field_is_read_by_its_number() -> None:
 def test_numbers_may_be_negative() -> None:
     minus_one = b"\xff" * 9 + b"\x01"
     trainer = bytes([8 * 40 & 127 | 128, 8 * 40 >> 7]) + minus_one
-    assert parse_sentence_piece(PIECE + field(2, trainer)).unk_id == -1
+    assert parse_sentence_piece(PIECE + field(2, trainer), MOST).unk_id == -1
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_numbers_may_be_negative() -> None:
 )
 def test_bytes_that_are_none_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=f"^it is not a SentencePiece model: .*{message}"):
-        parse_sentence_piece(content)
+        parse_sentence_piece(content, MOST)
 
 
 @given(data=st.data())

@@ -5,7 +5,7 @@ import os
 import pytest
 from tokenizers import Tokenizer
 
-from rbe_cli.checkpoint.tokenizer.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizers_library import library_errors
 from rbe_cli.errors import CheckpointError, HeaderError
 
 

@@ -7,7 +7,13 @@ INSTALLED := $(VENV)/.installed
 # set up once; a process that is done takes some of another's.
 PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 
-.PHONY: demo test test-full fuzz coverage lint format docs clean
+# What reads bytes from outside, and its tests.
+READERS := rbe_cli/codec rbe_cli/weights rbe_cli/container rbe_cli/checkpoint
+READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests/attacks
+# The share of the mutants that are tried, a random sample.
+SHARE := 1
+
+.PHONY: demo test test-full fuzz coverage coverage-readers mutation lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -30,6 +36,19 @@ fuzz: $(INSTALLED)
 # The branches of the package that the tests take, file by file; htmlcov/index.html shows the lines.
 coverage: $(INSTALLED)
 	$(PYTEST) --cov --cov-report term --cov-report html
+
+# Fails unless tests take every branch of what reads bytes from outside.
+coverage-readers: $(INSTALLED)
+	$(PYTEST) $(READER_TESTS) $(addprefix --cov=,$(READERS)) --cov-report term --cov-fail-under 100
+
+# Changes the readers' code in one place at a time, and tells which changes no test notices. All of
+# it takes hours; another run goes on where the last one ended.
+mutation: $(INSTALLED)
+	mkdir -p build
+	COVERAGE_FILE=build/mutation.coverage $(BIN)/python -m pytest $(READER_TESTS) --cov \
+	  --cov-context=test --cov-report=
+	$(BIN)/python -m tools.mutation_testing --share $(SHARE) --coverage build/mutation.coverage \
+	  $(READERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Tell which mutants of some modules the tests notice.
 
-    python -m tools.mutation_testing --coverage .coverage --results build/mutants.jsonl FILE...
+    python -m tools.mutation_testing --coverage .coverage --results build/mutants.jsonl PLACE...
 
 The coverage file names the tests that run each line (`pytest --cov --cov-context=test`). Results
 are added to a file, from which a later run goes on: a mutant that was killed is not tried again.
@@ -25,7 +25,7 @@ from coverage import CoverageData
 
 from tools.mutant_processes import ColdTests, Verdict, WarmTests
 from tools.mutants import Mutant, MutatedModule
-from tools.mutation_scope import is_in_scope
+from tools.mutation_scope import is_in_scope, modules_in
 
 _LONGEST = 4.0  # times what the tests of a mutant take without it; it may hang
 _PATIENCE = 10.0  # seconds beside that
@@ -234,7 +234,7 @@ def report(cases: list[Case], results: Results) -> None:
 def main() -> None:
     """Try the mutants of some files, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", help="modules of the package")
+    parser.add_argument("places", nargs="+", help="modules, or folders of them")
     parser.add_argument("--coverage", default=".coverage", help="a coverage file with contexts")
     parser.add_argument("--results", type=Path, default=Path("build/mutants.jsonl"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of tests for one mutant")
@@ -244,7 +244,7 @@ def main() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     options.results.parent.mkdir(parents=True, exist_ok=True)
     results = Results(options.results)
-    found = find_cases(options.files, options.coverage)
+    found = find_cases(modules_in(options.places), options.coverage)
     cases = sorted((case for case in found if _chance(case) < options.share), key=_chance)
     if not options.report:
         runner = Runner(results, options.seconds)

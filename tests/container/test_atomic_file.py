@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from deadlines import run_python
 
-from rbe_cli.container.atomic_file import check_output, new_file
+from rbe_cli.container.atomic_file import check_kind, check_output, new_file
 from rbe_cli.errors import NotFoundError, OutputError
 
 
@@ -152,3 +152,18 @@ def test_write_that_fails_half_way_keeps_the_old_file(tmp_path: Path) -> None:
     assert done.stdout == f"cannot write {path}: File too large\n"
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.rbe"]
+
+
+@pytest.mark.parametrize("content", [b"KIND", b"KIND and more", b""])
+def test_a_file_of_the_kind_may_be_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    check_kind(tmp_path / "a", b"KIND")
+    check_kind(tmp_path / "none", b"KIND")
+    check_kind(tmp_path, b"KIND")  # a folder, which `check_output` refuses
+
+
+@pytest.mark.parametrize("content", [b"KIN", b"KINX", b"other", b" KIND"])
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(OutputError, match=r"a is a file of another kind, which `force` does not"):
+        check_kind(tmp_path / "a", b"KIND")

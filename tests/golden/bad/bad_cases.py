@@ -271,7 +271,7 @@ HEADER: dict[str, Case] = {
         codec_versions={"float16": 1} | {f"codec-{i}": 1 for i in range(64)}
     ),
     "2.4-257-keys-of-extra": of_provenance(6, {str(i): None for i in range(257)}),
-    "2.4-32769-matrices": with_count(3, b"\xdd\x00\x00\x80\x01"),
+    "2.4-32769-matrices": with_count(3, b"\xdc\x80\x01"),
     "2.4-65537-vectors": with_count(4, b"\xdd\x00\x01\x00\x01"),
     "2.5-key-twice": replaced({"kl": 0.5}, b"\x82" + 2 * encode({"kl": 0.5})[1:]),
     "2.5-longer-integer": replaced({"float16": 1}, encode({"float16": 1})[:-1] + b"\xcc\1"),

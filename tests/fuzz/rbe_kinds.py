@@ -16,6 +16,7 @@ from fuzz.tree_mutations import TreeMutator
 from rbe_cli.codec.registry import CODECS
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import BadFileError, ContainerError, UsageError
+from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
 from rbe_cli.text.stored_tokenizer import load_tokenizer
 
@@ -146,6 +147,11 @@ class WholeFileKind(InputKind):
         read_file(case, is_run=case[16] % 4 == 0)
 
 
+def is_small(config: Gpt2Config) -> bool:
+    """Return whether a model is decoded, and not only opened and verified."""
+    return config.n_layer <= _MOST_LAYERS and parameter_count(config) <= _MOST_PARAMETERS
+
+
 def read_file(data: bytes, is_run: bool = False) -> None:
     """Read a whole file as the verbs of the command line do.
 
@@ -154,7 +160,7 @@ def read_file(data: bytes, is_run: bool = False) -> None:
     with Container(memoryview(data), _PATH) as container:
         container.verify()
         config = container.config
-        if config.n_layer > _MOST_LAYERS or parameter_count(config) > _MOST_PARAMETERS:
+        if not is_small(config):
             return
         for name, shape in tensor_shapes(config).items():
             values = container.tensors[name].decode()

@@ -8,13 +8,14 @@ from fuzz.kinds import InputKind
 from fuzz.payload_kind import PayloadKind
 from fuzz.rbe_kinds import DamagedFileKind, HeaderKind, WholeFileKind
 from fuzz.safetensors_kind import SafetensorsKind
+from fuzz.second_reader_kind import SecondReaderKind
 from fuzz.tokenizer_kinds import SentencePieceKind, TokenizerFolderKind, TokenizerJsonKind
 from fuzz.torch_kinds import PickleKind, TorchLegacyKind, TorchZipKind
 
 KINDS: dict[str, InputKind] = {
     kind.name: kind
     for kind in (
-        DamagedFileKind(), HeaderKind(), PayloadKind(), WholeFileKind(),
+        DamagedFileKind(), HeaderKind(), PayloadKind(), WholeFileKind(), SecondReaderKind(),
         SafetensorsKind(), PickleKind(), TorchZipKind(), TorchLegacyKind(), GgufKind(),
         ConfigKind(), CheckpointKind(), TokenizerJsonKind(), TokenizerFolderKind(),
         SentencePieceKind(), TokenFileKind(), SettingsKind(),

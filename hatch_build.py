@@ -13,4 +13,4 @@ class ObjectsHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the object files that are missing or stale, and add them to the wheel."""
         subprocess.run([sys.executable, "-m", "rbe_cli.runtime.build"], cwd=self.root, check=True)
-        build_data["artifacts"].append("rbe_cli/objects/*.o")
+        build_data["artifacts"] += ["rbe_cli/objects/*.o", "rbe_cli/objects/hashes.json"]

@@ -5,7 +5,6 @@ models are compared, each therefore starts in a process of its own.
 """
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from rbe_cli.errors import RbeError
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.quoting import clipped
+from rbe_cli.runtime.child_python import run_child_python
 
 _PROGRAM = "from rbe_cli.bench.model_start import main; main()"
 
@@ -98,12 +99,12 @@ def start_alone(options: ModelOptions, prompt_tokens: int, threads: int | None) 
     Raises:
         RbeError: the process failed.
     """
-    words = asdict(options) | {"path": str(options.path)}
+    words = asdict(options) | {"path": str(options.path.absolute())}
     arguments = json.dumps([words, prompt_tokens, threads])
-    command = [sys.executable, "-c", _PROGRAM, arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_child_python("-c", _PROGRAM, arguments)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = clipped((lines or ["it ended without a word"])[-1], 200)
         raise RbeError(f"{options.path} could not be timed: {reason}")
     return Start(**json.loads(done.stdout))
 

@@ -1,6 +1,9 @@
 """The `rbe` command: its five verbs, and the one place where errors become exit codes."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 import typer
 
@@ -10,6 +13,7 @@ from rbe_cli.cli.output import Output, requested_output
 from rbe_cli.cli.verbs import Verbs
 from rbe_cli.cli.version import version_text
 from rbe_cli.errors import INTERRUPTED, ReaderGoneError, Terminated
+from rbe_cli.runtime.trusted_files import RefusedCodeWarning
 
 _EXAMPLES = """\
 rbe compress demo demo.rbe
@@ -55,6 +59,34 @@ def _flags(arguments: Sequence[str]) -> dict[str, str]:
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; every error becomes one sentence on stderr and an exit code."""
     output = requested_output(arguments)
+    with _warnings_as_notes(output):
+        return _run(arguments, output)
+
+
+@contextmanager
+def _warnings_as_notes(output: Output) -> Iterator[None]:
+    """Show warnings of the package as notes; others as Python does."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RefusedCodeWarning):
+                output.note(str(message))
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = note
+        yield
+
+
+def _run(arguments: Sequence[str], output: Output) -> int:
     try:
         code = app(list(arguments) or ["--help"], prog_name="rbe", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):

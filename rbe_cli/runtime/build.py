@@ -5,8 +5,6 @@ wheel and `make` run it. `python -m rbe_cli.runtime.build aarch64` writes those 
 whatever machine it runs on, and `python -m rbe_cli.runtime.build LIBRARY SET` writes one to stdout.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from llvmlite import binding
 
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime import object_files
+from rbe_cli.runtime.child_python import run_child_python
 from rbe_cli.runtime.compile_target import compile_for
 from rbe_cli.runtime.cpu_features import architecture
 from rbe_cli.runtime.cpus import affine_cpus
@@ -49,15 +48,10 @@ def _compile_apart(job: Job) -> bytes | None:
     """Return the object file from another process; None where it failed or none can start."""
     library, instructions = job
     try:
-        result = subprocess.run(
-            [sys.executable, "-m", "rbe_cli.runtime.build", library, instructions.name],
-            capture_output=True,
-            check=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-    except (OSError, subprocess.CalledProcessError):
+        done = run_child_python("-m", "rbe_cli.runtime.build", library, instructions.name)
+    except OSError:
         return None
-    return result.stdout
+    return None if done.returncode else done.stdout
 
 
 def compile_library(library: str, instructions: InstructionSet) -> bytes:
@@ -150,8 +144,7 @@ def _build_all(machine: str | None) -> None:
         and object_files.find_shipped(library, instructions) is None
     ]
     for step, ((library, instructions), file) in enumerate(compile_libraries(jobs), 1):
-        path = object_files.SHIPPED / object_files.file_name(library, instructions)
-        object_files.write(path, file)
+        path = object_files.ship(library, instructions, file)
         print(f"compiled {path.name} ({step} of {len(jobs)})", file=sys.stderr, flush=True)
 
 

@@ -6,9 +6,13 @@ cache folder (`cache_folder`).
 
 A file is the XXH3-64 of what follows, a header's length (4 bytes, little-endian), the header
 (JSON), and the machine code. The header names the platform, and the source files that the code
-was made from with the XXH3-128 of their contents.
+was made from with the XXH3-128 of their contents. All this finds what is damaged or stale.
+
+What is forged is kept out otherwise: `objects/hashes.json` holds the SHA-256 of each shipped file,
+and the cache folder counts only if nobody else can write there (`trusted_files`).
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -22,9 +26,11 @@ import xxhash
 
 from rbe_cli import __version__
 from rbe_cli.runtime.instruction_sets import InstructionSet, baseline
+from rbe_cli.runtime.trusted_files import make_trusted_folder, read_trusted, refuse
 
 _PACKAGE = Path(__file__).parents[1]
 SHIPPED = _PACKAGE / "objects"
+_HASHES = "hashes.json"
 _HASH_BYTES, _LENGTH_BYTES = 8, 4
 
 
@@ -43,19 +49,54 @@ def cache_folder() -> Path:
 
 def find(library: str, instructions: InstructionSet) -> bytes | None:
     """Return a library's machine code, shipped or cached; None if there is none that fits."""
-    cached = _cache_path(library, instructions)
-    return find_shipped(library, instructions) or _read(cached, instructions)
+    if code := find_shipped(library, instructions):
+        return code
+    file = read_trusted(_cache_path(library, instructions))
+    return None if file is None else _fitting_code(file, instructions)
 
 
 def find_shipped(library: str, instructions: InstructionSet) -> bytes | None:
     """Return a library's machine code that ships with the package; None if it does not fit."""
-    return _read(SHIPPED / file_name(library, instructions), instructions)
+    path = SHIPPED / file_name(library, instructions)
+    try:
+        file = path.read_bytes()
+    except OSError:
+        return None
+    code = _fitting_code(file, instructions)
+    if code is not None and _sha256(file) != _pinned().get(path.name):
+        refuse(path, "it is not the file that was built with this package")
+        return None
+    return code
+
+
+def ship(library: str, instructions: InstructionSet, file: bytes) -> Path:
+    """Write an object file that was just built to the package, with its hash; return its path."""
+    path = SHIPPED / file_name(library, instructions)
+    write(path, file)
+    hashes = _pinned() | {path.name: _sha256(file)}
+    write(SHIPPED / _HASHES, json.dumps(hashes, indent=1, sort_keys=True).encode() + b"\n")
+    return path
+
+
+def _pinned() -> dict[str, str]:
+    """Return the hashes of the files that ship by name; none where the list is missing."""
+    try:
+        found = json.loads((SHIPPED / _HASHES).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sha256(file: bytes) -> str:
+    return hashlib.sha256(file).hexdigest()
 
 
 def keep(library: str, instructions: InstructionSet, file: bytes) -> None:
-    """Write an object file to the cache folder, if that is possible."""
+    """Write an object file to the cache folder, if that is possible and nobody else can write."""
+    path = _cache_path(library, instructions)
     with suppress(OSError):
-        write(_cache_path(library, instructions), file)
+        if make_trusted_folder(path.parent):
+            write(path, file)
 
 
 def file_name(library: str, instructions: InstructionSet) -> str:
@@ -96,12 +137,8 @@ def write(path: Path, file: bytes) -> None:
         Path(temporary.name).unlink(missing_ok=True)
 
 
-def _read(path: Path, instructions: InstructionSet) -> bytes | None:
-    """Return a file's machine code; None if it is missing, damaged or not of these sources."""
-    try:
-        file = path.read_bytes()
-    except OSError:
-        return None
+def _fitting_code(file: bytes, instructions: InstructionSet) -> bytes | None:
+    """Return an object file's machine code; None if it is damaged or not of these sources."""
     if xxhash.xxh3_64_digest(file[_HASH_BYTES:]) != file[:_HASH_BYTES]:
         return None
     header, code = _unpack(file)

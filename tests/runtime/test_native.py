@@ -68,6 +68,19 @@ def test_without_shipped_programs_only_the_first_process_compiles(tmp_path):
     assert run(tmp_path, WITHOUT_SHIPPED) == "[] False\n"
 
 
+def test_what_others_can_write_is_compiled_in_private(tmp_path):
+    run(tmp_path, WITHOUT_SHIPPED)
+    (file,) = tmp_path.iterdir()
+    planted = file.read_bytes()
+    tmp_path.chmod(0o777)
+    environment = os.environ | {"RBE_CACHE_DIR": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
+    result = run_python(LOAD.format(shipped=WITHOUT_SHIPPED), env=environment)
+    assert result.stdout == "[(0, 1), (1, 1)] False\n"  # compiled
+    assert "RefusedCodeWarning" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]  # Numba keeps nothing either
+    assert file.read_bytes() == planted
+
+
 def test_all_libraries_of_all_instruction_sets_ship():
     for library in LIBRARIES:
         for instructions in buildable():

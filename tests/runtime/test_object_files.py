@@ -8,7 +8,8 @@ import pytest
 import rbe_cli
 from rbe_cli.runtime import object_files
 from rbe_cli.runtime.instruction_sets import InstructionSet
-from rbe_cli.runtime.object_files import cache_folder, find, keep, pack
+from rbe_cli.runtime.object_files import cache_folder, find, keep, pack, ship
+from rbe_cli.runtime.trusted_files import RefusedCodeWarning
 
 PORTABLE = InstructionSet.portable
 SOURCE = Path(rbe_cli.__file__)
@@ -38,9 +39,54 @@ def test_what_is_kept_is_found(folders):
 
 def test_what_ships_comes_first(folders):
     keep("library", PORTABLE, packed())
-    shipped = pack(b"shipped", PORTABLE, [SOURCE])
-    object_files.write(folders[0] / object_files.file_name("library", PORTABLE), shipped)
+    ship("library", PORTABLE, pack(b"shipped", PORTABLE, [SOURCE]))
     assert find("library", PORTABLE) == b"shipped"
+
+
+def test_a_shipped_file_of_another_hash_is_refused(folders):
+    path = ship("library", PORTABLE, packed())
+    ship("other", PORTABLE, packed())
+    assert find("library", PORTABLE) == CODE
+    path.write_bytes(pack(b"forged", PORTABLE, [SOURCE]))  # with a checksum that is right
+    keep("library", PORTABLE, packed())
+    with pytest.warns(RefusedCodeWarning, match="not the file that was built with this package"):
+        assert find("library", PORTABLE) == CODE  # the cached one
+    assert find("other", PORTABLE) == CODE
+    ship("library", PORTABLE, packed())
+    assert find("library", PORTABLE) == CODE
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff", b"{}"])
+def test_a_shipped_file_without_a_hash_is_refused(folders, content):
+    ship("library", PORTABLE, packed())
+    hashes = folders[0] / "hashes.json"
+    hashes.unlink() if content is None else hashes.write_bytes(content)
+    with pytest.warns(RefusedCodeWarning):
+        assert find("library", PORTABLE) is None
+
+
+def test_a_cache_that_others_can_write_is_neither_read_nor_written(folders):
+    keep("library", PORTABLE, packed())
+    folders[1].chmod(0o777)
+    with pytest.warns(RefusedCodeWarning, match="others can write there"):
+        assert find("library", PORTABLE) is None
+    keep("other", PORTABLE, packed())
+    assert len(list(folders[1].iterdir())) == 1
+
+
+def test_a_planted_file_is_not_used(folders):
+    keep("library", PORTABLE, packed())
+    (path,) = folders[1].iterdir()
+    path.chmod(0o666)
+    with pytest.warns(RefusedCodeWarning, match="compiled programs are not taken from"):
+        assert find("library", PORTABLE) is None
+
+
+def test_the_cache_is_ours_alone(folders):
+    keep("library", PORTABLE, packed())
+    (path,) = folders[1].iterdir()
+    assert folders[1].stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])

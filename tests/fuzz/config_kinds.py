@@ -50,7 +50,7 @@ class ConfigKind(InputKind):
 
     name: ClassVar[str] = "config"
     errors = (CheckpointError,)
-    share = 2.0
+    share = 5.0
 
     @cached_property
     def _mutate(self) -> TreeMutator:
@@ -89,7 +89,7 @@ class SettingsKind(InputKind):
 
     name: ClassVar[str] = "settings"
     errors = (BadFileError, UsageError, NotFoundError)
-    share = 1.0
+    share = 2.0
 
     def case(self, draws: Draws) -> Any:
         """Return the bytes of a file, or the text of an override."""

@@ -16,7 +16,7 @@ from rbe_cli.checkpoint.gguf.gguf_file import read_gguf
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 
 _FIXTURES = Path(__file__).parents[1] / "checkpoint" / "fixtures"
-_UINT32, _FLOAT32, _STRING, _ARRAY = 4, 6, 8, 9
+_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
 _TYPES = (*range(31), 39, 255, (1 << 32) - 1)
 
 
@@ -121,7 +121,7 @@ def _with_size(draws: Draws, entry: bytes) -> bytes:
     (size,) = struct.unpack_from("<Q", entry)
     start, choice = 8 + size, draws.below(8)
     (count,) = struct.unpack_from("<I", entry, start)
-    if count > 4:  # it was changed before
+    if not 1 <= count <= 4:  # it was changed before
         return mutated_bytes(draws, entry)
     places = [start + 4 + 8 * index for index in range(count)]
     kind, offset = start + 4 + 8 * count, start + 8 + 8 * count
@@ -162,6 +162,8 @@ def _model(kind: int, tokens: bool = False) -> GgufParts:
         keys.append(_key("tokenizer.ggml.merges", _ARRAY, merges))
         keys.append(_key("tokenizer.ggml.token_type", _ARRAY, kinds))
         keys.append(_key("tokenizer.ggml.eos_token_id", _UINT32, wrapped(3, 4)))
+        keys.append(_key("tokenizer.ggml.bos_token_id", _UINT32, wrapped(2, 4)))
+        keys.append(_key("tokenizer.ggml.add_bos_token", _BOOL, b"\1"))
     return _with_tensors(keys, kind)
 
 

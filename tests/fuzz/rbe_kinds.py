@@ -11,6 +11,7 @@ from fuzz.draws import Draws
 from fuzz.kinds import InputKind, need
 from fuzz.payload_kind import PayloadMutator
 from fuzz.rbe_parts import RbeParts, assembled, rbe_seeds
+from fuzz.scratch import SCRATCH
 from fuzz.tree_mutations import TreeMutator
 
 from rbe_cli.codec.registry import CODECS
@@ -30,7 +31,7 @@ class DamagedFileKind(InputKind):
 
     name: ClassVar[str] = "rbe-damage"
     errors = (ContainerError,)
-    share = 5.0
+    share = 8.0
 
     @cached_property
     def _seeds(self) -> tuple[bytes, ...]:
@@ -63,7 +64,7 @@ class HeaderKind(InputKind):
 
     name: ClassVar[str] = "rbe-header"
     errors = (BadFileError,)
-    share = 8.0
+    share = 6.0
 
     @cached_property
     def _seeds(self) -> list[tuple[RbeParts, bytes]]:
@@ -99,7 +100,8 @@ class HeaderKind(InputKind):
 
     def read(self, case: Any) -> None:
         """Open the file, verify it, and decode all that it holds."""
-        read_file(case)
+        with Container(memoryview(case), _PATH) as container:
+            read_container(container)
 
 
 class WholeFileKind(InputKind):
@@ -143,8 +145,10 @@ class WholeFileKind(InputKind):
         return parts.with_section(index, mutated_bytes(draws, parts.sections[index]) or b"\0")
 
     def read(self, case: Any) -> None:
-        """Open, verify and decode the file; every fourth by its checksum is run."""
-        read_file(case, is_run=case[16] % 4 == 0)
+        """Open the file on disk, verify and decode it; every fourth by its checksum is run."""
+        with Container.open(SCRATCH.write("case.rbe", case)) as container:
+            if read_container(container) and case[16] % 4 == 0:
+                _run(container)
 
 
 def is_small(config: Gpt2Config) -> bool:
@@ -152,27 +156,25 @@ def is_small(config: Gpt2Config) -> bool:
     return config.n_layer <= _MOST_LAYERS and parameter_count(config) <= _MOST_PARAMETERS
 
 
-def read_file(data: bytes, is_run: bool = False) -> None:
+def read_container(container: Container) -> bool:
     """Read a whole file as the verbs of the command line do.
 
-    A file whose config makes a large model is not decoded.
+    Returns:
+        Whether it was decoded. A file whose config makes a large model is only verified.
     """
-    with Container(memoryview(data), _PATH) as container:
-        container.verify()
-        config = container.config
-        if not is_small(config):
-            return
-        for name, shape in tensor_shapes(config).items():
-            values = container.tensors[name].decode()
-            need(values.shape == shape, f"{name} has the shape {values.shape}")
-            need(values.dtype == np.float32, f"{name} is {values.dtype}")
-            need(bool(np.isfinite(values).all()), f"{name} holds what is not finite")
-        try:
-            load_tokenizer(container)
-        except BadFileError:
-            need(container.layout.sections.get("tokenizer") is not None, "no tokenizer, refused")
-        if is_run:
-            _run(container)
+    container.verify()
+    if not is_small(container.config):
+        return False
+    for name, shape in tensor_shapes(container.config).items():
+        values = container.tensors[name].decode()
+        need(values.shape == shape, f"{name} has the shape {values.shape}")
+        need(values.dtype == np.float32, f"{name} is {values.dtype}")
+        need(bool(np.isfinite(values).all()), f"{name} holds what is not finite")
+    try:
+        load_tokenizer(container)
+    except BadFileError:
+        need(container.layout.sections.get("tokenizer") is not None, "no tokenizer, refused")
+    return True
 
 
 def _run(container: Container) -> None:

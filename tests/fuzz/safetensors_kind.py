@@ -28,7 +28,7 @@ class SafetensorsKind(InputKind):
 
     name: ClassVar[str] = "safetensors"
     errors = (BadFileError, NotFoundError)
-    share = 3.0
+    share = 5.0
 
     @cached_property
     def _seeds(self) -> list[tuple[dict[str, Any], bytes]]:

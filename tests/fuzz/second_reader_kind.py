@@ -30,7 +30,7 @@ class SecondReaderKind(InputKind):
 
     name: ClassVar[str] = "rbe-second"
     errors = (BadFileError,)
-    share = 2.0
+    share = 1.0
 
     def __init__(self) -> None:
         """Take cases from three kinds."""

@@ -14,6 +14,7 @@ from fuzz.scratch import SCRATCH
 from fuzz.tokenizer_seeds import SETTINGS, TOKENIZERS, tokenizer_folders
 from fuzz.tree_mutations import TreeMutator
 
+from rbe_cli.checkpoint.tokenizer.sentence_piece import SENTENCE_PIECE_CLASSES
 from rbe_cli.checkpoint.tokenizer.sentence_piece_model import parse_sentence_piece
 from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
 from rbe_cli.checkpoint.tokenizer_limits import max_tokens
@@ -134,6 +135,9 @@ class TokenizerFolderKind(InputKind):
         files = dict(draws.one_of(self._folders))
         if draws.below(4) == 0:
             files = {"tokenizer.model": self._pieces.case(draws), **SETTINGS}
+            other = draws.one_of(SENTENCE_PIECE_CLASSES).encode()
+            settings = files["tokenizer_config.json"].replace(b"LlamaTokenizer", other)
+            files["tokenizer_config.json"] = settings
         for _ in range(1 + draws.below(2)):
             name = draws.one_of(list(files))
             data = files[name]

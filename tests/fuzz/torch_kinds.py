@@ -29,7 +29,7 @@ class PickleKind(InputKind):
 
     name: ClassVar[str] = "pickle"
     errors = (CheckpointError,)
-    share = 3.0
+    share = 5.0
 
     @cached_property
     def _seeds(self) -> list[list[bytes]]:

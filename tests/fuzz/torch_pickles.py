@@ -4,7 +4,7 @@ import pickle
 import pickletools
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from fuzz.byte_mutations import mutated_bytes
@@ -23,7 +23,9 @@ def pickle_seeds(legacy: bool) -> list[list[bytes]]:
     whole = {"model": plain, "model_args": _CONFIG, "step": 3}
     part = make((2,), (2,), 1, key=key)
     parameter = call("torch._utils", "_rebuild_parameter", part, True, encode({}))
-    states = [plain, whole, {"wpe.weight": parameter}, {"wpe.weight": part, "epoch": "x"}]
+    arguments = {"hparams": call("argparse", "Namespace")}
+    several: dict[str, Any] = {"ema": plain, "net": {"a.wpe.weight": part}, **arguments}
+    states = [plain, whole, several, {"wpe.weight": parameter}, {"wpe.weight": part, "x": "y"}]
     pickles = [b"\x80\x02" + encode(own) + b"." for own in states]
     ordered = call("collections", "OrderedDict") + b"q\x00" + encode("wpe.weight") + make(key=key)
     pickles.append(b"\x80\x02" + ordered + b"sq\x01h\x00}b.")

@@ -1,5 +1,6 @@
 """Token files: `.npy` arrays of ids, or text with one sequence of space-separated ids a line."""
 
+import math
 import re
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,11 @@ from rbe_cli.text.text_files import read_text_file
 Integers = NDArray[np.integer[Any]]
 
 _PADDING = -1
+# By version; a third is for names of fields, which no array of ids has.
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64; what is longer is no token id
 
 
@@ -57,11 +63,9 @@ def _parse_line(line: str, place: str) -> Integers:
 def _read_array(path: Path) -> list[Integers]:
     """Return the sequences of a `.npy` file."""
     with open_file(path) as file:
-        content = BytesIO(file.read())
+        content = file.read()
     try:
-        # From memory numpy reads piece by piece, and stops at the end: a header that promises more
-        # than the file holds makes it write to no more memory than that.
-        array = np.lib.format.read_array(content, allow_pickle=False)
+        array = _array(content)
     except Exception as error:  # numpy's header parser lets errors of many classes through
         raise BadFileError(f"{path} is not a whole .npy file") from error
     if not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
@@ -69,6 +73,17 @@ def _read_array(path: Path) -> list[Integers]:
             f"{path} holds {array.dtype} in {array.ndim} dimensions, not integers in 1 or 2"
         )
     return [array] if array.ndim == 1 else [_strip_padding(row) for row in array]
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    """Return the array of a `.npy` file, whose header promises no more than the file holds."""
+    file = BytesIO(content)
+    read_header = _HEADERS[np.lib.format.read_magic(file)]
+    shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > len(content):
+        raise ValueError("the header promises more than the file holds")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _strip_padding(row: Integers) -> Integers:

@@ -1,5 +1,6 @@
 """Token files in both forms, and everything that is wrong with some."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -95,13 +96,19 @@ def test_what_is_no_token_file(tmp_path: Path, name: str, content: object, messa
         read_token_file(write(tmp_path / name, content), VOCAB_SIZE)
 
 
-def test_an_array_that_promises_more_than_the_file_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [b"(4000000000000,)", b"(40000000,)", b"(65536, 1024)"])
+def test_an_array_that_promises_more_than_the_file_holds(tmp_path: Path, shape: bytes) -> None:
     path = write(tmp_path / "huge.npy", np.arange(4))
     content = path.read_bytes()
     assert b"(4,), }" in content
-    path.write_bytes(content.replace(b"(4,), }          ", b"(4000000000000,),}"[:17]))
-    with pytest.raises(BadFileError, match=r"not a whole \.npy file"):
-        read_token_file(path, VOCAB_SIZE)
+    path.write_bytes(content.replace(b"(4,), }".ljust(len(shape) + 3), shape + b", }"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFileError, match=r"not a whole \.npy file"):
+            read_token_file(path, VOCAB_SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 @examples(

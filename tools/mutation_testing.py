@@ -6,9 +6,10 @@ The coverage file names the tests that run each line (`pytest --cov --cov-contex
 are added to a file, from which a later run goes on: a mutant that was killed is not tried again.
 
 A mutant runs the tests that run its lines, until one fails: first those that have killed others of
-its function, then the fastest. A process that has run all tests once forks for each mutant, and
-the child changes the function's code in place. Mutants of code that runs before the tests do, when
-modules are imported or fixtures are made, are tried by a process that imports the changed module.
+its function, then those of its module, the fastest first. A process that has run all tests once
+forks for each mutant, and the child changes the function's code in place. Mutants of code that runs
+before the tests do, when modules are imported or fixtures are made, are tried by a process that
+imports the changed module.
 """
 
 import argparse
@@ -129,9 +130,10 @@ class Runner:
         def work(tests: WarmTests) -> None:
             self._seconds = tests.seconds
             times.write_text(json.dumps(known | tests.seconds))
-            for case in self._first_of_modules(cases):
-                same, order = case.module.unchanged(), self._order(case)
-                _check(case, tests.try_mutant(same, case.mutant.function, order, _UNCHANGED))
+            if sample := self._sample(cases):
+                case, order = sample
+                same = case.module.unchanged()
+                _check(tests.try_mutant(same, case.mutant.function, order, _UNCHANGED))
             for number, case in enumerate(cases):
                 self._show("warm", number, len(cases))
                 order = self._order(case)
@@ -152,9 +154,9 @@ class Runner:
         """Try mutants in processes that import their modules anew."""
         self._seconds = json.loads(times.read_text())
         tests = ColdTests()
-        for case in self._first_of_modules(cases):
-            same, order = case.module.unchanged(), self._order(case)
-            _check(case, tests.try_mutant(_module_name(case), same, order, _UNCHANGED))
+        if sample := self._sample(cases):
+            case, order = sample
+            _check(tests.try_mutant(_module_name(case), case.module.unchanged(), order, _UNCHANGED))
         for number, case in enumerate(cases):
             self._show("cold", number, len(cases))
             order, code = self._order(case), case.module.compiled(case.mutant)
@@ -166,16 +168,24 @@ class Runner:
             else:
                 self._add(case, Verdict(False, "no test runs it"))
 
-    def _first_of_modules(self, cases: list[Case]) -> Iterable[Case]:
-        """Return a mutant of each module, in a function that tests run."""
+    def _sample(self, cases: list[Case]) -> tuple[Case, list[str]] | None:
+        """Return a mutant of a function, and the first test of each module; None without any."""
         tested = [case for case in cases if case.mutant.function and self._order(case)]
-        return {case.module.path: case for case in tested}.values()
+        firsts = {case.module.path: self._order(case)[0] for case in tested}
+        return (tested[0], sorted(set(firsts.values()))) if tested else None
 
     def _order(self, case: Case) -> list[str]:
-        """Return the tests of a mutant: first those that killed others, then the fastest."""
+        """Return the tests of a mutant: first those that killed others, then the nearest ones."""
         function = case.name.partition(": ")[0]
         known = [name for name in case.tests if name in self._seconds]
-        known.sort(key=lambda name: (-self._kills[function, name], self._seconds[name], name))
+        known.sort(
+            key=lambda name: (
+                -self._kills[function, name],
+                _distance(name, case.module.path),
+                self._seconds[name],
+                name,
+            )
+        )
         chosen: list[str] = []
         total = 0.0
         for name in known:
@@ -203,15 +213,23 @@ def _chance(case: Case) -> float:
     return xxhash.xxh3_64_intdigest(case.name.encode()) / 2.0**64
 
 
+def _distance(test: str, module: str) -> int:
+    """Return 0 for a test in the module's own file of tests, 1 for one in its folder, else 2."""
+    if f"/test_{Path(module).stem}.py" in test:
+        return 0
+    folder = Path(module).relative_to(Path.cwd()).parts[1]
+    return 1 if test.startswith(f"tests/{folder}/") else 2
+
+
 def _module_name(case: Case) -> str:
     path = Path(case.module.path).relative_to(Path.cwd())
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def _check(case: Case, unchanged: Verdict | None) -> None:
-    """Stop unless tests pass here with the module as it is: else all its mutants seem killed."""
+def _check(unchanged: Verdict | None) -> None:
+    """Stop unless tests pass in such a process with a module as it is: else all seem killed."""
     if unchanged is not None and unchanged.is_killed:
-        raise SystemExit(f"{case.module.path}, unchanged, is killed by {unchanged.by}")
+        raise SystemExit(f"without any mutant, {unchanged.by} fails")
 
 
 def report(cases: list[Case], results: Results) -> None:

@@ -19,10 +19,10 @@ def quoted(value: object, characters: int = QUOTED_CHARACTERS) -> str:
     """
     if isinstance(value, str):
         return repr(value if len(value) <= characters else value[:characters] + _CUT)
-    shortened = Repr()
-    shortened.maxlevel = 2
+    brief = Repr()
+    brief.maxlevel = 2
     try:
-        return clipped(shortened.repr(value), characters)
+        return clipped(brief.repr(value), characters)
     except ValueError:  # Python does not write integers of thousands of digits
         return "a number that is too large"
 
@@ -33,3 +33,11 @@ def clipped(text: str, characters: int = MESSAGE_CHARACTERS) -> str:
     if shown.isprintable():
         return shown
     return "".join(own if own.isprintable() else repr(own)[1:-1] for own in shown)
+
+
+def shortened(message: str) -> str:
+    """Return a whole message, of whose middle a part is left out if it is very long."""
+    half = MESSAGE_CHARACTERS // 2
+    if len(message) <= MESSAGE_CHARACTERS:
+        return message
+    return f"{message[:half]} {_CUT} {message[-half:]}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbe_cli.quoting import clipped, quoted
+from rbe_cli.quoting import clipped, quoted, shortened
 
 
 def test_a_short_value_stands_as_python_writes_it():
@@ -53,3 +53,8 @@ def test_a_message_is_cut_after_its_limit():
     assert clipped("short") == "short"
     assert clipped("x" * 5000) == "x" * 2000 + "..."
     assert clipped("abc", 2) == "ab..."
+
+
+def test_a_very_long_message_keeps_its_begin_and_its_end():
+    assert shortened("short") == "short"
+    assert shortened("a" * 5000 + "b" * 5000) == "a" * 1000 + " ... " + "b" * 1000

@@ -17,7 +17,7 @@ from rbe_cli.compression.dry_run import DryRun, forecast
 from rbe_cli.compression.open_source import open_source
 from rbe_cli.compression.pipeline import CompressOptions, CompressResult
 from rbe_cli.compression.pipeline_stages import stages
-from rbe_cli.compression.resource_forecast import jobs_within
+from rbe_cli.compression.resource_forecast import jobs_within, memory_bytes
 from rbe_cli.compression.settings import (
     DEFAULT_PRESET,
     Override,
@@ -30,7 +30,9 @@ from rbe_cli.container.atomic_file import check_kind, check_output
 from rbe_cli.container.header import MAGIC
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.workers import Workers, cluster, workers
+from rbe_cli.memory_needs import memory_for
 from rbe_cli.progress import Progress, Stage, no_progress
+from rbe_cli.runtime.cpus import default_threads
 
 _TARGETS = ("target_bpw", "target_size", "target_kl")
 
@@ -192,13 +194,17 @@ class Compression:
 
     def dry_run(self, progress: Progress = no_progress) -> DryRun:
         """Return the sizes, the memory and the time that `run` would need; nothing is written."""
-        with self._workers() as pool:
+        with self._memory(), self._workers() as pool:
             return forecast(self.checkpoint, self.options, pool, progress)
 
     def run(self, progress: Progress = no_progress) -> CompressResult:
         """Do the work; errors as of `compress`."""
-        with self._workers() as pool:
+        with self._memory(), self._workers() as pool:
             return pipeline.compress(self.checkpoint, self.output, self.options, pool, progress)
+
+    def _memory(self) -> AbstractContextManager[None]:
+        needed = memory_bytes(self.checkpoint.config, self.jobs or default_threads())
+        return memory_for("to compress the model", needed)
 
     def _workers(self) -> AbstractContextManager[Workers]:
         return cluster(self.cluster, self.jobs) if self.cluster else workers(self.jobs)

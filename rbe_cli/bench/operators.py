@@ -18,6 +18,7 @@ from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels, with_int8_inputs
+from rbe_cli.memory_needs import memory_for
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
@@ -128,7 +129,8 @@ def time_layers(
     for number, shape in enumerate(options.shapes):
         if shape in fitting:
             end = perf_counter() + budget.left(len(options.shapes) - number)
-            yield from _time_shape(shape, options, fast, budget, end, progress)
+            with memory_for(f"to time the shape {shape}", _needed_bytes(shape, options)):
+                yield from _time_shape(shape, options, fast, budget, end, progress)
         else:
             yield from _all_left_out(shape, options, "memory")
 
@@ -191,6 +193,17 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
     Raises:
         UsageError: naming the shape and the bytes.
     """
+    needed = _needed_bytes(shape, options)
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UsageError(
+            f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory, "
+            f"and {available / 1e9:.1f} GB are available"
+        )
+
+
+def _needed_bytes(shape: Shape, options: LayerOptions) -> int:
+    """Return about the bytes that weights and activations of a shape take."""
     activation = 4 * shape.tokens * shape.dim  # bytes of one [batch, seq, dim] in float32
     square = shape.dim**2
     needed = 12 * square + 16 * activation  # matrices; the residual, qkv, cache, hidden layer
@@ -202,12 +215,7 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
         needed += 20 * square + 16 * activation + 20 * scores
     if options.backward:  # what is saved, and gradients of activations and weights
         needed += len(options.variants) * 16 * activation + 48 * square
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise UsageError(
-            f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory, "
-            f"and {available / 1e9:.1f} GB are available"
-        )
+    return needed
 
 
 class _Cases:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from rbe_cli.errors import BadFileError, CheckpointError, NotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CHUNK_BYTES = 1 << 22
 MAX_CONFIG_BYTES = 1 << 24  # of a configuration or an index of shards
@@ -76,7 +77,7 @@ class FileState:
             raise CheckpointError(f"{path} has changed since it was opened")
 
 
-def read_array(path: Path, state: FileState, dtype: Any, count: int, offset: int) -> NDArray[Any]:
+def read_array(path: Path, state: FileState, dtype: Any, count: int, offset: int) -> "NDArray[Any]":
     """Read `count` numbers `[count]` of a type, from byte `offset` of a file.
 
     Args:
@@ -88,6 +89,8 @@ def read_array(path: Path, state: FileState, dtype: Any, count: int, offset: int
         NotFoundError, BadFileError: the file cannot be read.
         CheckpointError: it has changed since.
     """
+    import numpy as np  # which listing tensors does not need
+
     found = np.empty(count, dtype)
     with open_file(path) as file:
         file.seek(offset)

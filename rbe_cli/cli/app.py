@@ -13,6 +13,7 @@ from rbe_cli.cli.output import Output, requested_output
 from rbe_cli.cli.verbs import Verbs
 from rbe_cli.cli.version import version_text
 from rbe_cli.errors import INTERRUPTED, ReaderGoneError, Terminated
+from rbe_cli.memory_needs import memory_sentence
 from rbe_cli.runtime.trusted_files import RefusedCodeWarning
 
 _EXAMPLES = """\
@@ -101,7 +102,8 @@ def _run(arguments: Sequence[str], output: Output) -> int:
     except ReaderGoneError as error:
         return error.exit_code
     except BaseException as error:  # some errors of libraries written in Rust are no `Exception`
-        return output.error(told(error, arguments, _flags(arguments)), error)
+        flags = {} if memory_sentence(error) else _flags(arguments)  # which take memory, too
+        return output.error(told(error, arguments, flags), error)
     if code == INTERRUPTED:  # which some versions of the parser return themselves
         output.interrupted(code)
     return int(code)

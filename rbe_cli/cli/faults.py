@@ -1,16 +1,15 @@
 """Turns an exception into the one error that is reported to the user."""
 
-import errno
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rbe_cli.errors import NotFoundError, RbeError, UsageError
+from rbe_cli.memory_needs import memory_sentence
 
 _DASH = "a text that begins with - goes after a -- of its own: rbe {verb} FILE.rbe -- '-text'"
 _TEXT_VERBS = ("run", "generate")
-_PAGING_FILE_TOO_SMALL = 1455  # Windows' number for a lack of memory
 
 
 def told(
@@ -23,9 +22,9 @@ def told(
         arguments: the command line, for the hint at texts that begin with a dash.
         flags: by parameter, see `with_flags`.
     """
-    if any(map(_is_memory, _causes(error))):
+    if sentence := memory_sentence(error):
         traceback.clear_frames(error.__traceback__)  # lets go of what fills the memory
-        return RbeError("there is not enough memory")
+        return RbeError(sentence)
     if isinstance(error, RbeError):
         error = with_flags(error, flags or {})
         if isinstance(error, NotFoundError) and _glued_file(arguments):
@@ -63,26 +62,6 @@ def flags_of(command: Any) -> dict[str, str]:
         for parameter in command.params
         if parameter.param_type_name == "option"
     }
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and those that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether the error says that memory, or room for one more thread, is lacking."""
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, RuntimeError):
-        return "can't start new thread" in str(error)
-    if isinstance(error, ImportError | OSError):
-        number, windows = getattr(error, "errno", None), getattr(error, "winerror", None)
-        does_not_load = "failed to map segment" in str(error)  # a library's code
-        return number == errno.ENOMEM or windows == _PAGING_FILE_TOO_SMALL or does_not_load
-    return False
 
 
 def _glued_file(arguments: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rbe_cli.errors import OutputError, RbeError, ReaderGoneError, UsageError
 from rbe_cli.progress import Progress, Stage, no_progress
+from rbe_cli.quoting import shortened
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -83,18 +84,19 @@ class Output:
     def note(self, text: str) -> None:
         """Write a line for people to stderr."""
         if not self.quiet:
-            _report(_printable(text))
+            _report(_printable(shortened(text)))
 
     def error(self, error: RbeError, cause: BaseException | None = None) -> int:
         """Report an error; return its exit code."""
         with suppress(MemoryError):  # of which the error may be that there is too little
             if self.verbose:
                 _report("".join(traceback.format_exception(cause or error)).rstrip())
+        message = shortened(str(error))
         if self.format in (Format.json, Format.jsonl):
-            report = {"error": {"code": error.exit_code, "message": str(error)}}
+            report = {"error": {"code": error.exit_code, "message": message}}
             _report(json.dumps(report))
         else:
-            _report(f"rbe: {_printable(str(error))}")
+            _report(f"rbe: {_printable(message)}")
         return error.exit_code
 
     def interrupted(self, code: int, message: str = "interrupted") -> None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
@@ -12,7 +13,8 @@ from rbe_cli.container.atomic_file import check_kind, check_output, new_file
 from rbe_cli.container.atomic_folder import check_folder, new_folder
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
-from rbe_cli.model.tensor_names import parameter_count
+from rbe_cli.memory_needs import memory_for
+from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
 from rbe_cli.progress import Progress, no_progress
 
 # The type of the decoded values. The reference library computes in the type of the folder, so that
@@ -88,15 +90,18 @@ def decompress(
     started = time.perf_counter()
     check_destination(output, force=force)
     notes: list[str] = []
-    if output.suffix == _GGUF:
-        check_form(checkpoint.config, dtype)
-        with new_file(output, force=force) as file:
-            notes = write_gguf(Path(file.name), checkpoint, dtype, progress)
-        file_bytes = output.stat().st_size
-    else:
-        with new_folder(output, is_written_here, force=force) as folder:
-            write_folder(folder, checkpoint, dtype, progress)
-            file_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    # The file, and the largest tensor as float64 while it is decoded.
+    largest = max(map(prod, tensor_shapes(checkpoint.config).values()))
+    with memory_for("to decode the model", checkpoint.weight_bytes + 8 * largest):
+        if output.suffix == _GGUF:
+            check_form(checkpoint.config, dtype)
+            with new_file(output, force=force) as file:
+                notes = write_gguf(Path(file.name), checkpoint, dtype, progress)
+            file_bytes = output.stat().st_size
+        else:
+            with new_folder(output, is_written_here, force=force) as folder:
+                write_folder(folder, checkpoint, dtype, progress)
+                file_bytes = sum(file.stat().st_size for file in folder.iterdir())
     return DecompressResult(
         source=checkpoint.source,
         output=str(output),

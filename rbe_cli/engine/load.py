@@ -14,7 +14,8 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.errors import UsageError
-from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer
+from rbe_cli.memory_needs import memory_for
+from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer, parameter_count
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
@@ -85,16 +86,20 @@ def load_weights(
     Raises:
         ContainerError: a section's checksum or a tensor's bytes are wrong.
         UsageError: the embeddings and one decoded layer alone do not fit.
+        MemoryNeededError: there is too little memory.
     """
     if any(codec_named(own.codec).needs_programs for own in container.layout.tensors.values()):
         prepare(("codec",), progress=progress)
     team = get_team(threads)
-    if limit is None:
-        return _decode(container, container.tensors, team)
-    import psutil
+    # A weight takes up to a byte, beside the file's own bytes.
+    needed = container.file_bytes + parameter_count(container.config) + _WORKING_BYTES
+    with memory_for("to load the model", needed):
+        if limit is None:
+            return _decode(container, container.tensors, team)
+        import psutil
 
-    used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
-    return _decode_within(limit.total - used, container, team)
+        used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
+        return _decode_within(limit.total - used, container, team)
 
 
 def _decode(container: Container, names: Iterable[str], team: Team) -> dict[str, Weight]:

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.choices import KvType
 from rbe_cli.kernels.kernel_records import CACHE, KV_TYPES, PAGE_POSITIONS, head_bytes, score_bytes
+from rbe_cli.memory_needs import memory_for
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arena import Arena
@@ -78,10 +79,17 @@ class PagedCache:
     def reserve(self, row: int, tokens: int) -> None:
         """Make room for `tokens` more in a row."""
         pages = self._rows[row]
-        while len(pages) * PAGE_POSITIONS < self.lengths[row] + tokens:
-            page = self._free.pop() if self._free else self._arena.zeros(self._page_bytes)
+        length = int(self.lengths[row]) + tokens
+        while len(pages) * PAGE_POSITIONS < length:
+            page = self._free.pop() if self._free else self._new_page(length)
             self._table[row, len(pages)] = address(page)
             pages.append(page)
+
+    def _new_page(self, tokens: int) -> NDArray[np.uint8]:
+        """Return one page more, for a row of so many tokens."""
+        needed = -(-tokens // PAGE_POSITIONS) * self._page_bytes
+        with memory_for(f"for the keys and values of {tokens} tokens", needed):
+            return self._arena.zeros(self._page_bytes)
 
     def advance(self, rows: Int64, tokens: int) -> None:
         """Count the `tokens` that were stored in each of `rows`."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from deadlines import run_python
 
 import rbe_cli
 from rbe_cli.cli.app import app
@@ -54,7 +55,7 @@ def test_too_little_memory_is_said_in_those_words(lack: Callable[[], None]) -> N
     with pytest.raises(Exception) as caught:  # noqa: PT011
         lack()
     found = told(caught.value, [])
-    assert (str(found), found.exit_code) == (NO_MEMORY, 1)
+    assert (str(found), found.exit_code) == (NO_MEMORY + size(lack), 1)
 
 
 @pytest.mark.parametrize("lack", LACKS)
@@ -63,7 +64,12 @@ def test_also_where_it_was_taken_for_a_bad_file(lack: Callable[[], None]) -> Non
     with pytest.raises(Exception) as caught:  # noqa: PT011
         lack()
     wrapped.__cause__ = caught.value
-    assert str(told(wrapped, [])) == NO_MEMORY
+    assert str(told(wrapped, [])) == NO_MEMORY + size(lack)
+
+
+def size(lack: Callable[[], None]) -> str:
+    """What is known of the size."""
+    return f", {HUGE * 8 / 1e6:.1f} MB of it in one piece" if lack is huge_array else ""
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
@@ -125,6 +131,51 @@ def test_a_limited_address_space(
     assert "Traceback" not in err
     assert "bug in rbe" not in err
     assert process.returncode == 0 or NO_MEMORY in err
+
+
+LIMITED = """
+import resource, sys
+from rbe_cli.cli.app import run
+from rbe_cli.runtime import native
+
+native.prepare(["products", "engine", "layers", "codec"])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {megabytes} * 1_000_000, resource.RLIM_INFINITY))
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
+@pytest.mark.parametrize(
+    ("arguments", "megabytes", "task"),
+    [
+        (["generate", "{file}", "It was", "--threads", "1"], 60, "to load the model"),
+        (["compress", "demo", "{new}", "--jobs", "1"], 100, "to compress the model"),
+        (["bench", "--shape", "1x64x4096", "--op", "linear"], 60, "to time the shape 1x64x4096"),
+    ],
+    ids=["generate", "compress", "bench"],
+)
+def test_a_task_says_how_much_memory_it_needs(
+    tmp_path: Path, rbe_file: Path, arguments: list[str], megabytes: int, task: str
+) -> None:
+    command = [own.format(file=rbe_file, new=tmp_path / "x.rbe") for own in arguments]
+    code = LIMITED.format(megabytes=megabytes, arguments=[*command, "-q"])
+    done = run_python(code, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 1
+    found = (
+        rf"rbe: {NO_MEMORY} {task}: about \d+\.\d MB are needed(, \d+\.\d MB of it in one piece)?\n"
+    )
+    assert re.fullmatch(found, done.stderr), done.stderr
+
+
+def test_decoding_a_file_says_how_much_memory_it_needs(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack = "rbe_cli.compression.decompression.write_folder"
+    monkeypatch.setattr(lack, lambda *arguments: huge_array())
+    done = rbe("compress", "--decompress", rbe_file, tmp_path / "out", "-q")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"rbe: {NO_MEMORY} to decode the model: about 0.")
 
 
 def test_flags_stand_in_the_place_of_parameters_that_they_set() -> None:

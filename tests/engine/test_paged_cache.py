@@ -4,6 +4,7 @@ from small_models import small_config
 
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.kernels.kernel_records import KV_TYPES, PAGE_POSITIONS
+from rbe_cli.memory_needs import MemoryNeededError
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -35,3 +36,14 @@ def test_an_emptied_rows_pages_serve_others():
     cache.reserve(1, 150)
     assert cache.nbytes == before
     assert cache.lengths.tolist() == [100, 0]
+
+
+def test_a_lack_of_memory_names_the_tokens(monkeypatch):
+    def lack(self, size):
+        raise MemoryError
+
+    monkeypatch.setattr("rbe_cli.engine.paged_cache.Arena.zeros", lack)
+    cache = PagedCache(small_config(n_positions=400), 1, "fp32")
+    cache.advance(np.array([0]), 0)
+    with pytest.raises(MemoryNeededError, match=r"keys and values of 300 tokens: about 0\.\d MB"):
+        cache.reserve(0, 300)

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.elementary import exp2, log2
+from rbe_cli.algebra.factors import cholesky_in_place, upper_inverse
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, sorted_order, strided_order
 from rbe_cli.codec.scales import Levels, centred, step_levels
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-_BLOCK = 128  # columns that are factored at once
+_BLOCK = 128  # rows that are multiplied at once
 _NONE = np.zeros((0, 0), np.float32)
 _ORDERINGS = 2  # the levels of columns and their order are found in turn
 _LEAST_DAMPING = 1e-9  # relative to the mean diagonal: the first attempt if no damping is wanted
@@ -73,9 +76,9 @@ class InputFactor:
             own = slice(start, start + _BLOCK)
             rows = ordered[own]
             if self.lower.size:  # L is zero above
-                rows = self.lower[start:, own].T @ ordered[start:]
+                rows = product(self.lower[start:, own].T, ordered[start:])
             squares = np.einsum("kn,kn->k", rows, rows, dtype=np.float64)
-            power += float(squares @ self.diagonal[own])
+            power += float(np.sum(squares * self.diagonal[own]))
         return power - self.damping * float(np.einsum("kn,kn->", change, change, dtype=np.float64))
 
 
@@ -133,11 +136,15 @@ class OutputFactor:
         order = strided_order(len(moment))
         for _ in range(_ORDERINGS):
             diagonal = _in_place(_segment_diagonal(_cholesky(moment, order, damping)), order)
-            unit = float(np.exp(np.mean(np.log(diagonal))))
+            unit = _geometric_mean(diagonal)
             levels = centred(weight_levels - step_levels(diagonal, unit))
             order = sorted_order(levels)
         cholesky = _cholesky(moment, order, damping)
         return cls(_mixing(cholesky), _in_place(_segment_diagonal(cholesky), order), levels)
+
+
+def _geometric_mean(values: Float64) -> float:
+    return float(exp2(np.mean(log2(values))))
 
 
 def _in_place(ordered: Float64, order: NDArray[np.int64]) -> Float64:
@@ -172,7 +179,7 @@ def _mixing(cholesky: Float64) -> Float32:
     mixing = np.zeros(cholesky.shape, np.float32)
     for part in _segments(len(cholesky)):
         before = cholesky[: part.start, part]
-        mixing[: part.start, part] = np.linalg.solve(cholesky[part, part].T, before.T).T
+        mixing[: part.start, part] = product(before, upper_inverse(cholesky[part, part]))
     return mixing
 
 
@@ -212,26 +219,6 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
         damping = max(4 * damping, _LEAST_DAMPING)
 
 
-def cholesky_in_place(matrix: Float64) -> None:
-    """Replace a positive definite matrix by its lower triangular Cholesky factor.
-
-    It goes from left to right, a block of columns at a time (Golub and Van Loan 2013, 4.2.8), as
-    numpy does not factor in place, and copies by columns, which takes longer than the arithmetic.
-
-    Args:
-        matrix: float64 `[n, n]`, of which only the lower triangle is read.
-
-    Raises:
-        LinAlgError: the matrix is not positive definite.
-    """
-    for start in range(0, len(matrix), _BLOCK):
-        own, below = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
-        matrix[start:, own] -= matrix[start:, :start] @ matrix[own, :start].T
-        matrix[own, own] = corner = np.linalg.cholesky(matrix[own, own])
-        matrix[below, own] = matrix[below, own] @ np.linalg.inv(corner).T
-        matrix[:start, own] = 0
-
-
 @dataclass(frozen=True)
 class ErrorCost:
     """The cost of errors in a matrix `[K, N]`.
@@ -254,8 +241,7 @@ class ErrorCost:
     @cached_property
     def unit(self) -> float:
         """Return the geometric mean of C over all columns."""
-        logs = [np.log(factor.diagonal) for factor in self.outputs]
-        return float(np.exp(np.mean(np.concatenate(logs))))
+        return _geometric_mean(np.concatenate([factor.diagonal for factor in self.outputs]))
 
     @cached_property
     def unit_step(self) -> float:

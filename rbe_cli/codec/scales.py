@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.elementary import exp2, log2
 from rbe_cli.codec.entropy.entropy_model import LARGEST_INT16, LEVELS_PER_OCTAVE, MAX_INTEGER
 
 Levels = NDArray[np.int16]
@@ -32,9 +34,9 @@ def column_levels(weights: NDArray[np.float32]) -> Levels:
     power = weights.astype(np.float64) ** 2 + _LEAST_POWER
     columns = np.ones(weights.shape[1])
     for _ in range(_SWEEPS):
-        rows = (power @ (1 / columns)) / columns.size  # [K]
-        columns = ((1 / rows) @ power) / rows.size  # [B]
-    return centred(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(columns)))
+        rows = np.sum(power * (1 / columns), axis=1) / columns.size  # [K]
+        columns = product((1 / rows)[None], power)[0] / rows.size  # [B]
+    return centred(np.rint(0.5 * LEVELS_PER_OCTAVE * log2(columns)))
 
 
 def centred(levels: NDArray[np.number]) -> Levels:
@@ -45,21 +47,20 @@ def centred(levels: NDArray[np.number]) -> Levels:
 def row_levels(integers: NDArray[np.int32], columns: Levels) -> Levels:
     """Return the levels of the rows of integers `[K, B]` whose columns have levels, int16 `[K]`."""
     power = integers.astype(np.float64) ** 2 + _INTEGER_NOISE
-    rows = (power @ np.exp2(-columns / (0.5 * LEVELS_PER_OCTAVE))) / columns.size
-    return np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(rows)).astype(np.int16)
+    rows = np.sum(power * exp2(-columns / (0.5 * LEVELS_PER_OCTAVE)), axis=1) / columns.size
+    return np.rint(0.5 * LEVELS_PER_OCTAVE * log2(rows)).astype(np.int16)
 
 
 def step_levels(diagonal: NDArray[np.float64], unit: float) -> Levels:
     """Return the levels of the columns' steps, 1 / sqrt(C_n / unit), int16 `[B]`."""
-    levels = -0.5 * LEVELS_PER_OCTAVE * np.log2(diagonal / unit)
+    levels = -0.5 * LEVELS_PER_OCTAVE * log2(diagonal / unit)
     return np.rint(levels).astype(np.int16)
 
 
 def least_step_levels(weights: NDArray[np.float32], step: float, largest: int) -> Levels:
     """Return the step levels at which few weights `[K, B]` of a column exceed `largest` steps."""
     deviations = np.sqrt(np.mean(np.square(weights, dtype=np.float64), axis=0))  # [B]
-    with np.errstate(divide="ignore"):
-        levels = LEVELS_PER_OCTAVE * np.log2(_WIDE * deviations / (largest * step))
+    levels = LEVELS_PER_OCTAVE * log2(_WIDE * deviations / (largest * step))
     return np.ceil(np.clip(levels, np.iinfo(np.int16).min, None)).astype(np.int16)
 
 
@@ -71,9 +72,8 @@ def step_level_bounds(weights: NDArray[np.float32], step: float) -> tuple[Levels
     integer that a file can hold times the step is within float32.
     """
     largest = np.abs(weights).max(axis=0, initial=0.0).astype(np.float64)  # [B]
-    with np.errstate(divide="ignore"):
-        least = np.ceil(LEVELS_PER_OCTAVE * np.log2(2 * largest / (MAX_INTEGER * step)))
-    most = math.floor(LEVELS_PER_OCTAVE * math.log2(_FLOAT32_MAX / (LARGEST_INT16 * step)))
+    least = np.ceil(LEVELS_PER_OCTAVE * log2(2 * largest / (MAX_INTEGER * step)))
+    most = math.floor(LEVELS_PER_OCTAVE * log2(_FLOAT32_MAX / (LARGEST_INT16 * step)))
     limits = np.iinfo(np.int16)
     return np.clip(least, limits.min, limits.max).astype(np.int16), min(most, limits.max)
 
@@ -89,4 +89,4 @@ def scale_model(levels: Levels) -> tuple[int, int]:
     """Return (mean, level) of the entropy model that codes the levels themselves."""
     deviation = max(float(levels.std()), 1 / 16)
     # The model's integers are even (z = 0), so a deviation of 1 level is 2 in its units.
-    return int(np.rint(levels.mean())), int(np.rint(LEVELS_PER_OCTAVE * np.log2(2 * deviation)))
+    return int(np.rint(levels.mean())), int(np.rint(LEVELS_PER_OCTAVE * log2(2 * deviation)))

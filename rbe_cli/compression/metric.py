@@ -12,6 +12,8 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.elementary import exp2, log2
 from rbe_cli.choices import Objective
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
@@ -25,6 +27,7 @@ from rbe_cli.jobs.workers import Workers
 from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
+from rbe_cli.runtime.arrays import sum_of_squares
 
 Float32 = NDArray[np.float32]
 # What is added to the diagonal of a moment, relative to its mean, at 1 bit per weight. Coarse steps
@@ -162,10 +165,10 @@ def _completed(unit_steps: Mapping[str, float], tensors: Mapping[str, Float32]) 
     """
     known = [name for name, step in unit_steps.items() if not np.isnan(step)]
     sizes = [tensors[name].size for name in known]
-    octaves = [np.log2(deviation(tensors[name]) / unit_steps[name]) for name in known]
+    octaves = [log2(deviation(tensors[name]) / unit_steps[name]) for name in known]
     mean = float(np.average(octaves, weights=sizes)) if known else 0.0
     return {
-        name: deviation(tensors[name]) / 2.0**mean if np.isnan(step) else step
+        name: deviation(tensors[name]) / float(exp2(mean)) if np.isnan(step) else step
         for name, step in unit_steps.items()
     }
 
@@ -204,7 +207,8 @@ def make_cost(
     if objective == "outputs":
         outputs = [np.ones(len(part)) if part.ndim == 2 else part for part in outputs]
         importance = np.concatenate(outputs)
-        power = float(np.einsum("kn,kn,n->", weights, inputs @ weights, importance)) or 1.0
+        products = product(inputs.astype(np.float64), weights.astype(np.float64))
+        power = float(np.einsum("kn,kn,n->", weights, products, importance)) or 1.0
         outputs = [part / power for part in outputs]
     return ErrorCost(factor, tuple(_output_factors(weights, outputs, bits, tokens)))
 
@@ -236,8 +240,8 @@ def _damping(at_one_bit: float, moment: NDArray[np.floating], bits: float, token
     """
     size = len(moment)
     relative = moment / (np.abs(moment).max() or 1.0)  # its squares are within float32
-    squares, trace = float(np.linalg.norm(relative)) ** 2, float(np.trace(relative))
+    squares, trace = sum_of_squares(relative), float(np.trace(relative))
     noise, spread = (1 - 2 / size) * squares + trace**2, squares - trace**2 / size
     share = min(noise / ((tokens + 1 - 2 / size) * spread), 1.0) if spread > 0 else 1.0
     shrinkage = share / max(1 - share, 1 / _MOST_DAMPING)
-    return max(at_one_bit * 2.0 ** -min(bits, _FINEST_BITS), shrinkage)
+    return max(at_one_bit * float(exp2(-min(bits, _FINEST_BITS))), shrinkage)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.errors import CheckpointError
 from rbe_cli.evaluation.batching import Tokens, batches, logit_chunks
@@ -216,8 +217,8 @@ class _Sums:
 
     def merge(self, other: "_Sums") -> None:
         """Add the sums of another object."""
-        for (kind, name, block), product in other._products.items():
-            self.add(kind, name, product, block)
+        for (kind, name, block), own in other._products.items():
+            self.add(kind, name, own, block)
 
     def means(self, tokens: int) -> Moments:
         """Divide the sums by the number of tokens.
@@ -246,9 +247,9 @@ class _Sums:
     def from_arrays(cls, arrays: Arrays) -> "_Sums":
         """Return the sums that `to_arrays` gave as arrays."""
         sums = cls()
-        for key, product in arrays.items():
+        for key, own in arrays.items():
             kind, name, block = key.split(" ")
-            sums.add(kind, name, product, int(block))
+            sums.add(kind, name, own, int(block))
         return sums
 
 
@@ -260,8 +261,8 @@ def products(x: Floating, y: Floating) -> Floating:
         y: `[rows, N]`.
     """
     if _is_safe(x) and _is_safe(y):
-        return x.T @ y
-    return x.astype(np.float64).T @ y.astype(np.float64)
+        return product(x.T, y)
+    return product(x.astype(np.float64).T, y.astype(np.float64))
 
 
 def squares(x: Floating) -> Floating:
@@ -277,7 +278,7 @@ def squares(x: Floating) -> Floating:
     out = np.empty((size, size), x.dtype)
     for start in range(0, size, _SQUARE_COLUMNS):
         own = slice(start, min(start + _SQUARE_COLUMNS, size))
-        np.matmul(x[:, own].T, x[:, : own.stop], out=out[own, : own.stop])
+        product(x[:, own].T, x[:, : own.stop], out[own, : own.stop])
         out[:start, own] = out[own, :start].T
     return out
 
@@ -330,7 +331,7 @@ def _softmax_and_variances(logits: Float32) -> Float64:
     total = np.full(vocab_size, rows * _LOGIT_WEIGHT / vocab_size)
     for start in range(0, rows, _CACHED_ROWS):
         own = softmax_in_place(logits[start : start + _CACHED_ROWS])
-        total += np.einsum("tv,tv->v", own, 1 - own)
+        total += (own * (1 - own)).sum(axis=0)
     return total
 
 

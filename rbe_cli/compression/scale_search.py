@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from rbe_cli.algebra.elementary import exp2
+
 
 def solve_scale(size: Callable[[float], float], target: float, tolerance: float) -> float:
     """Return the scale s at which `size(s)` is `target`, by the secant method in log2 s.
@@ -21,10 +23,10 @@ def solve_scale(size: Callable[[float], float], target: float, tolerance: float)
         if nearest <= tolerance:
             break
         move = min(max((target - value) / slope, -3.0), 3.0)
-        new_value = size(2.0 ** (octave + move))
+        new_value = size(float(exp2(octave + move)))
         # Sizes change in small jumps, so the slope over a short move is limited to a usual range.
         slope = min(max((new_value - value) / move, -1.0), -0.3)
         octave, value = octave + move, new_value
         if abs(value - target) < nearest:
             nearest, best = abs(value - target), octave
-    return 2.0**best
+    return float(exp2(best))

@@ -18,6 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.elementary import exp_in_place
+
 Float64 = NDArray[np.float64]
 Unit = Literal["window", "token"]
 FEWEST_WINDOWS = 5  # whose differences say enough of how windows differ
@@ -35,7 +37,7 @@ class Mean:
 
         Where it is more than a float holds, it is infinite.
         """
-        value = math.inf if self.value > 709 else math.exp(self.value)
+        value = math.inf if self.value > 709 else float(exp_in_place(np.array([self.value]))[0])
         return Mean(value, None if self.error is None else value * self.error)
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rbe_cli.choices import Engine
 from rbe_cli.model.config import Activation
 from rbe_cli.runtime.arrays import Floating
@@ -22,6 +24,7 @@ class Kernels:
         engine: the name they were loaded by. `fast` computes in float32, `reference` in the
             type of its input.
         matmul: (x, matrix, bias, out, norm, activation), of a matrix in panels.
+        product: (a, b, out), of dense matrices; returns `out`, or a new array for None.
         layer_norm: (x, gamma, beta, eps, out, statistics).
         layer_norm_standard: the same in separate passes over all rows.
         layer_norm_backward: (x, statistics, gamma, grad, out), returns those of gamma and beta.
@@ -35,6 +38,7 @@ class Kernels:
 
     engine: Engine
     matmul: Callable[..., None]
+    product: Callable[..., Floating]
     layer_norm: Callable[..., None]
     layer_norm_standard: Callable[..., None]
     layer_norm_backward: Callable[..., tuple[Floating, Floating]]
@@ -70,10 +74,10 @@ def with_int8_inputs(kernels: Kernels) -> Kernels:
 
 
 def _fast(threads: int | None) -> Kernels:
-    from rbe_cli.kernels import numpy_twins
     from rbe_cli.kernels.activations import activation_call
-    from rbe_cli.kernels.attention import attention_call
+    from rbe_cli.kernels.attention import attention_backward_call, attention_call
     from rbe_cli.kernels.layer_norm import layer_norm_call
+    from rbe_cli.kernels.linear import dense_call
     from rbe_cli.kernels.linear.linear_call import matmul
     from rbe_cli.runtime.thread_team import get_team
 
@@ -81,11 +85,12 @@ def _fast(threads: int | None) -> Kernels:
     return Kernels(
         engine="fast",
         matmul=partial(matmul, team),
+        product=partial(dense_call.product_of, team),
         layer_norm=partial(layer_norm_call.layer_norm, team),
         layer_norm_standard=partial(layer_norm_call.layer_norm, team, passes="standard"),
         layer_norm_backward=partial(layer_norm_call.layer_norm_backward, team),
         attention=partial(attention_call.attention, team),
-        attention_backward=numpy_twins.attention_backward,  # its time is BLAS's
+        attention_backward=partial(attention_backward_call.attention_backward, team),
         activate=partial(activation_call.activate, team),
         activate_backward=partial(activation_call.activate_backward, team),
         team=team,
@@ -98,6 +103,7 @@ def _reference() -> Kernels:
     return Kernels(
         engine="reference",
         matmul=numpy_twins.matmul,
+        product=np.matmul,
         layer_norm=numpy_twins.layer_norm,
         layer_norm_standard=numpy_twins.layer_norm,
         layer_norm_backward=numpy_twins.layer_norm_backward,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rbe_cli.algebra.elementary import exp2, log2
 from rbe_cli.runtime.arrays import Floating
 
 
@@ -38,7 +39,7 @@ class Adam:
             rates: learning rates, of the names that have gradients.
         """
         self.training_step += 1
-        corrections = [1 - beta**self.training_step for beta in self.betas]
+        corrections = [1 - float(exp2(self.training_step * log2(beta))) for beta in self.betas]
         moved = dict(parameters)
         for name, gradient in gradients.items():
             moments = self._moments.setdefault(name, np.zeros((2, *gradient.shape), gradient.dtype))

@@ -31,7 +31,7 @@ class Gradients:
         if layer.has_bias:
             self._add(_bias(layer.name), grad.sum(axis=0))
         if self._wants(layer):
-            self._add_weight(layer, x.T @ grad)
+            self._add_weight(layer, layer.kernels.product(x.T, grad))
 
     def layer_norm(
         self,

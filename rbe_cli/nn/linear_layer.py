@@ -22,7 +22,7 @@ class Linear(Layer):
 
     Args:
         name: the weight's canonical name.
-        weight: dense matrices are multiplied by numpy, panels by `kernels.matmul`.
+        weight: dense matrices are multiplied by `kernels.product`, panels by `kernels.matmul`.
         bias: `[N]`.
         kernels: compute.
 
@@ -107,7 +107,7 @@ class Linear(Layer):
         with self._counted(lambda: self.operations(tokens, backward=True), backward=True):
             if observe is not None:
                 observe.linear(self, x.reshape(-1, rows), grad.reshape(-1, columns))
-            return grad @ dense(self.weight).T
+            return self.kernels.product(grad, dense(self.weight).T)
 
     def operations(self, tokens: int, *, is_normed: bool = False, backward: bool = False) -> int:
         """Return the floating-point operations of a call."""
@@ -135,11 +135,11 @@ class Linear(Layer):
     ) -> None:
         """Write norm(tokens) weight + bias; what is normalised is never whole in memory."""
         if norm is None:
-            np.matmul(tokens, weight, out=out)
+            self.kernels.product(tokens, weight, out)
         else:
             for start in range(0, len(tokens), CHUNK_TOKENS):
                 part = tokens[start : start + CHUNK_TOKENS]
                 with self.kernels.buffers.borrow(part.shape, part.dtype) as normed:
                     self.kernels.layer_norm(part, *norm, normed)
-                    np.matmul(normed, weight, out=out[start : start + CHUNK_TOKENS])
+                    self.kernels.product(normed, weight, out[start : start + CHUNK_TOKENS])
         out += self.bias

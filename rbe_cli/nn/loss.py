@@ -2,20 +2,22 @@
 
 import numpy as np
 
+from rbe_cli.algebra.elementary import exp_in_place, log
 from rbe_cli.runtime.arrays import Float64, Floating, Int64
 
 
 def log_softmax(logits: Floating) -> Floating:
     """Return the log-probabilities of logits `[..., n]` along the last axis, of their type."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    sums = exp_in_place(shifted.copy()).sum(axis=-1, keepdims=True)
+    shifted -= log(sums).astype(shifted.dtype)
     return shifted
 
 
 def softmax_in_place(logits: Floating) -> Floating:
     """Turn logits `[..., n]` into probabilities along the last axis, and return them."""
     logits -= logits.max(axis=-1, keepdims=True)
-    np.exp(logits, out=logits)
+    exp_in_place(logits)
     logits /= logits.sum(axis=-1, keepdims=True)
     return logits
 
@@ -26,8 +28,8 @@ def kl_divergence(reference: Floating, model: Floating) -> Float64:
     Args:
         reference, model: log-probabilities `[..., vocab]`.
     """
-    terms: Float64 = np.sum(np.exp(reference) * (reference - model), axis=-1, dtype=np.float64)
-    return terms
+    terms = exp_in_place(reference.copy()) * (reference - model)
+    return np.asarray(np.sum(terms, axis=-1, dtype=np.float64))
 
 
 def cross_entropy(logits: Floating, targets: Int64) -> tuple[float, Floating]:
@@ -41,7 +43,7 @@ def cross_entropy(logits: Floating, targets: Int64) -> tuple[float, Floating]:
     counted = targets >= 0
     places = np.where(counted, targets, 0)[..., None]
     chosen = np.take_along_axis(scored, places, -1)[..., 0]
-    gradient = np.exp(scored)
+    gradient = exp_in_place(scored.copy())
     np.put_along_axis(gradient, places, np.take_along_axis(gradient, places, -1) - 1, -1)
     gradient *= counted[..., None]
     return -float(chosen[counted].sum(dtype=np.float64)), gradient
@@ -56,4 +58,4 @@ def distillation(logits: Floating, reference: Floating) -> tuple[float, Floating
     """
     scored = log_softmax(logits)
     divergence = float(kl_divergence(reference, scored).sum())
-    return divergence, np.exp(scored) - np.exp(reference)
+    return divergence, exp_in_place(scored.copy()) - exp_in_place(reference.copy())

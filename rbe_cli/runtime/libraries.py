@@ -45,6 +45,11 @@ ATTEND = Program("rbe_cli.kernels.attention.cached_attention", "attend_program",
 FORWARD = Program("rbe_cli.engine.forward_program", "forward", _TEAM_RUN)
 LINEAR = Program("rbe_cli.kernels.linear.linear_program", "linear_program", _TEAM_RUN)
 
+_PRODUCT = "rbe_cli.algebra.product_program"
+PRODUCT = Program(_PRODUCT, "product_program", _TEAM_RUN)
+DOUBLE_PRODUCT = Program(_PRODUCT, "double_product_program", _TEAM_RUN)
+EXPONENTIALS = Program("rbe_cli.algebra.exponential_program", "exponentials_program", _numbers(3))
+
 ACTIVATE = Program("rbe_cli.kernels.activations.vector_math", "activate_program", _TEAM_RUN)
 ATTENTION = Program("rbe_cli.kernels.attention.attention_program", "attention_program", _TEAM_RUN)
 LAYER_NORM = Program(_LAYER_NORM, "layer_norm_program", _TEAM_RUN)
@@ -100,7 +105,13 @@ QUANTISE_FIXED_ROWS = Program(
     ),
 )  # fmt: skip
 
+_FACTOR = "rbe_cli.algebra.factor_programs"
+CHOLESKY = Program(_FACTOR, "cholesky_program", (_F64_2D,), True)
+INVERSE = Program(_FACTOR, "inverse_program", (_F64_2D, _F64_2D))
+JACOBI = Program(_FACTOR, "jacobi_program", (_F64_2D, _F64_2D))
+
 LIBRARIES: dict[str, tuple[Program, ...]] = {
+    "algebra": (PRODUCT, DOUBLE_PRODUCT, EXPONENTIALS, CHOLESKY, INVERSE, JACOBI),
     "products": (MULTIPLY, MULTIPLY_INT8),
     "engine": (WORK, LEAD, READ, ATTEND, FORWARD, LINEAR),
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),

@@ -232,6 +232,15 @@ def _select_by_sign(
     return builder.select(builder.fcmp_ordered(">", x, zero), positive, other)
 
 
+def _power_of_2(builder: ir.IRBuilder, exponent: ir.Value) -> ir.Value:
+    """Return 2^n for whole numbers n from -1022 to 1023."""
+    longs = ir.VectorType(I64, LANES)
+    # The sum has n + 1023 in its lowest bits, as its last bit stands for 1.
+    shifted = builder.fadd(exponent, ir.Constant(DOUBLES, [1.5 * 2.0**52 + 1023] * LANES))
+    bits = builder.shl(builder.bitcast(shifted, longs), ir.Constant(longs, [52] * LANES))
+    return builder.bitcast(bits, DOUBLES)
+
+
 _address = types.int64
 
 load_floats = define(floats, (_address,), lambda b, a: load(b, a, FLOATS))
@@ -269,6 +278,14 @@ where_positive = define(floats, (floats, floats, floats), _select_by_sign)  # x 
 with_sign = define(floats, (floats, floats), _llvm("llvm.copysign.v16f32", FLOATS))
 fused = define(floats, (floats, floats, floats), multiply_add)  # a b + c, rounded once
 splat_double = define(doubles, (types.float64,), splat)
+load_doubles = define(doubles, (_address,), lambda b, a: load(b, a, DOUBLES))
+store_doubles = define(types.void, (_address, doubles), _store)
+round_doubles = define(doubles, (doubles,), _llvm("llvm.rint.v16f64", DOUBLES))
+larger_double = define(doubles, (doubles, doubles), _select_larger)
+smaller_double = define(doubles, (doubles, doubles), _select_smaller)
+double_power_of_2 = define(doubles, (doubles,), _power_of_2)
+double_bits = define(types.int64, (types.float64,), _instruction("bitcast", I64))
+bits_double = define(types.float64, (types.int64,), _instruction("bitcast", F64))
 widen = define(doubles, (floats,), _instruction("fpext", DOUBLES))
 lane_sum_doubles = define(types.float64, (doubles,), _reduce_sum)
 lane_sum = define(types.float32, (floats,), _reduce_sum)

@@ -11,6 +11,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.elementary import exp_in_place
 from rbe_cli.errors import RbeError
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.row_random import RowRandom
@@ -98,7 +99,7 @@ def sample_rows(logits: Float32, rng: "np.random.Generator") -> Indices:
     """Draw a token for each row of `[rows, vocab]` at temperature 1; overwrite the logits."""
     with np.errstate(invalid="ignore"):  # of infinite logits
         logits -= logits.max(axis=-1, keepdims=True)
-        return draw_rows(np.exp(logits, out=logits), rng)
+        return draw_rows(exp_in_place(logits), rng)
 
 
 def draw_rows(weights: Float32, rng: "np.random.Generator") -> Indices:

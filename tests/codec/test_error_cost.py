@@ -7,18 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from second_moments import correlated, output_factor, random_weights
 
+from rbe_cli.algebra.factors import cholesky_in_place
 from rbe_cli.codec.column_blocks import SEGMENT
 from rbe_cli.codec.ectcq.error_feedback import (
     quantise,
 )
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
-from rbe_cli.codec.error_cost import (
-    ErrorCost,
-    InputFactor,
-    OutputFactor,
-    cholesky_in_place,
-    damped_cholesky,
-)
+from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor, damped_cholesky
 
 DAMPING = st.sampled_from([1e-3, 0.02, 0.5])
 

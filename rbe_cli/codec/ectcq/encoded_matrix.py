@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.elementary import log2
 from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import column_blocks, sorted_order, strided_order
 from rbe_cli.codec.ectcq.error_feedback import quantise
@@ -203,7 +204,7 @@ class EncodedMatrix:
             along = self.along_trellis(reader.columns, order)
             own = factors[columns] if self.is_sorted else factors[columns][order]
             steps = scales.steps(self.step, reader.steps, self.resolution)
-            octaves = np.log2(steps * own / np.float32(self.step))
+            octaves = log2(steps * own / np.float32(self.step))
             levels = reader.rows, reader.columns, np.rint(TUNED_RESOLUTION * octaves)
             integers = reader.integers(along).astype(np.int32)
             blocks.append(_code(integers, along, levels, self.states))

@@ -13,6 +13,7 @@ all these rows those of the columns before, by M. If G is the identity, this is 
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
 from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import SEGMENT
 from rbe_cli.codec.ectcq.tile_widths import TILE_ROWS, feedback_power, tile_widths
@@ -80,5 +81,5 @@ def quantise(
             scratch, factors, states, errors[part], integers[part],
         )  # fmt: skip
         if lower.size and start:
-            carried[:start] += lower[part, :start].T @ errors[part]
+            product(lower[part, :start].T, errors[part], carried[:start], adds=True)
     return integers[natural]

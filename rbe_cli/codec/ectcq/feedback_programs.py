@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.elementary import exp2
+from rbe_cli.algebra.logarithm_program import log2_of
 from rbe_cli.codec.ectcq.error_feedback import GROUP, GROUP_COLUMNS
 from rbe_cli.codec.ectcq.trellis import PANEL, Search
 from rbe_cli.codec.ectcq.trellis_programs import quantise_segment
@@ -23,6 +25,7 @@ from rbe_cli.runtime.simd import (
 )
 
 Float32 = NDArray[np.float32]
+_INVERSE_SCALES = exp2(-np.arange(-128, 128) / LEVELS_PER_OCTAVE).astype(np.float32)
 
 
 @program_code
@@ -68,7 +71,7 @@ def quantise_rows(
     rows, width = weights.shape
     inverse_scale = scratch[2 * GROUP]
     for k in range(width):
-        inverse_scale[k] = 2.0 ** (-column_levels[k] / LEVELS_PER_OCTAVE)
+        inverse_scale[k] = _INVERSE_SCALES[column_levels[k] + 128]
     group, at_once = 1, width
     if mixing.size > 0:
         group, at_once = GROUP, GROUP_COLUMNS
@@ -128,7 +131,7 @@ def _row_level(target: Float32, inverse_scale: Float32) -> int:
     for k in range(target.shape[0]):
         power += np.float64(target[k] * inverse_scale[k]) ** 2
     mean = max(power / target.shape[0], 1e-12)
-    return int(np.rint(0.5 * LEVELS_PER_OCTAVE * np.log2(mean)))
+    return int(np.rint(0.5 * LEVELS_PER_OCTAVE * log2_of(mean)))
 
 
 @program_code

@@ -10,6 +10,9 @@ but the product of their determinants does not.
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.factors import cholesky_in_place, symmetric_eigenvectors, upper_inverse
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 _DAMPING = 1e-3  # relative to the mean diagonal of a moment: limits the scaling by a basis
@@ -36,28 +39,32 @@ def decorrelate(
     out = c_proj.astype(np.float64).T.copy()  # [d outputs, d]
     for head in np.split(np.arange(len(c_proj)), heads):
         for left, right in ((q, k), (v, out)):
-            basis = _balanced(left[: len(c_attn), head], right[: len(c_attn), head])
-            left[:, head] = left[:, head] @ basis
-            right[:, head] = np.linalg.solve(basis, right[:, head].T).T
+            basis, inverse = _balanced(left[: len(c_attn), head], right[: len(c_attn), head])
+            left[:, head] = product(left[:, head], basis)
+            right[:, head] = product(right[:, head], inverse.T)
     changed = rows.astype(np.float32)
     return changed[:-1], changed[-1], np.ascontiguousarray(out.T, np.float32)
 
 
-def _balanced(left: Float64, right: Float64) -> Float64:
-    """Return A such that left A and right A^-T each have uncorrelated columns of the same power.
+def _balanced(left: Float64, right: Float64) -> tuple[Float64, Float64]:
+    """Return A and its inverse: left A and right A^-T have uncorrelated columns of equal power.
 
     With S and T the moments of their rows, A^T S A = A^-1 T A^-T is diagonal (contragredient
     diagonalisation; as in balanced truncation, Laub et al. 1987, algorithm 1).
     """
-    lower = np.linalg.cholesky(_moment(left))  # S = L L^T
-    values, vectors = np.linalg.eigh(lower.T @ _moment(right) @ lower)
-    return np.linalg.solve(lower.T, vectors) * values**0.25
+    lower = _moment(left)
+    cholesky_in_place(lower)  # S = L L^T
+    both = product(product(lower.T, _moment(right)), lower)
+    values, vectors = symmetric_eigenvectors(both)
+    roots = np.sqrt(np.sqrt(values))
+    basis = product(upper_inverse(lower.T), vectors) * roots
+    return basis, product(vectors.T, lower.T) / roots[:, None]
 
 
 def _moment(weights: Float64) -> Float64:
     """Return the second moment of the rows `[K, n]`, each divided by its scale, with damping."""
     scales = np.sqrt(np.mean(weights**2, axis=1, keepdims=True))
     rows = weights / np.where(scales > 0, scales, 1.0)
-    moment = rows.T @ rows / len(rows)
+    moment = product(rows.T, rows) / len(rows)
     damping = _DAMPING * float(np.trace(moment)) / len(moment) or 1.0
     return moment + damping * np.eye(len(moment))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.elementary import log2
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, StepLevels, steps
@@ -94,7 +96,7 @@ def quantise(
     mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
     cost = _column_cost(outputs, column_steps)[order]
     largest = float(np.abs(LAYOUTS[bits].levels).max()) * float(column_steps.max())
-    limit = math.floor(8 * math.log2(_FLOAT32_MAX / largest))
+    limit = math.floor(8 * log2(_FLOAT32_MAX / largest))
     codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)
     lower = inputs.lower
     scratch, factors = np.empty((2, weights.shape[1]), np.float32), np.empty(_ROWS, np.float32)
@@ -107,7 +109,7 @@ def quantise(
             min(limit, 127), scratch, factors, codes[part], row_levels[part],
         )  # fmt: skip
         if lower.size and start:
-            carried[:start] += lower[part, :start].T @ remains[part]
+            product(lower[part, :start].T, remains[part], carried[:start], adds=True)
     natural = np.empty_like(codes)
     natural[place] = codes
     return Quantised(natural, row_levels[np.argsort(inputs.order)], column_levels, unit)
@@ -122,7 +124,7 @@ def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
     inverse = np.divide(1, rows, out=np.zeros_like(rows), where=rows > 0)
     power = np.einsum("kn,kn,k->n", weights, weights, inverse)  # [N]
     ratio = np.maximum(power / (power.max() or 1.0), 2.0**-32)
-    levels = np.rint(4 * np.log2(ratio)).astype(np.int8)
+    levels = np.rint(4 * log2(ratio)).astype(np.int8)
     scale = steps(levels).astype(np.float64)
     mean = np.einsum("kn,kn,n->", weights, weights, scale**-2) / weights.size
     unit = min(max(float(np.sqrt(mean)), _SMALLEST_UNIT), _FLOAT32_MAX)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.elementary import log2
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.weights import panel_layout
 from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8, PanelLayout
@@ -106,7 +107,7 @@ class FixedMatrix:
         unit = float(np.float32(column_steps.max()))
         levels = []
         for own in (row_steps, column_steps / unit):
-            rounded = np.rint(_LEVELS_PER_OCTAVE * np.log2(own))
+            rounded = np.rint(_LEVELS_PER_OCTAVE * log2(own))
             if rounded.min() < -128 or rounded.max() > 127:
                 raise UsageError("the steps span a larger range than the codec fixed can store")
             levels.append(rounded.astype(np.int8))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.algebra.logarithm_program import log2_of
 from rbe_cli.codec.column_blocks import SEGMENT
 from rbe_cli.codec.fixed.fixed_encoder import CELLS, Quantiser
 from rbe_cli.codec.fixed.fixed_matrix import StepLevels
@@ -95,7 +96,7 @@ def _best_level(target: Float32, cost: Float32, quantiser: Quantiser, limit: int
     for n in range(target.shape[0]):
         largest = max(largest, abs(target[n]))
     ratio = min(max(largest / quantiser.largest, 1e-30), 1e30)
-    level = best = min(max(int(np.ceil(8 * np.log2(ratio))), -128), limit)
+    level = best = min(max(int(np.ceil(8 * log2_of(ratio))), -128), limit)
     error = least = _weighted_error(target, cost, quantiser, level)
     while level > -128 and error <= 2 * least:
         level -= 1

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.errors import PayloadError
+from rbe_cli.runtime.arrays import sum_of_squares
 
 DenseType = Literal["float16", "float32"]
 _DTYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
@@ -17,8 +18,8 @@ def choose(tensor: NDArray[np.float32]) -> DenseType:
     """Return `float16`, or `float32` if float16 overflows or its rounding error is too large."""
     if not fits_float16(tensor):
         return "float32"
-    error = np.linalg.norm(tensor - tensor.astype(np.float16).astype(np.float32))
-    return "float16" if error <= _TOLERANCE * np.linalg.norm(tensor) else "float32"
+    error = sum_of_squares(tensor - tensor.astype(np.float16).astype(np.float32))
+    return "float16" if error <= _TOLERANCE**2 * sum_of_squares(tensor) else "float32"
 
 
 def fits_float16(tensor: NDArray[np.float32]) -> bool:

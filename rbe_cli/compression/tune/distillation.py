@@ -11,6 +11,7 @@ from itertools import islice, repeat
 
 import numpy as np
 
+from rbe_cli.algebra.elementary import exp2, exp_in_place
 from rbe_cli.evaluation.batching import Tokens, batches, logit_chunks
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
@@ -95,14 +96,14 @@ def distil(
             folder.save("tuning", _under(_VALUE, values) | _under(_ADAM, adam.to_arrays()))
         progress("tuning", done + 1, training_steps, f"KL divergence {loss:.5f}")
     return Tuned(
-        {name: np.exp(values[f"{name}{_FACTOR}"]) for name in factored},
+        {name: exp_in_place(values[f"{name}{_FACTOR}"].copy()) for name in factored},
         {name: own for name, own in values.items() if not name.endswith(_FACTOR)},
     )
 
 
 def _rate(name: str, bits: float) -> float:
     rate = _FACTOR_RATE if name.endswith(_FACTOR) else _VECTOR_RATE
-    return rate * 2.0 ** (2 - bits)
+    return rate * float(exp2(2 - bits))
 
 
 def _applied(tensors: Mapping[str, Float32], values: Mapping[str, Float32]) -> dict[str, Float32]:
@@ -111,7 +112,7 @@ def _applied(tensors: Mapping[str, Float32], values: Mapping[str, Float32]) -> d
     for name, own in values.items():
         if name.endswith(_FACTOR):
             matrix = name.removesuffix(_FACTOR)
-            weights[matrix] = tensors[matrix] * np.exp(own)
+            weights[matrix] = tensors[matrix] * exp_in_place(own.copy())
     return weights
 
 

@@ -14,6 +14,8 @@ from itertools import repeat
 
 import numpy as np
 
+from rbe_cli.algebra.dense_products import product
+from rbe_cli.algebra.factors import solve_positive
 from rbe_cli.codec.error_cost import InputFactor
 from rbe_cli.compression.metric import input_factor
 from rbe_cli.compression.moments import products
@@ -79,7 +81,7 @@ class _Moments:
         inputs = self.inputs - self.tokens * np.outer(mean, mean)
         products = self.products - np.outer(mean, self.sum_error)
         inputs[np.diag_indices_from(inputs)] += RIDGE * np.mean(np.diag(self.inputs)) or 1.0
-        return np.asarray(np.linalg.solve(inputs, products), np.float64)
+        return solve_positive(inputs, products)
 
 
 def reconstruct(
@@ -149,7 +151,7 @@ def _batch_moments(linear: Linear, stream: _Stream) -> _Moments:
 def _bias(own: Linear, original: Linear, moments: _Moments) -> Floating:
     """Return the bias that makes the mean error of an encoded matrix zero."""
     change = np.asarray(dense(original.weight), np.float64) - dense(own.weight)
-    mean = (moments.sum_error + moments.sum_x @ change) / moments.tokens
+    mean = (moments.sum_error + product(moments.sum_x[None], change)[0]) / moments.tokens
     return (original.bias + mean).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Compute functions of 16 lanes: e^x, GPT-2's activation functions and their derivatives.
+"""Compute GPT-2's activation functions of 16 lanes, and their derivatives.
 
 GELU: Hendrycks & Gimpel 2016, exact and in its two approximations (section 2):
 0.5 x (1 + tanh(u)) = x sigmoid(2 u), which needs one exponential.
@@ -9,33 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from rbe_cli.algebra.exponential_program import exp
 from rbe_cli.kernels.kernel_records import ACTIVATE
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (
     absolute,
-    as_floats,
     fused,
     larger,
     load_floats,
     record,
-    round_to_even,
     smaller,
     splat_float,
-    splat_int,
     store_floats,
-    to_ints,
     where_positive,
     with_sign,
 )
 from rbe_cli.runtime.team_programs import share
 
-# Cephes' expf (Moshier 1992): x = n ln 2 + r with |r| <= ln(2) / 2; relative error 1e-7.
-_LOG2_E = np.float32(1.44269504088896341)
-_LN_2_HIGH, _LN_2_LOW = np.float32(-0.693359375), np.float32(2.12194440e-4)
-_C2, _C3 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1)
-_C4, _C5 = np.float32(4.1665795894e-2), np.float32(8.3334519073e-3)
-_C6, _C7 = np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
-_LOWEST, _HIGHEST = np.float32(-87.3), np.float32(89)  # the latter has infinity's exponent
 _ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
 _TANH_SLOPE = np.float32(-2 * math.sqrt(2 / math.pi))
 _TANH_CUBIC = np.float32(-2 * math.sqrt(2 / math.pi) * 0.044715)
@@ -49,21 +39,6 @@ _GELU_END, _QUICK_END = np.float32(15), np.float32(60)
 _P = np.float32(0.3275911 * math.sqrt(0.5))
 _A1, _A2, _A3 = np.float32(0.254829592), np.float32(-0.284496736), np.float32(1.421413741)
 _A4, _A5 = np.float32(-1.453152027), np.float32(1.061405429)
-
-
-@program_code
-def exp(x: Any) -> Any:
-    """Return e^x: 1e-38 for all x below -87.3, infinity above 88.37, NaN for NaN."""
-    bounded = smaller(splat_float(_HIGHEST), larger(splat_float(_LOWEST), x))
-    n = round_to_even(bounded * splat_float(_LOG2_E))
-    r = fused(n, splat_float(_LN_2_LOW), fused(n, splat_float(_LN_2_HIGH), bounded))
-    p = fused(splat_float(_C7), r, splat_float(_C6))
-    p = fused(p, r, splat_float(_C5))
-    p = fused(p, r, splat_float(_C4))
-    p = fused(p, r, splat_float(_C3))
-    p = fused(p, r, splat_float(_C2))
-    power = as_floats((to_ints(n) + splat_int(127)) << splat_int(23))
-    return fused(p, r * r, r + splat_float(_ONE)) * power
 
 
 @program_code

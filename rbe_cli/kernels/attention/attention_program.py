@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rbe_cli.kernels.activations.vector_math import exp
+from rbe_cli.algebra.exponential_program import exp
 from rbe_cli.kernels.kernel_records import ATTENTION
 from rbe_cli.runtime.jit import program_code
 from rbe_cli.runtime.simd import (

@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from rbe_cli.kernels.activations.vector_math import exp
+from rbe_cli.algebra.exponential_program import exp
 from rbe_cli.kernels.attention.cache_pages import (
     BLOCK,
     FLOAT16,

@@ -1,0 +1,1 @@
+"""Compute linear algebra and elementary functions, with the same bits on every CPU."""

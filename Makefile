@@ -13,7 +13,7 @@ READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests
 # The share of the mutants that are tried, a random sample.
 SHARE := 1
 
-.PHONY: demo test test-full fuzz coverage coverage-readers mutation lint format docs clean
+.PHONY: demo test test-full fuzz faults faults-libc coverage coverage-readers mutation lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -32,6 +32,14 @@ test-full: $(INSTALLED)
 SECONDS ?= 60
 fuzz: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
+
+# Every call on a file made to fail in every way; docs/faults.md says what is checked.
+faults: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m faults
+
+# The same with calls of the C library, below Python. It needs gcc.
+faults-libc: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m faults --libc
 
 # The branches of the package that the tests take, file by file; htmlcov/index.html shows the lines.
 coverage: $(INSTALLED)

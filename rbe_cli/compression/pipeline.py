@@ -143,10 +143,12 @@ def compress(
     folder = WorkFolder.open(work_path(output), job, resume=options.resume)
     try:
         result = _compress(checkpoint, output, options, workers, folder, progress)
+        folder.remove()
     except (UsageError, CheckpointError):  # a resumed run would fail in the same way
         folder.remove()
         raise
-    folder.remove()
+    finally:
+        folder.release()
     return result
 
 

@@ -1,10 +1,13 @@
 """Write a folder atomically: it gets its name only once it is complete (atomic_write.py).
 
-If an old folder is replaced, it is first renamed to `.rbe-*.old`, and deleted once the new
-folder is in place. If placing the new folder fails, the old one gets its name back. A folder
-named `.rbe-*.old` remains only after a power cut or SIGKILL.
+If an old folder is replaced, the two exchange their names in one step (path_exchange.py). Where the
+system cannot, the old one is first renamed to `.rbe-*.old`, and gets its name back if placing the
+new one fails. The old one is deleted once the new one is safe on the disk. A folder named
+`.rbe-*.old` or `.rbe-*.partial` remains only after a power cut or SIGKILL, or if files cannot be
+deleted.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -12,8 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rbe_cli.container import path_exchange
 from rbe_cli.container.atomic_write import (
     check_place,
+    exists_error,
     output_errors,
     sync_folder,
     temporary_names,
@@ -75,22 +80,41 @@ def new_folder(path: Path, is_replaceable: IsReplaceable, *, force: bool) -> Ite
             _sync_files(temporary)
             check_folder(path, is_replaceable, force=force)
             if place.exists():
-                _exchange(temporary, place, old)
+                _replace(temporary, place, old)
             else:
-                os.rename(temporary, place)
-            sync_folder(place.parent)
+                _name(temporary, place)
+            try:
+                sync_folder(place.parent)
+            finally:
+                _delete_old(old)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(new: Path, path: Path, old: Path) -> None:
-    """Replace the old folder at `path` by the new one, and delete the old files."""
+def _name(new: Path, path: Path) -> None:
+    """Give the new folder its name, unless another process made a folder of that name."""
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise exists_error(path) from error
+        raise
+
+
+def _replace(new: Path, path: Path, old: Path) -> None:
+    """Replace the folder at `path` by the new one; what was there is at `old` then."""
+    if path_exchange.exchange(new, path):
+        os.rename(new, old)
+        return
     os.rename(path, old)
     try:
         os.rename(new, path)
     except BaseException:
         os.rename(old, path)
         raise
+
+
+def _delete_old(old: Path) -> None:
     with suppress(OSError):  # files that cannot be deleted stay in `old`
         for file in old.iterdir():
             file.unlink()

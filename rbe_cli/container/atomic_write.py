@@ -5,10 +5,11 @@ renamed in one step. Until then an existing file or folder of the final name is 
 `.rbe-*.partial` that remains after a power cut or SIGKILL can be deleted.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rbe_cli.errors import NotFoundError, OutputError
@@ -83,13 +84,22 @@ def _is_gone(folder: Path) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the file system supports that."""
-    with suppress(OSError):
+    """Flush a folder's entries to the disk, where the system and the file system can.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except PermissionError:  # Windows; or a folder that may be written to, but not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def exists_error(path: Path) -> OutputError:

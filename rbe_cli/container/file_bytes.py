@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class FileBytes:
             ValueError: it is a device or a pipe, which has no end.
         """
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._close = weakref.finalize(self, os.close, descriptor)
+        self._close = weakref.finalize(self, _close, descriptor)
         self._descriptor = descriptor
         self._guard = threading.Lock()  # of the file's position, where there is no `preadv`
         self._opened = _state(descriptor)
@@ -98,6 +99,11 @@ class FileBytes:
             found = os.read(self._descriptor, len(content))
         content[: len(found)] = found
         return len(found)
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # nothing was written
+        os.close(descriptor)
 
 
 def anonymous(size: int) -> memoryview:

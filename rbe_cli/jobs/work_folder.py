@@ -6,6 +6,8 @@ together also wait here until they are needed.
 """
 
 import os
+import sys
+import weakref
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,11 +19,13 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from rbe_cli.container.atomic_write import gone_error, write_error
+from rbe_cli.container.atomic_write import gone_error, sync_folder, write_error
 from rbe_cli.errors import OutputError, UsageError
+from rbe_cli.runtime.process_lock import try_lock
 
 Arrays = dict[str, NDArray[Any]]
 _MARKER, _PARTIAL = "job.json", "partial"
+_DAMAGED = (ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for such a file
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -39,8 +43,15 @@ class _Job(msgspec.Struct, frozen=True):
 class WorkFolder:
     """Hold the results of a task's finished steps, by name."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: int | None = None) -> None:
+        """Set the folder.
+
+        Args:
+            path: the folder.
+            lock: its descriptor, which is locked for this object; None where there is none.
+        """
         self.path = path
+        self._unlock = weakref.finalize(self, os.close, lock) if lock is not None else None
 
     @classmethod
     def open(cls, path: Path, job: Mapping[str, object], *, resume: bool) -> "WorkFolder":
@@ -56,10 +67,11 @@ class WorkFolder:
             OutputError: another process works there, the folder is not one of these, or it
                 cannot be written.
         """
-        folder, ours = cls(path), psutil.Process()
+        ours = psutil.Process()
         record = _Job(msgspec.json.decode(msgspec.json.encode(job)), (ours.pid, ours.create_time()))
+        folder = cls(path)
         try:
-            path.mkdir(exist_ok=True)
+            folder = cls(path, _locked(path))
             if found := folder._found():
                 _check_free(path, found)
                 if resume and found.job != record.job:
@@ -69,30 +81,37 @@ class WorkFolder:
                     )
                 if not resume:
                     folder._clear()
-            folder._write(_MARKER, lambda file: file.write(msgspec.json.encode(record)))
+            folder._write(_MARKER, lambda file: _write_safely(file, msgspec.json.encode(record)))
+            sync_folder(path)  # so that no power cut leaves steps without the marker
         except OSError as error:
             raise folder._cannot_write(error) from error
         return folder
 
+    def release(self) -> None:
+        """Let another process, or another object of this one, work in the folder."""
+        if self._unlock is not None:
+            self._unlock()
+
     def load(self, name: str) -> Arrays | None:
         """Return the arrays of a step; None if it is not finished."""
         try:
-            # numpy would leave a damaged file open if it opened it itself.
-            with open(self._file(name), "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return self._read(name)
+        except (OSError, *_DAMAGED):
             return None
 
     def require(self, name: str) -> Arrays:
         """Return the arrays of a step that was finished before.
 
         Raises:
-            OutputError: the arrays were damaged or deleted since.
+            OutputError: the arrays were damaged or deleted since, or cannot be read.
         """
-        arrays = self.load(name)
-        if arrays is None:
-            raise OutputError(f"{self.path} is damaged: begin anew, without `resume`")
-        return arrays
+        try:
+            return self._read(name)
+        except (FileNotFoundError, *_DAMAGED) as error:
+            raise OutputError(f"{self.path} is damaged: begin anew, without `resume`") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"cannot read {self._file(name)}: {reason}") from error
 
     def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep the arrays of a finished step.
@@ -115,13 +134,20 @@ class WorkFolder:
 
     def discard(self, name: str) -> None:
         """Forget a step that no later one needs."""
-        self._file(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file(name).unlink()
 
     def remove(self) -> None:
         """Delete the folder; what is not of this tool stays."""
         with suppress(OSError):
             self._clear()
             self.path.rmdir()
+        self.release()
+
+    def _read(self, name: str) -> Arrays:
+        # numpy would leave a damaged file open if it opened it itself.
+        with open(self._file(name), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.npz"
@@ -149,6 +175,38 @@ class WorkFolder:
         if isinstance(error, FileNotFoundError) and self.path.parent.is_dir():
             return gone_error(self.path / _PARTIAL, self.path)
         return write_error(self.path, error)
+
+
+def _locked(path: Path) -> int | None:
+    """Make a folder, unless it exists, and lock it; return its descriptor, or None on Windows.
+
+    Raises:
+        OutputError: another process has the lock.
+        OSError: the folder cannot be made or opened.
+    """
+    while True:
+        path.mkdir(exist_ok=True)
+        if sys.platform == "win32":  # which opens no folders
+            return None
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if not try_lock(descriptor):
+                raise OutputError(f"another process works in {path} at this moment")
+            # Who had the lock before may have deleted the folder meanwhile.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _write_safely(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _check_free(path: Path, found: _Job) -> None:

@@ -15,11 +15,11 @@ and the cache folder counts only if nobody else can write there (`trusted_files`
 import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import xxhash
@@ -128,13 +128,13 @@ def _unpack(file: bytes) -> tuple[dict[str, Any], bytes]:
 def write(path: Path, file: bytes) -> None:
     """Write an object file; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-        temporary.write(file)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        Path(temporary.name).chmod(0o644)
-        os.replace(temporary.name, path)
+        with open(temporary, "xb") as own:
+            own.write(file)
+        os.replace(temporary, path)
     finally:
-        Path(temporary.name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _fitting_code(file: bytes, instructions: InstructionSet) -> bytes | None:

@@ -1,5 +1,6 @@
 """Check that a file gets its name only when complete, and that an old one is never damaged."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -94,6 +95,35 @@ def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _no_hard_links(source: object, target: object) -> None:
     raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("code", "is_told"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)]
+)
+def test_names_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_told: bool
+) -> None:
+    """Some file systems do not sync folders, and say EINVAL; others fail."""
+    fsync = os.fsync
+
+    def fail_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+
+    def write() -> None:
+        with new_file(tmp_path / "a.rbe", force=False) as file:
+            file.write(b"new")
+
+    if is_told:
+        with pytest.raises(OutputError, match=os.strerror(code)):
+            write()
+    else:
+        write()
+    assert (tmp_path / "a.rbe").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.rbe"]
 
 
 def test_missing_folder(tmp_path: Path) -> None:

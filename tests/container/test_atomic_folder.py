@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.container import atomic_folder
+from rbe_cli.container import atomic_folder, path_exchange
 from rbe_cli.container.atomic_folder import check_folder, new_folder
 from rbe_cli.errors import NotFoundError, OutputError
 
@@ -69,6 +69,7 @@ def test_the_old_folder_is_put_back_if_the_new_one_cannot_be_named(
             raise OSError(28, "No space left on device")
         rename(source, target)
 
+    monkeypatch.setattr(path_exchange, "exchange", lambda *_: False)
     monkeypatch.setattr(atomic_folder.os, "rename", fail_on_the_new_one)
     with pytest.raises(OutputError, match="No space left"):
         write(tmp_path / "out", force=True)
@@ -103,6 +104,28 @@ def test_a_file_that_appears_meanwhile_survives(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"b\.txt"):
         meanwhile()
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "b.txt"]
+
+
+def test_two_processes_that_write_one_folder(tmp_path: Path) -> None:
+    """The second to end finds the folder of the first, and says so."""
+
+    def both() -> None:
+        with new_folder(tmp_path / "out", is_ours, force=False) as folder:
+            (folder / "a.txt").write_text("second")
+            write(tmp_path / "other", "first")
+            check = atomic_folder.check_folder
+            atomic_folder.check_folder = lambda *_, **__: None  # it looks just before
+            (tmp_path / "other").rename(tmp_path / "out")
+        atomic_folder.check_folder = check
+
+    exists = Path.exists
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(atomic_folder, "check_folder", atomic_folder.check_folder)
+        patch.setattr(Path, "exists", lambda own: own.name != "out" and exists(own))
+        with pytest.raises(OutputError, match="out exists; use `force`"):
+            both()
+    assert (tmp_path / "out" / "a.txt").read_text() == "first"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:

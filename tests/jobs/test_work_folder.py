@@ -79,6 +79,19 @@ def test_a_damaged_step_counts_as_missing(path, content):
         folder.require("step")
 
 
+def test_a_step_that_cannot_be_read_is_named(path, monkeypatch):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    folder.save("step", {"a": np.arange(3)})
+
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(np, "load", fail)
+    assert folder.load("step") is None
+    with pytest.raises(OutputError, match=f"cannot read {path / 'step.npz'}: Input/output error"):
+        folder.require("step")
+
+
 def test_flipped_bits_are_noticed(path):
     folder = WorkFolder.open(path, JOB, resume=False)
     folder.save("step", {"a": np.arange(1000)})
@@ -131,6 +144,47 @@ def test_a_folder_serves_one_process_at_a_time(path):
             with pytest.raises(OutputError, match=f"process {other.pid} works in"):
                 WorkFolder.open(path, JOB, resume=resume)
     assert WorkFolder.open(path, JOB, resume=True).load("step") == {}
+
+
+def test_the_lock_of_a_folder_is_let_go(path):
+    """By an object that is done with it, and when its process is killed."""
+    first = WorkFolder.open(path, JOB, resume=False)
+    with pytest.raises(OutputError, match=f"another process works in {path} at this moment"):
+        WorkFolder.open(path, JOB, resume=True)
+    first.release()
+    WorkFolder.open(path, JOB, resume=True).remove()
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rbe_cli.jobs.work_folder import WorkFolder\n"
+        "folder = WorkFolder.open(Path(sys.argv[1]), {}, resume=False)\n"
+        "print(flush=True)\n"
+        "input()\n"
+    )
+    with started([sys.executable, "-c", script, path], stdin=PIPE, stdout=PIPE) as other:
+        assert other.stdout.readline() == "\n"
+        with pytest.raises(OutputError, match="another process works in"):
+            WorkFolder.open(path, JOB, resume=False)
+        other.kill()
+        other.wait()
+        WorkFolder.open(path, JOB, resume=False).remove()
+    assert not path.exists()
+
+
+def test_a_folder_that_is_deleted_while_its_lock_is_waited_for(path, monkeypatch):
+    """The owner before deletes the folder when another process has opened, not yet locked it."""
+    tries = []
+
+    def delete_once(descriptor):
+        if not tries:
+            path.rmdir()
+        tries.append(descriptor)
+        return True
+
+    monkeypatch.setattr("rbe_cli.jobs.work_folder.try_lock", delete_once)
+    WorkFolder.open(path, JOB, resume=False).save("step", {"a": np.arange(3)})
+    assert len(tries) == 2
+    assert (path / "step.npz").exists()
 
 
 def test_a_full_disk_is_told(path, monkeypatch):

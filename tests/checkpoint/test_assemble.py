@@ -329,3 +329,22 @@ def test_values_that_are_not_finite_are_refused_on_access(
     assert lazy["wte.weight"].shape == (6, 4)
     with pytest.raises(CheckpointError, match=r"wpe\.weight"):
         lazy["wpe.weight"]
+
+
+def test_a_type_that_no_weight_has_is_named(raw_config: dict[str, Any], tensors: Arrays) -> None:
+    array = tensors.pop("wte.weight")
+    with pytest.raises(
+        CheckpointError, match=r"^tensor 'wte\.weight' is C64, which is none of float64"
+    ):
+        assembled(raw_config, tensors, ("wte.weight", stored(array, "C64")))
+
+
+@pytest.mark.parametrize("length", [500, 501])
+def test_a_name_of_very_many_characters_is_refused(
+    raw_config: dict[str, Any], tensors: Arrays, length: int
+) -> None:
+    name = "x" * length
+    with pytest.raises(CheckpointError) as caught:
+        assembled(raw_config, tensors, (name, stored(tensors["ln_f.bias"])))
+    assert (f"a name of {length} characters" in str(caught.value)) == (length > 500)
+    assert len(str(caught.value)) < 300

@@ -216,7 +216,9 @@ def test_a_file_without_a_name_for_the_end_ends_with_gpt2s(tmp_path):
     assert open_checkpoint(str(path)).config.eos_token_id == 0  # <|endoftext|>
 
 
-@pytest.mark.parametrize("key", ["context_length", "attention.head_count", "block_count"])
+@pytest.mark.parametrize(
+    "key", ["context_length", "attention.head_count", "block_count", "attention.layer_norm_epsilon"]
+)
 def test_a_key_that_is_missing_is_named(tmp_path, key):
     path = patched(tmp_path, f"gpt2.{key}".encode(), b"x" * (5 + len(key)))
     with pytest.raises(CheckpointError, match=rf"its key gpt2\.{key} is missing"):
@@ -250,3 +252,9 @@ def test_types_of_tokens_that_are_no_numbers_are_refused():
 def test_a_file_that_is_missing_is_not_found(tmp_path):
     with pytest.raises(NotFoundError):
         open_checkpoint(str(tmp_path / "none.gguf"))
+
+
+def test_a_file_without_an_embedding_is_refused(tmp_path):
+    path = patched(tmp_path, b"token_embd.weight", b"token_embx.weight")
+    with pytest.raises(CheckpointError, match=r"it has no tensor 'token_embd\.weight'"):
+        open_checkpoint(str(path))

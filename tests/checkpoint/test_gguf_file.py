@@ -155,3 +155,12 @@ def test_a_type_that_the_library_cannot_decode_is_named(tmp_path):
     file = read(tmp_path, gguf(b"", 0, tensor((256, 1), kind=15), 1, bytes(292 + 64)))
     with pytest.raises(CheckpointError, match=r"cannot decode tensor 't' \(Q8_K\)"):
         file.tensors["t"].read()
+
+
+def test_a_disk_that_fails_while_the_header_is_read_is_named(tmp_path, monkeypatch):
+    def fail(cursor, count):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("rbe_cli.checkpoint.gguf.gguf_file._Cursor.take", fail)
+    with pytest.raises(CheckpointError, match=r"x\.gguf cannot be read: .*Input/output error"):
+        read(tmp_path, TIED)

@@ -257,3 +257,19 @@ def test_random_bytes_never_escape_the_error_tree(data: bytes) -> None:
     with suppress(CheckpointError):
         plain_types = NoneType, bool, int, float, str, bytes, bytearray
         assert isinstance(load(data), (*plain_types, tuple, dict, list, Inert))
+
+
+class Keywords:
+    """Pickles as a call of a constructor with named arguments."""
+
+    def __getnewargs_ex__(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (1,), {"a": 2}
+
+    def __new__(cls, *_arguments: Any, **_keywords: Any) -> "Keywords":
+        return super().__new__(cls)
+
+
+def test_a_constructor_with_named_arguments_is_inert() -> None:
+    found = load(pickle.dumps(Keywords(), protocol=4))
+    assert isinstance(found, Inert)
+    assert found.name.endswith(" Keywords")

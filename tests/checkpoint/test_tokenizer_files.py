@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 
-from rbe_cli.checkpoint.tokenizer.tokenizer_files import read_tokenizer
+from rbe_cli.checkpoint.tokenizer.tokenizer_files import has_tokenizer, read_tokenizer
 from rbe_cli.errors import CheckpointError
 
 GPT2_TOKENIZER = Path(__file__).parents[2].parent / "shared" / "data" / "gpt2-tokenizer"
@@ -249,3 +249,35 @@ def test_a_panic_of_the_library_is_one_sentence(
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         read_tokenizer(tmp_path, 300)
     assert capfd.readouterr().err == ""
+
+
+def test_a_folder_has_a_tokenizer_if_all_its_files_are_there(tmp_path: Path) -> None:
+    assert not has_tokenizer(tmp_path)
+    write_gpt2_files(tmp_path)
+    assert has_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert has_tokenizer(tmp_path)
+
+
+def test_an_option_without_effect_is_noted(tmp_path: Path) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"split_special_tokens": true}')
+    (note,) = read_tokenizer(tmp_path, 259).notes
+    assert note.startswith("split_special_tokens in tokenizer_config.json is not supported")
+    (tmp_path / "tokenizer_config.json").write_text('{"split_special_tokens": false}')
+    assert read_tokenizer(tmp_path, 259).notes == ()
+
+
+@pytest.mark.parametrize("lines", [4, 5])
+def test_a_vocabulary_of_very_many_lines_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    monkeypatch.setattr("rbe_cli.checkpoint.tokenizer.tokenizer_vocabulary._MAX_LINES", 4)
+    (tmp_path / "vocab.txt").write_text("[UNK]\n" + "".join(f"{n}\n" for n in range(lines - 1)))
+    if lines == 4:
+        assert read_tokenizer(tmp_path, 300).json is not None
+    else:
+        with pytest.raises(CheckpointError, match=r"vocab\.txt has more than 4 lines"):
+            read_tokenizer(tmp_path, 300)

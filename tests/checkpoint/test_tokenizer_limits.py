@@ -166,3 +166,12 @@ def test_added_tokens_that_take_long_to_normalise_are_refused() -> None:
     check_added_tokens(["x" * 1000], {"normalizer": {"type": "NFC"}})
     with pytest.raises(CheckpointError, match="added tokens are too long"):
         check_added_tokens(["x" * 1000], slow)
+
+
+def test_added_tokens_without_a_normaliser_may_be_long() -> None:
+    check_added_tokens(["x" * 100_000], {})
+    check_added_tokens(["x" * 100_000], {"normalizer": DOUBLE})
+
+
+def test_steps_and_templates_of_no_known_kind_are_left_to_the_library() -> None:
+    check(normalizer={"type": 3, "content": 4}, post_processor={"type": "ByteLevel"})

@@ -94,3 +94,17 @@ def test_roles_extras_and_flags(tmp_path: Path) -> None:
         (7, "<s>", True),
         (8, "<v>", False),
     ]
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_very_many_added_tokens_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("rbe_cli.checkpoint.tokenizer.tokenizer_settings._MAX_TOKENS", 3)
+    tokens = {f"<{number}>": number for number in range(count)}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(tokens))
+    if count == 3:
+        assert len(read_settings(tmp_path).added) == 3
+    else:
+        with pytest.raises(CheckpointError, match="adds more than 3 tokens to its vocabulary"):
+            read_settings(tmp_path)

@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from rbe_cli.checkpoint.tokenizers_library import library_errors
+from rbe_cli.checkpoint.tokenizers_library import encode, library_errors
 from rbe_cli.errors import CheckpointError, HeaderError
 
 
@@ -64,3 +64,27 @@ def test_it_works_where_stderr_is_closed(monkeypatch):
         raise ValueError("why")
     with library_errors(CheckpointError, "it fails"):
         pass
+
+
+class Failing:
+    """Stand for a tokenizer that fails, as the library's panics do."""
+
+    def encode_batch_fast(self, texts):
+        raise BaseException(f"a panic in {texts}")
+
+
+def test_the_ids_of_a_text_and_what_is_raised_come_from_a_thread():
+    tokenizer = Tokenizer(models.WordLevel({"a": 3, "b": 5}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert encode(tokenizer, "b a b") == [5, 3, 5]
+    with pytest.raises(BaseException, match=r"^a panic in \['text'\]$"):
+        encode(Failing(), "text")
+
+
+def test_no_room_for_a_thread_is_no_room(monkeypatch):
+    def full(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", full)
+    with pytest.raises(MemoryError, match="can't start new thread"):
+        encode(Failing(), "text")

@@ -281,3 +281,25 @@ def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
             for stored in listed(path).values():
                 if stored.dtype in RAW_TYPES:
                     assert stored.read().shape == stored.shape
+
+
+def test_a_storage_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    state = {"a": tensor(size=4), "b": tensor(size=5)}
+    with pytest.raises(CheckpointError, match="the pickle is malformed"):
+        listed(write_archive(tmp_path / "x.bin", state))
+    halves = tensor(size=8, kind="HalfStorage")  # as many bytes: two views of one storage
+    assert len(listed(write_archive(tmp_path / "y.bin", {"a": tensor(), "b": halves}))) == 2
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        encode(("other", b"ctorch\nFloatStorage\n", "0", "cpu", 4)) + b"Q",
+        encode(("storage", "FloatStorage", "0", "cpu", 4)) + b"Q",
+        call("collections", "OrderedDict", ((1, 2),)),
+    ],
+    ids=["another kind", "a type that is text", "names that are numbers"],
+)
+def test_what_stands_for_no_storage_or_dict_is_refused(tmp_path: Path, state: bytes) -> None:
+    with pytest.raises(CheckpointError, match="the pickle is malformed"):
+        listed(write_archive(tmp_path / "x.bin", {"w": state}))

@@ -113,3 +113,10 @@ def test_a_dict_that_holds_itself_ends() -> None:
     loop |= {str(number): loop for number in range(1000)}
     with pytest.raises(CheckpointError, match="no state dict"):
         find_state_dict(loop)
+
+
+@pytest.mark.parametrize("count", [16, 17])
+def test_very_many_models_are_not_listed(count: int) -> None:
+    fault = "17 models: save one" if count > 16 else r"several models \('m0', 'm1', "
+    with pytest.raises(CheckpointError, match=fault):
+        find_state_dict({f"m{number}": model() for number in range(count)})

@@ -6,6 +6,7 @@ import pytest
 
 from rbe_cli.checkpoint.weight_files import (
     WEIGHT_FILES,
+    missing_weights,
     read_weights,
     weights_in_folder,
     weights_of_file,
@@ -98,3 +99,39 @@ def test_other_files_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     with pytest.raises(CheckpointError, match=r"notes\.txt is no checkpoint"):
         read_weights([tmp_path / "notes.txt"])
+
+
+def test_the_first_set_that_is_whole_is_taken(tmp_path: Path) -> None:
+    write_index(tmp_path / "model.safetensors.index.json", {"w": "model-2.safetensors"})
+    with pytest.raises(NotFoundError, match=r"model-2\.safetensors is missing$"):
+        weights_in_folder(tmp_path)
+    assert missing_weights(tmp_path) == ["model-2.safetensors"]
+    (tmp_path / "pytorch_model.bin").touch()
+    assert weights_in_folder(tmp_path) == [tmp_path / "pytorch_model.bin"]
+    assert missing_weights(tmp_path) == []
+
+
+def test_shards_without_an_index_are_known_by_their_names(tmp_path: Path) -> None:
+    names = [f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3)]
+    (tmp_path / names[1]).touch()
+    assert missing_weights(tmp_path) == [names[0], names[2]]
+    with pytest.raises(NotFoundError, match=rf"{names[0]} \(and 1 more\) is missing"):
+        weights_in_folder(tmp_path)
+    for name in names:
+        (tmp_path / name).touch()
+    assert weights_in_folder(tmp_path) == [tmp_path / name for name in names]
+    assert missing_weights(tmp_path) == []
+    (tmp_path / "other.safetensors").touch()
+    with pytest.raises(CheckpointError, match="holds several checkpoints"):
+        weights_in_folder(tmp_path)
+
+
+def test_an_empty_folder_lacks_the_usual_file(tmp_path: Path) -> None:
+    assert missing_weights(tmp_path) == ["model.safetensors"]
+
+
+def test_a_folder_in_place_of_a_shard_is_no_file(tmp_path: Path) -> None:
+    index = write_index(tmp_path / "x.index.json", {"w": "model-2.safetensors"})
+    (tmp_path / "model-2.safetensors").mkdir()
+    with pytest.raises(NotFoundError, match=r"model-2\.safetensors is no file$"):
+        weights_of_file(index)

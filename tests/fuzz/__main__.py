@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,7 @@ def _fuzz(options: argparse.Namespace) -> int:
             figures = as_json(run.tallies, run.failures, {**facts, "seconds": seconds})
             options.json.write_text(json.dumps(figures, indent=1))
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run.run(tell, save)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from fuzz.fuzz_tally import Failure, Failures, KindTally
 from fuzz.fuzz_worker import NOT_READY, RENEW, SliceResult, WorkerJob, work
 from fuzz.kinds import FAILED
 
-_HANG = 10.0  # seconds of CPU time after which a case counts as one that does not end
+_HANG = 4.0  # seconds of CPU time after which a case counts as one that does not end
 _POLL = 0.25  # seconds
 _TURNS = 200  # of a kind of share 1: also a short run has several of each kind
 _LONGEST_TURN = 0.25  # seconds

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -134,11 +135,10 @@ class CaseRunner:
         for seed in seeds:
             state[place] += 1
             verdict = _verdict(kind, seed)
-            verdicts[verdict.name] += 1
             if verdict.name == FAILED:  # told at once, as the next case may end the process
-                self._results.send(
-                    SliceResult(kind.name, KindTally(), [Failure(kind.name, seed, verdict.fault)])
-                )
+                self._tell(Failure(kind.name, seed, verdict.fault))
+            else:
+                verdicts[verdict.name] += 1
             now = clock()
             if now - before > tally.slowest[0]:
                 failures += self._timed(kind, seed, now - before, tally)
@@ -158,6 +158,11 @@ class CaseRunner:
             failures += self._traced(kind, seeds[0])
         tally.verdicts[FAILED] += len(failures)
         return failures
+
+    def _tell(self, failure: Failure) -> None:
+        """Send a failure to the supervisor."""
+        tally = KindTally(Counter({FAILED: 1}))
+        self._results.send(SliceResult(failure.kind, tally, [failure]))
 
     def _timed(self, kind: InputKind, seed: int, seconds: float, tally: KindTally) -> list[Failure]:
         """Measure a slow case alone, without what other processes took."""

@@ -24,6 +24,7 @@ from rbe_cli.nn.feed_forward_layer import FeedForward
 from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.transformer_block import TransformerBlock
+from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32
 from rbe_cli.weights.weight_forms import Weight
 
@@ -209,7 +210,9 @@ def _codec(name: str) -> Codec:
     for codec in known:
         if codec.name == name:
             return codec
-    raise UsageError(f"`codec` is one of {', '.join(own.name for own in known)}, not {name!r}")
+    raise UsageError(
+        f"`codec` is one of {', '.join(own.name for own in known)}, not {quoted(name)}"
+    )
 
 
 def _cost(weights: Float32, bits: float, inputs: Float32 | None) -> ErrorCost:

@@ -32,6 +32,7 @@ from rbe_cli.errors import UsageError
 from rbe_cli.jobs.workers import Workers, cluster, workers
 from rbe_cli.memory_needs import memory_for
 from rbe_cli.progress import Progress, Stage, no_progress
+from rbe_cli.quoting import quoted
 from rbe_cli.runtime.cpus import default_threads
 
 _TARGETS = ("target_bpw", "target_size", "target_kl")
@@ -254,4 +255,6 @@ def _check_matches(overrides: Sequence[Override], names: Iterable[str]) -> None:
     """Refuse a rule without effect, which is a mistake in its regular expression."""
     for rule in overrides:
         if not any(re.search(rule.match, name) for name in names):
-            raise UsageError(f"`overrides` {rule.match!r} matches no tensor of the checkpoint")
+            raise UsageError(
+                f"`overrides` {quoted(rule.match)} matches no tensor of the checkpoint"
+            )

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.errors import UsageError
+from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class ModelTensors(Mapping[str, ModelTensor]):
             UsageError: there is no such tensor, its shape differs, or a value is not finite.
         """
         if name not in self._holder.names():
-            raise UsageError(f"the model has no tensor {name!r}")
+            raise UsageError(f"the model has no tensor {quoted(name)}")
         self._holder.replace_tensor(name, checked(name, values, self._holder.shape_of(name)))
 
     def __iter__(self) -> Iterator[str]:

@@ -19,6 +19,7 @@ from rbe_cli.errors import UsageError
 from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn import parameters as trained
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
+from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.weights import weight_forms
 from rbe_cli.weights.weight_forms import Weight
@@ -113,7 +114,7 @@ class ModelWeights:
                 tensor, suffix = _tensor_of(name, weights)
                 known = weight_forms.parameters(weights[tensor]) if tensor in weights else {}
                 if suffix not in known or self._is_fixed(tensor, suffix):
-                    raise UsageError(f"the model has no parameter {name!r}")
+                    raise UsageError(f"the model has no parameter {quoted(name)}")
                 found = checked(name, own, known[suffix].shape)
                 if suffix.endswith("_steps") and not (found > 0).all():
                     raise UsageError(f"{name} takes steps above 0")

@@ -13,6 +13,7 @@ from rbe_cli.nn.operation_counts import (
     linear_operations,
     norm_operations,
 )
+from rbe_cli.quoting import quoted
 from rbe_cli.weights.panel_layout import panel_shape
 
 _FORM = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})", re.ASCII)
@@ -51,7 +52,8 @@ class Shape:
         found = _FORM.fullmatch(text)
         if not found:
             raise UsageError(
-                f"`shape` {text!r} is not BATCHxSEQxDIM in whole numbers from 1, like 32x64x768"
+                f"`shape` {quoted(text)} is not BATCHxSEQxDIM in whole numbers from 1, "
+                "like 32x64x768"
             )
         return cls(*map(int, found.groups()))
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import typer
 
+from rbe_cli.quoting import quoted
+
 MAX_SEED = 2**64 - 1
 MAX_COUNT = 2**31 - 1
 MAX_THREADS = 4096
@@ -24,9 +26,9 @@ def whole(least: int, most: int = MAX_COUNT) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError as error:
-            raise typer.BadParameter(f"{_short(text)} is not a whole number") from error
+            raise typer.BadParameter(f"{quoted(text, 40)} is not a whole number") from error
         if not least <= number <= most:
-            raise typer.BadParameter(f"{_short(text)} is not between {least} and {most}")
+            raise typer.BadParameter(f"{quoted(text, 40)} is not between {least} and {most}")
         return number
 
     return integer
@@ -37,7 +39,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
     def word(text: str) -> str:
         if text not in words:
-            raise typer.BadParameter(f"{_short(text)} is not one of {', '.join(words)}")
+            raise typer.BadParameter(f"{quoted(text, 40)} is not one of {', '.join(words)}")
         return text
 
     return word
@@ -47,15 +49,9 @@ def byte_count(text: str) -> int:
     """Return the bytes of a size such as `123456`, `50MB` or `1.5 GiB`."""
     parts = _SIZE.fullmatch(text.strip())
     if not parts:
-        raise typer.BadParameter(f"{_short(text)} is not a size such as 50MB or 1.5GiB")
+        raise typer.BadParameter(f"{quoted(text, 40)} is not a size such as 50MB or 1.5GiB")
     power = " KMGT".index(parts[2].upper() or " ")
     size = float(parts[1]) * (1024 if parts[3] else 1000) ** power
     if not 1 <= size <= _MAX_BYTES:
-        raise typer.BadParameter(f"{_short(text)} is not between 1 byte and 8 EiB")
+        raise typer.BadParameter(f"{quoted(text, 40)} is not between 1 byte and 8 EiB")
     return int(size)
-
-
-def _short(text: object) -> str:
-    """Quote what was typed, cut where it is long."""
-    shown = repr(str(text))
-    return shown if len(shown) <= 40 else f"{shown[:36]}...'"

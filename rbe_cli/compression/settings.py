@@ -14,6 +14,7 @@ from rbe_cli.codec.ectcq.ectcq_codec import ECTCQ
 from rbe_cli.codec.ectcq.trellis import QuantiserOptions
 from rbe_cli.codec.registry import CODECS, codec_named, matrix_codec_names
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
+from rbe_cli.quoting import quoted
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
@@ -27,7 +28,7 @@ def _check_codec(name: str | None) -> None:
     """Raise `ValueError` if a codec is unknown. msgspec adds where in the file it stands."""
     known = matrix_codec_names()
     if name is not None and name not in known:
-        raise ValueError(f"codec = {name!r} is none of {', '.join(known)}")
+        raise ValueError(f"codec = {quoted(name)} is none of {', '.join(known)}")
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,7 +157,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             try:
                 re.compile(rule.match)
             except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(f"{where}: {rule.match!r} is not a regular expression") from error
+                raise UsageError(
+                    f"{where}: {quoted(rule.match)} is not a regular expression"
+                ) from error
         for rule in (Override(""), *self.override):
             options = CodecOptions(
                 bits=rule.bits or self.default_bits,
@@ -196,7 +199,7 @@ def load_preset(name: str) -> Settings:
     path = _presets_folder() / f"{name}.toml"
     known = sorted(found.stem for found in path.parent.glob("*.toml"))
     if name not in known:
-        raise UsageError(f"there is no preset {name!r}; there are {', '.join(known)}")
+        raise UsageError(f"there is no preset {quoted(name)}; there are {', '.join(known)}")
     return load_config(path)
 
 
@@ -229,14 +232,14 @@ def parse_override(text: str) -> Override:
     parts = _OVERRIDE.fullmatch(text)
     if not parts:
         raise UsageError(
-            f"`overrides` {text!r} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
+            f"`overrides` {quoted(text)} is not REGEX=codec=NAME or REGEX=bits=NUMBER, "
             "or several such keys separated by commas"
         )
     pairs = [pair.split("=") for pair in parts["pairs"].split(",")]
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise UsageError(f"`overrides` {text!r} gives a key twice")
+        raise UsageError(f"`overrides` {quoted(text)} gives a key twice")
     try:
         return msgspec.convert({"match": parts["match"]} | values, Override, strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"`overrides` {text!r}: {error}") from error
+        raise UsageError(f"`overrides` {quoted(text)}: {error}") from error

@@ -33,6 +33,7 @@ from rbe_cli.errors import (
     VersionError,
 )
 from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
+from rbe_cli.quoting import quoted
 
 
 def read_layout(data: Bytes) -> tuple[Header, FileLayout]:
@@ -59,7 +60,7 @@ def check_padding(data: Bytes, layout: FileLayout) -> None:
     """Raise `GeometryError` if a byte between two sections is not zero."""
     for start, section in layout.padding():
         if any(data[start : section.offset]):
-            raise GeometryError(f"the padding before section {section.name!r} is not zero")
+            raise GeometryError(f"the padding before section {quoted(section.name)} is not zero")
 
 
 def trusted_header(encoded: bytes) -> Header:
@@ -139,8 +140,8 @@ def _check_codecs(header: Header) -> None:
     for codec, version in header.codec_versions.items():
         if codec not in CODECS:
             raise VersionError(
-                f"the file has the codec {codec!r}, which this rbe does not know; if a newer rbe "
-                "wrote the file, upgrade rbe"
+                f"the file has the codec {quoted(codec)}, which this rbe does not know; if a newer "
+                "rbe wrote the file, upgrade rbe"
             )
         oldest, newest = codec_named(codec).oldest_version, codec_named(codec).version
         if not oldest <= version <= newest:
@@ -154,12 +155,14 @@ def _check_codecs(header: Header) -> None:
     for matrix in header.matrices:
         if not codec_named(matrix.codec).takes_matrices:
             raise HeaderError(
-                f"matrix {matrix.name!r} has the codec {matrix.codec}, which takes vectors only"
+                f"matrix {quoted(matrix.name)} has the codec {matrix.codec}, which takes vectors "
+                "only"
             )
     for vector in header.vectors:
         if not codec_named(vector.codec).takes_vectors:
             raise HeaderError(
-                f"vector {vector.name!r} has the codec {vector.codec}, which takes matrices only"
+                f"vector {quoted(vector.name)} has the codec {vector.codec}, which takes matrices "
+                "only"
             )
 
 
@@ -177,9 +180,9 @@ def _check_names(kind: str, names: Iterable[str], expected: Iterable[str]) -> No
     counts, wanted = Counter(names), dict.fromkeys(expected)  # an ordered set
     for name, count in counts.items():
         if count > 1:
-            raise HeaderError(f"{name!r} occurs {count} times among the {kind}")
+            raise HeaderError(f"{quoted(name)} occurs {count} times among the {kind}")
         if name not in wanted:
-            raise HeaderError(f"{name!r} among the {kind} is not a tensor of this config")
+            raise HeaderError(f"{quoted(name)} among the {kind} is not a tensor of this config")
     for name in wanted:
         if name not in counts:
-            raise HeaderError(f"{name!r} is missing among the {kind}")
+            raise HeaderError(f"{quoted(name)} is missing among the {kind}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.errors import BadFileError, UsageError
+from rbe_cli.quoting import quoted
 from rbe_cli.text.text_files import read_text_file
 
 Integers = NDArray[np.integer[Any]]
@@ -56,7 +57,7 @@ def _parse_line(line: str, place: str) -> Integers:
     words = line.split()
     for word in words:
         if not _INTEGER.fullmatch(word):
-            raise BadFileError(f"{place}: {word[:40]!r} is not a token id")
+            raise BadFileError(f"{place}: {quoted(word)} is not a token id")
     return np.array(words, dtype=np.int64)
 
 

@@ -381,3 +381,26 @@ def test_outputs_that_cannot_be_written(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("rbe 0.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "{file}", "x", "--seed", "{long}"],
+        ["compress", "demo", "{new}", "--preset", "{long}"],
+        ["compress", "demo", "{new}", "--override", "{long}"],
+        ["bench", "--shape", "{long}"],
+        ["inspect", "{long}"],
+        ["{long}"],
+        ["generate", "{file}", "x", "--{long}"],
+    ],
+    ids=lambda arguments: arguments[-2] if len(arguments) > 1 else "verb",
+)
+def test_a_message_about_a_long_word_is_short(
+    rbe: Rbe, rbe_file: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    names = {"file": rbe_file, "new": tmp_path / "x.rbe", "long": "\x1b" + 100_000 * "x"}
+    done = rbe(*[own.format(**names) for own in arguments])
+    assert done.code in (2, 3, 4)
+    assert len(done.err) < 6000
+    assert "\x1b" not in done.err

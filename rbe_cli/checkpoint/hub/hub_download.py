@@ -30,6 +30,7 @@ from rbe_cli.checkpoint.weight_files import missing_weights
 from rbe_cli.errors import NotFoundError, OfflineError, RbeError
 from rbe_cli.model.config_dialects import to_gpt2_names
 from rbe_cli.progress import Progress
+from rbe_cli.quoting import clipped, quoted
 
 _SMALL_FILES = ("config.json", "generation_config.json", ADAPTER_CONFIG, *TOKENIZER_FILES)
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".rbe", ".ot", ".pt", ".pth", ".ckpt")
@@ -142,7 +143,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except RbeError:
         raise
     except HFValidationError as error:
-        raise NotFoundError(f"{name[:200]!r} is neither an existing path nor a hub id") from error
+        raise NotFoundError(f"{quoted(name)} is neither an existing path nor a hub id") from error
     except RevisionNotFoundError as error:
         raise NotFoundError(f"{name}: the hub has the model, but not this revision") from error
     except GatedRepoError as error:
@@ -158,7 +159,9 @@ def hub_errors(name: str) -> Iterator[None]:
             f"{name} is no local path, not in the cache, and the hub cannot be reached"
         ) from error
     except Exception as error:  # what the library's HTTP client raises has no common base
-        raise OfflineError(f"{name} could not be downloaded: {error!r}") from error
+        raise OfflineError(
+            f"{name} could not be downloaded: {clipped(repr(error), 300)}"
+        ) from error
 
 
 def reporting_bar(name: str, progress: Progress | None) -> type[tqdm]:

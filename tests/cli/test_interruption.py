@@ -103,6 +103,19 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(
     assert is_untouched(output)
 
 
+def test_a_second_process_on_one_output(
+    start: Start, rbe: Rbe, checkpoint: Path, output: Path
+) -> None:
+    command = ["compress", checkpoint, output, "--force", "--calib-samples", 1_000_000]
+    first = start(*command)
+    wait_for_calibration(first)
+    second = rbe(*command, "-q")
+    assert (second.code, second.out) == (1, "")
+    assert second.err == f"rbe: another process works in {output}.work at this moment\n"
+    assert first.poll() is None
+    assert is_untouched(output)
+
+
 def test_ctrl_c_does_not_wait_for_a_long_task(checkpoint: Path, output: Path) -> None:
     script = (
         "import time\n"

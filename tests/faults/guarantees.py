@@ -68,14 +68,14 @@ def check_scenario(bench: FaultBench, scenario: Scenario, findings: Findings, mo
         ended = bench.run(scenario.command, number, fault)
         call = whole.calls[number]
         found = [
-            *_of_process(ended, fault, call),
-            *_of_files(bench, scenario, (old, new), ended, fault, call),
+            *of_process(ended, fault, call),
+            *of_files(bench, scenario, (old, new), ended, fault, call),
         ]
         place = f"{scenario.name}, call {number} ({call.kind} {' '.join(call.paths)}), {fault}"
         findings.broken += [f"{place}: {problem}" for problem in found]
 
 
-def _of_process(ended: Ended, fault: str, call: Call) -> Iterator[str]:
+def of_process(ended: Ended, fault: str, call: Call) -> Iterator[str]:
     """Yield what is wrong with how a process ended.
 
     Half a read or write is continued, and an interrupted call is repeated, except a `close`.
@@ -91,7 +91,7 @@ def _of_process(ended: Ended, fault: str, call: Call) -> Iterator[str]:
         yield f"it said {ended.said!r}"
 
 
-def _of_files(
+def of_files(
     bench: FaultBench,
     scenario: Scenario,
     outputs: tuple[State, State],

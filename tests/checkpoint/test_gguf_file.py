@@ -164,3 +164,19 @@ def test_a_disk_that_fails_while_the_header_is_read_is_named(tmp_path, monkeypat
     monkeypatch.setattr("rbe_cli.checkpoint.gguf.gguf_file._Cursor.take", fail)
     with pytest.raises(CheckpointError, match=r"x\.gguf cannot be read: .*Input/output error"):
         read(tmp_path, TIED)
+
+
+@pytest.mark.parametrize("missing", range(1, 9))
+def test_a_header_that_lacks_a_few_bytes_is_refused(tmp_path, missing):
+    whole = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text(b"a") + struct.pack("<IQ", 10, 5)
+    assert read(tmp_path, whole).metadata == {"a": 5}
+    with pytest.raises(CheckpointError, match="the file ends inside its header"):
+        read(tmp_path, whole[:-missing])
+
+
+@pytest.mark.parametrize("size", range(1, 5))
+def test_a_small_number_that_is_missing_is_refused(tmp_path, size):
+    kind = {1: 0, 2: 2, 4: 4}.get(size, 7)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text(b"a") + struct.pack("<I", kind)
+    with pytest.raises(CheckpointError, match="the file ends inside its header"):
+        read(tmp_path, header)

@@ -273,3 +273,16 @@ def test_a_constructor_with_named_arguments_is_inert() -> None:
     found = load(pickle.dumps(Keywords(), protocol=4))
     assert isinstance(found, Inert)
     assert found.name.endswith(" Keywords")
+
+
+def test_attributes_go_to_the_object_that_they_belong_to() -> None:
+    found = load(dumps([Settings(a=1), {"b": Settings(c=Settings(d=2))}]))
+    assert found[0].state == {"a": 1}
+    assert found[1]["b"].state["c"].state == {"d": 2}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_sets_are_inert(protocol: int) -> None:
+    found = load(pickle.dumps([{1, 2}, frozenset((1, 2)), 7], protocol))
+    assert [type(own) for own in found] == [Inert, Inert, int]
+    assert [own.name.split()[1] for own in found[:2]] == ["set", "frozenset"]

@@ -175,3 +175,13 @@ def test_a_piece_of_very_many_characters_is_refused() -> None:
 def test_a_model_that_ends_too_early_is_refused(length: int) -> None:
     with pytest.raises(CheckpointError, match="not a SentencePiece model: it ends too early"):
         parse_sentence_piece(model_bytes("char")[:-length], MOST)
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_as_many_pieces_as_are_allowed_are_read(count: int) -> None:
+    content = PIECE * count + field(2, b"") * 500
+    if count == 5:
+        assert len(parse_sentence_piece(content, 5).pieces) == 5
+    else:
+        with pytest.raises(CheckpointError, match="it has too many pieces"):
+            parse_sentence_piece(content, 5)

@@ -22,6 +22,8 @@ from rbe_cli.errors import NotFoundError
         ("https://huggingface.co/org/name/tree/main", "org/name", None),
         ("https://huggingface.co/org/name/tree/v2", "org/name", "v2"),
         ("https://huggingface.co/gpt2/tree/v2", "gpt2", "v2"),
+        ("https://huggingface.co/org/name/tree", "org/name", None),
+        ("https://huggingface.co/gpt2/commit", "gpt2", None),
         ("https://huggingface.co/org/name/tree/refs%2Fpr%2F1", "org/name", "refs/pr/1"),
         ("https://huggingface.co/org/name/blob/main/model.safetensors", "org/name", None),
         ("https://huggingface.co/org/name/resolve/v2/config.json", "org/name", "v2"),

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rbe_cli.checkpoint.tokenizer.tokenizer_files import has_tokenizer, read_tokenizer
 from rbe_cli.errors import CheckpointError
@@ -281,3 +281,25 @@ def test_a_vocabulary_of_very_many_lines_is_refused(
     else:
         with pytest.raises(CheckpointError, match=r"vocab\.txt has more than 4 lines"):
             read_tokenizer(tmp_path, 300)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "added_tokens.json"])
+def test_a_pointer_in_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    write_gpt2_files(tmp_path)
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is a Git LFS pointer"):
+        read_tokenizer(tmp_path, 300)
+
+
+def test_very_many_merges_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gpt2_files(tmp_path)
+    monkeypatch.setattr("rbe_cli.checkpoint.tokenizer_limits._MERGES", 0)
+    fault = "the tokenizer has 2 merges, far too many for a model of 300 tokens"
+    with pytest.raises(CheckpointError, match=fault):
+        read_tokenizer(tmp_path, 300)
+
+
+def test_a_tokenizer_without_tokens_leaves_all_ids_without_a_text(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
+    (note,) = read_tokenizer(tmp_path, 300).notes
+    assert note == "300 of the model's 300 ids have no token, and so no text"

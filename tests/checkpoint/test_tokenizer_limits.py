@@ -175,3 +175,9 @@ def test_added_tokens_without_a_normaliser_may_be_long() -> None:
 
 def test_steps_and_templates_of_no_known_kind_are_left_to_the_library() -> None:
     check(normalizer={"type": 3, "content": 4}, post_processor={"type": "ByteLevel"})
+
+
+@pytest.mark.parametrize("content", [b'"\xff"', b'{"model": "\xff"}', b'{"\xff": 1}'])
+def test_a_text_that_is_not_utf8_is_refused(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):
+        check_tokenizer_json(content, 300)

@@ -108,3 +108,45 @@ def test_very_many_added_tokens_are_refused(
     else:
         with pytest.raises(CheckpointError, match="adds more than 3 tokens to its vocabulary"):
             read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "is_read"), [(0, True), (2**31 - 1, True), (2**31, False)])
+def test_ids_fit_into_31_bits(tmp_path: Path, number: int, is_read: bool) -> None:
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": number}))
+    if is_read:
+        assert list(read_settings(tmp_path).added) == [number]
+    else:
+        with pytest.raises(CheckpointError, match=rf"added_tokens\.json: {number} is not a"):
+            read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": []},
+         "tokenizer_config.json: added_tokens_decoder is not an object"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": "a"}},
+         "tokenizer_config.json: added_tokens_decoder: 'x' is not a token id"),
+        ("tokenizer_config.json", {"extra_special_tokens": 3},
+         "tokenizer_config.json: the extra special tokens are not a list"),
+        ("special_tokens_map.json", {"bos_token": 3},
+         "special_tokens_map.json: bos_token: 3 is not a token"),
+        ("special_tokens_map.json", {"additional_special_tokens": [{"content": "a", "lstrip": 1}]},
+         "special_tokens_map.json: extra special tokens: a flag of 'a' is not true or false"),
+        ("added_tokens.json", {"a": -1}, "added_tokens.json: -1 is not a token id"),
+    ],
+)  # fmt: skip
+def test_the_place_of_a_fault_is_named(
+    tmp_path: Path, name: str, content: object, fault: str
+) -> None:
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        read_settings(tmp_path)
+    assert str(caught.value) == fault
+
+
+def test_a_fault_in_the_tokenizer_s_own_tokens_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.json: None is not a token id$"):
+        read_settings(tmp_path, [{"content": "a"}])
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.json: .* is not a token$"):
+        read_settings(tmp_path, [{"id": 3}])

@@ -136,3 +136,19 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No space left"):
         full()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [(["b", "a"], "a, b"), (["c", "a", "b"], "a, b, c"), (["d", "c", "b", "a"], "a, b, c, ...")],
+)
+def test_three_of_the_files_that_stay_are_named(
+    tmp_path: Path, names: list[str], named: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in (*names, "x.mine"):
+        (folder / name).touch()
+    with pytest.raises(OutputError) as caught:
+        check_folder(folder, lambda name: name.endswith(".mine"), force=True)
+    assert str(caught.value).endswith(f"holds other files, which `force` does not delete: {named}")

@@ -115,9 +115,17 @@ def test_unknown_format_version(valid: bytes) -> None:
 
 
 def test_truncated_at_every_byte(valid: bytes) -> None:
+    header_end = 24 + int.from_bytes(valid[12:16], "little")
     for length in range(len(valid)):
-        with pytest.raises(TruncatedError):
+        with pytest.raises(TruncatedError) as caught:
             Container(memoryview(valid)[:length], Path("short.rbe"))
+        if length < 24:
+            place = f"ends after {length} bytes" + ", inside its preamble" * (length >= 8)
+        elif length < header_end:
+            place = f"ends after {length} bytes, inside its header"
+        else:
+            place = f"has {length} of {len(valid)} bytes"
+        assert str(caught.value) == f"short.rbe: the file {place}"
 
 
 @examples(300)

@@ -41,6 +41,7 @@ def test_everything_comes_back(
         assert container.tokenizer_json() == tokenizer_json
         assert container.file_bytes == rbe_file.stat().st_size
         assert {tensor.name: tensor for tensor in tensors} == dict(container.tensors)
+        assert len(container.tensors) == len(tensors)
 
 
 @pytest.mark.parametrize(("ends", "stored"), [(None, None), (3, 3), ((3, 5), [3, 5])])
@@ -165,6 +166,8 @@ def test_any_sizes_round_trip_and_are_foretold(
     file_size = FileSize(config, packed, packed_bytes(provenance))
     tensor_sizes = [TensorSize(tensor.name, tensor.codec, len(tensor.data)) for tensor in tensors]
     assert file_size(tensor_sizes) == written == path.stat().st_size
+    header_bytes = int.from_bytes(path.read_bytes()[12:16], "little")
+    assert file_size.header_bytes(tensor_sizes) == header_bytes
     with Container.open(path) as container:
         container.verify()
         assert container.provenance == provenance

@@ -81,7 +81,7 @@ def test_a_file_is_known_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
     assert names_rbe("nowhere.rbe")
     assert names_rbe("org/name/a.rbe@v1")
     assert names_rbe(str(tmp_path / "magic"))
-    assert not names_rbe(str(tmp_path / "short"))
-    assert not names_rbe(str(tmp_path / "none"))
-    assert not names_rbe(str(tmp_path))
+    assert names_rbe(str(tmp_path / "short")) is False
+    assert names_rbe(str(tmp_path / "none")) is False
+    assert names_rbe(str(tmp_path)) is False
     assert not names_rbe("name.rbe/model")

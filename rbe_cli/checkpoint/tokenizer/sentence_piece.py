@@ -218,7 +218,7 @@ def _word_by_word(
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     scores = [(piece.text, piece.score) for piece in pieces]
-    tokenizer = Tokenizer(models.Unigram(scores, unk_id=unk_id, byte_fallback=False))
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=unk_id))
     if model.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(model.charsmap)
     scheme = "always" if prefix else "never"

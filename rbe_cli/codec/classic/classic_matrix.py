@@ -155,9 +155,9 @@ class ClassicMatrix(CompressedMatrix):
         transforms = np.frombuffer(data, np.uint8, count, _HEADER_BYTES)
         counts = np.frombuffer(data, "<u2", count, _HEADER_BYTES + count)
         surfaces = np.frombuffer(data, "<f4", _FUNCTIONS * count, _HEADER_BYTES + 3 * count)
-        if len(data) != start + _COEFFICIENT_BYTES * int(counts.sum(dtype=np.int64)):
+        if len(data) != start + _COEFFICIENT_BYTES * int(counts.sum()):
             raise PayloadError("a classic matrix's coefficients do not fill its bytes")
-        if int(transforms.max(initial=0)) >= len(TRANSFORMS):
+        if transforms.max() >= len(TRANSFORMS):
             raise PayloadError(f"a classic matrix has the unknown transform {transforms.max()}")
         blocks = []
         for index, place in enumerate(_places(shape, block)):

@@ -20,7 +20,7 @@ _ENCODING = {
     r"|join|sample|sampled_bits|side_bits|count_parts|check_bits|check_range|with_parameters_of"
     r"|with_steps|rescaled|choose|exact|fits_float16|_cost|_step|_quantiser|_code|_room_for"
     r"|_encode\w*|_least_squares|_largest|_cheapest_level|_encoder_tables)",
-    "rbe_cli/codec/scales.py": r"(?!steps$).+",
+    "rbe_cli/codec/scales.py": r"(?!steps$).*",
     "rbe_cli/codec/ectcq/trellis.py": r"(?!state_labels$).+",
     "rbe_cli/checkpoint/gguf/gguf_tokenizer.py": r"to_gguf|_check_byte_level|_around|_flat",
     "rbe_cli/checkpoint/checkpoint_tensor.py": r"from_float32",

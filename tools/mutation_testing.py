@@ -39,7 +39,7 @@ class Case(NamedTuple):
     Attributes:
         name: of the mutant; it stays when lines move.
         tests: the names of those that run its lines; of all that run the module, if its lines run
-            before the tests only.
+            before the tests only; of all in its folder, if the module has no functions.
         is_early: whether its lines also run when modules are imported or fixtures are made.
     """
 
@@ -57,7 +57,9 @@ def find_cases(paths: Iterable[str], coverage_file: str) -> Iterator[Case]:
     for path in paths:
         module = MutatedModule(str(Path(path).resolve()))
         contexts = data.contexts_by_lineno(module.path)  # line -> ["test|phase", ...]
-        everything = _tests(contexts.values())
+        everything = _tests(contexts.values()) or frozenset(
+            name for name in _tests([data.measured_contexts()]) if _distance(name, module.path) < 2
+        )
         counts: Counter[str] = Counter()
         for mutant in module.mutants:
             if not is_in_scope(path, mutant.function):

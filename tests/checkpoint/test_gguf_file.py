@@ -180,3 +180,23 @@ def test_a_small_number_that_is_missing_is_refused(tmp_path, size):
     header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text(b"a") + struct.pack("<I", kind)
     with pytest.raises(CheckpointError, match="the file ends inside its header"):
         read(tmp_path, header)
+
+
+def test_an_empty_file_is_named_as_such(tmp_path):
+    with pytest.raises(CheckpointError, match=r"x\.gguf: the file is empty$"):
+        read(tmp_path, b"")
+    with pytest.raises(CheckpointError, match=r"x\.gguf: the file ends inside its header$"):
+        read(tmp_path, b"G")
+
+
+@pytest.mark.parametrize(("tensors", "keys"), [(2**16 + 1, 0), (0, 2**16 + 1)])
+def test_very_many_entries_are_not_looked_for(tmp_path, tensors, keys):
+    fault = f"it declares {tensors} tensors and {keys} keys"
+    with pytest.raises(CheckpointError, match=fault):
+        read(tmp_path, gguf(key_count=keys, tensor_count=tensors))
+
+
+def test_a_damaged_scale_is_decoded_without_a_warning(tmp_path):
+    block = struct.pack("<H", 0x7C00) + bytes(32)  # an infinite scale, and zeros
+    file = read(tmp_path, gguf(b"", 0, tensor((32, 1), 8), 1, block))
+    assert np.isnan(file.tensors["t"].read()).all()

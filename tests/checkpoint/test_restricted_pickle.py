@@ -286,3 +286,7 @@ def test_sets_are_inert(protocol: int) -> None:
     found = load(pickle.dumps([{1, 2}, frozenset((1, 2)), 7], protocol))
     assert [type(own) for own in found] == [Inert, Inert, int]
     assert [own.name.split()[1] for own in found[:2]] == ["set", "frozenset"]
+
+
+def test_what_lies_above_a_mark_is_dropped() -> None:
+    assert load(b"\x80\x02K\x07(K\x01K\x021.") == 7

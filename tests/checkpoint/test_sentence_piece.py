@@ -172,3 +172,14 @@ def test_gpt_sw3_cleans_a_text_first():
     tokenizer = built(model("▁", "a", "é"), "GPTSw3Tokenizer")
     assert tokens(tokenizer, "a\u200b\u2003a") == tokens(tokenizer, "a a")
     assert tokens(tokenizer, "e\u0301") == tokens(tokenizer, "é")
+
+
+def test_albert_s_quotes_and_spaces():
+    own = model("▁", '"', "a", "▁a")
+    assert tokens(built(own, "AlbertTokenizer"), "``a''")[1:-1] == ["▁", '"', "a", '"']
+    for prefix, first in ((True, "▁a"), (False, "a")):
+        tokenizer = built(own, "AlbertTokenizer", add_prefix_space=prefix)
+        assert tokens(tokenizer, "a")[1] == first
+        assert tokenizer.decode(tokenizer.encode("a").ids) == "a"
+    tokenizer = built(own, "AlbertTokenizer", add_prefix_space=False)
+    assert tokenizer.decoder.decode(["▁a", "▁a"]) == " a a"

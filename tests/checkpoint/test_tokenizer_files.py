@@ -303,3 +303,10 @@ def test_a_tokenizer_without_tokens_leaves_all_ids_without_a_text(tmp_path: Path
     (tmp_path / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
     (note,) = read_tokenizer(tmp_path, 300).notes
     assert note == "300 of the model's 300 ids have no token, and so no text"
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "BertTokenizerFast"])
+def test_a_class_with_known_rules_is_not_noted(tmp_path: Path, name: str) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\nb\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    assert not any("rules that" in note for note in read_tokenizer(tmp_path, 3).notes)

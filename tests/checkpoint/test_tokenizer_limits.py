@@ -44,6 +44,10 @@ def charsmap(longest: int) -> str:
     return base64.b64encode(bytes(4) + b"x" * longest + b"\0ab\0").decode()
 
 
+NO_TEXTS = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(bytes(4)).decode()}
+SHORTER = {"type": "Replace", "pattern": {"String": "``"}, "content": '"'}
+
+
 def nested(depth: int) -> dict[str, Any]:
     step: dict[str, Any] = {"type": "NFC"}
     for _ in range(depth):
@@ -71,7 +75,9 @@ ALBERT = sequence(
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "no base64"}},
         {"normalizer": nested(8)},
         {"decoder": sequence("decoders", DOUBLE, {"type": "Fuse"})},
+        {"normalizer": sequence("normalizers", *[SHORTER] * 40)},
         {"post_processor": template({"SpecialToken": {"id": "<s>"}}, TEXT)},
+        {"post_processor": template(TEXT) | {"special_tokens": {str(n): {} for n in range(65)}}},
         {"model": {"vocab": {"a": 131_671, "b": "x", "c": 1.5}}},
         {"model": None, "normalizer": [1], "added_tokens": [None, {}], "post_processor": "x"},
     ],
@@ -93,6 +99,7 @@ def test_what_is_usual_passes(parts: dict[str, Any]) -> None:
         ({"added_tokens": [{}] * 131_673}, "131673 tokens, far too many"),
         ({"more": [0] * 800_000}, "far larger than a vocabulary of 300 needs"),
         ({"normalizer": sequence("normalizers", *[DOUBLE] * 14)}, "many times as long"),
+        ({"normalizer": sequence("normalizers", NO_TEXTS, *[DOUBLE] * 14)}, "many times as long"),
         ({"normalizer": replace("a", "x" * 9000)}, "many times as long"),
         ({"normalizer": {"type": "Prepend", "prepend": "x" * 9000}}, "many times as long"),
         (

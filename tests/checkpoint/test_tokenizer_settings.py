@@ -150,3 +150,12 @@ def test_a_fault_in_the_tokenizer_s_own_tokens_is_named(tmp_path: Path) -> None:
         read_settings(tmp_path, [{"content": "a"}])
     with pytest.raises(CheckpointError, match=r"^tokenizer\.json: .* is not a token$"):
         read_settings(tmp_path, [{"id": 3}])
+
+
+@pytest.mark.parametrize("key", ["extra_special_tokens", "additional_special_tokens"])
+def test_extra_special_tokens_are_special(tmp_path: Path, key: str) -> None:
+    tokens = ["<a>", {"content": "<b>", "lstrip": True}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: tokens}))
+    first, second = read_settings(tmp_path).extra
+    assert (first.content, first.special, first.lstrip) == ("<a>", True, False)
+    assert (second.content, second.special, second.lstrip) == ("<b>", True, True)

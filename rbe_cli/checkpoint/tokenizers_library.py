@@ -3,9 +3,10 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from threading import Event, RLock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from rbe_cli.errors import RbeError, Terminated
 from rbe_cli.quoting import clipped
@@ -38,12 +39,13 @@ def library_errors(kind: type[RbeError], sentence: str) -> Iterator[None]:
     takes too long, a damaged table), it raises a `PanicException`, which is a `BaseException`,
     and Rust has written a report to stderr before. That report is dropped.
     """
-    with _silent_stderr():
+    with _held_stderr() as report:
         try:
             yield
         except _NOT_THE_LIBRARYS:
             raise
         except BaseException as error:
+            report.truncate(0)
             reason = clipped(str(error).strip().split("\n")[0], _LONGEST_REASON)
             raise kind(f"{sentence}: {reason or type(error).__name__}") from error
 
@@ -110,18 +112,34 @@ class _Encoding(Thread):
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what is written to the process's stderr in the block, by Rust or by Python."""
+def _held_stderr() -> Iterator[BinaryIO]:
+    """Hold back what the process writes to stderr in the block, by Rust, Python or any thread.
+
+    Yields:
+        The file that holds it. What is in it at the end of the block goes to stderr.
+    """
     with _LOCK:
         try:
-            kept = os.dup(2)
+            stderr = os.dup(2)
         except OSError:  # stderr is closed, so nothing can be written
-            yield
+            yield BytesIO()
             return
-        try:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        with open(stderr, "wb") as output, _scratch_file() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield held
+            finally:
+                os.dup2(stderr, 2)
+                held.seek(0)
+                with suppress(OSError):  # nobody reads it any more
+                    output.write(held.read())
+                    output.flush()
+
+
+def _scratch_file() -> BinaryIO:
+    """Return an empty file that nobody else sees; in memory, where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("rbe"), "w+b", buffering=0)
+    from tempfile import TemporaryFile
+
+    return TemporaryFile(buffering=0)

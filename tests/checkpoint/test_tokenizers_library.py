@@ -1,6 +1,7 @@
 """Whatever fails in the tokenizers library is one error of ours, and nothing is printed."""
 
 import os
+from contextlib import suppress
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -45,11 +46,25 @@ def test_what_comes_from_outside_passes_through(error):
     assert caught.value is error
 
 
-def test_what_is_printed_there_is_dropped(capfd):
-    with library_errors(CheckpointError, "it fails"):
-        os.write(2, b"a report of a panic\n")
+def panic():
+    os.write(2, b"a report of a panic\n")
+    raise BaseException("a panic")
+
+
+def test_what_a_failure_prints_is_dropped(capfd):
+    with pytest.raises(CheckpointError), library_errors(CheckpointError, "it fails"):
+        panic()
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_what_others_print_meanwhile_is_printed_afterwards(capfd, error):
+    with suppress(KeyboardInterrupt), library_errors(CheckpointError, "it fails"):
+        os.write(2, b"a thread's note\n")
+        if error:
+            raise error
+    assert capfd.readouterr().err == "a thread's note\n"
 
 
 def test_it_works_where_stderr_is_closed(monkeypatch):

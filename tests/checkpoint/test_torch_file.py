@@ -291,6 +291,17 @@ def test_a_storage_of_two_sizes_is_refused(tmp_path: Path) -> None:
     assert len(listed(write_archive(tmp_path / "y.bin", {"a": tensor(), "b": halves}))) == 2
 
 
+def test_a_storage_may_not_be_read_for_thousands_of_tensors(tmp_path: Path) -> None:
+    def shared_by(tensors: int) -> Path:
+        one = tensor(size=10_000) + b"q\0"  # later tensors are this one again
+        state = {f"t{i}": b"h\0" if i else one for i in range(tensors)}
+        return write_archive(tmp_path / "x.bin", state, {"data/0": bytes(40_000)})
+
+    assert len(listed(shared_by(580))) == 580
+    with pytest.raises(CheckpointError, match="far too many of its tensors share storages"):
+        listed(shared_by(2000))
+
+
 @pytest.mark.parametrize(
     "state",
     [

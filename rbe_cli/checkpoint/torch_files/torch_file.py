@@ -25,6 +25,8 @@ from rbe_cli.errors import CheckpointError
 from rbe_cli.quoting import quoted
 
 _MAX_PICKLE_BYTES = 1 << 23
+# A storage is read once for each of its tensors, and all of GPT-2 XL's 580 may share one.
+_MAX_READS = 1000  # times the bytes of the file
 
 
 def read_torch_file(path: Path) -> StoredWeights:
@@ -60,8 +62,10 @@ def _weights(path: Path, value: Any, tensor: Callable[[View], CheckpointTensor])
     if not tensors:
         raise CheckpointError("its state dict holds no tensors")
     nbytes = path.stat().st_size
+    views = [item for item in found.state.values() if isinstance(item, View)]
+    if sum(view.storage.nbytes for view in views) > _MAX_READS * nbytes:
+        raise CheckpointError("far too many of its tensors share storages")
     if found.state is not value:
-        views = (item for item in found.state.values() if isinstance(item, View))
         nbytes = sum({view.storage.key: view.storage.nbytes for view in views}.values())
     return StoredWeights(tensors, nbytes, found.own_config, found.notes)
 

@@ -8,7 +8,7 @@ import numpy as np
 from fuzz.byte_mutations import mutated_bytes
 from fuzz.config_kinds import json_like
 from fuzz.draws import Draws
-from fuzz.kinds import InputKind, need
+from fuzz.kinds import InputKind, check_notes, need
 from fuzz.scratch import SCRATCH
 from fuzz.tree_mutations import TreeMutator
 
@@ -76,6 +76,7 @@ class CheckpointKind(InputKind):
         for name, data in case.items():
             SCRATCH.write(name, data)
         checkpoint = open_checkpoint(str(SCRATCH.path), offline=True)
+        check_notes(checkpoint.notes)
         shapes = tensor_shapes(checkpoint.config)
         need(set(checkpoint.tensors) == set(shapes), "the tensors are not those of the config")
         for name, shape in shapes.items():

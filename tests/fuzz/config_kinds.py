@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fuzz.byte_mutations import mutated_bytes
 from fuzz.draws import Draws
-from fuzz.kinds import InputKind, need
+from fuzz.kinds import InputKind, check_notes, need
 from fuzz.scratch import SCRATCH
 from fuzz.tree_mutations import TreeMutator
 
@@ -80,8 +80,8 @@ class ConfigKind(InputKind):
         need(1 <= config.n_layer <= 1 << 12, "the number of layers is unbounded")
         if config.n_layer < 4:
             tensor_shapes(config)
-        for note in (*dialect_notes(raw), *end_of_text_notes(raw, generation, config.vocab_size)):
-            need(len(note) < 100_000, "a note is unbounded")
+        check_notes(dialect_notes(raw))
+        check_notes(end_of_text_notes(raw, generation, config.vocab_size))
 
 
 class SettingsKind(InputKind):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from fuzz.byte_mutations import mutated_bytes
 from fuzz.draws import Draws, joined, wrapped
-from fuzz.kinds import InputKind
+from fuzz.kinds import InputKind, check_notes
 from fuzz.safetensors_kind import check_tensor
 from fuzz.scratch import SCRATCH
 
@@ -67,6 +67,7 @@ class GgufKind(InputKind):
         for tensor in read_gguf(path).tensors.values():
             check_tensor(tensor)
         checkpoint = open_gguf(path, "case")
+        check_notes(checkpoint.notes)
         for name in checkpoint.tensors:
             checkpoint.tensors[name]
 

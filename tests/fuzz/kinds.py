@@ -2,6 +2,7 @@
 
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 from fuzz.draws import Draws
@@ -81,6 +82,13 @@ class InputKind(ABC):
                 raise
             return Verdict(FAILED, traceback.format_exc())
         return Verdict(ACCEPTED)
+
+
+def check_notes(notes: Iterable[str]) -> None:
+    """Check that each note for the user is one line of bounded length."""
+    for note in notes:
+        is_fit = note.isprintable() and len(note) <= LONGEST_MESSAGE
+        need(is_fit, f"a note has {len(note)} characters: {note[:300]!a}")
 
 
 def need(condition: bool, promise: str) -> None:

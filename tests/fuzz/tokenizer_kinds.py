@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from fuzz.byte_mutations import mutated_bytes
 from fuzz.config_kinds import json_like
 from fuzz.draws import Draws, joined
-from fuzz.kinds import InputKind, need
+from fuzz.kinds import InputKind, check_notes, need
 from fuzz.scratch import SCRATCH
 from fuzz.tokenizer_seeds import SETTINGS, TOKENIZERS, tokenizer_folders
 from fuzz.tree_mutations import TreeMutator
@@ -159,8 +159,7 @@ class TokenizerFolderKind(InputKind):
         for name, data in case.items():
             SCRATCH.write(name, data)
         found = read_tokenizer(SCRATCH.path, _VOCAB_SIZE)
-        for note in found.notes:
-            need(len(note) < 5000, f"a note has {len(note)} characters")
+        check_notes(found.notes)
         if found.json is not None:
             Tokenizer(found.json, _VOCAB_SIZE)
 

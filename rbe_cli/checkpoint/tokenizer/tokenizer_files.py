@@ -42,7 +42,7 @@ from rbe_cli.checkpoint.tokenizer_limits import (
 )
 from rbe_cli.checkpoint.tokenizers_library import encode, library_errors
 from rbe_cli.errors import CheckpointError
-from rbe_cli.quoting import clipped
+from rbe_cli.quoting import QUOTED_CHARACTERS, clipped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -180,7 +180,8 @@ def _class_notes(files: tuple[str, ...], name: str | None) -> Iterator[str]:
     elif files == ("vocab.txt",):
         known = (_BERT,)
     if name is not None and name not in (*known, *_GENERAL_CLASSES):
-        yield f"rules that {name} may add to {files[0]} are not known: its ids may differ"
+        named = clipped(name, QUOTED_CHARACTERS)
+        yield f"rules that {named} may add to {files[0]} are not known: its ids may differ"
 
 
 def _from_tokenizer_json(path: Path, vocab_size: int) -> FoundTokenizer:

@@ -348,3 +348,15 @@ def test_a_name_of_very_many_characters_is_refused(
         assembled(raw_config, tensors, (name, stored(tensors["ln_f.bias"])))
     assert (f"a name of {length} characters" in str(caught.value)) == (length > 500)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "dtype", ["I8", "U8", "int8", "uint8", "qint8", "quint8", "F8_E4M3", "F8_E5M2"]
+)
+def test_quantised_weights_are_refused_as_such(
+    raw_config: dict[str, Any], tensors: Arrays, dtype: str
+) -> None:
+    array = tensors.pop("wte.weight")
+    fault = f"tensor 'wte.weight' is {dtype}: the checkpoint is already quantised"
+    with pytest.raises(CheckpointError, match=fault):
+        assembled(raw_config, tensors, ("wte.weight", stored(array, dtype)))

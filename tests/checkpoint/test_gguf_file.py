@@ -200,3 +200,9 @@ def test_a_damaged_scale_is_decoded_without_a_warning(tmp_path):
     block = struct.pack("<H", 0x7C00) + bytes(32)  # an infinite scale, and zeros
     file = read(tmp_path, gguf(b"", 0, tensor((32, 1), 8), 1, block))
     assert np.isnan(file.tensors["t"].read()).all()
+
+
+def test_as_many_entries_as_are_allowed_are_looked_for(tmp_path):
+    for tensors, keys in ((2**16, 0), (0, 2**16)):
+        with pytest.raises(CheckpointError, match="the file ends inside its header"):
+            read(tmp_path, gguf(key_count=keys, tensor_count=tensors))

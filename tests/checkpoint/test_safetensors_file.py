@@ -165,3 +165,21 @@ def test_flipped_bytes_never_escape_the_error_tree(data: st.DataObject) -> None:
             for tensor in list_safetensors(path).values():
                 if tensor.dtype in RAW_TYPES:
                     assert tensor.read().shape == tensor.shape
+
+
+BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "C64": 8, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
+}  # fmt: skip
+"""Of an item of each type, as the format's documentation has them."""
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_every_type_has_its_size(tmp_path: Path, dtype: str) -> None:
+    size = 3 * BYTES[dtype]
+    path = write_raw(tmp_path / "x", {"w": entry([3], 0, size, dtype)}, bytes(size))
+    assert list_safetensors(path)["w"].shape == (3,)
+    for wrong in (size - 3, size + 3):
+        path = write_raw(tmp_path / "y", {"w": entry([3], 0, wrong, dtype)}, bytes(wrong))
+        with pytest.raises(CheckpointError):
+            list_safetensors(path)

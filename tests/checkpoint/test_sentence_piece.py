@@ -183,3 +183,13 @@ def test_albert_s_quotes_and_spaces():
         assert tokenizer.decode(tokenizer.encode("a").ids) == "a"
     tokenizer = built(own, "AlbertTokenizer", add_prefix_space=False)
     assert tokenizer.decoder.decode(["▁a", "▁a"]) == " a a"
+
+
+def test_gpt_sw3_has_its_own_special_tokens():
+    start = [("<pad>", CONTROL), ("<unk>", UNKNOWN), ("<s>", CONTROL), ("<|endoftext|>", CONTROL)]
+    own = model(pieces=pieces("▁", "a", start=start), unk_id=1)
+    tokenizer = built(own, "GPTSw3Tokenizer")
+    added = tokenizer.get_added_tokens_decoder()
+    assert {number: token.content for number, token in added.items()} == {
+        0: "<pad>", 1: "<unk>", 2: "<s>", 3: "<|endoftext|>",
+    }  # fmt: skip

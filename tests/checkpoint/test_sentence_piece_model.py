@@ -185,3 +185,12 @@ def test_as_many_pieces_as_are_allowed_are_read(count: int) -> None:
     else:
         with pytest.raises(CheckpointError, match="it has too many pieces"):
             parse_sentence_piece(content, 5)
+
+
+def test_kinds_have_the_numbers_of_the_format() -> None:
+    kinds = {own.name: own.value for own in PieceType}
+    assert kinds == {
+        "NORMAL": 1, "UNKNOWN": 2, "CONTROL": 3, "USER_DEFINED": 4, "UNUSED": 5, "BYTE": 6,
+    }  # fmt: skip
+    ways = {own.name: own.value for own in Algorithm}
+    assert ways == {"UNIGRAM": 1, "BPE": 2, "WORD": 3, "CHAR": 4}

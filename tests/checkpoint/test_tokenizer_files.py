@@ -88,6 +88,10 @@ def test_half_a_tokenizer_is_named(tmp_path: Path, name: str, other: str) -> Non
     [
         ("tekken.json", "{}", "tekken.json is not a tokenizer that rbe can read"),
         ("qwen.tiktoken", "IQ== 0\n", "qwen.tiktoken is not a tokenizer that rbe can read"),
+        ("bpe.codes", "", "bpe.codes is not a tokenizer that rbe can read"),
+        ("vocab.bpe", "", "vocab.bpe is not a tokenizer that rbe can read"),
+        ("source.spm", "", "source.spm is not a tokenizer that rbe can read"),
+        ("x.model", "", "x.model is not a tokenizer that rbe can read"),
         ("tokenizer.model", "IQ== 0\nIg== 1\n", "tokenizer.model is a tiktoken vocabulary"),
     ],
 )

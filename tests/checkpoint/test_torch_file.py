@@ -314,3 +314,48 @@ def test_a_storage_may_not_be_read_for_thousands_of_tensors(tmp_path: Path) -> N
 def test_what_stands_for_no_storage_or_dict_is_refused(tmp_path: Path, state: bytes) -> None:
     with pytest.raises(CheckpointError, match="the pickle is malformed"):
         listed(write_archive(tmp_path / "x.bin", {"w": state}))
+
+
+STORAGES = {
+    "Float": ("float32", 4), "Half": ("float16", 2), "BFloat16": ("bfloat16", 2),
+    "Double": ("float64", 8), "Bool": ("bool", 1), "Byte": ("uint8", 1), "Char": ("int8", 1),
+    "Short": ("int16", 2), "Int": ("int32", 4), "Long": ("int64", 8),
+    "ComplexFloat": ("complex64", 8), "ComplexDouble": ("complex128", 16),
+    "QInt8": ("qint8", 1), "QUInt8": ("quint8", 1), "QInt32": ("qint32", 4),
+}  # fmt: skip
+"""Name and bytes of an item of each class of storages, as PyTorch has them."""
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_every_storage_has_its_type_and_size(tmp_path: Path, kind: str) -> None:
+    dtype, size = STORAGES[kind]
+    state = {"wpe.weight": tensor(kind=f"{kind}Storage")}
+    members = {"data/0": bytes(4 * size)}
+    assert listed(write_archive(tmp_path / "x.bin", state, members))["wpe.weight"].dtype == dtype
+    for wrong in (4 * size - 1, 4 * size + 1):
+        members = {"data/0": bytes(wrong)}
+        with pytest.raises(CheckpointError):
+            listed(write_archive(tmp_path / "y.bin", state, members))
+
+
+def test_a_member_whose_sizes_differ_is_refused(tmp_path: Path) -> None:
+    content = write_archive(tmp_path / "x.bin", {"w": tensor()}).read_bytes()
+    place = content.rindex(b"PK\x01\x02")  # the last entry of the directory: that of data/0
+    sizes = content[place + 20 : place + 28]
+    assert sizes == (16).to_bytes(4, "little") * 2
+    changed = content[: place + 24] + (20).to_bytes(4, "little") + content[place + 28 :]
+    (tmp_path / "y.bin").write_bytes(changed)
+    with pytest.raises(CheckpointError, match="'data/0' is compressed"):
+        listed(tmp_path / "y.bin")
+
+
+@pytest.mark.parametrize("dimensions", [8, 9])
+def test_a_tensor_has_eight_dimensions_at_most(tmp_path: Path, dimensions: int) -> None:
+    ones = (1,) * dimensions
+    state = {"w.weight": tensor(ones, ones), "wpe.weight": tensor()}
+    path = write_archive(tmp_path / "x.bin", state)
+    if dimensions == 8:
+        assert listed(path)["w.weight"].shape == ones
+    else:
+        with pytest.raises(CheckpointError, match="a tensor has 9 dimensions"):
+            listed(path)

@@ -120,3 +120,45 @@ def test_very_many_models_are_not_listed(count: int) -> None:
     fault = "17 models: save one" if count > 16 else r"several models \('m0', 'm1', "
     with pytest.raises(CheckpointError, match=fault):
         find_state_dict({f"m{number}": model() for number in range(count)})
+
+
+@pytest.mark.parametrize(
+    "key", ["model", "state_dict", "model_state_dict", "module", "model_state"]
+)
+def test_the_usual_key_comes_before_others(key: str) -> None:
+    own = model()
+    found = find_state_dict({"average": model(), key: own})
+    assert found.state is own
+    assert found.notes == ("not used: the weights under 'average'",)
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_model_lies_three_dicts_deep_at_most(depth: int) -> None:
+    own = value = model()
+    for number in range(depth):
+        value = {f"k{number}": value}
+    if depth == 3:
+        assert find_state_dict(value).state is own
+    else:
+        with pytest.raises(CheckpointError, match="no tensor is named wpe"):
+            find_state_dict(value)
+
+
+@pytest.mark.parametrize("length", [200, 201])
+def test_a_very_long_key_leads_nowhere(length: int) -> None:
+    own = model()
+    if length == 200:
+        assert find_state_dict({"k" * length: own}).state is own
+    else:
+        with pytest.raises(CheckpointError, match="no tensor is named wpe"):
+            find_state_dict({"k" * length: own})
+
+
+@pytest.mark.parametrize(
+    "key", ["model_args", "model_config", "config", "hyper_parameters", "hparams", "args"]
+)
+def test_sizes_lie_beside_the_model(key: str) -> None:
+    sizes = {"n_layer": 2, "n_embd": 8, 3: "no name"}
+    found = find_state_dict({"model": model(), key: sizes})
+    assert found.own_config == {"n_layer": 2, "n_embd": 8}
+    assert find_state_dict({"model": model(), key: {"n_layer": 2}}).own_config is None

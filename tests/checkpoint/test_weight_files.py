@@ -135,3 +135,11 @@ def test_a_folder_in_place_of_a_shard_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "model-2.safetensors").mkdir()
     with pytest.raises(NotFoundError, match=r"model-2\.safetensors is no file$"):
         weights_of_file(index)
+
+
+def test_the_set_that_lacks_the_fewest_files_is_the_one_to_complete(tmp_path: Path) -> None:
+    write_index(
+        tmp_path / "model.safetensors.index.json", {"a": "a.safetensors", "b": "b.safetensors"}
+    )
+    write_index(tmp_path / "pytorch_model.bin.index.json", {"a": "z.bin"})
+    assert missing_weights(tmp_path) == ["z.bin"]

@@ -88,13 +88,21 @@ def _changed(draws: Draws, parts: GgufParts) -> GgufParts:
         changed = [*before, own, own, *after]
     elif choice in (3, 10):
         changed = [*after, *before, own]
-    elif choice < 6:
-        changed = [*before, _with_value(draws, own), *after]
-    elif 10 < choice < 14:
-        changed = [*before, _with_size(draws, own), *after]
     else:
-        changed = [*before, mutated_bytes(draws, own), *after]
+        changed = [*before, _changed_entry(draws, own, choice), *after]
     return parts._replace(**{field: changed})
+
+
+def _changed_entry(draws: Draws, entry: bytes, choice: int) -> bytes:
+    """Return a key or a declaration with another value or size; or other bytes."""
+    try:
+        if choice < 6:
+            return _with_value(draws, entry)
+        if 10 < choice < 14:
+            return _with_size(draws, entry)
+    except struct.error:  # it was changed before
+        pass
+    return mutated_bytes(draws, entry)
 
 
 def _with_value(draws: Draws, key: bytes) -> bytes:
@@ -122,8 +130,8 @@ def _with_size(draws: Draws, entry: bytes) -> bytes:
     (size,) = struct.unpack_from("<Q", entry)
     start, choice = 8 + size, draws.below(8)
     (count,) = struct.unpack_from("<I", entry, start)
-    if not 1 <= count <= 4:  # it was changed before
-        return mutated_bytes(draws, entry)
+    if not 1 <= count <= 4:
+        raise struct.error("the number of dimensions was changed before")
     places = [start + 4 + 8 * index for index in range(count)]
     kind, offset = start + 4 + 8 * count, start + 8 + 8 * count
     if choice == 0:

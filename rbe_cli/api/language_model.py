@@ -1,6 +1,5 @@
 """A loaded model: text, logits and perplexity of it, its tensors, and the file it is saved to."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -25,6 +24,7 @@ from rbe_cli.kernels.kernel_table import Kernels, load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Floating, Int64
+from rbe_cli.runtime.fork_lock import ForkLock
 from rbe_cli.runtime.heap import trim_heap
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationResult, RecordedGeneration
@@ -127,7 +127,7 @@ class Model:
         self._threads = threads
         self._kv_type: KvType = kv_type
         self._activations: ActivationBits = activations
-        self._lock = threading.RLock()  # of the next two, which are of so many changes
+        self._lock = ForkLock()  # of the next two, which are of so many changes
         self._session: tuple[int, Session] | None = None
         self._networks: dict[int | None, tuple[int, Gpt2]] = {}  # by the number of threads
         limit = None

@@ -1,6 +1,5 @@
 """The weights of a loaded model, the changes made to them, and the file they are saved to."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from rbe_cli.nn import parameters as trained
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32, Floating
+from rbe_cli.runtime.fork_lock import ForkLock
 from rbe_cli.weights import weight_forms
 from rbe_cli.weights.weight_forms import Weight
 
@@ -41,7 +41,7 @@ class ModelWeights:
         self._container = container
         self._weights: dict[str, Weight] | None = weights
         self._changed: dict[str, StoredTensor | None] = {}  # None: not encoded yet
-        self._lock = threading.RLock()
+        self._lock = ForkLock()
 
     def close(self) -> None:
         """Let go of the weights and of the file."""

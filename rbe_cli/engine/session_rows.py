@@ -1,11 +1,10 @@
 """What all sessions share: rows of tokens in a cache, and a lock that each call holds."""
 
-import threading
-
 from rbe_cli.engine.paged_cache import PagedCache
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.runtime.fork_lock import ForkLock
 
 
 class SessionRows:
@@ -27,7 +26,7 @@ class SessionRows:
         if batch < 1:
             raise UsageError(f"a batch of {batch} rows: at least one is needed")
         self.config = config
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def n_positions(self) -> int:

@@ -5,11 +5,11 @@ sixth of the time of a token at 4 bits.
 """
 
 import mmap
-import threading
 
 import numpy as np
 
 from rbe_cli.runtime.arrays import PanelValues
+from rbe_cli.runtime.fork_lock import ForkLock
 
 _CHUNK_BYTES = 64 << 20  # asked for at once; the system gives what is written to
 _LINE = 64
@@ -19,7 +19,7 @@ class Arena:
     """Give memory, one piece after the other; several threads may use it."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = ForkLock(is_inner=True)
         self._chunk = mmap.mmap(-1, 1)
         self._used = 1
 

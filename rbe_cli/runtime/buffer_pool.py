@@ -1,6 +1,5 @@
 """Keep memory for reuse, because the system maps and clears new memory page by page."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from rbe_cli.runtime.arrays import Floating
+from rbe_cli.runtime.fork_lock import ForkLock
 
 _MOST_BYTES = 1 << 28
 
@@ -22,7 +22,7 @@ class BufferPool:
     def __init__(self, limit: int = _MOST_BYTES) -> None:
         self.limit = limit
         self._free: dict[int, list[NDArray[np.uint8]]] = {}  # by bytes
-        self._lock = threading.Lock()
+        self._lock = ForkLock(is_inner=True)
 
     def __reduce__(self) -> tuple[type["BufferPool"], tuple[int]]:
         """Return how another process makes a pool: without memory."""

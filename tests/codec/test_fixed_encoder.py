@@ -8,8 +8,11 @@ from second_moments import output_factor
 
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
+from rbe_cli.codec.fixed import fixed_encoder
 from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix, quantiser, steps
 from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+from rbe_cli.runtime.instruction_sets import available
+from rbe_cli.runtime.native import load
 
 BITS = sorted(LAYOUTS)
 
@@ -226,3 +229,17 @@ def test_any_second_moments_can_be_used(bits, moment):
     assert np.isfinite(matrix.decode()).all()
     moments = damped(moment), damped(moment)
     assert loss(weights, matrix, *moments) <= 1.1 * loss(weights, without, *moments)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 1), (9, 100), (75, 129)])
+def test_every_instruction_set_gives_the_same_codes(bits, shape, monkeypatch):
+    weights = random_weights(*shape, 0)
+    factors = fed_back(correlated(shape[0], 0), correlated(shape[1], 1), shape)
+    found = []
+    for own in available():
+        monkeypatch.setattr(fixed_encoder, "load", lambda programs, own=own: load(programs, own))
+        found.append(fixed_encoder.quantise(weights, bits, *factors))
+    for other in found[1:]:
+        for values, expected in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(values, expected)

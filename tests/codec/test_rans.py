@@ -259,6 +259,37 @@ def test_every_instruction_set_decodes_alike(shape, seed, level, escapes, states
             assert_decodes_to(block, *parts, states)
 
 
+@examples(30)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 999),
+    level=st.integers(MIN_LEVEL - 9, MAX_LEVEL),
+    escapes=st.sampled_from([0, 0.001, 0.3]),
+    states=STATES,
+)
+def test_every_instruction_set_encodes_alike(shape, seed, level, escapes, states):
+    parts = likely_block(shape, seed, level, escapes, states)
+    expected = encode(*parts, None, states)
+    for instructions in available():
+        with patch.object(rans, "load", partial(native.load, instructions=instructions)):
+            found = encode(*parts, None, states)
+        np.testing.assert_array_equal(found.states, expected.states)
+        np.testing.assert_array_equal(found.words, expected.words)
+
+
+@examples(30)
+@given(values=arrays(np.int16, st.integers(0, 60)), level=st.integers(MIN_LEVEL, MAX_LEVEL))
+def test_every_instruction_set_codes_runs_alike(values, level):
+    state, words = rans.encode_run(values, level)
+    for instructions in available():
+        with patch.object(rans, "load", partial(native.load, instructions=instructions)):
+            own_state, own_words = rans.encode_run(values, level)
+            decoded = rans.decode_run(state, words, level, values.size)
+        assert own_state == state
+        np.testing.assert_array_equal(own_words, words)
+        np.testing.assert_array_equal(decoded, values)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are protected in another way there")
 @pytest.mark.parametrize("instructions", available())
 @pytest.mark.parametrize("level", [0, 40])

@@ -10,7 +10,8 @@ faulthandler prints the test and the call. Memory that is cut into pieces (runti
 `whole_lines`) is one array a piece.
 
 Numpy takes its memory from a handler (NEP 49), which is written with ctypes here, so no compiler is
-needed. Linux alone.
+needed. Linux alone. An array that is freed while an exception passes through C code loses the
+exception ("error return without exception set"): that is a fault of this tool, not of a program.
 """
 
 import ctypes

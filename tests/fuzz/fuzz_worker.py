@@ -30,7 +30,7 @@ _BATCH = 64  # cases between two looks at memory and output
 RENEW = 75  # exit code of a worker that wants to be started anew
 NOT_READY = 1 << 32  # in the place of a kind, before the first case
 _FIRST_CASES = 12  # that are not counted
-_SLOW = 0.1  # seconds after which a case is read again, to measure its own CPU time
+_SLOW = 0.01  # seconds after which a case is read again, to measure its own CPU time
 
 
 class WorkerJob(NamedTuple):

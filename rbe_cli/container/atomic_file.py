@@ -82,7 +82,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                temporary.unlink()
 
 
 def _publish_new(temporary: Path, path: Path) -> None:

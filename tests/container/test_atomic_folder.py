@@ -152,3 +152,17 @@ def test_three_of_the_files_that_stay_are_named(
     with pytest.raises(OutputError) as caught:
         check_folder(folder, lambda name: name.endswith(".mine"), force=True)
     assert str(caught.value).endswith(f"holds other files, which `force` does not delete: {named}")
+
+
+def test_the_name_of_a_new_folder_reaches_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, bool]] = []
+
+    def note(folder: Path) -> None:
+        synced.append((folder, (tmp_path / "out").exists()))
+
+    monkeypatch.setattr(atomic_folder, "sync_folder", note)
+    with new_folder(tmp_path / "out", lambda name: True, force=False) as folder:
+        (folder / "a").touch()
+    assert synced[-1] == (tmp_path, True)

@@ -132,6 +132,7 @@ def write(path: Path, file: bytes) -> None:
     try:
         with open(temporary, "xb") as own:
             own.write(file)
+        temporary.chmod(0o644)  # whatever the umask: what a group may write is not trusted
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Object files: found where they fit, and refused where they are damaged or stale."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -82,8 +83,14 @@ def test_a_planted_file_is_not_used(folders):
         assert find("library", PORTABLE) is None
 
 
-def test_the_cache_is_ours_alone(folders):
-    keep("library", PORTABLE, packed())
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_the_cache_is_ours_alone(folders, umask):
+    before = os.umask(umask)
+    try:
+        keep("library", PORTABLE, packed())
+    finally:
+        os.umask(before)
+    assert find("library", PORTABLE) == CODE
     (path,) = folders[1].iterdir()
     assert folders[1].stat().st_mode & 0o777 == 0o700
     assert path.stat().st_mode & 0o777 == 0o644

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from torch_files import GOLDEN, LEGACY_GOLDEN
@@ -58,6 +59,25 @@ def test_tensors_of_a_file_that_changes(
     for own in tensors:
         with pytest.raises((CheckpointError, NotFoundError), match=str(path)):
             own.read()
+
+
+@pytest.mark.parametrize("golden", FILES, ids=lambda path: path.name)
+def test_a_file_that_is_replaced_as_it_is_opened(
+    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / golden.name
+    shutil.copy(golden, path)
+    opened = Path.open
+
+    def replaced(own: Path, mode: str) -> IO[Any]:
+        file = opened(own, mode)
+        replace(path)
+        return file
+
+    monkeypatch.setattr(Path, "open", replaced)
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        for tensor in FILES[golden](path).values():
+            tensor.read()
 
 
 def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:

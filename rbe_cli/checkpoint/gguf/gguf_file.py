@@ -69,8 +69,8 @@ def read_gguf(path: Path) -> GgufFile:
         CheckpointError: it breaks the format, or does not hold what it declares.
         UsageError: its tensors are quantised, and the `gguf` library is not installed.
     """
+    state = FileState.of(path)  # before it is opened: a file that takes its place is noticed
     with open_file(path) as file, _errors_name(path):
-        state = FileState.of(path)
         if state.size == 0:
             raise CheckpointError("the file is empty")
         return _read(path, state, _Cursor(file, state.size))

@@ -83,8 +83,11 @@ class WorkFolder:
                     folder._clear()
             folder._write(_MARKER, lambda file: _write_safely(file, msgspec.json.encode(record)))
             sync_folder(path)  # so that no power cut leaves steps without the marker
-        except OSError as error:
-            raise folder._cannot_write(error) from error
+        except BaseException as error:
+            folder.release()
+            if isinstance(error, OSError):
+                raise folder._cannot_write(error) from error
+            raise
         return folder
 
     def release(self) -> None:

@@ -171,6 +171,14 @@ def test_the_lock_of_a_folder_is_let_go(path):
     assert not path.exists()
 
 
+def test_a_folder_that_is_refused_is_not_locked(path):
+    WorkFolder.open(path, JOB, resume=False).release()
+    with pytest.raises(UsageError, match="the work of another job") as caught:
+        WorkFolder.open(path, {}, resume=True)
+    WorkFolder.open(path, JOB, resume=True).remove()
+    assert caught.value.__traceback__ is not None  # which holds all that the call had
+
+
 def test_a_folder_that_is_deleted_while_its_lock_is_waited_for(path, monkeypatch):
     """The owner before deletes the folder when another process has opened, not yet locked it."""
     tries = []

@@ -24,6 +24,7 @@ from rbe_cli.errors import BadFileError, ChecksumError, ContainerError, MagicErr
 from rbe_cli.model.config import Gpt2Config
 
 Memory = Callable[[int], memoryview]
+_ADVICE = "rbe compress makes one from a checkpoint"
 
 
 class StoredTensors(Mapping[str, StoredTensor]):
@@ -221,13 +222,12 @@ class Container:
 
 def _but_another(path: Path) -> str:
     """Return the end of an error message that says what the path is instead; may be empty."""
-    advice = ": rbe compress makes one from a checkpoint"
     if path.is_dir():
-        return advice
+        return f": {_ADVICE}"
     kind = file_kind(path) if path.is_file() else FileKind.unknown
     if kind is FileKind.unknown or kind is FileKind.rbe:
         return ""
-    return f", but {kind.value}{advice if kind in CHECKPOINT_KINDS else ''}"
+    return f", but {kind.value}{f': {_ADVICE}' if kind in CHECKPOINT_KINDS else ''}"
 
 
 def _opened(path: Path) -> FileBytes:
@@ -238,7 +238,8 @@ def _opened(path: Path) -> FileBytes:
             raise MagicError(f"{path} is {what}, not an .rbe file{_but_another(path)}")
         return FileBytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{path} does not exist") from error
+        needed = "" if path.suffix == ".rbe" else f"; an .rbe file is needed: {_ADVICE}"
+        raise NotFoundError(f"{path} does not exist{needed}") from error
     except OSError as error:
         raise _unreadable(path, error) from error
 

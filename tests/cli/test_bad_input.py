@@ -114,6 +114,8 @@ def test_a_model_that_is_not_one(
     text = ["x"] if verb[0] in ("run", "generate") else []
     (tmp_path / "empty.rbe").touch()
     assert "none.rbe does not exist" in refused(4, *verb, tmp_path / "none.rbe", *text)
+    needed = "none does not exist; an .rbe file is needed: rbe compress makes one"
+    assert needed in refused(4, *verb, tmp_path / "none", *text)
     assert "is a folder, not an .rbe file" in refused(3, *verb, tmp_path, *text)
     assert "ends after 0 bytes" in refused(3, *verb, tmp_path / "empty.rbe", *text)
     weights = checkpoint / "model.safetensors"

@@ -129,7 +129,7 @@ def test_what_is_on_disk_is_never_looked_for_on_the_hub(
     )
     assert layers(found) == 1
     for answer in missing:
-        assert message(answer).endswith("does not exist")
+        assert "does not exist" in message(answer)
     assert hub.requests == []
 
 

@@ -29,7 +29,7 @@ def memory_for(task: str, needed: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        causes = list(causes_of(error))
+        causes = list(_causes(error))
         if not any(map(lacks_memory, causes)):
             raise
         found = f"{TOO_LITTLE} {task}: about {needed / 1e6:.1f} MB are needed"
@@ -38,14 +38,14 @@ def memory_for(task: str, needed: int) -> Iterator[None]:
 
 def memory_sentence(error: BaseException) -> str | None:
     """Return the sentence to report if an error comes from a lack of memory; None if not."""
-    causes = list(causes_of(error))
+    causes = list(_causes(error))
     told = next((cause for cause in causes if isinstance(cause, MemoryNeededError)), None)
     if told is not None:
         return str(told)
     return TOO_LITTLE + _part(causes) if any(map(lacks_memory, causes)) else None
 
 
-def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the error and those that led to it."""
     while error is not None:
         yield error

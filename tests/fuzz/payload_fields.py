@@ -1,4 +1,4 @@
-"""Where the fields of a payload lie, by codec, as docs/codecs.md has them."""
+"""Where the fields of a payload lie, by codec, as docs/FORMAT.md has them."""
 
 import struct
 from typing import NamedTuple

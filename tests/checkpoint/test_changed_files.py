@@ -76,8 +76,12 @@ def test_a_file_that_is_replaced_as_it_is_opened(
 
     monkeypatch.setattr(Path, "open", replaced)
     with pytest.raises(CheckpointError, match="has changed since it was opened"):
-        for tensor in FILES[golden](path).values():
-            tensor.read()
+        read_all(golden, path)
+
+
+def read_all(golden: Path, path: Path) -> None:
+    for tensor in FILES[golden](path).values():
+        tensor.read()
 
 
 def test_a_disk_that_fails_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 import tomllib
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -155,7 +156,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise UsageError(f"{where}: bits = {bits} is not between {MIN_BPW} and {MAX_BITS}")
         for rule in self.override:
             try:
-                re.compile(rule.match)
+                with warnings.catch_warnings():  # of what a later Python may read otherwise
+                    warnings.simplefilter("ignore", FutureWarning)
+                    re.compile(rule.match)
             except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(
                     f"{where}: {quoted(rule.match)} is not a regular expression"

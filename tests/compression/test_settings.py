@@ -58,6 +58,10 @@ def test_presets_are_named_by_ascending_size():
     ]
 
 
+def test_a_pattern_that_a_later_python_may_read_otherwise_is_taken_without_a_warning():
+    Settings(3.0, override=(Override("h.[[01]"),)).check("a test")  # a warning would be an error
+
+
 @pytest.mark.parametrize("name", ["", "big", "balanced.toml", "../configs/tiny", "TINY"])
 def test_an_unknown_preset_is_refused_with_those_that_exist(name):
     with pytest.raises(UsageError) as error:

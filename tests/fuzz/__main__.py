@@ -15,6 +15,7 @@ from fuzz.fuzz_supervisor import FuzzRun
 from fuzz.fuzz_tally import Failure, as_json, as_table
 from fuzz.fuzz_worker import whole_verdict
 from fuzz.kinds import FAILED
+from fuzz.promises import refuse_warnings
 from fuzz.registry_of_kinds import BROKEN, KINDS, kind_named
 
 FOUND = Path(__file__).parent / "found"
@@ -49,6 +50,7 @@ def _options() -> argparse.Namespace:
 
 def _replay(name: str, seed: int, save: str | None) -> int:
     """Make and read one case, and say what becomes of it."""
+    refuse_warnings()
     kind = kind_named(name)
     case = kind.case(Draws(seed))
     text = repr(case)

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 import traceback
-import warnings
 from collections import Counter
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from fuzz.promises import (
     forbid_changes,
     limit_memory,
     memory_bound,
+    refuse_warnings,
     traced_peak,
 )
 from fuzz.registry_of_kinds import KINDS, kind_named
@@ -68,9 +68,7 @@ def work(job: WorkerJob, state: Any, results: Connection) -> None:
         results: takes the results.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
-    warnings.simplefilter("error")
-    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-        warnings.simplefilter("ignore", category)  # Python does not show them either
+    refuse_warnings()
     runner = CaseRunner(results)
     while True:
         is_done = True

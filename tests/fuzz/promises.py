@@ -4,6 +4,7 @@ import os
 import resource
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def forbid_changes() -> None:
 
 def _is_own(path: object, folder: str) -> bool:
     return isinstance(path, int) or str(path).startswith(folder)
+
+
+def refuse_warnings() -> None:
+    """Let each warning that Python would show be an error, for the rest of the process."""
+    warnings.simplefilter("error")
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
 
 
 class CapturedOutput:

@@ -9,7 +9,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --dist worksteal
 
 # What reads bytes from outside, and its tests.
 READERS := rbe_cli/codec rbe_cli/weights rbe_cli/container rbe_cli/checkpoint
-READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests/attacks
+READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests/attacks \
+  tests/compression/test_decompress.py tests/cli/test_hub_files.py
 # The share of the mutants that are tried, a random sample.
 SHARE := 1
 

@@ -103,3 +103,30 @@ def test_no_room_for_a_thread_is_no_room(monkeypatch):
     monkeypatch.setattr("threading.Thread.start", full)
     with pytest.raises(MemoryError, match="can't start new thread"):
         encode(Failing(), "text")
+
+
+def test_it_works_where_the_system_has_no_files_in_memory(monkeypatch, capfd):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with library_errors(CheckpointError, "it fails"):
+        pass
+    with (
+        pytest.raises(CheckpointError, match="it fails: why"),
+        library_errors(CheckpointError, "it fails"),
+    ):
+        raise ValueError("why")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_text_that_takes_too_long_is_given_up(monkeypatch):
+    class Endless:
+        is_over = False
+
+        def encode_batch_fast(self, texts):
+            while not self.is_over:
+                pass
+
+    monkeypatch.setattr("rbe_cli.checkpoint.tokenizers_library._SECONDS", 0.0)
+    tokenizer = Endless()
+    with pytest.raises(TimeoutError, match="it takes too long"):
+        encode(tokenizer, "")
+    tokenizer.is_over = True

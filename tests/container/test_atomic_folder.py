@@ -166,3 +166,18 @@ def test_the_name_of_a_new_folder_reaches_the_disk(
     with new_folder(tmp_path / "out", lambda name: True, force=False) as folder:
         (folder / "a").touch()
     assert synced[-1] == (tmp_path, True)
+
+
+def test_a_disk_that_fails_when_the_folder_gets_its_name_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.rename", fail)
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*out: Input/output error"),
+        new_folder(tmp_path / "out", lambda name: True, force=False) as folder,
+    ):
+        (folder / "a").touch()
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rbe_cli.container.atomic_write import write_error
+from rbe_cli.container.atomic_write import sync_folder, write_error
 
 MISSING = FileNotFoundError(2, "No such file or directory")
 DENIED = PermissionError(13, "Permission denied")
@@ -43,3 +43,18 @@ def test_a_process_may_be_in_a_folder_that_is_gone(
     assert "is gone" in str(write_error(Path("a.rbe"), MISSING))
     assert "is gone" not in str(write_error(other / "a.rbe", MISSING))
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_folder_that_cannot_be_opened_is_not_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*arguments: object) -> int:
+        raise DENIED
+
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    sync_folder(tmp_path)
+    assert len(synced) == 1
+    monkeypatch.setattr("os.open", denied)
+    sync_folder(tmp_path)
+    assert len(synced) == 1

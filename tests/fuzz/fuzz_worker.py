@@ -148,7 +148,7 @@ class CaseRunner:
         grown = self._memory.grown()
         tally.peak = max(tally.peak, grown)
         if grown > kind.memory:
-            failures += self._sought(kind, seeds)
+            failures += self._sought(kind, seeds, grown)
         if text := self._output.take():
             failures += self._printed(kind, seeds, text)
         self._batches += 1
@@ -174,16 +174,23 @@ class CaseRunner:
             return [Failure(kind.name, seed, f"{_PROMISE} it takes {seconds:.2f} s")]
         return []
 
-    def _sought(self, kind: InputKind, seeds: list[int]) -> list[Failure]:
-        """Find the cases of a batch that take too much memory."""
-        found = []
+    def _sought(self, kind: InputKind, seeds: list[int], in_batch: int) -> list[Failure]:
+        """Find the cases of a batch that take too much memory.
+
+        What a case takes only the first time is told of the first case of the batch.
+        """
+        found, allowed = [], kind.memory
         for seed in seeds:
             case = kind.case(Draws(seed))
             self._memory.restart()
             kind.verdict(case)
-            grown = self._memory.grown()
-            if grown > memory_bound(kind, case):
+            grown, bound = self._memory.grown(), memory_bound(kind, case)
+            allowed += bound - kind.memory
+            if grown > bound:
                 found.append(Failure(kind.name, seed, f"{_PROMISE} it takes {grown} bytes"))
+        if in_batch > allowed and not found:
+            fault = f"{_PROMISE} it or one of those after it takes {in_batch} bytes, once"
+            found.append(Failure(kind.name, seeds[0], fault))
         return found
 
     def _printed(self, kind: InputKind, seeds: list[int], text: str) -> list[Failure]:

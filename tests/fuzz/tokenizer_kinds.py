@@ -23,6 +23,8 @@ from rbe_cli.text.tokenizer import Tokenizer
 
 _MODELS = Path(__file__).parents[1] / "checkpoint" / "fixtures" / "sentence_piece"
 _VOCAB_SIZE = 100
+# Bytes: when the library panics for the first time, it reads 54 MB of its own symbols.
+_PANIC_MEMORY = 80 << 20
 _TEXTS = (
     "",
     "the quick",
@@ -52,6 +54,7 @@ class TokenizerJsonKind(InputKind):
     """The object of a tokenizer.json."""
 
     name: ClassVar[str] = "tokenizer-json"
+    memory = _PANIC_MEMORY
     errors = (BadFileError, UsageError)
     share = 1.0
 
@@ -115,6 +118,7 @@ class TokenizerFolderKind(InputKind):
     """The files of a tokenizer in a folder, by their names."""
 
     name: ClassVar[str] = "tokenizer-folder"
+    memory = _PANIC_MEMORY
     errors = (BadFileError, NotFoundError)
     share = 1.0
 

@@ -121,6 +121,33 @@ def check_tokenizer_json(content: bytes, vocab_size: int) -> None:
         _check_template(step)
 
 
+def check_added_tokens(contents: Sequence[str], tokenizer: Mapping[str, Any]) -> None:
+    """Refuse added tokens that would take long to normalise: the library does it as it loads them.
+
+    A regular expression without groups, which repeats two parts at most, takes as many steps as the
+    cube of a text's length. Where it has more, nothing bounds its steps.
+
+    Args:
+        contents: texts of the tokens.
+        tokenizer: a whole `tokenizer.json`, whose normaliser counts.
+
+    Raises:
+        CheckpointError: they are too long, or a regular expression is too complex.
+    """
+    steps = _steps(tokenizer.get("normalizer"), _MAX_DEPTH)
+    patterns = [pattern for step in steps if (pattern := _pattern(step))]
+    if not patterns:
+        return
+    for pattern in patterns:
+        if "(" in pattern or sum(map(pattern.count, "*+{")) > _MAX_REPETITIONS:
+            raise CheckpointError(
+                f"the tokenizer's normaliser has the regular expression {quoted(pattern)}: only "
+                "simple ones are allowed there"
+            )
+    if len(patterns) * sum(len(content) ** 3 for content in contents) > _MAX_NORMALISING:
+        raise CheckpointError("the tokenizer's added tokens are too long for its normaliser")
+
+
 def _count(entries: object) -> int:
     return len(entries) if isinstance(entries, dict | list) else 0
 
@@ -167,33 +194,6 @@ def _longest_replacement(charsmap: str) -> int:
         return 1  # which the library refuses
     texts = rules[4 + int.from_bytes(rules[:4], "little") :].split(b"\0")
     return max(1, *(len(text.decode(errors="replace")) for text in texts))
-
-
-def check_added_tokens(contents: Sequence[str], tokenizer: Mapping[str, Any]) -> None:
-    """Refuse added tokens that would take long to normalise: the library does it as it loads them.
-
-    A regular expression without groups, which repeats two parts at most, takes as many steps as the
-    cube of a text's length. Where it has more, nothing bounds its steps.
-
-    Args:
-        contents: texts of the tokens.
-        tokenizer: a whole `tokenizer.json`, whose normaliser counts.
-
-    Raises:
-        CheckpointError: they are too long, or a regular expression is too complex.
-    """
-    steps = _steps(tokenizer.get("normalizer"), _MAX_DEPTH)
-    patterns = [pattern for step in steps if (pattern := _pattern(step))]
-    if not patterns:
-        return
-    for pattern in patterns:
-        if "(" in pattern or sum(map(pattern.count, "*+{")) > _MAX_REPETITIONS:
-            raise CheckpointError(
-                f"the tokenizer's normaliser has the regular expression {quoted(pattern)}: only "
-                "simple ones are allowed there"
-            )
-    if len(patterns) * sum(len(content) ** 3 for content in contents) > _MAX_NORMALISING:
-        raise CheckpointError("the tokenizer's added tokens are too long for its normaliser")
 
 
 def _pattern(step: dict[str, Any]) -> str | None:

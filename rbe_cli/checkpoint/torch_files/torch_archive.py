@@ -25,8 +25,6 @@ _ZIP_ERRORS = (
     ValueError,
     struct.error,
 )
-
-
 _MAX_DIRECTORY_BYTES = 1 << 21  # of the list of members; 25,000 of PyTorch's take so many
 _LITTLE = b"little"
 

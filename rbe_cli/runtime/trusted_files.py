@@ -46,7 +46,8 @@ def read_trusted(path: Path) -> bytes | None:
             return None
         with open(file, "rb") as content:
             status = os.fstat(file)
-            if fault := _fault(status) if stat.S_ISREG(status.st_mode) else "it is no file":
+            is_file = stat.S_ISREG(status.st_mode)
+            if fault := _fault(status) if is_file else "it is not a regular file":
                 refuse(path, fault)
                 return None
             return content.read()

@@ -84,7 +84,7 @@ def test_a_link_to_a_folder_is_judged_by_the_folder(file, tmp_path):
 def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(file):
     file.unlink()
     os.mkfifo(file)
-    with pytest.warns(RefusedCodeWarning, match="it is no file"):
+    with pytest.warns(RefusedCodeWarning, match="it is not a regular file"):
         assert read_trusted(file) is None
 
 

@@ -258,3 +258,29 @@ def test_a_file_without_an_embedding_is_refused(tmp_path):
     path = patched(tmp_path, b"token_embd.weight", b"token_embx.weight")
     with pytest.raises(CheckpointError, match=r"it has no tensor 'token_embd\.weight'"):
         open_checkpoint(str(path))
+
+
+def test_a_special_scaling_becomes_part_of_the_queries(tmp_path):
+    original = gguf_model("scaled")
+    write_gguf(tmp_path / "x.gguf", original, "float32", no_progress)
+    found = open_checkpoint(str(tmp_path / "x.gguf"))
+    width = original.config.n_embd
+    for layer in range(original.config.n_layer):
+        name = f"h.{layer}.attn.c_attn.weight"
+        expected = original.tensors[name].copy()
+        expected[:, :width] *= np.sqrt(original.config.head_dim) / (layer + 1)
+        np.testing.assert_allclose(found.tensors[name], expected, rtol=1e-6)
+
+
+def test_what_a_file_cannot_hold_is_told(tmp_path):
+    import msgspec
+
+    model = gguf_model("tied")
+    config = msgspec.structs.replace(model.config, eos_token_id=(0, 1, 2, 3))
+    changed = dataclasses.replace(model, config=config, tokenizer_json=None)
+    [note] = write_gguf(tmp_path / "x.gguf", changed, "float32", no_progress)
+    assert note == "only the first 3 end-of-text tokens are written"
+    tensors = {**model.tensors, "wte.weight": model.tensors["wte.weight"] * 1e6}
+    large = dataclasses.replace(model, tensors=tensors)
+    with pytest.raises(UsageError, match=r"tensor wte\.weight: float16 cannot .* choose float32"):
+        write_gguf(tmp_path / "y.gguf", large, "float16", no_progress)

@@ -49,7 +49,7 @@ class DamagedFileKind(InputKind):
             data = mutated_bytes(draws, data)
         if choice == 5:
             other = draws.one_of(self._seeds)
-            data = data[: draws.below(len(data))] + other[draws.below(len(other)) :]
+            data = data[: draws.below(len(data) + 1)] + other[draws.below(len(other)) :]
         return data if data != seed else data[:-1]
 
     def read(self, case: Any) -> None:

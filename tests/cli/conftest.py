@@ -68,6 +68,21 @@ def rbe(capsys: pytest.CaptureFixture[str]) -> Rbe:
 
 
 @pytest.fixture
+def refused(rbe: Rbe) -> Callable[..., str]:
+    """Runs a command that has to fail with a code, and returns its one sentence."""
+
+    def call(code: int, *arguments: object) -> str:
+        done = rbe(*arguments)
+        assert (done.code, done.out) == (code, "")
+        *notes, sentence = done.err.splitlines()
+        assert all(note.endswith(" ...") for note in notes)
+        assert sentence.startswith("rbe: ")
+        return sentence.removeprefix("rbe: ")
+
+    return call
+
+
+@pytest.fixture
 def type_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Sets what stdin holds."""
 

@@ -6,11 +6,16 @@ from contextlib import contextmanager
 from math import prod
 
 TOO_LITTLE = "there is not enough memory"
+_SMALL_BYTES = 256_000_000  # which any machine has
 _PAGING_FILE_TOO_SMALL = 1455  # Windows' number for a lack of memory
 
 
 class MemoryNeededError(MemoryError):
     """There is too little memory for a task; the message names the task and its size."""
+
+
+class MemoryRefusedError(MemoryNeededError):
+    """A task was not begun, because there is less memory than it takes at least."""
 
 
 @contextmanager
@@ -30,10 +35,35 @@ def memory_for(task: str, needed: int) -> Iterator[None]:
         yield
     except Exception as error:
         causes = list(_causes(error))
-        if not any(map(lacks_memory, causes)):
+        if isinstance(error, MemoryRefusedError) or not any(map(lacks_memory, causes)):
             raise
         found = f"{TOO_LITTLE} {task}: about {needed / 1e6:.1f} MB are needed"
         raise MemoryNeededError(found + _part(causes)) from error
+
+
+def check_available(task: str, needed: int) -> None:
+    """Refuse a task for which this machine has too little memory now, before it begins.
+
+    Systems promise more memory than there is, and end a process that uses it. A few bytes of a
+    file may stand for many weights, so that this would be easy to bring about.
+
+    Args:
+        task: what needs memory, as in "to load the model".
+        needed: bytes that it takes at least.
+
+    Raises:
+        MemoryRefusedError: memory and swap space are less than that.
+    """
+    if needed < _SMALL_BYTES:
+        return
+    import psutil  # 8 ms of each start where it is not needed
+
+    available = psutil.virtual_memory().available + psutil.swap_memory().free
+    if needed > available:
+        raise MemoryRefusedError(
+            f"{TOO_LITTLE} {task}: at least {needed / 1e6:.1f} MB are needed, and "
+            f"{available / 1e6:.1f} MB are available"
+        )
 
 
 def memory_sentence(error: BaseException) -> str | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rbe_cli.cli.output import Format, Output, drawable, facts, size
+from rbe_cli.cli.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -150,13 +151,13 @@ class Report:
 
 def _human_line(columns: Sequence[_Column], cells: Sequence[str]) -> str:
     first, *others = zip(columns, cells, strict=True)
-    texts = [first[1].ljust(first[0].width)]
+    texts = [printable(first[1]).ljust(first[0].width)]
     texts += [cell.rjust(column.width) for column, cell in others]
     return " ".join(texts).rstrip() + "\n"
 
 
 def _md_line(columns: Sequence[_Column], cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def _csv_line(cells: Sequence[object]) -> str:
@@ -167,6 +168,8 @@ def _csv_line(cells: Sequence[object]) -> str:
 
 def _cell(value: Any, end: str | None) -> object:
     """Return a field's value, or one end of it."""
+    if isinstance(value, str):  # a name
+        return printable(value)
     return value if end is None or value is None else getattr(value, end)
 
 

@@ -204,22 +204,22 @@ class TextWriter:
         elif self._out.format is Format.json:
             self._out.result(summaries[0] if len(summaries) == 1 else summaries, lambda _: None)
         else:
-            self._out.write("".join(f"{self._written(row)}\n" for row in generation.results))
+            self._out.write_text("".join(f"{self._written(row)}\n" for row in generation.results))
 
     def _write_text(self, prompts: list[Prompt], generation: "Generation") -> None:
         """Write the text for people: one row as it is written, several one after the other."""
         stream = self._stream and len(prompts) == 1
         if stream:
-            self._out.write(prompts[0].text or "")
+            self._out.write_text(prompts[0].text or "")
         for step in generation:
             if stream:
-                self._out.write(step.text if self._model.tokenizer else f"{step.token} ")
+                self._out.write_text(step.text if self._model.tokenizer else f"{step.token} ")
         for number, (prompt, row) in enumerate(zip(prompts, generation.results, strict=True)):
             if len(prompts) > 1:
-                self._out.write(f"[{number + 1}] ")
+                self._out.write_text(f"[{number + 1}] ")
             if not stream:
-                self._out.write((prompt.text or "") + self._written(row))
-            self._out.write("\n")
+                self._out.write_text((prompt.text or "") + self._written(row))
+            self._out.write_text("\n")
         self._out.note(_timing(generation, self._options.seed))
 
     def _written(self, row: "GenerationResult") -> str:

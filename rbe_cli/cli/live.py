@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rbe_cli.cli.terminal_text import printable
 from rbe_cli.progress import Outlook, Progress, Stage
 
 _PAUSE = 30  # seconds at least between two lines about the same stage in a log
@@ -18,10 +19,10 @@ def live_line(stages: Sequence[Stage]) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # which may name a file
         BarColumn(bar_width=20),
         TextColumn("{task.fields[outlook]}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     outlook = Outlook(stages)
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -31,7 +32,7 @@ def live_line(stages: Sequence[Stage]) -> Iterator[Progress]:
             outlook.report(stage, done, total)
             bar.update(
                 line,
-                description=f"{stage} {done}/{total}" if total < _COUNTABLE else stage,
+                description=printable(f"{stage} {done}/{total}" if total < _COUNTABLE else stage),
                 completed=outlook.share or 0.0,
                 outlook=", ".join(_remaining(outlook)),
                 note=note,

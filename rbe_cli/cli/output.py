@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rbe_cli.cli.terminal_text import printable, without_controls
 from rbe_cli.errors import OutputError, RbeError, ReaderGoneError, UsageError
 from rbe_cli.progress import Progress, Stage, no_progress
 from rbe_cli.quoting import shortened
@@ -68,6 +69,14 @@ class Output:
                 raise ReaderGoneError("nobody reads stdout any more") from error
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
+    def write_text(self, text: str) -> None:
+        """Write a model's text to stdout at once; errors as of `write`.
+
+        A terminal would obey control sequences in it, so that it gets them escaped. Files and pipes
+        get the text as it is.
+        """
+        self.write(without_controls(text) if _is_terminal(sys.stdout) else text)
+
     def record(self, value: object) -> None:
         """Print one object as a line of JSON."""
         self.write(json.dumps(_plain(value)) + "\n")
@@ -84,19 +93,18 @@ class Output:
     def note(self, text: str) -> None:
         """Write a line for people to stderr."""
         if not self.quiet:
-            _report(_printable(shortened(text)))
+            _report(_one_line(text))
 
     def error(self, error: RbeError, cause: BaseException | None = None) -> int:
         """Report an error; return its exit code."""
         with suppress(MemoryError):  # of which the error may be that there is too little
             if self.verbose:
                 _report("".join(traceback.format_exception(cause or error)).rstrip())
-        message = shortened(str(error))
         if self.format in (Format.json, Format.jsonl):
-            report = {"error": {"code": error.exit_code, "message": message}}
+            report = {"error": {"code": error.exit_code, "message": shortened(str(error))}}
             _report(json.dumps(report))
         else:
-            _report(f"rbe: {_printable(message)}")
+            _report(f"rbe: {_one_line(str(error))}")
         return error.exit_code
 
     def interrupted(self, code: int, message: str = "interrupted") -> None:
@@ -248,14 +256,14 @@ def size(count: int) -> str:
     return f"{value:.0f} B" if unit == "B" else f"{value:.2f} {unit}"
 
 
-def _printable(text: str) -> str:
-    """Return text without control characters, which text from a file may hold."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+def _one_line(text: str) -> str:
+    """Return a message as it is reported: what it quotes may hold line ends, and be long."""
+    return shortened(printable(text))
 
 
 def _shown(text: str) -> str:
     """Return a table's text as it will stand there, so that its width is known."""
-    return _encodable(_printable(text), sys.stdout)
+    return _encodable(printable(text, "\n"), sys.stdout)
 
 
 def _plain(value: object) -> object:

@@ -115,6 +115,15 @@ class Codec(ABC):
         """Return the bytes of a tensor if they follow from its shape, else None."""
         return None
 
+    def least_bytes(self, size: int, shape: Shape) -> int:
+        """Return the bytes that a matrix takes at least in the form in which a model uses it.
+
+        Args:
+            size: bytes of its payload.
+            shape: (K, N).
+        """
+        return size
+
     def check_range(self, options: CodecOptions) -> None:  # noqa: B027 - most have no options
         """Refuse values of this codec's own options that are out of range.
 

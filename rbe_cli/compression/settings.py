@@ -19,10 +19,34 @@ from rbe_cli.quoting import quoted
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_REPETITIONS = 4  # in the regular expression of an override
 MAX_BITS = 12.0  # per weight: the highest rate at which lossy coding is useful (target.py)
 _OVERRIDE = re.compile(
     r"(?P<match>.+?)=(?P<pairs>(?:codec|bits|block)=[^=,]*(?:,(?:codec|bits|block)=[^=,]*)*)", re.S
 )
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    """Refuse what is no regular expression, or may take hours for the name of a tensor.
+
+    A group that repeats may take time that is exponential in the name's length, and n other
+    repetitions take its n-th power.
+
+    Raises:
+        UsageError: begins with `where`.
+    """
+    try:
+        with warnings.catch_warnings():  # of what a later Python may read otherwise
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{where}: {quoted(pattern)} is not a regular expression") from error
+    if re.search(r"\)[*+{]", pattern) or sum(map(pattern.count, "*+{")) > _MAX_REPETITIONS:
+        raise UsageError(
+            f"{where}: {quoted(pattern)} repeats a group, or more than {_MAX_REPETITIONS} parts: "
+            "it might take hours"
+        )
 
 
 def _check_codec(name: str | None) -> None:
@@ -155,14 +179,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if bits is not None and not MIN_BPW <= bits <= MAX_BITS:
                 raise UsageError(f"{where}: bits = {bits} is not between {MIN_BPW} and {MAX_BITS}")
         for rule in self.override:
-            try:
-                with warnings.catch_warnings():  # of what a later Python may read otherwise
-                    warnings.simplefilter("ignore", FutureWarning)
-                    re.compile(rule.match)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(
-                    f"{where}: {quoted(rule.match)} is not a regular expression"
-                ) from error
+            _check_pattern(rule.match, where)
         for rule in (Override(""), *self.override):
             options = CodecOptions(
                 bits=rule.bits or self.default_bits,
@@ -215,7 +232,11 @@ def load_config(path: Path) -> Settings:
         UsageError: a key is unknown, or a value is out of range.
     """
     try:
-        settings = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Settings)
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG_BYTES + 1)
+        if len(content) > _MAX_CONFIG_BYTES:
+            raise BadFileError(f"the config file {path} has more than {_MAX_CONFIG_BYTES} bytes")
+        settings = msgspec.convert(tomllib.loads(content.decode("utf-8-sig")), Settings)
     except FileNotFoundError as error:
         raise NotFoundError(f"the config file {path} does not exist") from error
     except msgspec.ValidationError as error:

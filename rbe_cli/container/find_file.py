@@ -52,7 +52,9 @@ def names_rbe(source: str) -> bool:
     if source.partition("@")[0].endswith(_SUFFIX):
         return True
     try:
+        if not os.path.isfile(source):  # a pipe would be waited for
+            return False
         with open(source, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero byte is no file's
         return False

@@ -1,5 +1,6 @@
 """Hold an encoded tensor as the container stores it, and decode it with its codec."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rbe_cli.codec.registry import codec_named
 from rbe_cli.errors import PayloadError
+from rbe_cli.memory_needs import check_available
 from rbe_cli.model.tensor_names import is_embedding
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ class StoredTensor:
 
         Raises:
             PayloadError: the bytes are malformed; the message names the tensor.
+            MemoryRefusedError: there is too little memory.
         """
+        check_available(f"to decode {self.name}", 4 * math.prod(self.shape))
         with self.errors_name_the_tensor():
             values = codec_named(self.codec).decode(self.data, self.encoded_shape)
         return values.T if self.is_transposed else values

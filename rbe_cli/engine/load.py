@@ -14,8 +14,14 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.errors import UsageError
-from rbe_cli.memory_needs import memory_for
-from rbe_cli.model.tensor_names import is_layer_norm, is_of_layer, parameter_count
+from rbe_cli.memory_needs import check_available, memory_for
+from rbe_cli.model.tensor_names import (
+    is_embedding,
+    is_layer_norm,
+    is_matrix,
+    is_of_layer,
+    parameter_count,
+)
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arena import Arena
@@ -104,6 +110,8 @@ def load_weights(
 
 def _decode(container: Container, names: Iterable[str], team: Team) -> dict[str, Weight]:
     """Return tensors as a model takes them."""
+    names = list(names)
+    check_available("to load the model", sum(_least_bytes(container, name) for name in names))
     arena = Arena()
 
     def in_arena(size: int) -> memoryview:
@@ -119,8 +127,19 @@ def _decode(container: Container, names: Iterable[str], team: Team) -> dict[str,
         memory = in_arena if is_kept else anonymous
         weights[name] = container.tensors.read(name, memory).resident()
     for batch in _batches(container, coded):
+        # Those before may have taken much more than the least.
+        check_available("to load the model", sum(_least_bytes(container, name) for name in batch))
         weights |= _unpacked([container.tensors[name] for name in batch], team, arena)
     return {name: weights[name] for name in names}
+
+
+def _least_bytes(container: Container, name: str) -> int:
+    """Return the bytes that a tensor takes at least as a model uses it."""
+    own = container.layout.tensors[name]
+    if not is_matrix(name):
+        return 4 * math.prod(own.shape)
+    shape = own.shape[::-1] if is_embedding(name) else own.shape
+    return codec_named(own.codec).least_bytes(own.size, shape)
 
 
 def _may_stay_coded(container: Container, name: str) -> bool:

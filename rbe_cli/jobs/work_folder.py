@@ -6,25 +6,28 @@ together also wait here until they are needed.
 """
 
 import os
+import stat
 import sys
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from rbe_cli.checkpoint.npy_header import check_npy_header
 from rbe_cli.container.atomic_write import gone_error, sync_folder, write_error
 from rbe_cli.errors import OutputError, UsageError
 from rbe_cli.runtime.process_lock import try_lock
 
 Arrays = dict[str, NDArray[Any]]
 _MARKER, _PARTIAL = "job.json", "partial"
+_MARKER_BYTES = 1 << 24  # that are read of it
 _DAMAGED = (ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for such a file
 
 
@@ -149,8 +152,10 @@ class WorkFolder:
 
     def _read(self, name: str) -> Arrays:
         # numpy would leave a damaged file open if it opened it itself.
-        with open(self._file(name), "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with _opened(self._file(name)) as file:
+            _check_sizes(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.npz"
@@ -160,7 +165,8 @@ class WorkFolder:
             file.unlink(missing_ok=True)
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        with open(self.path / _PARTIAL, "wb") as file:
+        (self.path / _PARTIAL).unlink(missing_ok=True)
+        with open(self.path / _PARTIAL, "xb") as file:  # which follows no link
             write(file)
         os.replace(self.path / _PARTIAL, self.path / name)
 
@@ -169,7 +175,8 @@ class WorkFolder:
         if {path.name for path in self.path.iterdir()} <= {_PARTIAL}:
             return None
         try:
-            return msgspec.json.decode((self.path / _MARKER).read_bytes(), type=_Job)
+            with _opened(self.path / _MARKER) as file:
+                return msgspec.json.decode(file.read(_MARKER_BYTES), type=_Job)
         except (FileNotFoundError, msgspec.DecodeError, RecursionError, ValueError) as error:
             raise OutputError(f"{self.path} is in the way: it holds other files") from error
 
@@ -204,6 +211,44 @@ def _locked(path: Path) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file that was written here.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a pipe or a device, which may have no end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    return open(path, "rb")
+
+
+def _check_sizes(file: BinaryIO) -> None:
+    """Refuse arrays that take more memory than the bytes of their file.
+
+    None that was written here does. numpy makes room for what an array's header says, and
+    for all that a compressed part becomes.
+
+    Raises:
+        ValueError: the file was damaged, or made by others.
+        OSError: it cannot be read.
+    """
+    left = os.fstat(file.fileno()).st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                left -= member.file_size
+                if left < 0 or member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError("the arrays are larger than their file")
+                with archive.open(member) as part:
+                    check_npy_header(cast(BinaryIO, part), member.file_size)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # zipfile raises many classes, such as that of encrypted parts
+        raise ValueError("no file of arrays") from error
+    file.seek(0)
 
 
 def _write_safely(file: BinaryIO, content: bytes) -> None:

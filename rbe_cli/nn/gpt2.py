@@ -10,6 +10,7 @@ import numpy as np
 
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels
+from rbe_cli.memory_needs import check_available
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.model.token_ids import check_tokens
@@ -207,7 +208,13 @@ class Gpt2(Layer):
         return x
 
     def logits(self, hidden: Floating, observe: Observer | None = None) -> Floating:
-        """Return the logits `[..., vocab_size]` of the last block's output `[..., n_embd]`."""
+        """Return the logits `[..., vocab_size]` of the last block's output `[..., n_embd]`.
+
+        Raises:
+            MemoryRefusedError: there is too little memory for them.
+        """
+        tokens = hidden.size // hidden.shape[-1]
+        check_available(f"for the logits of {tokens} tokens", 4 * tokens * self.config.vocab_size)
         return self.head(self.ln_f(hidden), observe)
 
     def embed(self, tokens: Int64, starts: Int64 | None = None) -> Floating:

@@ -1,6 +1,5 @@
 """Token files: `.npy` arrays of ids, or text with one sequence of space-separated ids a line."""
 
-import math
 import re
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checked_files import open_file
+from rbe_cli.checkpoint.npy_header import check_npy_header
 from rbe_cli.errors import BadFileError, UsageError
 from rbe_cli.quoting import quoted
 from rbe_cli.text.text_files import read_text_file
@@ -17,11 +17,6 @@ from rbe_cli.text.text_files import read_text_file
 Integers = NDArray[np.integer[Any]]
 
 _PADDING = -1
-# By version; a third is for names of fields, which no array of ids has.
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64; what is longer is no token id
 
 
@@ -79,10 +74,7 @@ def _read_array(path: Path) -> list[Integers]:
 def _array(content: bytes) -> NDArray[Any]:
     """Return the array of a `.npy` file, whose header promises no more than the file holds."""
     file = BytesIO(content)
-    read_header = _HEADERS[np.lib.format.read_magic(file)]
-    shape, _, dtype = read_header(file)
-    if math.prod(shape) * dtype.itemsize > len(content):
-        raise ValueError("the header promises more than the file holds")
+    check_npy_header(file, len(content))
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 

@@ -129,3 +129,25 @@ def test_a_table_that_does_not_fit_is_a_block_a_row(width: int) -> None:
     assert "shape       300 x 32"[: width - 2] in text
     assert max(map(len, text.splitlines())) <= width
     assert "".join(ROWS[0][0]) in re.sub(r"\n +", "", text)
+
+
+def test_a_message_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\n\x1b[31mb\r"
+    Output().error(UsageError(f"{name} is bad"))
+    Output().note(f"{name} is noted")
+    Output().error(UsageError("\x1b" * 10_000))
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == r"rbe: a\n\x1b[31mb\r is bad"
+    assert second == r"a\n\x1b[31mb\r is noted"
+    assert len(third) < 2100
+
+
+def test_a_terminal_does_not_obey_a_model(
+    printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "a\x1b]0;b\x07\u009b2J\u3000\u200d\tc\n"
+    Output().write_text(text)
+    assert printed() == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    Output().write_text(text)
+    assert printed() == "a\\x1b]0;b\\x07\\x9b2J\u3000\u200d\tc\n"

@@ -258,3 +258,16 @@ def test_blocks_out_of_range_are_refused(block):
     ):
         with pytest.raises(UsageError, match=f"here: block = {block} is not between 16 and 256"):
             settings.check("here")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(.*)*(.*)*x", "(a|a)*b", "(a*){9}", ".*.*.*.*.*x"])
+def test_patterns_that_may_take_hours_are_refused(pattern):
+    with pytest.raises(UsageError, match="it might take hours"):
+        Settings(target_bpw=3.0, override=(Override(pattern, bits=4.0),)).check("x")
+
+
+def test_a_config_file_has_a_limit(tmp_path):
+    path = tmp_path / "big.toml"
+    path.write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(BadFileError, match="has more than 1048576 bytes"):
+        load_config(path)

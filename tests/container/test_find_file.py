@@ -1,6 +1,7 @@
 """Which names mean a `.rbe` file of this machine, and which one on the hub."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_a_file_is_known_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
     assert names_rbe(str(tmp_path / "none")) is False
     assert names_rbe(str(tmp_path)) is False
     assert not names_rbe("name.rbe/model")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert not names_rbe(str(tmp_path / "pipe"))

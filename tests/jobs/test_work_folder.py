@@ -1,5 +1,8 @@
 import os
 import sys
+import tracemalloc
+import zipfile
+from io import BytesIO
 from subprocess import PIPE
 
 import msgspec
@@ -205,3 +208,81 @@ def test_a_full_disk_is_told(path, monkeypatch):
     with pytest.raises(OutputError, match=r"cannot write .*: No space left on device"):
         folder.save("step", {"a": np.arange(3)})
     assert folder.load("step") is None
+
+
+def stored(arrays):
+    """The bytes of a file of arrays, as numpy writes it."""
+    file = BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def compressed():
+    """A small file of 80 MB."""
+    file = BytesIO()
+    np.savez_compressed(file, a=np.zeros(10_000_000))
+    return file.getvalue()
+
+
+def promising(shape):
+    """A file whose array's header has another shape."""
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive, archive.open("a.npy", "w") as part:
+        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(part, header)
+        part.write(bytes(8))
+    return file.getvalue()
+
+
+def repeated():
+    """A file whose directory lists one array many times."""
+    one = stored({"a": np.zeros(1000)})
+    start = one.index(b"PK\x01\x02")
+    end = one.index(b"PK\x05\x06")
+    entry, count = one[start:end], 500
+    tail = bytearray(one[end:])
+    tail[8:12] = count.to_bytes(2, "little") * 2
+    tail[12:16] = (count * len(entry)).to_bytes(4, "little")
+    return one[:start] + entry * count + tail
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        compressed(),
+        promising((10**12,)),
+        promising((-1, 10**12)),
+        repeated(),
+        b"PK\5\6" + bytes(18),
+    ],
+    ids=["compressed", "promising", "negative", "repeated", "empty"],
+)
+def test_a_planted_step_takes_no_memory(path, content):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    (path / "step.npz").write_bytes(content)
+    tracemalloc.start()
+    try:
+        found = folder.load("step")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not found
+    assert peak < 8_000_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_planted_pipes_and_links_are_not_used(path, tmp_path):
+    folder = WorkFolder.open(path, JOB, resume=False)
+    os.mkfifo(path / "step.npz")
+    assert folder.load("step") is None  # and does not wait
+    other = tmp_path / "other"
+    other.write_text("kept")
+    (path / "partial").symlink_to(other)
+    folder.save("step", {"a": np.arange(3)})
+    assert other.read_text() == "kept"
+    np.testing.assert_array_equal(folder.require("step")["a"], np.arange(3))
+    folder.release()
+    (path / "job.json").unlink()
+    os.mkfifo(path / "job.json")
+    with pytest.raises(OutputError, match="is in the way: it holds other files"):
+        WorkFolder.open(path, JOB, resume=True)

@@ -1,5 +1,6 @@
 """Define the codec `classic`: the scheme of the original design, kept for comparison."""
 
+import math
 from typing import TYPE_CHECKING
 
 from rbe_cli.codec.codec import Codec, CodecOptions, Data, EncodingJob, Payload, Shape
@@ -26,6 +27,10 @@ class ClassicCodec(Codec):
     def decode(self, data: Data, shape: Shape) -> "Float32":
         """Return the whole matrix `[K, N]`. It raises as `Codec.decode`."""
         return self.resident(data, shape).decode()
+
+    def least_bytes(self, size: int, shape: Shape) -> int:
+        """Return the bytes of the decoded weights, which are kept."""
+        return 4 * math.prod(shape)
 
     def resident(self, data: Data, shape: Shape) -> "ClassicMatrix":
         """Return the matrix as factors and coefficients, which can be trained."""

@@ -48,6 +48,13 @@ class EctcqCodec(SteppedCodec):
         """Return the integers in panels."""
         return self.coded(data, shape).decoded()
 
+    def least_bytes(self, size: int, shape: Shape) -> int:
+        """Return the bytes of panels whose integers take one bit."""
+        from rbe_cli.weights.panel_layout import PANEL_COLUMNS, TILE_ROWS, VECTOR_BYTES
+
+        rows, columns = shape
+        return VECTOR_BYTES * -(-rows // TILE_ROWS) * -(-columns // PANEL_COLUMNS)
+
     def coded(self, data: Data, shape: Shape) -> "CodedMatrix":
         """Return the matrix in its stored form. It raises as `Codec.coded`."""
         from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix

@@ -68,7 +68,10 @@ def _read_array(path: Path) -> list[Integers]:
         raise BadFileError(
             f"{path} holds {array.dtype} in {array.ndim} dimensions, not integers in 1 or 2"
         )
-    return [array] if array.ndim == 1 else [_strip_padding(row) for row in array]
+    if array.ndim == 1:
+        return [array]
+    rows = array if array.size else array[:1]  # without ids there may be any number of rows
+    return [_strip_padding(row) for row in rows]
 
 
 def _array(content: bytes) -> NDArray[Any]:

@@ -138,3 +138,12 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 def test_a_folder_is_not_a_token_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="cannot be read: Is a directory"):
         read_token_file(tmp_path, VOCAB_SIZE)
+
+
+def test_rows_without_ids_are_not_counted(tmp_path):
+    path = tmp_path / "rows.npy"
+    with path.open("wb") as file:
+        header = {"descr": "<i8", "fortran_order": False, "shape": (10**15, 0)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(UsageError, match="row 1 is empty"):
+        read_token_file(path, 10)

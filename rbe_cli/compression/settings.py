@@ -19,7 +19,7 @@ from rbe_cli.quoting import quoted
 
 DEFAULT_PRESET = "balanced"
 MIN_BPW = 1.0
-_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 1 << 16  # the parser takes time as the square of a name's parts
 _MAX_REPETITIONS = 4  # in the regular expression of an override
 MAX_BITS = 12.0  # per weight: the highest rate at which lossy coding is useful (target.py)
 _OVERRIDE = re.compile(

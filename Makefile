@@ -13,6 +13,7 @@ READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests
   tests/compression/test_decompress.py tests/cli/test_hub_files.py
 # The share of the mutants that are tried, a random sample.
 SHARE := 1
+SEED := 0
 
 .PHONY: demo test test-full fuzz faults faults-libc coverage coverage-readers mutation lint format docs clean
 
@@ -56,7 +57,8 @@ mutation: $(INSTALLED)
 	mkdir -p build
 	COVERAGE_FILE=build/mutation.coverage $(BIN)/python -m pytest $(READER_TESTS) --cov \
 	  --cov-context=test --cov-report=
-	$(BIN)/python -m tools.mutation_testing --share $(SHARE) --coverage build/mutation.coverage \
+	$(BIN)/python -m tools.mutation_testing --share $(SHARE) --seed $(SEED) \
+	  --coverage build/mutation.coverage \
 	  $(READERS)
 
 lint: $(INSTALLED)

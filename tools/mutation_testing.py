@@ -210,9 +210,9 @@ class Runner:
             print(f"{kind}: {number} of {count}", file=sys.stderr, flush=True)
 
 
-def _chance(case: Case) -> float:
+def _chance(case: Case, seed: int) -> float:
     """Return a number from 0 to 1 that is a mutant's own, so that a larger sample holds it too."""
-    return xxhash.xxh3_64_intdigest(case.name.encode()) / 2.0**64
+    return xxhash.xxh3_64_intdigest(case.name.encode(), seed) / 2.0**64
 
 
 def _distance(test: str, module: str) -> int:
@@ -259,13 +259,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("build/mutants.jsonl"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of tests for one mutant")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants, a random sample")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample: another has others")
     parser.add_argument("--report", action="store_true", help="only report")
     options = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     options.results.parent.mkdir(parents=True, exist_ok=True)
     results = Results(options.results)
     found = find_cases(modules_in(options.places), options.coverage)
-    cases = sorted((case for case in found if _chance(case) < options.share), key=_chance)
+    chances = [(_chance(case, options.seed), case) for case in found]
+    chances.sort(key=lambda pair: pair[0])
+    cases = [case for chance, case in chances if chance < options.share]
     if not options.report:
         runner = Runner(results, options.seconds)
         times = options.results.with_suffix(".times")

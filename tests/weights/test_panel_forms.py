@@ -44,6 +44,11 @@ def test_a_matrix_goes_to_another_process_without_its_addresses(form):
     np.testing.assert_array_equal(again.dense(), matrix.dense())
 
 
+def test_a_matrix_has_one_record():
+    matrix = random_matrix(np.random.default_rng(0), 40, 20, FORMS[0])
+    assert matrix.record is matrix.record  # kernels keep its address
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_its_bytes_are_those_of_its_arrays(form):
     matrix = random_matrix(np.random.default_rng(0), 70, 40, form)

@@ -171,3 +171,13 @@ def test_what_is_not_cached_is_missing_offline(hub: Hub, run_all: RunAll, model:
     hub.close()
     [unreachable] = run_all("inspect org/model")
     assert message(unreachable).startswith("org/model could not be downloaded")
+
+
+@pytest.mark.parametrize("name", ["/etc/a.rbe", "../../a.rbe", "x/../../a.rbe", "c:\\a.rbe"])
+def test_a_name_that_leaves_the_repository_does_not_count(
+    run_all: RunAll, hub: Hub, model: bytes, name: str
+) -> None:
+    hub.add("some/model", {name: model})
+    [done] = run_all("inspect some/model")
+    assert done["code"] == 4
+    assert "is on the hub, but has no .rbe file" in done["err"]

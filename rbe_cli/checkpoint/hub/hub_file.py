@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -73,8 +73,11 @@ def _find_in_cache(repo: str, file: str | None, revision: str | None, name: str)
 
 
 def _choose(files: Iterable[str], file: str | None, name: str) -> str:
-    """Return the file that was asked for, or the only one with the suffix."""
-    choices = sorted(path for path in files if path.endswith(SUFFIX))
+    """Return the file that was asked for, or the only one with the suffix.
+
+    A server that lies may name files outside of the repository's folder: those do not count.
+    """
+    choices = sorted(path for path in files if path.endswith(SUFFIX) and _is_inside(path))
     if file in choices:
         return file
     if file is None and len(choices) == 1:
@@ -85,3 +88,9 @@ def _choose(files: Iterable[str], file: str | None, name: str) -> str:
     if file is None:
         raise NotFoundError(f"{has}: say which, as in {name.partition('@')[0]}/{choices[0]}")
     raise NotFoundError(f"{has}, but no {file}")
+
+
+def _is_inside(path: str) -> bool:
+    """Return whether a path in a repository stays in it, on every system."""
+    parts = PurePosixPath(path).parts
+    return ".." not in parts and "/" not in parts and not {"\\", ":"} & set(path)

@@ -192,8 +192,21 @@ def _longest_replacement(charsmap: str) -> int:
         rules = base64.b64decode(charsmap, validate=True)
     except binascii.Error:
         return 1  # which the library refuses
+    check_charsmap(rules)
     texts = rules[4 + int.from_bytes(rules[:4], "little") :].split(b"\0")
     return max(1, *(len(text.decode(errors="replace")) for text in texts))
+
+
+def check_charsmap(rules: bytes) -> None:
+    """Refuse compiled rules whose tree is said to be larger than they are.
+
+    The library makes room for the whole tree at once, and ends the process if there is too little.
+
+    Raises:
+        CheckpointError: the tree is larger.
+    """
+    if int.from_bytes(rules[:4], "little") > max(0, len(rules) - 4):
+        raise CheckpointError("the tokenizer's compiled rules are cut off")
 
 
 def _pattern(step: dict[str, Any]) -> str | None:

@@ -110,6 +110,7 @@ def test_what_is_usual_passes(parts: dict[str, Any]) -> None:
             {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap(9000)}},
             "many times as long",
         ),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "cut off"),
         (
             {"pre_tokenizer": sequence("pretokenizers", *[{"type": "ByteLevel"}] * 7)},
             "many times as long",

@@ -20,6 +20,7 @@ from rbe_cli.checkpoint.tokenizer.tokenizer_settings import (
     TokenizerSettings,
     UnsupportedTokenizerError,
 )
+from rbe_cli.checkpoint.tokenizer_limits import check_charsmap
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, decoders, models, normalizers
@@ -55,9 +56,11 @@ def sentence_piece(
 
     Raises:
         UnsupportedTokenizerError: it is of a kind that `tokenizers` cannot imitate.
+        CheckpointError: its compiled rules are cut off.
     """
     from tokenizers import AddedToken
 
+    check_charsmap(model.charsmap)
     if model.algorithm is Algorithm.WORD:
         raise UnsupportedTokenizerError("is a SentencePiece model of whole words")
     if model.space_is_suffix:

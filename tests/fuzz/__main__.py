@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fuzz.fuzz_worker import whole_verdict
 from fuzz.kinds import FAILED
 from fuzz.promises import refuse_warnings
 from fuzz.registry_of_kinds import BROKEN, KINDS, kind_named
+from fuzz.scratch import RUN_FOLDER, parent_folder
 
 FOUND = Path(__file__).parent / "found"
 
@@ -84,10 +86,12 @@ def _fuzz(options: argparse.Namespace) -> int:
             options.json.write_text(json.dumps(figures, indent=1))
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        run.run(tell, save)
-    except KeyboardInterrupt:
-        print("interrupted")
+    with tempfile.TemporaryDirectory(prefix="rbe-fuzz-", dir=parent_folder()) as folder:
+        os.environ[RUN_FOLDER] = folder
+        try:
+            run.run(tell, save)
+        except KeyboardInterrupt:
+            print("interrupted")
     save()
     print(as_table(run.tallies))
     total = sum(own.inputs for own in run.tallies.values())

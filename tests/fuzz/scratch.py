@@ -1,15 +1,26 @@
 """Files in memory, for readers that take paths."""
 
+import atexit
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+RUN_FOLDER = "RBE_FUZZ_FOLDER"  # environment variable: the folder of a run of several workers
 _MEMORY = Path("/dev/shm")  # files there never reach a disk
 
 
+def parent_folder() -> str | None:
+    """Return where scratch folders are made: in that of a run, else in memory if possible."""
+    in_memory = str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None
+    return os.environ.get(RUN_FOLDER, in_memory)
+
+
 class ScratchFolder:
-    """A folder whose files are rewritten case after case. It vanishes with the process."""
+    """A folder whose files are rewritten case after case.
+
+    It vanishes when the process exits. That of a worker, which is killed, vanishes with its run.
+    """
 
     def __init__(self) -> None:
         """Make an empty folder when it is first used."""
@@ -21,9 +32,9 @@ class ScratchFolder:
     def path(self) -> Path:
         """Return the folder."""
         if self._path is None or self._owner != os.getpid():
-            parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-            self._path = Path(tempfile.mkdtemp(prefix="rbe-fuzz-", dir=parent))
+            self._path = Path(tempfile.mkdtemp(prefix="rbe-fuzz-", dir=parent_folder()))
             self._files, self._owner = {}, os.getpid()
+            atexit.register(self.remove)
         return self._path
 
     def write(self, name: str, data: bytes) -> Path:

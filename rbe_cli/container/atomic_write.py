@@ -7,7 +7,6 @@ renamed in one step. Until then an existing file or folder of the final name is 
 
 import errno
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +47,7 @@ def check_place(path: Path, is_kind: Callable[[int], bool], kind: str, *, force:
 
 def temporary_names(place: Path) -> tuple[Path, Path]:
     """Return two unused names in the folder of `place`: for the new and for the old content."""
-    token = secrets.token_hex(8)
+    token = os.urandom(8).hex()
     return place.with_name(f".rbe-{token}.partial"), place.with_name(f".rbe-{token}.old")
 
 

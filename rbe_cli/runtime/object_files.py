@@ -15,7 +15,6 @@ and the cache folder counts only if nobody else can write there (`trusted_files`
 import hashlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -128,7 +127,7 @@ def _unpack(file: bytes) -> tuple[dict[str, Any], bytes]:
 def write(path: Path, file: bytes) -> None:
     """Write an object file; it appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
         with open(temporary, "xb") as own:
             own.write(file)

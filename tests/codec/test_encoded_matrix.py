@@ -230,6 +230,17 @@ def test_a_matrix_of_zeros_is_within_the_bound_on_integers():
     assert not read.decode().any()
 
 
+def test_a_block_may_have_as_many_integers_as_its_words_can_code():
+    # 2^16 for each of its 32 first states: those of the weights, the rows, and twice the column
+    most = (32 * 2**16 - 2) // 2
+    payload = bytearray(encode(np.ones((1, 1), np.float32), 0.5).to_bytes())
+    payload[8:12] = bytes(4)  # no words
+    short = bytes(payload[: 8 + 4 + 140])
+    with pytest.raises(PayloadError, match="too few"):
+        EncodedMatrix.from_bytes(short, (most + 1, 1))
+    assert EncodedMatrix.from_bytes(short, (most, 1)).shape == (most, 1)
+
+
 def test_more_integers_than_the_words_can_code_are_refused_before_there_is_room_for_them():
     (block,) = SMALL.blocks
     rows = 2**16 * (block.words.size + rans.LANES) // 1024

@@ -10,14 +10,13 @@ from rbe_cli.compression.encoding import Source, encode_all
 
 def source_of(weights, cost):
     weights = weights.astype(np.float32)
-    return Source(ECTCQ, CodecOptions(), weights, cost.unit_step, lambda: cost)
+    return Source.of(ECTCQ, CodecOptions(), weights, cost)
 
 
 def matrices_of(sources, encoded):
     """Name -> EncodedMatrix, from the bytes of each source."""
     return {
-        name: EncodedMatrix.from_bytes(data, sources[name].weights.shape)
-        for name, data in encoded.items()
+        name: EncodedMatrix.from_bytes(data, sources[name].shape) for name, data in encoded.items()
     }
 
 

@@ -10,7 +10,7 @@ from rbe_cli.codec.codec import Codec, CodecOptions, EncodingJob, SteppedCodec
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import ErrorCost
 from rbe_cli.codec.registry import CODECS
-from rbe_cli.compression.encoding import Source, deviation, encode_all, sampled_bits
+from rbe_cli.compression.encoding import Source, encode_all, sampled_bits
 from rbe_cli.compression.metric import make_cost
 from rbe_cli.compression.scale_search import solve_scale
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW
@@ -233,8 +233,8 @@ def _stepped(
     threads: int | None,
 ) -> bytes:
     """Encode at about so many bits a weight: what whole matrices take over samples is learnt."""
-    source = Source(codec, options, weights, cost.unit_step, lambda: cost)
-    unit = deviation(weights) * 2.0 ** (1.05 - bits)
+    source = Source.of(codec, options, weights, cost)
+    unit = source.deviation * 2.0 ** (1.05 - bits)
     surplus = 0.0
     with workers(threads) as pool:
 

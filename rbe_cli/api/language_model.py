@@ -294,7 +294,7 @@ class Model:
             raise UsageError("perplexity needs at least two tokens")
         # Several windows go to one thread each.
         network = self._network(1 if len(windows) > 1 else self._threads)
-        warm_up(network, progress)
+        warm_up(network.kernels, progress)
         with workers(self._threads) as pool:
             return evaluate(network, windows, pool, reference, progress)
 

@@ -162,7 +162,7 @@ def _load(
     )  # fmt: skip
     model = Model(container, tokenizer, threads=threads, engine=engine, progress=progress)
     if not wanted.perplexity:
-        warm_up(model.network, progress)
+        warm_up(model.network.kernels, progress)
     return model, [prompt.tokens for prompt in prompts]
 
 

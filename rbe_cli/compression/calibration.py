@@ -14,6 +14,8 @@ import numpy as np
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression import text_writer
 from rbe_cli.compression.text_writer import eight_bit_copy
+from rbe_cli.engine.paged_cache import cache_bytes
+from rbe_cli.engine.session import DEFAULT_KV_TYPE
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import Tokens, windows
 from rbe_cli.jobs.ticks import Ticks
@@ -30,6 +32,7 @@ WINDOW = 256  # tokens of a calibration sequence at most
 SAMPLED = "sampled from the model"  # the name of text that the model generated
 _HELD_OUT = 8  # for so many sequences to calibrate on, one more is kept to measure quality
 _ROWS = 36  # sequences of one task at most
+_CACHE_BYTES = 1 << 30  # of their keys and values at most
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def from_model(
         progress: called with the number of finished sequences.
     """
     total, length = samples + held_out(samples), min(WINDOW, checkpoint.config.n_positions)
-    parts = -(-total // _ROWS)
+    parts = -(-total // _rows_at_once(checkpoint.config))
     sizes = [(i + 1) * total // parts - i * total // parts for i in range(parts)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
     ticks = Ticks(progress, "writing calibration text", total * length, length)
@@ -149,6 +152,11 @@ def from_model(
         sequences.extend(arrays["tokens"])
         ticks.reach(len(sequences) * length)
     return Calibration(sequences[:samples], sequences[samples:], *describe(None, None))
+
+
+def _rows_at_once(config: Gpt2Config) -> int:
+    """Return how many sequences a task writes together, at least one."""
+    return min(_ROWS, max(1, _CACHE_BYTES // cache_bytes(config, 1, DEFAULT_KV_TYPE, WINDOW)))
 
 
 def _split(

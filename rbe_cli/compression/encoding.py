@@ -23,30 +23,56 @@ class Source:
     Attributes:
         codec: the codec that encodes the matrix.
         options: the codec's options.
-        weights: float32 `[K inputs, N outputs]`.
+        shape: (K inputs, N outputs).
+        power: the mean square of the weights.
         unit_step: the unit step of the matrix's cost (`ErrorCost`).
-        load_cost: reads the cost, which is too large to keep in memory for every matrix.
+        load_weights: reads the weights, float32 `[K, N]`.
+        load_cost: reads the cost. Like the weights, it is too large to keep in memory for every
+            matrix.
     """
 
     codec: SteppedCodec
     options: CodecOptions
-    weights: Float32
+    shape: tuple[int, int]
+    power: float
     unit_step: float
+    load_weights: Callable[[], Float32]
     load_cost: Callable[[], ErrorCost]
+
+    @classmethod
+    def of(
+        cls, codec: SteppedCodec, options: CodecOptions, weights: Float32, cost: ErrorCost
+    ) -> "Source":
+        """Return the source of a matrix that is in memory, float32 `[K, N]`."""
+        rows, columns = weights.shape
+        return cls(
+            codec, options, (rows, columns), mean_square(weights), cost.unit_step,
+            lambda: weights, lambda: cost,
+        )  # fmt: skip
 
     @property
     def size(self) -> int:
         """Return the number of weights."""
-        return self.weights.size
+        return math.prod(self.shape)
+
+    @property
+    def deviation(self) -> float:
+        """Return the root mean square of the weights, as of `deviation`."""
+        return deviation(self.power)
 
     def job(self, step: float) -> EncodingJob:
         """Return the codec's job for this quantisation step."""
         return EncodingJob(self.options, cost=self.load_cost(), step=step)
 
 
-def deviation(weights: Float32) -> float:
-    """Return the root mean square of weights, summed in float64, or 1 if all are zero."""
-    return math.sqrt(sum_of_squares(weights) / weights.size) or 1.0
+def mean_square(weights: Float32) -> float:
+    """Return the mean square of weights, summed in float64."""
+    return sum_of_squares(weights) / weights.size
+
+
+def deviation(power: float) -> float:
+    """Return the root of a mean square, or 1 if all weights are zero."""
+    return math.sqrt(power) or 1.0
 
 
 def encode_all(
@@ -63,14 +89,14 @@ def encode_all(
     def parts() -> Iterator[tuple[object, ...]]:
         """Yield the arguments of `_encode_part`."""
         for name, source in sources.items():
-            for arguments in source.codec.parts(source.weights, source.job(steps[name])):
+            for arguments in source.codec.parts(source.load_weights(), source.job(steps[name])):
                 yield source.codec, *arguments
 
     encoded = workers.starmap(_encode_part, parts())
     for name, source in sources.items():
-        own = list(islice(encoded, source.codec.count_parts(source.weights.shape)))
+        own = list(islice(encoded, source.codec.count_parts(source.shape)))
         job = EncodingJob(source.options, step=steps[name])
-        yield name, source.codec.join(source.weights.shape, own, job)
+        yield name, source.codec.join(source.shape, own, job)
 
 
 def sampled_bits(
@@ -81,7 +107,7 @@ def sampled_bits(
     def samples() -> Iterator[tuple[object, ...]]:
         """Yield the arguments of `_sampled_bits`."""
         for name, source in sources.items():
-            arguments = source.codec.sample(source.weights, source.job(steps[name]))
+            arguments = source.codec.sample(source.load_weights(), source.job(steps[name]))
             yield source.codec, *arguments
 
     return dict(zip(sources, workers.starmap(_sampled_bits, samples()), strict=True))

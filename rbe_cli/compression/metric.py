@@ -18,7 +18,7 @@ from rbe_cli.choices import Objective
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
 from rbe_cli.codec.scales import column_levels
-from rbe_cli.compression.encoding import deviation
+from rbe_cli.compression.encoding import deviation, mean_square
 from rbe_cli.compression.moments import collect
 from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.evaluation.batching import Tokens
@@ -56,6 +56,7 @@ class Metric:
     Attributes:
         unit_steps: the unit step (`ErrorCost`) of each lossy matrix. For a matrix that no
             prediction depends on, it is the step that gives the mean rate of the others.
+        powers: the mean square of the weights of each lossy matrix.
         even_losses: the cost of independent errors of variance 1 in all weights of each lossy
             matrix, to second order, in nats per token.
         squares: E[g^2] of the gradient of each vector, float64 `[n]`. It is empty if no matrix
@@ -64,6 +65,7 @@ class Metric:
     """
 
     unit_steps: dict[str, float]
+    powers: dict[str, float]
     even_losses: dict[str, float]
     squares: dict[str, NDArray[np.float64]]
     folder: WorkFolder
@@ -105,7 +107,7 @@ def measure(
 
     Args:
         model: the original model.
-        tensors: the tensors of the checkpoint, float32.
+        tensors: the tensors of the checkpoint, float32. Those of a layer are read at a time.
         sequences: the calibration text.
         plans: the plans of all tensors. Only the lossy matrices are measured.
         objective: see the docstring of this module.
@@ -120,7 +122,7 @@ def measure(
     """
     lossy = {plan.name: plan for plan in plans if plan.is_lossy_matrix}
     if not lossy:  # there are no errors
-        return Metric({}, {}, {}, folder)
+        return Metric({}, {}, {}, {}, folder)
     names = [f"h.{layer}" for layer in range(len(model.blocks))] + ["embeddings"]
     tokens = sum(map(len, sequences))
     if any(folder.load(f"squares-{name}") is None for name in names):
@@ -137,7 +139,10 @@ def measure(
             for matrix, cost in zip(coded, costs, strict=True):
                 folder.save(f"cost-{matrix}", cost.to_arrays())
                 even = _even_loss(part.inputs[matrix], part.outputs[matrix])
-                units[matrix] = np.array([cost.unit_step if even else np.nan, even])
+                step = cost.unit_step if even else np.nan
+                units[matrix] = np.array(
+                    [step, mean_square(as_matrix(matrix, tensors[matrix])), even]
+                )
             folder.save(f"units-{name}", units)
             folder.save(f"squares-{name}", part.squares)
     measured: Arrays = {}
@@ -145,9 +150,12 @@ def measure(
     for name in names:
         measured |= folder.require(f"units-{name}")
         squares |= folder.require(f"squares-{name}")
-    unit_steps = {name: float(step) for name, (step, _) in measured.items()}
-    even_losses = {name: float(loss) for name, (_, loss) in measured.items()}
-    return Metric(_completed(unit_steps, tensors), even_losses, squares, folder)
+    unit_steps, powers, even_losses = (
+        {name: float(values[number]) for name, values in measured.items()} for number in range(3)
+    )
+    sizes = {name: lossy[name].size for name in measured}
+    unit_steps = _completed(unit_steps, powers, sizes)
+    return Metric(unit_steps, powers, even_losses, squares, folder)
 
 
 def _even_loss(inputs: NDArray[np.floating], outputs: Sequence[NDArray[np.floating]]) -> float:
@@ -157,18 +165,19 @@ def _even_loss(inputs: NDArray[np.floating], outputs: Sequence[NDArray[np.floati
     return 0.5 * float(np.trace(inputs, dtype=np.float64)) * importance
 
 
-def _completed(unit_steps: Mapping[str, float], tensors: Mapping[str, Float32]) -> dict[str, float]:
+def _completed(
+    unit_steps: Mapping[str, float], powers: Mapping[str, float], sizes: Mapping[str, int]
+) -> dict[str, float]:
     """Return the unit steps, with unknown ones (NaN) set to give the mean rate of the others.
 
     The cost of errors is unknown in a matrix that no prediction depended on, such as one before
     a matrix of zeros. Other text may depend on it.
     """
     known = [name for name, step in unit_steps.items() if not np.isnan(step)]
-    sizes = [tensors[name].size for name in known]
-    octaves = [log2(deviation(tensors[name]) / unit_steps[name]) for name in known]
-    mean = float(np.average(octaves, weights=sizes)) if known else 0.0
+    octaves = [log2(deviation(powers[name]) / unit_steps[name]) for name in known]
+    mean = float(np.average(octaves, weights=[sizes[n] for n in known])) if known else 0.0
     return {
-        name: deviation(tensors[name]) / float(exp2(mean)) if np.isnan(step) else step
+        name: deviation(powers[name]) / float(exp2(mean)) if np.isnan(step) else step
         for name, step in unit_steps.items()
     }
 

@@ -124,7 +124,8 @@ def collect(
     for layer in reversed(range(layers)):
         if folder.load(f"gradient-{layer}") is None:
             before = folder.require(f"gradient-{layer + 1}").values()
-            done = workers.map(_backward, repeat(model.blocks[layer]), states(layer), before)
+            again = repeat(model.blocks[layer])
+            done = workers.map(_backward, again, states(layer), before, ahead=1)
             gradients, sums = _add_up(_counted(done, ticks, _BACKWARD_UNITS))
             yield f"h.{layer}", sums.means(tokens)
             folder.save(f"gradient-{layer}", gradients)

@@ -20,7 +20,7 @@ from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression import calibration
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
-from rbe_cli.compression.metric import Metric, measure
+from rbe_cli.compression.metric import Metric, as_matrix, measure
 from rbe_cli.compression.output_file import OutputFile, Quality
 from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
@@ -45,6 +45,7 @@ from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.native import prepare
+from rbe_cli.weights.on_demand import OnDemand
 
 Float32 = NDArray[np.float32]
 _KL_ATTEMPTS = 6
@@ -275,11 +276,13 @@ def _make(
         search: whether to search the rate that meets a target of KL divergence.
     """
     settings, plans = options.settings, target.plans
-    tensors = with_decorrelated_heads(checkpoint, plans)
-    model = Gpt2.from_checkpoint(checkpoint.config, tensors, load_kernels("fast", threads=1))
-    warm_up(model, progress)
+    tensors = with_decorrelated_heads(checkpoint, plans, folder)
+    kernels = load_kernels("fast", threads=1)
+    warm_up(kernels, progress)
     prepare(("codec",), progress=progress)
     text = _calibrate(checkpoint, options, workers, folder, progress)
+    matrices = OnDemand(tensors, lambda name: as_matrix(name, tensors[name]))
+    model = Gpt2(checkpoint.config, matrices, kernels, streamed=True)
     # More text than this improves the tuning, but not the metric.
     few = options.calib_samples or calibration.default_samples(checkpoint.config)
     metric = measure(
@@ -310,7 +313,7 @@ def _make(
             lambda own: file.bits_per_weight_of(own) <= largest,
         )  # fmt: skip
     reports = list(_reports(stored, tensors, metric, model.head.name, workers))
-    expectation = expect(reports, tensors, plans, metric)
+    expectation = expect(reports, plans, metric)
     return _Made(stored, reached, tuning, reports, expectation)
 
 
@@ -385,9 +388,9 @@ def _measure(
     progress: Progress,
 ) -> Quality:
     """Measure the tensors in the form the engine runs them, on the held-out text."""
-    weights = {tensor.name: tensor.resident() for tensor in stored}
-    compressed = Gpt2(model.config, weights, model.kernels)
-    warm_up(compressed, progress)
+    by_name = {tensor.name: tensor for tensor in stored}
+    weights = OnDemand(by_name, lambda name: by_name[name].resident())
+    compressed = Gpt2(model.config, weights, model.kernels, streamed=True)
     windows = [Window(sequence) for sequence in text.held_out]
     found = evaluate(compressed, windows, workers, model, progress)
     return Quality.of(found, windows, text.text)

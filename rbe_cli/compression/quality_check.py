@@ -7,16 +7,12 @@ sound models lost at most 4 times the expected cost (docs/results.md, "Every rat
 size"). `MARGIN` is well above that, so that only a fault exceeds it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rbe_cli.compression.metric import Metric
 from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.compression.tensor_report import TensorReport
-from rbe_cli.runtime.arrays import sum_of_squares
 
 MARGIN = 30.0  # times the cost of plain rounding
 NOISE = 1e-6  # nats per token: rounding the logits to float32 can give such a divergence
@@ -41,7 +37,6 @@ class Expectation:
 
 def expect(
     reports: Sequence[TensorReport],
-    tensors: Mapping[str, NDArray[np.float32]],
     plans: Sequence[TensorPlan],
     metric: Metric,
 ) -> Expectation:
@@ -49,7 +44,6 @@ def expect(
 
     Args:
         reports: the reports on all tensors of the file.
-        tensors: the tensors of the checkpoint, float32.
         plans: the plans of all tensors.
         metric: the cost of errors in the checkpoint's matrices.
     """
@@ -57,9 +51,8 @@ def expect(
     by_name = {plan.name: plan for plan in plans}
     for report in reports:
         if report.name in metric.even_losses:
-            power = sum_of_squares(tensors[report.name]) / tensors[report.name].size
             # The cost of errors as large as the weights:
-            loss = power * metric.even_losses[report.name]
+            loss = metric.powers[report.name] * metric.even_losses[report.name]
             plan = by_name[report.name]
             should += loss * plan.codec.plain_error_power(
                 report.bits_per_weight, report.shape, plan.options, report.relative_error

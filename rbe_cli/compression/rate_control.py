@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from rbe_cli.algebra.elementary import exp2, log2
-from rbe_cli.compression.encoding import Source, deviation, encode_all, sampled_bits
+from rbe_cli.compression.encoding import Source, encode_all, sampled_bits
 from rbe_cli.compression.scale_search import solve_scale
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.work_folder import WorkFolder
@@ -217,6 +217,6 @@ def rate_factor(sources: Iterable[Source], bits: float) -> float:
     """
     octaves, weights = 0.0, 0
     for source in sources:
-        octaves += source.size * float(log2(deviation(source.weights) / source.unit_step))
+        octaves += source.size * float(log2(source.deviation / source.unit_step))
         weights += source.size
     return float(exp2(octaves / max(weights, 1) + 1.05 - bits))

@@ -41,7 +41,7 @@ class Storing:
 
         Args:
             plans: the plans of all tensors, in the checkpoint's order.
-            tensors: the tensors of the checkpoint, float32.
+            tensors: the tensors of the checkpoint, float32. One is read when it is needed.
             metric: the cost of errors.
             file: the file that will be written.
             workers: encode parts of matrices in parallel.
@@ -119,19 +119,22 @@ class Storing:
         plan = self._plans[stored.name]
         job = plan.codec.job_like(stored.data, stored.encoded_shape, plan.options, cost)
         if isinstance(plan.codec, SteppedCodec) and job.step is not None:
-            source = Source(plan.codec, plan.options, weights, 1.0, lambda: cost)
+            source = Source.of(plan.codec, plan.options, weights, cost)
             ((_, data),) = encode_all({plan.name: source}, {plan.name: job.step}, self._workers)
             return replace(stored, data=data)
         (payload,) = self._workers.map(_encode, (plan,), (weights,), (job,))
         return replace(stored, data=payload.data)
 
     def _source(self, plan: TensorPlan, codec: SteppedCodec) -> Source:
+        name = plan.name
         return Source(
             codec,
             plan.options,
-            as_matrix(plan.name, self._tensors[plan.name]),
-            self._metric.unit_steps[plan.name],
-            partial(self._metric.cost, plan.name),
+            plan.matrix_shape,
+            self._metric.powers[name],
+            self._metric.unit_steps[name],
+            lambda: as_matrix(name, self._tensors[name]),
+            partial(self._metric.cost, name),
         )
 
     def _matrices(self, plans: Sequence[TensorPlan], rate: float) -> Iterator[StoredTensor]:
@@ -160,7 +163,7 @@ class Storing:
         return tensor if plan.codec.keeps_orientation else as_matrix(plan.name, tensor)
 
     def _stored(self, name: str, payload: Payload) -> StoredTensor:
-        return StoredTensor(name, self._tensors[name].shape, payload.codec, payload.data)
+        return StoredTensor(name, self._plans[name].shape, payload.codec, payload.data)
 
 
 def _encode(plan: TensorPlan, values: Float32, job: EncodingJob) -> Payload:

@@ -49,6 +49,12 @@ class TensorPlan:
         return math.prod(self.shape)
 
     @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Return (K inputs, N outputs) of a matrix. Embeddings have the shape `[N, K]`."""
+        rows, columns = self.shape[::-1] if self.role == "embedding" else self.shape
+        return rows, columns
+
+    @property
     def is_matrix(self) -> bool:
         """Return whether the tensor has two dimensions."""
         return self.role != "vector"

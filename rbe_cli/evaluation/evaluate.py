@@ -1,6 +1,6 @@
 """Score a model over token sequences: its perplexity, and how far it is from a reference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import Tokens, Window, batches, logit_chunks
 from rbe_cli.evaluation.means import Mean, mean_of
+from rbe_cli.jobs.ticks import Ticks
 from rbe_cli.jobs.workers import Workers
+from rbe_cli.model.token_ids import check_tokens
 from rbe_cli.nn.gpt2 import Gpt2
+from rbe_cli.nn.layer_norm_layer import LayerNorm
+from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.loss import kl_divergence, log_softmax
+from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Floating, sum_of_squares
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+_GROUP_TOKENS = 1024  # of neighbouring windows that are computed together
+_ROUND_TOKENS = 1 << 15  # whose states are in memory at once
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,38 @@ def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
             length,
         ):
             end += 1
-        for group in batches([window.tokens for window in windows[start:end]]):
+        alike = [window.tokens for window in windows[start:end]]
+        for group in batches(alike, _GROUP_TOKENS):
             yield group, skipped
         start = end
+
+
+@dataclass(frozen=True)
+class _States:
+    """Hold a group's states between two layers.
+
+    Attributes:
+        own: of the model, `[batch, n, d]`.
+        known: of the reference; None without one.
+        errors, norms: squared, of the outputs of the layers before; empty without a reference.
+    """
+
+    own: Float32
+    known: Float32 | None
+    errors: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Hold what follows a model's last layer."""
+
+    norm: LayerNorm
+    linear: Linear
+
+    def logits(self, states: Floating) -> Floating:
+        """Return the logits `[predictions, vocab]` of states `[predictions, d]`."""
+        return self.linear(self.norm(states))
 
 
 @dataclass(frozen=True)
@@ -95,7 +131,7 @@ class _Scores:
         losses: cross-entropies, float64 `[predictions]`, window after window.
         reference_losses, divergences: alike; zeros without a reference.
         agreements: 1 where both find the same token likeliest, else 0; alike.
-        errors, norms: squared, of each block's output, float64 `[n_layer]`.
+        errors, norms: squared, of each block's output, by layer.
     """
 
     counts: NDArray[np.int64]
@@ -103,42 +139,60 @@ class _Scores:
     reference_losses: Float64
     divergences: Float64
     agreements: Float64
-    errors: Float64
-    norms: Float64
+    errors: tuple[float, ...]
+    norms: tuple[float, ...]
 
 
-def _score(model: Gpt2, reference: Gpt2 | None, tokens: Tokens, skipped: int) -> _Scores:
-    """Score a batch `[batch, n]` of windows whose first predictions are not counted."""
+def _embedded(model: Gpt2, tokens: Tokens) -> Float32:
+    """Return the input of the first layer, `[batch, n, d]`."""
+    check_tokens(model.config, tokens, np.zeros(len(tokens), np.int64))
+    return model.embed(tokens)
+
+
+def _next(block: TransformerBlock, other: TransformerBlock | None, states: _States) -> _States:
+    """Return the outputs of a layer, given that of the model and that of the reference."""
+    own = block(states.own)
+    if other is None or states.known is None:
+        return _States(own, None)
+    known = other(states.known)
+    error, norm = sum_of_squares(own - known), sum_of_squares(known)
+    return _States(own, known, (*states.errors, error), (*states.norms, norm))
+
+
+def _score(
+    head: _Head, other: _Head | None, tokens: Tokens, skipped: int, states: _States
+) -> _Scores:
+    """Score a group of windows whose first predictions are not counted.
+
+    Args:
+        head, other: of the model and of the reference.
+        tokens: `[batch, n]`.
+        skipped: predictions of each window that are not counted.
+        states: the outputs of the last layer.
+    """
     targets = tokens[:, skipped + 1 :].reshape(-1)  # [predictions]
-    outputs: list[Float32] = []
-    expected: list[Float32] = []
-    states = _hidden(model, tokens, outputs if reference else None)[:, skipped:-1]
-    states = states.reshape(-1, states.shape[-1])  # [predictions, d]
-    known = np.empty((0, 0), np.float32)
-    if reference:
-        known = _hidden(reference, tokens, expected)[:, skipped:-1]
-        known = known.reshape(-1, known.shape[-1])
+    own = _predicting(states.own, skipped)
+    known = None if states.known is None else _predicting(states.known, skipped)
     losses, reference_losses, divergences, agreements = np.zeros((4, targets.size))
-    for part in _float64_chunks(targets.size, model.config.vocab_size):
-        logits = model.logits(states[part])
+    for part in _float64_chunks(targets.size, head.linear.weight.shape[1]):
+        logits = head.logits(own[part])
         scored = log_softmax(logits.astype(np.float64))
         losses[part] = _cross_entropies(scored, targets[part])
-        if reference:
-            reference_logits = reference.logits(known[part])
+        if other is not None and known is not None:
+            reference_logits = other.logits(known[part])
             truth = log_softmax(reference_logits.astype(np.float64))
             reference_losses[part] = _cross_entropies(truth, targets[part])
             divergences[part] = np.maximum(kl_divergence(truth, scored), 0.0)  # below 0 by rounding
             agreements[part] = logits.argmax(axis=-1) == reference_logits.argmax(axis=-1)
-    pairs = list(zip(outputs, expected, strict=True))
+    counts = np.full(len(tokens), tokens.shape[1] - 1 - skipped)
     return _Scores(
-        np.full(len(tokens), tokens.shape[1] - 1 - skipped),
-        losses,
-        reference_losses,
-        divergences,
-        agreements,
-        errors=np.array([sum_of_squares(x - y) for x, y in pairs]),
-        norms=np.array([sum_of_squares(y) for _, y in pairs]),
+        counts, losses, reference_losses, divergences, agreements, states.errors, states.norms
     )
+
+
+def _predicting(states: Float32, skipped: int) -> Float32:
+    """Return the states that predict a counted token, `[predictions, d]`."""
+    return states[:, skipped:-1].reshape(-1, states.shape[-1])
 
 
 def _float64_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
@@ -148,16 +202,6 @@ def _float64_chunks(tokens: int, vocab_size: int) -> Iterator[slice]:
     which may be smaller than that.
     """
     return logit_chunks(tokens, 2 * vocab_size)
-
-
-def _hidden(model: Gpt2, tokens: Tokens, outputs: list[Float32] | None) -> Float32:
-    """Return the last block's output, and put all blocks' outputs into `outputs`."""
-
-    def observe(name: str, values: Float32) -> None:
-        if outputs is not None and not name.endswith(".weight"):
-            outputs.append(values.copy())
-
-    return model.hidden(tokens, observe=observe)
 
 
 def _cross_entropies(scored: Floating, targets: Tokens) -> Float64:
@@ -178,13 +222,46 @@ def evaluate(
         UsageError: there is none, or as `Gpt2.forward`.
     """
     groups = list(_group(windows))
+    ticks = Ticks(progress, "evaluating", len(groups) * (len(model.blocks) + 1))
     scores: list[_Scores] = []
-    progress("evaluating", 0, len(groups))
-    tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]
-    for found in workers.map(_score, repeat(model), repeat(reference), tokens, skipped):
-        scores.append(found)
-        progress("evaluating", len(scores), len(groups))
+    for some in _rounds(groups):
+        scores.extend(_score_round(model, reference, some, workers, ticks))
     return _summary(scores, compares=reference is not None)
+
+
+def _rounds(groups: Sequence[tuple[Tokens, int]]) -> Iterator[list[tuple[Tokens, int]]]:
+    """Yield groups that go through the layers together."""
+    some: list[tuple[Tokens, int]] = []
+    for group in groups:
+        if some and sum(tokens.size for tokens, _ in [*some, group]) > _ROUND_TOKENS:
+            yield some
+            some = []
+        some.append(group)
+    if some:
+        yield some
+
+
+def _score_round(
+    model: Gpt2,
+    reference: Gpt2 | None,
+    groups: Sequence[tuple[Tokens, int]],
+    workers: Workers,
+    ticks: Ticks,
+) -> Iterator[_Scores]:
+    """Score groups layer by layer, so that no more than a layer of each model is in memory."""
+    states = [
+        _States(_embedded(model, tokens), _embedded(reference, tokens) if reference else None)
+        for tokens, _ in groups
+    ]
+    others: Iterable[TransformerBlock | None] = reference.blocks if reference else repeat(None)
+    for block, other in zip(model.blocks, others, strict=False):
+        found = workers.map(_next, repeat(block), repeat(other), states)
+        states = [ticks.counted(own) for own in found]
+    tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]
+    head = _Head(model.ln_f, model.head)
+    known = _Head(reference.ln_f, reference.head) if reference else None
+    for scores in workers.map(_score, repeat(head), repeat(known), tokens, skipped, states):
+        yield ticks.counted(scores)
 
 
 def _summary(scores: Sequence[_Scores], *, compares: bool) -> Evaluation:

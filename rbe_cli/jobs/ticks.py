@@ -1,8 +1,11 @@
 """Count the steps that tasks have finished, while they run."""
 
 import threading
+from typing import TypeVar
 
 from rbe_cli.progress import Progress, no_progress
+
+Result = TypeVar("Result")
 
 
 class Ticks:
@@ -33,6 +36,11 @@ class Ticks:
         """Count steps of a task."""
         with self._lock:
             self._advance(self._done + steps)
+
+    def counted(self, result: Result, steps: int = 1) -> Result:
+        """Return the result of a task, and count its steps."""
+        self.add(steps)
+        return result
 
     def reach(self, steps: int) -> None:
         """Count up to `steps`, unless more are counted."""

@@ -35,23 +35,26 @@ class Workers:
     jobs: int
 
     def map(
-        self, function: Callable[..., Result], *arguments: Iterable[object]
+        self, function: Callable[..., Result], *arguments: Iterable[object], ahead: int = 2
     ) -> Iterator[Result]:
         """Yield `function` of each tuple of arguments; end with the shortest of their iterables."""
-        return self.starmap(function, zip(*arguments, strict=False))
+        return self.starmap(function, zip(*arguments, strict=False), ahead)
 
     def starmap(
-        self, function: Callable[..., Result], arguments: Iterable[tuple[object, ...]]
+        self,
+        function: Callable[..., Result],
+        arguments: Iterable[tuple[object, ...]],
+        ahead: int = 2,
     ) -> Iterator[Result]:
         """Yield results in the order of the arguments.
 
-        Arguments are taken as tasks begin, and only twice as many tasks as run at once are
-        begun ahead of the result that is waited for: neither all arguments nor all results
-        need fit in memory.
+        Arguments are taken as tasks begin, and only `ahead` times as many tasks as run at once
+        are begun ahead of the result that is waited for: neither all arguments nor all results
+        need fit in memory. Large results want 1, small ones keep all threads busy with 2.
         """
         waiting: deque[Future[Result]] = deque()
         for values in arguments:
-            if len(waiting) == 2 * self.jobs:
+            if len(waiting) == ahead * self.jobs:
                 yield waiting.popleft().result()
             waiting.append(self.executor.submit(function, *values))
             del values

@@ -27,6 +27,7 @@ from rbe_cli.nn.named_weights import NamedWeights, check_weights
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.operation_counts import norm_operations
 from rbe_cli.nn.shape_checks import check_shape
+from rbe_cli.nn.streamed_blocks import StreamedBlocks
 from rbe_cli.nn.tape import Tape
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Floating, Int64, Mask
@@ -39,13 +40,21 @@ class Gpt2(Layer):
     Attributes:
         config: shapes and options.
         wte, wpe: token and position embeddings.
-        blocks: the `n_layer` transformer blocks.
+        blocks: the `n_layer` transformer blocks. Those of a streamed model are built anew each
+            time they are asked for.
         ln_f: the last LayerNorm.
         head: `[n_embd, vocab_size]`, without bias.
         kernels: what computes.
     """
 
-    def __init__(self, config: Gpt2Config, tensors: NamedWeights, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        config: Gpt2Config,
+        tensors: NamedWeights,
+        kernels: Kernels,
+        *,
+        streamed: bool = False,
+    ) -> None:
         """Assemble the model.
 
         Args:
@@ -55,17 +64,24 @@ class Gpt2(Layer):
                 The LayerNorms' vectors may be compressed, and the blocks' matrices may still
                 be entropy-coded.
             kernels: what computes.
+            streamed: keep no layer in memory. A layer's tensors are read, and their shapes
+                checked, each time it is used (`weights/on_demand.py`).
 
         Raises:
             UsageError: a tensor is missing, or has another shape than the config says.
         """
         super().__init__("the model", kernels)
-        check_weights(config, tensors)
+        if not streamed:
+            check_weights(config, tensors)
         self.config = config
         wte = _matrix(tensors, "wte.weight")
         self.wte = Embedding("wte.weight", wte, kernels)
         self.wpe = Embedding("wpe.weight", _matrix(tensors, "wpe.weight"), kernels)
-        self.blocks = [self._block(layer, tensors) for layer in range(config.n_layer)]
+        self.blocks: Sequence[TransformerBlock] = StreamedBlocks(
+            config.n_layer, lambda layer: self._block(layer, tensors)
+        )
+        if not streamed:
+            self.blocks = list(self.blocks)
         self.ln_f = self._layer_norm("ln_f", tensors)
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
         head = wte if config.tie_word_embeddings else _matrix(tensors, name)

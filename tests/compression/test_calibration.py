@@ -19,6 +19,7 @@ from rbe_cli.compression.calibration import (
     from_text,
     from_token_file,
 )
+from rbe_cli.engine.paged_cache import cache_bytes
 from rbe_cli.errors import BadFileError, NotFoundError, UsageError
 from rbe_cli.evaluation.batching import batches, windows
 from rbe_cli.jobs.workers import workers
@@ -213,6 +214,18 @@ def test_what_was_written_before_is_not_written_again(checkpoint, pool, folder, 
     assert len(written) == 1
     np.testing.assert_array_equal(again.used, first.used)
     np.testing.assert_array_equal(again.held_out, first.held_out)
+
+
+def test_few_sequences_are_written_together_if_their_cache_is_large(
+    checkpoint, pool, folder, monkeypatch
+):
+    of_one = cache_bytes(checkpoint.config, 1, "fp16", 64)
+    monkeypatch.setattr("rbe_cli.compression.calibration._CACHE_BYTES", 5 * of_one)
+    written = []
+    monkeypatch.setattr(text_writer, "write", spy(written, text_writer.write))
+    found = from_model(checkpoint, 16, 0, pool, folder, no_progress)
+    assert sorted(rows for _, rows, *_ in written) == [4, 4, 5, 5]
+    assert len(found.used) + len(found.held_out) == 18
 
 
 def spy(calls, function):

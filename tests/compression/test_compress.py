@@ -100,9 +100,10 @@ def test_reported_bits_are_those_of_the_file(compressed):
             assert tensor.bits_per_weight == container.layout.tensors[tensor.name].bits_per_weight
 
 
-def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed):
+def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed, folder):
     result, decoded = compressed
-    originals = with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(3.0)))
+    plans = make_plan(checkpoint.config, Settings(3.0))
+    originals = with_decorrelated_heads(checkpoint, plans, folder)
     for tensor in result.tensors:
         original = originals[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
@@ -111,12 +112,10 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
         assert is_matrix(tensor.name) or expected < 0.05
 
 
-def output_errors(checkpoint, kernels, decoded, sequences):
+def output_errors(checkpoint, kernels, decoded, sequences, folder):
     """Return the relative error of each layer's outputs on these sequences, by weight name."""
-    inputs, originals = (
-        {},
-        with_decorrelated_heads(checkpoint, make_plan(checkpoint.config, Settings(3.0))),
-    )
+    plans = make_plan(checkpoint.config, Settings(3.0))
+    inputs, originals = {}, with_decorrelated_heads(checkpoint, plans, folder)
     model = Gpt2.from_checkpoint(checkpoint.config, originals, kernels)
 
     def observe(name, values):
@@ -136,10 +135,10 @@ def output_errors(checkpoint, kernels, decoded, sequences):
 
 
 def test_reported_output_errors_are_those_on_the_calibration_s_inputs(
-    checkpoint, kernels, compressed, text
+    checkpoint, kernels, compressed, text, folder
 ):
     result, decoded = compressed
-    expected = output_errors(checkpoint, kernels, decoded, text.used)
+    expected = output_errors(checkpoint, kernels, decoded, text.used, folder)
     for tensor in result.tensors:
         error = tensor.relative_output_error
         if tensor.name not in expected:
@@ -151,13 +150,15 @@ def test_reported_output_errors_are_those_on_the_calibration_s_inputs(
             assert error < tensor.relative_error  # what feedback is for
 
 
-def test_an_untied_head_has_an_output_error_and_the_embedding_none(tmp_path, tokens_file, kernels):
+def test_an_untied_head_has_an_output_error_and_the_embedding_none(
+    tmp_path, tokens_file, kernels, folder
+):
     config = small_config(vocab_size=300, n_positions=64, n_layer=1, tie_word_embeddings=False)
     checkpoint = Checkpoint(config, random_tensors(config), None, "untied", "xxh3:0", 1)
     options = {"calib_tokens": tokens_file, "seed": 7}
     tensors = by_name(run(checkpoint, tmp_path / "a.rbe", Settings(6.0), **options))
     used = calibration.from_token_file(checkpoint, tokens_file, 16, 7).used
-    expected = output_errors(checkpoint, kernels, decode(tmp_path / "a.rbe"), used)
+    expected = output_errors(checkpoint, kernels, decode(tmp_path / "a.rbe"), used, folder)
     error = tensors["lm_head.weight"].relative_output_error
     assert error == pytest.approx(expected["lm_head.weight"], rel=1e-3)
     assert tensors["wte.weight"].relative_output_error is None

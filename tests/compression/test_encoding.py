@@ -52,7 +52,7 @@ def bits(source, step, pool):
     """Return the bits per weight of (a sample, the whole matrix)."""
     matrix = encode_one(source, step, pool)
     sampled = sampled_bits({"a": source}, {"a": step}, pool)["a"]
-    return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.weights.size
+    return sampled, 8 * sum(block.nbytes for block in matrix.blocks) / source.size
 
 
 def test_a_matrix_is_the_blocks_of_its_columns(sources):
@@ -60,12 +60,12 @@ def test_a_matrix_is_the_blocks_of_its_columns(sources):
     assert list(encoded) == list(sources)
     for name, source in sources.items():
         matrix, step = encoded[name], float(np.float32(STEPS[name]))
-        assert matrix.shape == source.weights.shape
+        assert matrix.shape == source.shape
         assert matrix.step == step
         columns = column_blocks(matrix.shape[1])
         cost = source.load_cost()
         for block, part, outputs in zip(matrix.blocks, columns, cost.outputs, strict=True):
-            weights = np.ascontiguousarray(source.weights[:, part])
+            weights = np.ascontiguousarray(source.load_weights()[:, part])
             alone = encode_block(weights, step, cost.inputs, outputs, cost.unit)
             np.testing.assert_array_equal(block.words, alone.words)
             np.testing.assert_array_equal(block.states, alone.states)
@@ -85,12 +85,12 @@ def test_at_the_unit_step_errors_cost_what_they_cost_anywhere(pool, scale):
     moment = np.diag(rng.uniform(0.1, 9, 200) / scale**2).astype(np.float32)
     importance = rng.uniform(0.1, 9, 90)
     inputs, outputs = InputFactor.from_moment(moment, 0.0), OutputFactor.from_importance(importance)
-    source = source_of(source.weights, ErrorCost(inputs, (outputs,)))
+    source = source_of(source.load_weights(), ErrorCost(inputs, (outputs,)))
     step = 0.1 * source.unit_step
     matrix = encode_one(source, step, pool)
-    change = (source.weights - matrix.decode()).astype(np.float64)
+    change = (source.load_weights() - matrix.decode()).astype(np.float64)
     loss = np.sum(np.diag(moment)[:, None] * importance * change**2)
-    assert loss / source.weights.size == pytest.approx(0.27 * 0.1**2, rel=0.05)
+    assert loss / source.size == pytest.approx(0.27 * 0.1**2, rel=0.05)
 
 
 def test_bytes_do_not_depend_on_the_threads(sources):

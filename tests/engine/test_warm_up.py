@@ -25,7 +25,7 @@ from rbe_cli.nn.gpt2 import Gpt2
 config = small_config()
 panels = as_panels(random_tensors(config), 7)[0]
 model = Gpt2(config, panels, load_kernels("fast", 1))
-warm_up(model, lambda *progress: None)
+warm_up(model.kernels, lambda *progress: None)
 session = Session(LoadedModel(config, panels), 6, team=get_team(1))
 before = set(native._loaded)
 for row in range(6):
@@ -47,9 +47,9 @@ def test_nothing_is_left_to_compile():
 def test_compiled_kernels_are_silent():
     config = small_config()
     model = Gpt2.from_checkpoint(config, random_tensors(config), load_kernels("fast", 1))
-    warm_up(model, lambda *call: None)
+    warm_up(model.kernels, lambda *call: None)
     seen = []
-    warm_up(model, lambda *call: seen.append(call))
+    warm_up(model.kernels, lambda *call: seen.append(call))
     assert seen == []
 
 
@@ -57,5 +57,5 @@ def test_reference_kernels_have_nothing_to_compile(monkeypatch):
     config = small_config()
     model = Gpt2.from_checkpoint(config, random_tensors(config), load_kernels("reference"))
     monkeypatch.setattr("rbe_cli.engine.warm_up.prepare", pytest.fail)
-    warm_up(model, pytest.fail)
+    warm_up(model.kernels, pytest.fail)
     assert np.isfinite(model.forward(np.ones((1, 2), np.int64))).all()

@@ -51,7 +51,8 @@ def test_blas_keeps_to_one_thread_meanwhile(two_blas_threads):
     assert blas_threads() == two_blas_threads
 
 
-def test_results_come_in_the_order_of_the_arguments_which_are_taken_as_needed():
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_results_come_in_the_order_of_the_arguments_which_are_taken_as_needed(ahead):
     taken = []
 
     def numbers():
@@ -64,11 +65,11 @@ def test_results_come_in_the_order_of_the_arguments_which_are_taken_as_needed():
         return number**power
 
     with workers(3) as pool:
-        results = pool.map(later_is_faster, numbers(), repeat(2))
+        results = pool.map(later_is_faster, numbers(), repeat(2), ahead=ahead)
         assert taken == []
         for number, result in enumerate(results):
             assert result == number**2
-            assert len(taken) <= number + 2 * 3 + 1
+            assert len(taken) <= number + ahead * 3 + 1
     assert len(taken) == 100
 
 

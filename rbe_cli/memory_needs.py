@@ -76,8 +76,10 @@ def memory_sentence(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and those that led to it."""
-    while error is not None:
+    """Yield the error and those that led to it, each once: libraries make cycles of them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 

@@ -117,3 +117,12 @@ def test_logits_that_do_not_fit_are_refused():
     model = SimpleNamespace(config=SimpleNamespace(vocab_size=1 << 24))
     with pytest.raises(MemoryNeededError, match="for the logits of 8 tokens: at least 536"):
         Gpt2.logits(model, np.zeros((2, 4, 3), np.float32))
+
+
+def test_errors_that_caused_each_other_end() -> None:
+    """A library may set an error's cause to one that it led to; the search must end."""
+    first, second = ValueError("first"), OSError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert memory_sentence(first) is None
+    second.__cause__ = MemoryError()
+    assert memory_sentence(first) is not None

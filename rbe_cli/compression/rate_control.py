@@ -103,7 +103,7 @@ def fit(
     forecast, goal = SizeForecast(sources, workers), target
     is_free = len(own) < len(sources)
     tried: list[tuple[Steps, dict[str, int]]] = []
-    least, best, result = (True, math.inf), {}, math.inf
+    least, best, result = (True, math.inf), "", math.inf
 
     def solve() -> Steps:
         """Return the steps of the next attempt, with what the last one taught."""
@@ -114,26 +114,25 @@ def fit(
     for attempt in range(_ATTEMPTS):
         step_name = f"bits-{target:.6f}-attempt-{attempt}"
         steps = _saved_steps(folder, step_name, solve)
-        encoded = _encode(sources, steps, workers, folder, step_name, progress)
-        sizes = {name: len(data) for name, data in encoded.items()}
+        sizes = _encode(sources, steps, workers, folder, step_name, progress)
         reached = file.bits_per_weight(sizes)
         misses = [abs(8 * sizes[name] / sources[name].size / own[name] - 1) for name in own]
         if is_free:
             misses.append(abs(reached / target - 1))
         is_too_large = is_free and reached > most
         if max(misses) <= GOOD_ENOUGH and not is_too_large:
-            return encoded
+            return _encoded(sources, folder, step_name)
         if is_too_large:
             goal -= _SEARCH_TOLERANCE * target
         tried.append((steps, sizes))
         # The sum of misses, because a matrix of zeros never comes close to its given rate.
         if (rank := (is_too_large, sum(misses))) < least:
-            least, best, result = rank, encoded, reached
+            least, best, result = rank, step_name, reached
     missed = is_free and abs(result - target) > SIZE_TOLERANCE * target
     free = {name: step for name, step in tried[-1][0].items() if name not in own}
     if missed and (result > target or not _is_finest(free, forecast)):
         raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {result:.3f}")
-    return best
+    return _encoded(sources, folder, best)
 
 
 def _is_finest(steps: Steps, forecast: SizeForecast) -> bool:
@@ -154,22 +153,36 @@ def _encode(
     folder: WorkFolder,
     attempt: str,
     progress: Progress,
-) -> dict[str, bytes]:
-    """Encode all sources, except those that an earlier run left in the folder."""
+) -> dict[str, int]:
+    """Encode all sources, except those that an earlier run left in the folder.
+
+    Returns:
+        The encoded bytes of each. What they are waits in the folder.
+    """
     progress("encoding", 0, len(sources))
-    saved = {name: folder.load(f"{attempt}-{name}") for name in sources}
+    saved = {name: _kept_bytes(folder, attempt, name) for name in sources}
     missing = {name: source for name, source in sources.items() if saved[name] is None}
     encoding = encode_all(missing, steps, workers)
-    encoded: dict[str, bytes] = {}
-    for name in sources:
-        arrays = saved[name]
-        if arrays is None:
-            _, encoded[name] = next(encoding)
-            folder.save(f"{attempt}-{name}", {"bytes": np.frombuffer(encoded[name], np.uint8)})
-        else:
-            encoded[name] = arrays["bytes"].tobytes()
-        progress("encoding", len(encoded), len(sources))
-    return encoded
+    sizes: dict[str, int] = {}
+    for name, size in saved.items():
+        if size is None:
+            _, data = next(encoding)
+            folder.save(f"{attempt}-{name}", {"bytes": np.frombuffer(data, np.uint8)})
+            size = len(data)
+        sizes[name] = size
+        progress("encoding", len(sizes), len(sources))
+    return sizes
+
+
+def _kept_bytes(folder: WorkFolder, attempt: str, name: str) -> int | None:
+    """Return how many bytes of a matrix an earlier run left; None if it was not encoded."""
+    arrays = folder.load(f"{attempt}-{name}")
+    return None if arrays is None else arrays["bytes"].size
+
+
+def _encoded(names: Iterable[str], folder: WorkFolder, attempt: str) -> dict[str, bytes]:
+    """Return the encoded bytes of an attempt by name."""
+    return {name: folder.require(f"{attempt}-{name}")["bytes"].tobytes() for name in names}
 
 
 def _solve(

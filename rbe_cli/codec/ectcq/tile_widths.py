@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rbe_cli.codec.ectcq.trellis import PANEL, WIDEST
 from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 
+Float64 = NDArray[np.float64]
 TILE_ROWS = 32
 SHARE = 0.05  # of the error of integers without limits, which the width of a tile may add
 ERROR = 0.26  # their mean square error, in steps
@@ -31,18 +32,44 @@ def tile_widths(
         importance: `[K]`, the cost of errors in each row.
     """
     rows, columns = weights.shape
-    own, fed_back = _tiles(np.abs(weights)), _tiles(feedback)
-    power = np.einsum("tipj,tipj->tip", own, own)
-    growth = np.sqrt(1 + fed_back.sum(axis=3) / np.maximum(power, _LEAST_POWER))
-    sizes = np.maximum(own * growth[..., None], _DEVIATIONS * np.sqrt(fed_back))
-    cost = _tiles((importance / importance.mean())[:, None])[:, :, 0, 0]
-    heights = np.minimum(TILE_ROWS, rows - TILE_ROWS * np.arange(len(own)))
-    panel_widths = np.minimum(PANEL, columns - PANEL * np.arange(own.shape[2]))
-    most = SHARE * ERROR * heights[:, None] * panel_widths
-    widths = np.full(most.shape, WIDEST, np.uint8)
+    panels = -(-columns // PANEL)
+    places = PANEL * np.minimum(1, columns / PANEL - np.arange(panels))  # columns of each panel
+    cost = importance / importance.mean()
+    widths = np.empty((-(-rows // TILE_ROWS), panels), np.uint8)
+    for tile, found in enumerate(widths):  # what a row of tiles needs stays in the cache
+        own = slice(TILE_ROWS * tile, min(TILE_ROWS * (tile + 1), rows))
+        sizes = _sizes(_in_panels(weights[own]), _in_panels(feedback[own]))
+        most = SHARE * ERROR * len(sizes) * places
+        found[:] = _least_widths(sizes, cost[own], most)
+    return widths
+
+
+def _sizes(weights: Float64, feedback: Float64) -> Float64:
+    """Return how large the integers of a row of tiles may become, `[rows, panels, 16]`.
+
+    Args:
+        weights, feedback: as of `tile_widths`, `[rows, panels, 16]`.
+    """
+    power = np.einsum("ipj,ipj->ip", weights, weights)
+    growth = np.sqrt(1 + feedback.sum(axis=2) / np.maximum(power, _LEAST_POWER))
+    sizes = np.abs(weights)
+    sizes *= growth[..., None]
+    np.sqrt(feedback, out=feedback)
+    feedback *= _DEVIATIONS
+    return np.maximum(sizes, feedback, out=sizes)
+
+
+def _least_widths(sizes: Float64, cost: Float64, most: Float64) -> NDArray[np.uint8]:
+    """Return the least width of each tile whose error is at most `most` `[panels]`."""
+    widths = np.full(len(most), WIDEST, np.uint8)
+    beyond = np.empty_like(sizes)
     for width in range(WIDEST - 1, 0, -1):
-        beyond = np.maximum(sizes - (2.0**width - 0.5), 0)
-        widths[np.einsum("tipj,tipj,ti->tp", beyond, beyond, cost) <= most] = width
+        np.subtract(sizes, 2.0**width - 0.5, out=beyond)
+        np.maximum(beyond, 0, out=beyond)
+        fits = np.einsum("ipj,ipj,i->p", beyond, beyond, cost) <= most
+        if not fits.any():  # a smaller width cuts off even more
+            break
+        widths[fits] = width
     return widths
 
 
@@ -70,10 +97,9 @@ def feedback_power(
     return np.minimum(power, MAX_INTEGER**2)
 
 
-def _tiles(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return values `[K, B]` as `[tiles, 32, panels, 16]`, with zeros past the ends."""
+def _in_panels(values: NDArray[np.floating]) -> Float64:
+    """Return a copy of values `[rows, B]` as `[rows, panels, 16]`, with zeros past the end."""
     rows, columns = values.shape
-    tiles, panels = -(-rows // TILE_ROWS), -(-columns // PANEL)
-    padded = np.zeros((tiles * TILE_ROWS, panels * PANEL))
-    padded[:rows, :columns] = values
-    return padded.reshape(tiles, TILE_ROWS, panels, PANEL)
+    padded = np.zeros((rows, -(-columns // PANEL) * PANEL))
+    padded[:, :columns] = values
+    return padded.reshape(rows, -1, PANEL)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rbe_cli.algebra.dense_products import product
 from rbe_cli.algebra.elementary import exp2, log2
 from rbe_cli.algebra.factors import cholesky_in_place, upper_inverse
+from rbe_cli.algebra.triangles import packed_lower, unpacked_lower
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, sorted_order, strided_order
 from rbe_cli.codec.scales import Levels, centred, step_levels
 
@@ -257,15 +258,15 @@ class ErrorCost:
         return OutputFactor.from_importance(importance[chosen])
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the cost as arrays for a work folder."""
+        """Return the cost as arrays for a work folder; its triangles without their zeros."""
         arrays: dict[str, NDArray[Any]] = {
             "order": self.inputs.order,
-            "lower": self.inputs.lower,
+            "lower": packed_lower(self.inputs.lower),
             "diagonal": self.inputs.diagonal,
             "damping": np.array(self.inputs.damping),
         }
         for block, factor in enumerate(self.outputs):
-            arrays[f"mixing-{block}"] = factor.mixing
+            arrays[f"mixing-{block}"] = packed_lower(factor.mixing[::-1, ::-1])
             arrays[f"importance-{block}"] = factor.diagonal
             arrays[f"levels-{block}"] = factor.levels
         return arrays
@@ -273,12 +274,16 @@ class ErrorCost:
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ErrorCost":
         """Return the cost that `to_arrays` gave as arrays."""
-        damping = float(arrays["damping"])
-        inputs = InputFactor(arrays["order"], arrays["lower"], arrays["diagonal"], damping)
-        blocks = sum(name.startswith("mixing-") for name in arrays)
-        fields = ("mixing", "importance", "levels")
-        outputs = (
-            OutputFactor(*(arrays[f"{field}-{block}"] for field in fields))
-            for block in range(blocks)
-        )
-        return cls(inputs, tuple(outputs))
+        order, diagonal = arrays["order"], arrays["diagonal"]
+        lower = _triangle(arrays["lower"], order.size)
+        outputs = []
+        for block in range(sum(name.startswith("mixing-") for name in arrays)):
+            importance, levels = arrays[f"importance-{block}"], arrays[f"levels-{block}"]
+            mixing = _triangle(arrays[f"mixing-{block}"], importance.size)[::-1, ::-1]
+            outputs.append(OutputFactor(np.ascontiguousarray(mixing), importance, levels))
+        return cls(InputFactor(order, lower, diagonal, float(arrays["damping"])), tuple(outputs))
+
+
+def _triangle(packed: Float32, size: int) -> Float32:
+    """Return a triangular matrix `[size, size]` of `to_arrays`; `[0, 0]` if it was."""
+    return unpacked_lower(packed, size if packed.size else 0)

@@ -6,8 +6,9 @@ from the model's own predictions (Martens 2014, section 9.2). It is approximated
 factors: the part of a linear layer is the moment of its inputs times the moment of the gradient
 with respect to its outputs (K-FAC, Martens and Grosse 2015).
 
-The model runs layer by layer, forward and then backward, so that only one layer's moments are in
-memory beside the weights. Between the layers, activations are kept in the work folder.
+The model runs layer by layer, forward and then backward, so that only one layer's weights and
+moments are in memory. Between the layers, activations are kept in the work folder until the layer's
+backward pass is done.
 """
 
 import math
@@ -107,37 +108,50 @@ def collect(
         """Return the layer's input, batch by batch. `layer = layers` gives the last output."""
         return iter(folder.require(f"state-{layer}").values())
 
-    folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
-    for layer, block in enumerate(model.blocks):
-        if folder.load(f"state-{layer + 1}") is None:
-            outputs = workers.map(_forward, repeat(block), states(layer))
-            folder.save(f"state-{layer + 1}", _numbered(_counted(outputs, ticks, 1)))
-        ticks.reach((layer + 1) * len(groups))
-
-    if folder.load(f"gradient-{layers}") is None:
+    reached = _reached(folder, layers)
+    if reached is None:
+        folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
+        for layer in range(layers):
+            if folder.load(f"state-{layer + 1}") is None:
+                outputs = workers.map(_forward, repeat(model.blocks[layer]), states(layer))
+                folder.save(f"state-{layer + 1}", _numbered(_counted(outputs, ticks, 1)))
+            ticks.reach((layer + 1) * len(groups))
+        reached = layers
         seeds = np.random.SeedSequence(seed).spawn(len(groups))
         done = workers.map(_head, repeat(model.ln_f), repeat(model.head), states(layers), seeds)
         gradients, sums = _add_up(_counted(done, ticks, head))
         folder.save("head", sums.to_arrays())
         folder.save(f"gradient-{layers}", gradients)
-    ticks.reach(len(groups) * (layers + head))
-    for layer in reversed(range(layers)):
-        if folder.load(f"gradient-{layer}") is None:
-            before = folder.require(f"gradient-{layer + 1}").values()
-            again = repeat(model.blocks[layer])
-            done = workers.map(_backward, again, states(layer), before, ahead=1)
-            gradients, sums = _add_up(_counted(done, ticks, _BACKWARD_UNITS))
-            yield f"h.{layer}", sums.means(tokens)
-            folder.save(f"gradient-{layer}", gradients)
+        folder.discard(f"state-{layers}")
+    ticks.reach(len(groups) * (layers + head + _BACKWARD_UNITS * (layers - reached)))
+    for layer in reversed(range(reached)):
+        before = folder.require(f"gradient-{layer + 1}").values()
+        block = repeat(model.blocks[layer])
+        done = workers.map(_backward, block, states(layer), before, ahead=1)
+        gradients, sums = _add_up(_counted(done, ticks, _BACKWARD_UNITS))
+        yield f"h.{layer}", sums.means(tokens)
+        folder.save(f"gradient-{layer}", gradients)
+        folder.discard(f"gradient-{layer + 1}")
+        folder.discard(f"state-{layer}")
         ticks.reach(len(groups) * (layers + head + _BACKWARD_UNITS * (layers - layer)))
     sums = _Sums.from_arrays(folder.require("head"))
     for gradient in folder.require("gradient-0").values():
         rows = gradient.reshape(-1, gradient.shape[-1])  # [tokens, d]
         sums.add("input", "wpe.weight", squares(rows))
     yield "embeddings", _of_embeddings(model, sums.means(tokens))
+    folder.discard("gradient-0")
+
+
+def _reached(folder: WorkFolder, layers: int) -> int | None:
+    """Return the number of layers before those that an earlier run has finished.
+
+    None if it had no gradient yet, or if not all that the other layers need is there.
+    """
     for layer in range(layers + 1):
-        folder.discard(f"state-{layer}")
-        folder.discard(f"gradient-{layer}")
+        if folder.load(f"gradient-{layer}") is not None:
+            needed = [f"state-{before}" for before in range(layer)]
+            return layer if all(folder.load(name) is not None for name in needed) else None
+    return None
 
 
 def _head_units(model: Gpt2) -> int:

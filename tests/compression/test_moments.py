@@ -287,3 +287,24 @@ def test_squares_are_the_products_of_all_pairs_of_columns(rows, columns, scale, 
     np.testing.assert_allclose(found, wide.T @ wide, rtol=1e-5, atol=1e-4 * scale**2)
     np.testing.assert_array_equal(found, found.T)
     assert found.dtype == (np.float32 if scale == 1 else np.float64)
+
+
+def test_states_wait_in_the_folder_until_their_layer_is_measured(model, sequences, pool, folder):
+    layers = len(model.blocks)
+    parts = collect(model, sequences, 0, pool, folder, no_progress)
+    for layer in reversed(range(layers)):
+        assert next(parts)[0] == f"h.{layer}"
+        states = {path.stem for path in folder.path.glob("state-*")}
+        assert states == {f"state-{before}" for before in range(layer + 1)}
+        assert {path.stem for path in folder.path.glob("gradient-*")} == {f"gradient-{layer + 1}"}
+
+
+def test_all_is_measured_again_if_a_state_is_lost(model, sequences, collected, pool, folder):
+    first = arrays_of(collected(model, sequences))
+    next(parts := collect(model, sequences, 0, pool, folder, no_progress))
+    next(parts)  # the last layer is finished, and its gradient is kept
+    folder.discard("state-0")
+    again = arrays_of(collected(model, sequences, folder=folder))
+    assert again.keys() == first.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(again[name], array)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.peers import kquants, rbe_scheme, scheme_report
 from benchmarks.peers.measure import Point, SchemeSubject, assemble, input_moments, score
 from benchmarks.peers.quantised import Float32
-from benchmarks.peers.schemes import ggml, grids
+from benchmarks.peers.schemes import Scheme, ggml, grids
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.checkpoint.source import open_checkpoint
 from rbe_cli.cli.inputs import GivenInput, read_prompts
@@ -51,7 +51,15 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--windows", type=positive, default=80, help="windows measured, at most")
     found.add_argument("--calib", type=Path, help="calibrate on this; default: as `rbe compress`")
     found.add_argument("--seed", type=int, default=0, help="of the calibration")
-    found.add_argument("--imatrix", action="store_true", help="K-quants with importance too")
+    found.add_argument(
+        "--rates", type=rates, default=rbe_scheme.BITS, metavar="BITS,...", help="of rbe"
+    )
+    found.add_argument(
+        "--tune", type=int, default=100, metavar="STEPS",
+        help="rbe with so many steps of training too, up to 4 bits (default 100; 0: without)",
+    )  # fmt: skip
+    found.add_argument("--only-rbe", action="store_true", help="leave the other quantisers out")
+    found.add_argument("--no-imatrix", action="store_true", help="no K-quants with importance")
     found.add_argument(
         "--layers-only", action="store_true", help="leave embeddings and head as float16"
     )
@@ -65,6 +73,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 2,3.5") from None
 
 
 def run(arguments: argparse.Namespace, workers: Workers) -> None:
@@ -115,21 +130,32 @@ def measure_all(
         arguments: of the command line.
         workers: run matrices and windows side by side.
     """
-    schemes = grids(moments)
-    if kquants.is_installed():
-        schemes += ggml(subject.checkpoint.config, None)
-        schemes += ggml(subject.checkpoint.config, moments) if arguments.imatrix else []
-    else:
-        print("no K-quants: pip install llama-cpp-python gguf", file=sys.stderr)
-    for scheme in schemes:
+    for scheme in [] if arguments.only_rbe else other_schemes(subject, moments, arguments):
         candidate = assemble(subject, scheme.apply(subject, workers))
         yield score(subject, candidate, scheme.family, scheme.rate, workers)
     options = ["--seed", str(arguments.seed)]
     options += ["--calib", str(arguments.calib)] if arguments.calib else []
     options += ["--threads", str(arguments.threads)] if arguments.threads else []
-    for bits in rbe_scheme.BITS:
+    for bits in arguments.rates:
         candidate = rbe_scheme.compress(subject, bits, arguments.layers_only, options)
-        yield score(subject, candidate, scheme_report.OURS, f"{bits} bits", workers)
+        yield score(subject, candidate, scheme_report.OURS, f"{bits:g} bits", workers)
+        if arguments.tune > 0 and bits <= rbe_scheme.MOST_TUNED_BITS:
+            tuning = [*options, "--tune", str(arguments.tune)]
+            candidate = rbe_scheme.compress(subject, bits, arguments.layers_only, tuning)
+            yield score(subject, candidate, scheme_report.OURS_TUNED, f"{bits:g} bits", workers)
+
+
+def other_schemes(
+    subject: SchemeSubject, moments: Mapping[str, Float32], arguments: argparse.Namespace
+) -> list[Scheme]:
+    """Return the schemes of others. Those that need a library are left out if it is missing."""
+    schemes = grids(moments)
+    if not kquants.is_installed():
+        print("no K-quants: pip install llama-cpp-python gguf", file=sys.stderr)
+        return schemes
+    config = subject.checkpoint.config
+    schemes += ggml(config, None)
+    return schemes if arguments.no_imatrix else [*schemes, *ggml(config, moments)]
 
 
 def is_quantised(name: str, layers_only: bool) -> bool:

@@ -15,7 +15,8 @@ from rbe_cli.errors import RbeError
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 
-BITS = (2, 3, 4, 5, 6)
+BITS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+MOST_TUNED_BITS = 4.0  # above it, tuning gains nothing that can be measured
 KEEP_EMBEDDINGS = ("--override", f"^(wte|wpe|lm_head)=codec=float{OTHER_BITS}")
 
 

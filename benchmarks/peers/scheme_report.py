@@ -12,7 +12,9 @@ from benchmarks.peers.measure import Point
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OURS = "rbe"  # the scheme that the plot draws thick
+OURS = "rbe"  # the plot draws this scheme thick
+OURS_TUNED = "rbe, tuned"
+_COLOURS = {OURS: "black", OURS_TUNED: "dimgrey"}
 COLUMNS = (
     "scheme",
     "rate",
@@ -92,7 +94,7 @@ def draw(path: Path, conditions: Conditions, points: Sequence[Point]) -> None:
 
 def _draw_curves(axes: "Axes", points: Sequence[Point], size: str) -> None:
     """Draw one line a scheme, over an attribute of its points."""
-    markers = "osD^v<>P"
+    markers = "osD^v<>PX"
     for index, scheme in enumerate(dict.fromkeys(point.scheme for point in points)):
         line = [point for point in points if point.scheme == scheme]
         line.sort(key=attrgetter(size))
@@ -100,8 +102,8 @@ def _draw_curves(axes: "Axes", points: Sequence[Point], size: str) -> None:
             [getattr(point, size) for point in line],
             [point.kl_divergence for point in line],
             marker=markers[index],
-            color="black" if scheme == OURS else None,
-            linewidth=3 if scheme == OURS else 1.5,
+            color=_COLOURS.get(scheme),
+            linewidth=3 if scheme in _COLOURS else 1.5,
             label=scheme,
         )
     axes.grid(alpha=0.3)

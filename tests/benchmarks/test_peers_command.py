@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 from small_models import random_tensors, small_config
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import kquants, rbe_scheme, schemes
+from benchmarks.peers import kquants, schemes
 from rbe_cli.model.tensor_names import parameter_count
 
 CONFIG = small_config(n_embd=24, n_layer=1, n_head=2, n_positions=48, vocab_size=120)
@@ -35,7 +35,6 @@ def checkpoint(tmp_path):
 @pytest.fixture(autouse=True)
 def one_rate(monkeypatch):
     monkeypatch.setattr(schemes, "BITS", (4,))
-    monkeypatch.setattr(rbe_scheme, "BITS", (4,))
     monkeypatch.setattr(kquants, "find_spec", lambda name: None)
 
 
@@ -46,7 +45,20 @@ def measure(checkpoint, tmp_path):
     def run(*flags):
         tokens, report = tmp_path / "tokens.npy", tmp_path / "report.json"
         np.save(tokens, np.random.default_rng(0).integers(0, CONFIG.vocab_size, 500))
-        peers.main([str(checkpoint), "--tokens", str(tokens), "--json", str(report), *flags])
+        peers.main(
+            [
+                str(checkpoint),
+                "--tokens",
+                str(tokens),
+                "--json",
+                str(report),
+                "--rates",
+                "4",
+                "--tune",
+                "0",
+                *flags,
+            ]
+        )
         return json.loads(report.read_text())
 
     return run
@@ -69,6 +81,19 @@ def test_it_prints_a_row_a_scheme_and_writes_them_as_json(measure, capsys):
     assert 0 < gptq["kl_divergence"] < nearest["kl_divergence"]
     assert 0 < points["rbe"]["kl_divergence"] < 1
     assert points["rbe"]["model_bits"] == pytest.approx(4, abs=0.1)
+
+
+def test_rbe_alone_is_measured_at_the_rates_asked_for_and_tuned(measure):
+    found = measure("--only-rbe", "--rates", "3,4.5", "--tune", "1")
+    rows = [(point["scheme"], point["rate"]) for point in found["points"]]
+    assert rows == [("rbe", "3 bits"), ("rbe, tuned", "3 bits"), ("rbe", "4.5 bits")]
+
+
+def test_rates_that_are_no_numbers_are_refused(checkpoint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        peers.main([str(checkpoint), "--rates", "2,many"])
+    assert ended.value.code == 2
+    assert "is not a list" in capsys.readouterr().err
 
 
 def test_layers_only_leaves_the_embeddings_to_float16_in_every_scheme(measure):

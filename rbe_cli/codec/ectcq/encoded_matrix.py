@@ -35,6 +35,7 @@ from rbe_cli.codec.ectcq.trellis import (
 )
 from rbe_cli.codec.entropy import rans
 from rbe_cli.codec.entropy.entropy_model import LARGEST_INT16, LEVELS_PER_OCTAVE, MAX_INTEGER
+from rbe_cli.codec.entropy.row_levels import cheapest_row_levels
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.errors import PayloadError
 from rbe_cli.weights.trellis_code import PARITY_CHECKS, TrellisBlock
@@ -271,7 +272,8 @@ def encode_block(
     order = sorted_order(columns)
     along = columns[order]
     integers = quantise(weights[:, order], along, steps[order], step, inputs, outputs, options)
-    levels = scales.row_levels(integers, along), columns, steps
+    rows = cheapest_row_levels(integers, along, scales.row_levels(integers, along))
+    levels = rows, columns, steps
     return _code(integers, along, levels, options.states)
 
 

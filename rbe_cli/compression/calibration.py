@@ -138,7 +138,7 @@ def from_model(
     names = [f"text-{number}" for number in range(parts)]
     saved = [folder.load(name) for name in names]
     missing = [number for number in range(parts) if saved[number] is None]
-    model = eight_bit_copy(checkpoint, workers) if missing else None
+    model = workers.shared(eight_bit_copy(checkpoint, workers)) if missing else None
     written = workers.map(
         text_writer.write,
         repeat(model), (sizes[i] for i in missing), repeat(length), (seeds[i] for i in missing),

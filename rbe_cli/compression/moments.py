@@ -113,12 +113,15 @@ def collect(
         folder.keep("state-0", lambda: _numbered(model.embed(group) for group in groups))
         for layer in range(layers):
             if folder.load(f"state-{layer + 1}") is None:
-                outputs = workers.map(_forward, repeat(model.blocks[layer]), states(layer))
+                outputs = workers.map(
+                    _forward, repeat(workers.shared(model.blocks[layer])), states(layer)
+                )
                 folder.save(f"state-{layer + 1}", _numbered(_counted(outputs, ticks, 1)))
             ticks.reach((layer + 1) * len(groups))
         reached = layers
         seeds = np.random.SeedSequence(seed).spawn(len(groups))
-        done = workers.map(_head, repeat(model.ln_f), repeat(model.head), states(layers), seeds)
+        last = repeat(model.ln_f), repeat(workers.shared(model.head))
+        done = workers.map(_head, *last, states(layers), seeds)
         gradients, sums = _add_up(_counted(done, ticks, head))
         folder.save("head", sums.to_arrays())
         folder.save(f"gradient-{layers}", gradients)
@@ -126,7 +129,7 @@ def collect(
     ticks.reach(len(groups) * (layers + head + _BACKWARD_UNITS * (layers - reached)))
     for layer in reversed(range(reached)):
         before = folder.require(f"gradient-{layer + 1}").values()
-        block = repeat(model.blocks[layer])
+        block = repeat(workers.shared(model.blocks[layer]))
         done = workers.map(_backward, block, states(layer), before, ahead=1)
         gradients, sums = _add_up(_counted(done, ticks, _BACKWARD_UNITS))
         yield f"h.{layer}", sums.means(tokens)

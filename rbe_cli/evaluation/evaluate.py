@@ -255,11 +255,12 @@ def _score_round(
     ]
     others: Iterable[TransformerBlock | None] = reference.blocks if reference else repeat(None)
     for block, other in zip(model.blocks, others, strict=False):
-        found = workers.map(_next, repeat(block), repeat(other), states)
+        both = repeat(workers.shared(block)), repeat(workers.shared(other))
+        found = workers.map(_next, *both, states)
         states = [ticks.counted(own) for own in found]
     tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]
-    head = _Head(model.ln_f, model.head)
-    known = _Head(reference.ln_f, reference.head) if reference else None
+    head = workers.shared(_Head(model.ln_f, model.head))
+    known = workers.shared(_Head(reference.ln_f, reference.head) if reference else None)
     for scores in workers.map(_score, repeat(head), repeat(known), tokens, skipped, states):
         yield ticks.counted(scores)
 

@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from rbe_cli.errors import NotFoundError, UsageError
 from rbe_cli.runtime.cpus import default_threads
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 _CONNECT_SECONDS = 10
+
+
+def _itself(value: Value) -> Value:
+    return value
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,13 @@ class Workers:
     Attributes:
         executor: runs them.
         jobs: tasks at once.
+        shared: returns what stands for a value in the arguments of several tasks. A cluster sends
+            the value to each of its processes once, instead of with each task.
     """
 
     executor: Executor
     jobs: int
+    shared: Callable[[Any], Any] = _itself
 
     def map(
         self, function: Callable[..., Result], *arguments: Iterable[object], ahead: int = 2
@@ -105,7 +117,12 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[Workers]:
             raise NotFoundError(f"the Dask cluster at {address} has no workers")
         client.run(_one_blas_thread)
         # Dask may run a task again after a worker is lost, which is safe: tasks have no effects.
-        yield Workers(client.get_executor(pure=False), jobs or threads)
+        yield Workers(client.get_executor(pure=False), jobs or threads, partial(_sent, client))
+
+
+def _sent(client: "Client", value: object) -> object:
+    """Send a value to a process of a cluster; others fetch it from there when they need it."""
+    return client.scatter(value, hash=False)
 
 
 def _one_blas_thread() -> None:

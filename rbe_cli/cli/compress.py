@@ -169,6 +169,7 @@ def _show_forecast(console: "Console", planned: "DryRun") -> None:
                 ("file", f"{size(planned.file_bytes)} of {size(planned.original_bytes)}"),
                 ("bits per weight", f"{planned.bits_per_weight:.3f}"),
                 ("memory", f"about {size(planned.memory_bytes)}"),
+                ("work folder", f"about {size(planned.work_bytes)}"),
                 ("time", f"about {planned.seconds:.0f} s"),
                 ("KL divergence", "not known" if kl is None else f"about {kl:.1g} nats a token"),
             ]

@@ -24,6 +24,7 @@ from rbe_cli.jobs.workers import Workers
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Progress
+from rbe_cli.runtime.heap import trim_heap
 from rbe_cli.text.text_files import read_text_file
 from rbe_cli.text.token_files import read_token_file
 from rbe_cli.text.tokenizer import Tokenizer
@@ -131,7 +132,7 @@ def from_model(
         progress: called with the number of finished sequences.
     """
     total, length = samples + held_out(samples), min(WINDOW, checkpoint.config.n_positions)
-    parts = -(-total // _rows_at_once(checkpoint.config))
+    parts = tasks_of(checkpoint.config, samples)
     sizes = [(i + 1) * total // parts - i * total // parts for i in range(parts)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
     ticks = Ticks(progress, "writing calibration text", total * length, length)
@@ -151,10 +152,17 @@ def from_model(
             folder.save(name, arrays)
         sequences.extend(arrays["tokens"])
         ticks.reach(len(sequences) * length)
+    del model, written
+    trim_heap()
     return Calibration(sequences[:samples], sequences[samples:], *describe(None, None))
 
 
-def _rows_at_once(config: Gpt2Config) -> int:
+def tasks_of(config: Gpt2Config, samples: int) -> int:
+    """Return how many tasks write `samples` sequences and those held out."""
+    return -(-(samples + held_out(samples)) // rows_at_once(config))
+
+
+def rows_at_once(config: Gpt2Config) -> int:
     """Return how many sequences a task writes together, at least one."""
     return min(_ROWS, max(1, _CACHE_BYTES // cache_bytes(config, 1, DEFAULT_KV_TYPE, WINDOW)))
 

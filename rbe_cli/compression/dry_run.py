@@ -6,21 +6,28 @@ The codec moves its errors to where they matter less. Therefore the divergence o
 a part of that: from 1/12 to 1/3 in the models that were measured (docs/results.md, "Forecasts").
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.codec.codec import SteppedCodec
 from rbe_cli.codec.registry import codec_named
-from rbe_cli.compression.calibration import from_model
+from rbe_cli.compression.calibration import default_samples, from_model
+from rbe_cli.compression.encoding import mean_square
+from rbe_cli.compression.metric import as_matrix
 from rbe_cli.compression.pipeline import CompressOptions
 from rbe_cli.compression.pipeline_stages import PROBE_SPEED, stages
-from rbe_cli.compression.resource_forecast import ResourceForecast, plan, weights_per_second
+from rbe_cli.compression.resource_forecast import (
+    ResourceForecast,
+    plan,
+    weights_per_second,
+    work_bytes,
+)
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import evaluate
 from rbe_cli.jobs.work_folder import WorkFolder
@@ -28,6 +35,8 @@ from rbe_cli.jobs.workers import Workers
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.arrays import Float32
+from rbe_cli.weights.on_demand import OnDemand
 
 _SEQUENCES = 12
 # Here the divergence grows with the square of the noise, and is far above rounding errors.
@@ -41,11 +50,13 @@ class DryRun(ResourceForecast):
 
     Attributes:
         seconds: time of the whole run, with tuning, from timing one block on this machine.
+        work_bytes: about the most that the work folder takes on the disk.
         expected_kl_divergence: in nats per token, right within a factor of about two. None if
             no tensor has the codec `ectcq`, for which the forecast was fitted.
     """
 
     seconds: float
+    work_bytes: int
     expected_kl_divergence: float | None
 
 
@@ -74,10 +85,16 @@ def forecast(
         codec = codec_named(tensor.codec)
         if isinstance(codec, SteppedCodec):
             side = codec.side_bits(tensor.shape)
-            count = checkpoint.tensors[tensor.name].size
+            count = math.prod(tensor.shape)
             bits[tensor.name] = max(8 * tensor.bytes - side, 0) / count
     kl = _SHARE * noise_kl(checkpoint, bits, workers, progress) if bits else None
-    return DryRun(**vars(planned), seconds=work * PROBE_SPEED / speed, expected_kl_divergence=kl)
+    samples = options.calib_samples or default_samples(checkpoint.config, options.tune is not None)
+    return DryRun(
+        **vars(planned),
+        seconds=work * PROBE_SPEED / speed,
+        work_bytes=work_bytes(checkpoint.config, samples, planned.file_bytes),
+        expected_kl_divergence=kl,
+    )
 
 
 def noise_kl(
@@ -96,14 +113,24 @@ def noise_kl(
         progress: called while they run.
     """
     shift = float(np.mean(list(bits.values()))) - _PROBE_BITS
-    rng = np.random.default_rng(0)
-    tensors = {name: checkpoint.tensors[name] for name in checkpoint.tensors}
-    noisy = dict(tensors)
-    for name, own in bits.items():
-        noisy[name] = _with_noise(tensors[name], 2.0 ** (shift - own), rng)
+    tensors, numbers = checkpoint.tensors, {name: number for number, name in enumerate(bits)}
+
+    def original(name: str) -> Float32:
+        """Return a tensor as a model takes it."""
+        return as_matrix(name, tensors[name])
+
+    def noisy(name: str) -> Float32:
+        """Return a tensor as a model takes it, with noise: the same each time."""
+        if name not in bits:
+            return original(name)
+        rng = np.random.default_rng([0, numbers[name]])
+        return as_matrix(name, _with_noise(tensors[name], 2.0 ** (shift - bits[name]), rng))
+
     kernels = load_kernels("fast", threads=1)
-    model = Gpt2.from_checkpoint(checkpoint.config, tensors, kernels)
-    probe = Gpt2.from_checkpoint(checkpoint.config, noisy, kernels)
+    model, probe = (
+        Gpt2(checkpoint.config, OnDemand(tensors, read), kernels, streamed=True)
+        for read in (original, noisy)
+    )
     with TemporaryDirectory() as folder:
         work = WorkFolder.open(Path(folder) / "work", {}, resume=False)
         text = from_model(checkpoint, _SEQUENCES, 0, workers, work, progress)
@@ -111,10 +138,8 @@ def noise_kl(
     return float(found.compared().kl_divergence.value) * 4.0**-shift
 
 
-def _with_noise(
-    weights: NDArray[np.float32], relative: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _with_noise(weights: Float32, relative: float, rng: np.random.Generator) -> Float32:
     """Return the weights plus Gaussian noise of `relative` times their root mean square."""
-    scale = relative * float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
+    scale = relative * math.sqrt(mean_square(weights))
     noise = rng.standard_normal(weights.shape, np.float32)
     return weights + np.float32(scale) * noise

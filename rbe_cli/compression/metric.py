@@ -28,6 +28,7 @@ from rbe_cli.model.tensor_names import is_embedding
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import sum_of_squares
+from rbe_cli.runtime.heap import trim_heap
 
 Float32 = NDArray[np.float32]
 # What is added to the diagonal of a moment, relative to its mean, at 1 bit per weight. Coarse steps
@@ -145,6 +146,8 @@ def measure(
                 )
             folder.save(f"units-{name}", units)
             folder.save(f"squares-{name}", part.squares)
+        model.kernels.buffers.clear()
+        trim_heap()
     measured: Arrays = {}
     squares: dict[str, NDArray[np.float64]] = {}
     for name in names:

@@ -44,7 +44,7 @@ _STAGE = "measuring layers"
 _BACKWARD_UNITS = (
     3  # about the time of a backward pass through a block, over that of a forward pass
 )
-_LOGITS = 1 << 24  # that the head computes at once: fewer tokens would be slower to multiply
+HEAD_LOGITS = 1 << 24  # that the head computes at once: fewer tokens would be slower to multiply
 _CACHED_ROWS = 4  # of logits that stay in the cache while they are worked on
 _SQUARE_COLUMNS = 256  # whose products with those before them are computed at once
 _SMALLEST, _LARGEST = 1e-12, 1e12  # the squares of a batch fit into float32 between these
@@ -324,7 +324,7 @@ def _head(
     rng, sums = np.random.default_rng(seed), _Sums()
     states = x.reshape(-1, x.shape[-1])  # [tokens, d]
     out = np.empty_like(states)
-    for part in logit_chunks(len(states), head.weight.shape[1], _LOGITS):
+    for part in logit_chunks(len(states), head.weight.shape[1], HEAD_LOGITS):
         final = ln_f(states[part])
         gradient = head(final)  # at first the logits, then the probabilities
         sums.add("input", head.name, squares(final))

@@ -7,26 +7,42 @@ import numpy as np
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.codec.codec import SteppedCodec
-from rbe_cli.codec.column_blocks import column_blocks
+from rbe_cli.codec.column_blocks import MAX_COLUMNS, column_blocks
 from rbe_cli.codec.ectcq.encoded_matrix import encode_block
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.scales import column_levels
-from rbe_cli.compression.calibration import default_samples, describe, most_held_out_tokens
+from rbe_cli.compression.calibration import (
+    WINDOW,
+    default_samples,
+    describe,
+    held_out,
+    most_held_out_tokens,
+    rows_at_once,
+    tasks_of,
+)
+from rbe_cli.compression.moments import HEAD_LOGITS
 from rbe_cli.compression.output_file import OutputFile
 from rbe_cli.compression.settings import Settings
 from rbe_cli.compression.target import find_target
 from rbe_cli.compression.tensor_plan import make_plan
+from rbe_cli.engine.paged_cache import cache_bytes
+from rbe_cli.engine.session import DEFAULT_KV_TYPE
 from rbe_cli.errors import UsageError
-from rbe_cli.evaluation.batching import CHUNK_LOGITS, MAX_BATCH_TOKENS
+from rbe_cli.evaluation.batching import MAX_BATCH_TOKENS
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.runtime.cpus import default_threads
 
 _REPEATS = 5
 _SAMPLE = 256  # rows and columns of the timed block
-_INTERPRETER_BYTES = 300_000_000  # Python with Numba and compiled code
-_LOGITS_BYTES = 6 * 4 * CHUNK_LOGITS  # logits, probabilities, noise and gradient of one task
-_FACTOR_COPIES = 4  # of the largest moment, in float64
+_INTERPRETER_BYTES = 90_000_000  # Python, numpy and compiled code
+_LOGIT_COPIES = 2  # of the logits that a task computes at once
+_COPIES_OF_MATRIX = 3.4  # while it is encoded in 8 bits
+_BATCH_COPIES = 20  # of a batch's states, in the backward pass of a layer whose n_inner is 4 d
+_FACTOR_BYTES = 24  # for each value of the largest moment
+_BLOCK_BYTES = 52  # for each weight of a block that is encoded
+_REPORT_COPIES = 5  # of the embedding
+_ATTEMPTS = 3  # at the size of the file, which wait in the work folder
 _PASSES = 2.5  # forecasting and two attempts, in units of encoding every weight once
 
 
@@ -111,20 +127,56 @@ def jobs_within(config: Gpt2Config, limit: int, jobs: int | None) -> int:
 
 
 def memory_bytes(config: Gpt2Config, jobs: int) -> int:
-    """Return about the peak memory of a compression with `jobs` tasks at once, in bytes."""
-    parameters, inner = parameter_count(config), config.n_inner
-    moments = 3 * config.n_embd**2 + inner**2  # values of one layer
-    for columns in (3 * config.n_embd, config.n_embd, inner, config.n_embd):
-        moments += sum((part.stop - part.start) ** 2 for part in column_blocks(columns))
-    # The sums of a layer and of batches that were not added yet, and later their factors.
-    measuring = 4 * moments * (1 + 2 * jobs)
-    factoring = 4 * moments + _FACTOR_COPIES * 8 * inner**2
-    # Outputs of every layer and logits of both models, and later the errors of each matrix.
-    states = 2 * 4 * config.n_layer * MAX_BATCH_TOKENS * config.n_embd
-    evaluating = parameters + jobs * (states + _LOGITS_BYTES)
-    reporting = parameters + 2 * (1 + jobs) * 4 * config.vocab_size * config.n_embd
-    peak = max(measuring, factoring, evaluating, reporting)
-    return _INTERPRETER_BYTES + 4 * parameters + parameters // 2 + peak
+    """Return about the peak memory of a compression with `jobs` tasks at once, in bytes.
+
+    No more than a layer of the model is in memory beside the embeddings, but for the 8-bit copy
+    that writes the calibration text. Each number here is about one stage of the work.
+    """
+    d, inner = config.n_embd, config.n_inner
+    embedding = 4 * config.vocab_size * d
+    samples = default_samples(config)
+    states = 4 * samples * min(WINDOW, config.n_positions) * d  # of all text, in one layer
+    sequences = min(rows_at_once(config), samples + held_out(samples))
+    cache = cache_bytes(config, sequences, DEFAULT_KV_TYPE, WINDOW)
+    written = 4 * sequences * config.vocab_size * _LOGIT_COPIES
+    copying = int(_COPIES_OF_MATRIX * (embedding + 4 * d * inner * (jobs - 1)))
+    writing = parameter_count(config) + min(jobs, tasks_of(config, samples)) * (cache + written)
+    layer = 4 * (4 * d * d + 2 * d * inner)
+    batch = 4 * min(MAX_BATCH_TOKENS, samples * WINDOW)
+    head = embedding + jobs * (4 * HEAD_LOGITS * _LOGIT_COPIES + 4 * batch * d)
+    moments = 4 * _moment_values(config)
+    backward = batch * _BATCH_COPIES * d * (4 + inner // d) // 8
+    layers = embedding + 2 * layer + 3 * states + moments + jobs * (2 * moments + backward)
+    factoring = embedding + moments + _FACTOR_BYTES * (inner**2 + (jobs - 1) * d * d)
+    block = _BLOCK_BYTES * inner * min(MAX_COLUMNS, d)
+    encoding = 2 * embedding + 2 * (layer // 3) + 2 * 4 * inner**2 + jobs * block
+    reporting = _REPORT_COPIES * embedding + parameter_count(config) // 2
+    return _INTERPRETER_BYTES + max(copying, writing, head, layers, factoring, encoding, reporting)
+
+
+def work_bytes(config: Gpt2Config, samples: int, file_bytes: int) -> int:
+    """Return about the most that the work folder takes on the disk, in bytes.
+
+    Args:
+        config: of the model.
+        samples: sequences of the calibration text.
+        file_bytes: of the file that is made.
+    """
+    d, layers = config.n_embd, config.n_layer
+    state = 4 * samples * min(WINDOW, config.n_positions) * d
+    heads = 4 * layers * (4 * d * d + 3 * d)
+    costs = 2 * (layers * _moment_values(config) + 2 * d * d)  # half of each square, in float32
+    measuring = max(layers * state, costs) + 2 * state
+    return heads + max(measuring, costs + _ATTEMPTS * file_bytes)
+
+
+def _moment_values(config: Gpt2Config) -> int:
+    """Return how many values the moments of a layer's inputs and outputs have."""
+    d, inner = config.n_embd, config.n_inner
+    widths = [d, d, d, inner]
+    for columns in (3 * d, d, inner, d):
+        widths += [part.stop - part.start for part in column_blocks(columns)]
+    return sum(width**2 for width in widths)
 
 
 def weights_per_second(checkpoint: Checkpoint) -> float:

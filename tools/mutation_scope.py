@@ -16,7 +16,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 # Functions that only encode, in modules that decode, too.
 _ENCODING = {
-    "rbe_cli/codec/": r"(.*\.)?(encode\w*|to_bytes|job_like|expected_bits|plain_error_power|parts"
+    "rbe_cli/codec/": r"(.*\.)?(encode\w*|to_bytes|expected_bits|plain_error_power|parts"
     r"|join|sample|sampled_bits|side_bits|count_parts|check_bits|check_range|with_parameters_of"
     r"|with_steps|rescaled|choose|exact|fits_float16|_cost|_step|_quantiser|_code|_room_for"
     r"|_encode\w*|_least_squares|_largest|_cheapest_level|_encoder_tables)",

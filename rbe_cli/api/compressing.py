@@ -53,7 +53,7 @@ class CompressChoices(TypedDict, total=False):
         calib_tokens: token ids to calibrate on, a `.npy` array or a text file.
         calib_samples: sequences of up to 256 tokens to calibrate on.
         seed: of every random choice, 0 unless given.
-        tune: training steps afterwards; 0 encodes again and does not train.
+        tune: training steps afterwards; 0 only calibrates on more text.
         jobs: tasks at once; the physical cores unless given.
         cluster: address of the scheduler of a Dask cluster that runs the tasks.
         max_memory: bytes; fewer tasks run at once if they would take more.

@@ -146,7 +146,7 @@ def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
     if result.tuning is None:
         return []
     own = result.tuning
-    stages = [("untuned", own.untuned), ("reconstructed", own.reconstructed), ("tuned", own.tuned)]
+    stages = [("untuned", own.untuned), ("tuned", own.tuned)]
     found = ", ".join(f"{name} {value:.5f}" for name, value in stages if value is not None)
     return [("tuning", found)]
 

@@ -199,9 +199,8 @@ Tune = Annotated[
         parser=whole(0),
         metavar="STEPS",
         rich_help_panel=_QUALITY,
-        help="Improve the file afterwards: encode each layer again to compensate for the "
-        "errors of earlier layers, then train scales, biases and LayerNorms for this many steps "
-        "of 2048 tokens.",
+        help="Improve the file afterwards: train scales, biases and LayerNorms for this many "
+        "steps of 2048 tokens. With 0, only more text is calibrated on.",
     ),
 ]
 Seed = Annotated[

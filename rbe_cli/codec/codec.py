@@ -5,7 +5,6 @@ other code compares the names of codecs. Importing this module imports neither n
 codec's arithmetic, so that a file's header can be checked at once.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -169,12 +168,6 @@ class Codec(ABC):
     def expected_bits(self, options: CodecOptions, rate: float) -> float:
         """Return about the bits per weight, in a file whose free matrices have `rate`."""
         return rate if options.bits is None else options.bits
-
-    def job_like(
-        self, data: Data, shape: Shape, options: CodecOptions, cost: "ErrorCost"
-    ) -> EncodingJob:
-        """Return the job that encodes other weights of a matrix in about as many bytes."""
-        return EncodingJob(options, rate=8 * len(data) / math.prod(shape), cost=cost)
 
     def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
         """Return the same integers with each column's step times a factor `[N]` above 0."""

@@ -154,9 +154,10 @@ def measure(
         measured |= folder.require(f"units-{name}")
         squares |= folder.require(f"squares-{name}")
     unit_steps, powers, even_losses = (
-        {name: float(values[number]) for name, values in measured.items()} for number in range(3)
+        {name: float(measured[name][number]) for name in measured if name in lossy}
+        for number in range(3)
     )
-    sizes = {name: lossy[name].size for name in measured}
+    sizes = {name: lossy[name].size for name in unit_steps}
     unit_steps = _completed(unit_steps, powers, sizes)
     return Metric(unit_steps, powers, even_losses, squares, folder)
 

@@ -178,13 +178,17 @@ class PartialFile:
             codecs: the name of the codec of each other tensor, by the tensor's name.
         """
         self._file = file
-        self._known = sizes_of(stored)
+        self._known = {size.name: size for size in sizes_of(stored)}
         self._codecs = codecs
+
+    def replace(self, stored: StoredTensor) -> None:
+        """Take in a tensor that is encoded anew."""
+        (self._known[stored.name],) = sizes_of([stored])
 
     def bits_per_weight(self, sizes: Mapping[str, int]) -> float:
         """Return the bits per weight of the file if the other tensors take `sizes` bytes."""
         others = [TensorSize(name, self._codecs[name], size) for name, size in sizes.items()]
-        return self._file.bits_per_weight(self._file.bytes([*self._known, *others]))
+        return self._file.bits_per_weight(self._file.bytes([*self._known.values(), *others]))
 
 
 def sizes_of(stored: Sequence[StoredTensor]) -> list[TensorSize]:

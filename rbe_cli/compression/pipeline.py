@@ -20,6 +20,7 @@ from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression import calibration
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
+from rbe_cli.compression.drift_correction import DriftCorrection
 from rbe_cli.compression.metric import Metric, as_matrix, measure
 from rbe_cli.compression.output_file import OutputFile, Quality
 from rbe_cli.compression.quality_check import Expectation, expect
@@ -27,9 +28,10 @@ from rbe_cli.compression.rate_control import GOOD_ENOUGH
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
 from rbe_cli.compression.storing import Storing
 from rbe_cli.compression.target import KL_PER_BIT, Target, find_target
+from rbe_cli.compression.tensor_encoder import TensorEncoder
 from rbe_cli.compression.tensor_plan import make_plan, with_exact
 from rbe_cli.compression.tensor_report import TensorReport, report
-from rbe_cli.compression.tune.tuning import Tuning, TuningReport
+from rbe_cli.compression.tune.tuning import Tuning, TuningReport, room_for_training
 from rbe_cli.container.atomic_file import check_output
 from rbe_cli.container.atomic_write import gone_error
 from rbe_cli.container.stored_tensor import StoredTensor
@@ -67,8 +69,7 @@ class CompressOptions:
         force: whether to replace an existing output, and to write a file whose quality is
             worse than it should be.
         resume: whether to continue an interrupted run of the same job.
-        tune: number of training steps after the reconstruction (tune/tuning.py). None skips
-            both.
+        tune: number of training steps (tune/tuning.py); None for no tuning, and less text.
     """
 
     settings: Settings
@@ -289,7 +290,9 @@ def _make(
         model, tensors, text.used[:few], plans, settings.objective, target.matrix_bits,
         options.seed, workers, folder, progress,
     )  # fmt: skip
-    storing = Storing(plans, tensors, metric, file, workers, folder, progress)
+    encoder = TensorEncoder(plans, tensors, metric, workers)
+    correction = DriftCorrection(model, text.used, workers, folder, progress)
+    storing = Storing(encoder, correction, settings.objective, file, workers, folder, progress)
 
     def quality(stored: Sequence[StoredTensor]) -> Quality:
         """Measure encoded tensors on the held-out text."""
@@ -297,7 +300,8 @@ def _make(
 
     stored: Sequence[StoredTensor]
     if settings.target_kl is None or not search:
-        stored = storing.store(target.bits_per_weight, target.most)
+        room = room_for_training(plans) if options.tune else 0.0
+        stored = storing.store(max(target.bits_per_weight - room, MIN_BPW), target.most)
         reached = quality(stored)
     else:
         stored, reached = _store_at_kl(settings.target_kl, target.bits_per_weight, storing, quality)
@@ -305,7 +309,7 @@ def _make(
         raise UsageError(f"{settings.target_size} bytes cannot be reached: the nearest is larger")
     tuning = None
     if options.tune is not None:
-        tune = Tuning(model, storing, metric, text.used, options.seed, workers, folder, progress)
+        tune = Tuning(model, encoder, text.used, options.seed, workers, folder, progress)
         reached_bits = max(target.bits_per_weight, file.bits_per_weight_of(stored))
         largest = min(target.most, (1 + GOOD_ENOUGH) * reached_bits)
         stored, reached, tuning = tune(

@@ -76,6 +76,7 @@ def fit(
     folder: WorkFolder,
     progress: Progress,
     most: float = math.inf,
+    forecast: SizeForecast | None = None,
 ) -> dict[str, bytes]:
     """Encode every matrix so that the file has the target's size.
 
@@ -91,6 +92,7 @@ def fit(
         folder: keeps encoded matrices.
         progress: called after each matrix.
         most: the largest bits per weight of the file.
+        forecast: a forecast of the sizes of these sources; None for a new one.
 
     Returns:
         The encoded bytes by name.
@@ -100,7 +102,7 @@ def fit(
     """
     if not sources:
         return {}
-    forecast, goal = SizeForecast(sources, workers), target
+    forecast, goal = forecast or SizeForecast(sources, workers), target
     is_free = len(own) < len(sources)
     tried: list[tuple[Steps, dict[str, int]]] = []
     least, best, result = (True, math.inf), "", math.inf
@@ -109,7 +111,7 @@ def fit(
         """Return the steps of the next attempt, with what the last one taught."""
         if tried:
             forecast.learn(*tried[-1])
-        return _solve(sources, own, goal, file, forecast)
+        return solve_steps(sources, own, goal, file, forecast)
 
     for attempt in range(_ATTEMPTS):
         step_name = f"bits-{target:.6f}-attempt-{attempt}"
@@ -128,11 +130,46 @@ def fit(
         # The sum of misses, because a matrix of zeros never comes close to its given rate.
         if (rank := (is_too_large, sum(misses))) < least:
             least, best, result = rank, step_name, reached
-    missed = is_free and abs(result - target) > SIZE_TOLERANCE * target
-    free = {name: step for name, step in tried[-1][0].items() if name not in own}
+    latest, _ = tried[-1]
+    free = {name: latest[name] for name in sources if name not in own}
+    check_reached(target, result, free, forecast)
+    return _encoded(sources, folder, best)
+
+
+def check_reached(target: float, result: float, free: Steps, forecast: SizeForecast) -> None:
+    """Refuse a file whose size is not the target's.
+
+    Args:
+        target: bits per weight of the file.
+        result: those that were reached.
+        free: the steps of the matrices whose rate is free.
+        forecast: forecasts their sizes.
+
+    Raises:
+        UsageError: the size was missed, and not because the steps are the finest.
+    """
+    missed = bool(free) and abs(result - target) > SIZE_TOLERANCE * target
     if missed and (result > target or not _is_finest(free, forecast)):
         raise UsageError(f"{target} bits a weight cannot be reached: the nearest is {result:.3f}")
-    return _encoded(sources, folder, best)
+
+
+def first_sizes(
+    sources: Mapping[str, Source],
+    own: Mapping[str, float],
+    target: float,
+    file: FileBudget,
+    forecast: SizeForecast,
+    workers: Workers,
+    folder: WorkFolder,
+    progress: Progress,
+) -> tuple[Steps, dict[str, int]]:
+    """Encode every matrix once, near the target; return the steps, and the bytes of each matrix.
+
+    The arguments are those of `fit`.
+    """
+    attempt = f"bits-{target:.6f}-attempt-0"
+    steps = _saved_steps(folder, attempt, lambda: solve_steps(sources, own, target, file, forecast))
+    return steps, _encode(sources, steps, workers, folder, attempt, progress)
 
 
 def _is_finest(steps: Steps, forecast: SizeForecast) -> bool:
@@ -185,7 +222,7 @@ def _encoded(names: Iterable[str], folder: WorkFolder, attempt: str) -> dict[str
     return {name: folder.require(f"{attempt}-{name}")["bytes"].tobytes() for name in names}
 
 
-def _solve(
+def solve_steps(
     sources: Mapping[str, Source],
     own: Mapping[str, float],
     target: float,

@@ -1,27 +1,31 @@
 """Encode every tensor of a checkpoint by its plan, so that the file has the wanted size."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rbe_cli.codec.codec import Codec, EncodingJob, Payload, SteppedCodec
-from rbe_cli.codec.error_cost import ErrorCost
-from rbe_cli.compression.encoding import Source, encode_all
-from rbe_cli.compression.metric import Metric, as_matrix
+from rbe_cli.choices import Objective
+from rbe_cli.codec.codec import Payload, SteppedCodec
+from rbe_cli.compression.corrected_tensors import CorrectedTensors
+from rbe_cli.compression.drift_correction import DriftCorrection, rates_to_correct
 from rbe_cli.compression.output_file import OutputFile, PartialFile
-from rbe_cli.compression.rate_control import fit, rate_factor
-from rbe_cli.compression.tensor_plan import TensorPlan, free_rate
+from rbe_cli.compression.rate_control import (
+    SizeForecast,
+    Steps,
+    check_reached,
+    first_sizes,
+    fit,
+    rate_factor,
+    solve_steps,
+)
+from rbe_cli.compression.step_pacing import PlannedStep, StepPacing, plan_steps
+from rbe_cli.compression.tensor_encoder import TensorEncoder
+from rbe_cli.compression.tensor_plan import free_rate
 from rbe_cli.container.stored_tensor import StoredTensor
-from rbe_cli.errors import UsageError
-from rbe_cli.jobs.work_folder import WorkFolder
+from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.progress import Progress, no_progress
-
-Float32 = NDArray[np.float32]
 
 
 class Storing:
@@ -29,9 +33,9 @@ class Storing:
 
     def __init__(
         self,
-        plans: Sequence[TensorPlan],
-        tensors: Mapping[str, Float32],
-        metric: Metric,
+        encoder: TensorEncoder,
+        correction: DriftCorrection,
+        objective: Objective,
         file: OutputFile,
         workers: Workers,
         folder: WorkFolder,
@@ -40,22 +44,28 @@ class Storing:
         """Set what is the same at every size.
 
         Args:
-            plans: the plans of all tensors, in the checkpoint's order.
-            tensors: the tensors of the checkpoint, float32. One is read when it is needed.
-            metric: the cost of errors.
+            encoder: encodes single tensors.
+            correction: corrects the drift of the compressed model.
+            objective: what is minimised (`Settings`).
             file: the file that will be written.
             workers: encode parts of matrices in parallel.
             folder: keeps encoded matrices.
             progress: called after each matrix.
         """
-        self._plans = {plan.name: plan for plan in plans}
-        self._tensors = tensors
-        self._metric = metric
+        self._encoder = encoder
+        self._correction = correction
+        self._objective = objective
         self._file = file
         self._workers = workers
         self._folder = folder
         self._progress = progress
-        self._factor: float | None = None  # of the unit steps of the last file
+        self._sources = {
+            name: encoder.source(name, plan.codec)
+            for name, plan in encoder.plans.items()
+            if isinstance(plan.codec, SteppedCodec)
+        }
+        self._forecast = SizeForecast(self._sources, workers)
+        self._latest: tuple[Steps, dict[str, int]] | None = None  # steps and sizes of matrices
 
     def store(self, bits_per_weight: float, most: float = math.inf) -> list[StoredTensor]:
         """Encode all tensors, and return them in the checkpoint's order.
@@ -67,109 +77,107 @@ class Storing:
         Raises:
             UsageError: the size cannot be reached.
         """
-        plans = list(self._plans.values())
-        rate = free_rate(plans, bits_per_weight)
-        stepped = {
-            plan.name: self._source(plan, plan.codec)
-            for plan in plans
-            if isinstance(plan.codec, SteppedCodec)
+        encoder = self._encoder
+        rate = free_rate(list(encoder.plans.values()), bits_per_weight)
+        encoder.factor = rate_factor(self._sources.values(), rate) if self._sources else None
+        stored = list(encoder.vectors())
+        stored += self._without_steps(rate)
+        file = PartialFile(self._file, stored, {n: s.codec.name for n, s in self._sources.items()})
+        rates = {
+            name: bits
+            for name, bits in rates_to_correct(
+                encoder.plans.values(), rate, self._objective
+            ).items()
+            if encoder.metric.powers[name] > 0  # zeros stay zeros
         }
-        self._factor = rate_factor(stepped.values(), rate) if stepped else None
-        others = [plan for plan in plans if plan.name not in stepped]
-        stored = [
-            self.vector(own.name, self._tensors[own.name]) for own in others if not own.is_matrix
-        ]
-        stored += self._matrices([own for own in others if own.is_matrix], rate)
-        own = {
-            name: bits for name in stepped if (bits := self._plans[name].options.bits) is not None
-        }
-        codecs = {name: source.codec.name for name, source in stepped.items()}
-        encoded = fit(
-            stepped, own, bits_per_weight, PartialFile(self._file, stored, codecs),
-            self._workers, self._folder, self._progress, most,
-        )  # fmt: skip
-        stored += [
-            self._stored(name, Payload(codecs[name], data)) for name, data in encoded.items()
-        ]
+        if rates:
+            stored = self._corrected(stored, rates, bits_per_weight, file, most)
+        else:
+            encoded = fit(
+                self._sources, self._own_rates(), bits_per_weight, file, self._workers,
+                self._folder, self._progress, most, self._forecast,
+            )  # fmt: skip
+            for name, data in encoded.items():
+                stored.append(encoder.stored(name, Payload(self._sources[name].codec.name, data)))
         by_name = {tensor.name: tensor for tensor in stored}
-        return [by_name[name] for name in self._plans]
+        return [by_name[name] for name in encoder.plans]
 
-    def vector(self, name: str, values: Float32) -> StoredTensor:
-        """Encode a bias or LayerNorm parameter `[n]` for a file of the last size.
-
-        Its quantisation step is half the one that would be optimal for the size, so that its
-        errors do not matter beside those of the matrices.
-        """
-        plan, step = self._plans[name], None
-        if self._factor is not None and name in self._metric.squares:
-            mean = float(np.mean(self._metric.squares[name]))
-            # If no output depends on the vector, its errors have no known cost: use a tiny step.
-            step = self._factor / math.sqrt(mean) / 2 if mean > 0 else 0.0
-            step = min(max(step, 1e-6 * float(np.abs(values).max())), 1e30) or 1.0
-        return self._stored(name, _encode(plan, values, EncodingJob(plan.options, step=step)))
-
-    def encode_again(self, stored: StoredTensor, weights: Float32, cost: ErrorCost) -> StoredTensor:
-        """Encode a layer's matrix with other weights `[K, N]`, in about as many bytes.
-
-        Args:
-            stored: the encoded matrix, whose codec takes the cost of errors into account.
-            weights: the new weights, float32.
-            cost: the cost of errors in them.
-        """
-        plan = self._plans[stored.name]
-        job = plan.codec.job_like(stored.data, stored.encoded_shape, plan.options, cost)
-        if isinstance(plan.codec, SteppedCodec) and job.step is not None:
-            source = Source.of(plan.codec, plan.options, weights, cost)
-            ((_, data),) = encode_all({plan.name: source}, {plan.name: job.step}, self._workers)
-            return replace(stored, data=data)
-        (payload,) = self._workers.map(_encode, (plan,), (weights,), (job,))
-        return replace(stored, data=payload.data)
-
-    def _source(self, plan: TensorPlan, codec: SteppedCodec) -> Source:
-        name = plan.name
-        return Source(
-            codec,
-            plan.options,
-            plan.matrix_shape,
-            self._metric.powers[name],
-            self._metric.unit_steps[name],
-            lambda: as_matrix(name, self._tensors[name]),
-            partial(self._metric.cost, name),
-        )
-
-    def _matrices(self, plans: Sequence[TensorPlan], rate: float) -> Iterator[StoredTensor]:
-        """Yield the matrices whose codecs choose their own steps. Free ones get `rate`.
+    def _without_steps(self, rate: float) -> list[StoredTensor]:
+        """Encode the matrices whose codecs choose their own steps.
 
         They are reported to the progress only if no rate control follows, which takes longer.
         """
-        encoded = self._workers.map(
-            _encode,
-            plans,
-            (self._values(plan) for plan in plans),
-            (self._job(plan, rate) for plan in plans),
+        encoder, found = self._encoder, []
+        names = [
+            name
+            for name, plan in encoder.plans.items()
+            if plan.is_matrix and name not in self._sources
+        ]
+        tell = no_progress if self._sources or not names else self._progress
+        tell("encoding", 0, len(names))
+        for stored in encoder.matrices(names, rate):
+            found.append(stored)
+            tell("encoding", len(found), len(names))
+        return found
+
+    def _corrected(
+        self,
+        stored: Sequence[StoredTensor],
+        rates: Mapping[str, float],
+        target: float,
+        file: PartialFile,
+        most: float,
+    ) -> list[StoredTensor]:
+        """Encode the matrices again or for the first time, with corrected drift.
+
+        Args:
+            stored: the tensors that are encoded already. Matrices among them that are corrected
+                are encoded again.
+            rates: about the bits per weight of each matrix to correct, by name.
+            target, most: bits per weight of the file.
+            file: knows the sizes of `stored`.
+        """
+        sources, own = self._sources, self._own_rates()
+        # A search that fails tries again with exact tensors, of which others are corrected.
+        tag = f"bits-{target:.6f}-corrected-{len(sources)}-{len(rates)}"
+        planned = self._planned(target, file, tag)
+        bytes_of_own = {name: bits * sources[name].size / 8 for name, bits in own.items()}
+        pacing = StepPacing(planned, bytes_of_own, target, file, most)
+        known = {
+            name: 8 * planned[name].size / sources[name].size for name in rates if name in planned
+        }
+        tensors = CorrectedTensors(
+            self._encoder, stored, {**rates, **known}, file, pacing, self._folder, tag
         )
-        tell = no_progress if self._factor is not None or not plans else self._progress
-        tell("encoding", 0, len(plans))
-        for done, (plan, payload) in enumerate(zip(plans, encoded, strict=True), 1):
-            tell("encoding", done, len(plans))
-            yield self._stored(plan.name, payload)
+        self._correction(tensors, tag)
+        self._latest = pacing.steps, pacing.sizes
+        if sources:
+            free = {name: step for name, step in pacing.steps.items() if name not in own}
+            check_reached(target, pacing.bits_per_weight, free, self._forecast)
+        return list(tensors.stored.values())
 
-    def _job(self, plan: TensorPlan, rate: float) -> EncodingJob:
-        cost = self._metric.cost(plan.name) if plan.codec.weighs_errors else None
-        return EncodingJob(plan.options, rate, cost)
+    def _planned(self, target: float, file: PartialFile, tag: str) -> dict[str, PlannedStep]:
+        """Plan the steps of a file, with what the last one taught the forecast."""
 
-    def _values(self, plan: TensorPlan) -> Float32:
-        tensor = self._tensors[plan.name]
-        return tensor if plan.codec.keeps_orientation else as_matrix(plan.name, tensor)
+        def plan() -> Arrays:
+            """Return the fields of each plan, float64 `[3]`."""
+            sources, own, forecast = self._sources, self._own_rates(), self._forecast
+            if self._latest is None:
+                self._latest = first_sizes(
+                    sources, own, target, file, forecast, self._workers, self._folder,
+                    self._progress,
+                )  # fmt: skip
+            forecast.learn(*self._latest)
+            steps = solve_steps(sources, own, target, file, forecast)
+            planned = plan_steps(steps, sources, forecast)
+            return {name: np.array([p.step, p.size, p.slope]) for name, p in planned.items()}
 
-    def _stored(self, name: str, payload: Payload) -> StoredTensor:
-        return StoredTensor(name, self._plans[name].shape, payload.codec, payload.data)
+        if not self._sources:
+            return {}
+        saved = self._folder.keep(f"{tag}-steps", plan)
+        return {name: PlannedStep(*map(float, fields)) for name, fields in saved.items()}
 
-
-def _encode(plan: TensorPlan, values: Float32, job: EncodingJob) -> Payload:
-    """Encode a tensor. An error names the tensor."""
-    codec: Codec = plan.codec
-    try:
-        return codec.encode(values, job)
-    except UsageError as error:
-        raise UsageError(f"{plan.name}: {error}") from error
+    def _own_rates(self) -> dict[str, float]:
+        """Return the bits per weight of each matrix with a step whose rate is given."""
+        options = {name: self._encoder.plans[name].options for name in self._sources}
+        return {name: own.bits for name, own in options.items() if own.bits is not None}

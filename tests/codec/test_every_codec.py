@@ -104,19 +104,6 @@ def test_damaged_bytes_are_refused_or_decoded_in_the_same_shape(codec, data):
 
 
 @every_matrix_codec
-def test_other_weights_take_about_as_many_bytes(codec):
-    values, codec, data = encoded(codec, (64, 48))
-    if not codec.weighs_errors:
-        return
-    from rbe_cli.codec.error_cost import ErrorCost
-
-    cost = ErrorCost.even(values.shape)
-    job = codec.job_like(data, values.shape, CodecOptions(4.0), cost)
-    again = codec.encode(values[::-1].copy(), job)
-    assert len(again.data) == pytest.approx(len(data), rel=0.05)
-
-
-@every_matrix_codec
 def test_only_codecs_with_steps_of_columns_are_rescaled(codec):
     values, codec, data = encoded(codec, (40, 24))
     factors = np.exp2(np.arange(24) / 32).astype(np.float32)

@@ -108,8 +108,8 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
         original = originals[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
         assert tensor.relative_error == pytest.approx(expected, rel=1e-5, abs=1e-12)
-        # A matrix's may be anything: errors are fed where they do not count.
-        assert is_matrix(tensor.name) or expected < 0.05
+        # A matrix's may be anything: errors are fed where they do not count. Its bias absorbs them.
+        assert is_matrix(tensor.name) or ".c_" in tensor.name or expected < 0.05
 
 
 def output_errors(checkpoint, kernels, decoded, sequences, folder):

@@ -25,14 +25,14 @@ def test_vectors_have_the_form_that_suits_them(checkpoint, tmp_path):
     outlier[5] = 3000
     changed = with_tensors(
         checkpoint,
-        h__0__attn__c_attn__bias=np.zeros(192, np.float32),
+        h__0__ln_2__bias=np.zeros(64, np.float32),
         h__1__ln_2__weight=outlier,
         ln_f__bias=constant,
     )
     settings = Settings(4.0, override=(Override("h.0.ln_1", "float32"),))
     tensors = by_name(run(changed, tmp_path / "a.rbe", settings))
     decoded = decode(tmp_path / "a.rbe")
-    for name, codec in [("ln_f.bias", "scalar"), ("h.0.attn.c_attn.bias", "scalar")]:
+    for name, codec in [("ln_f.bias", "scalar"), ("h.0.ln_2.bias", "scalar")]:
         assert tensors[name].codec == codec
         np.testing.assert_array_equal(decoded[name], changed.tensors[name])
     assert tensors["h.0.ln_1.weight"].codec == "float32"
@@ -62,11 +62,11 @@ def test_outliers_survive(checkpoint, tmp_path):
     weights = checkpoint.tensors["h.0.mlp.c_proj.weight"].copy()
     weights[7, 9] = 50
     changed = with_tensors(checkpoint, h__0__mlp__c_proj__weight=weights)
-    settings = Settings(4.0, override=(Override("h.0.mlp.c_proj", bits=4.0),))
+    settings = Settings(7.0, override=(Override("h.0.mlp.c_proj", bits=7.0),))
     run(changed, tmp_path / "a.rbe", settings)
     decoded = decode(tmp_path / "a.rbe")["h.0.mlp.c_proj.weight"]
     assert decoded[7, 9] == pytest.approx(50, rel=0.01)
-    assert relative((weights - decoded)[8:], weights[8:]) < 0.15
+    assert relative((weights - decoded)[8:], weights[8:]) < 0.02
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -12,7 +12,9 @@ CASES = {
     "size": (Settings(target_size=25_000), {}),
     "fixed": (Settings(default_bits=4, default_codec="fixed"), {}),
     "kl": (Settings(target_kl=0.05), {}),
-    "reconstructed": (Settings(3.0), {"tune": 0}),
+    "fine": (Settings(8.0), {}),
+    "outputs": (Settings(3.0, objective="outputs"), {}),
+    "more text": (Settings(3.0), {"tune": 0}),
     "tuned": (Settings(3.0), {"tune": 2}),
 }
 
@@ -42,7 +44,7 @@ def test_a_text_is_not_written_where_one_is_given(checkpoint, tmp_path):
     settings = Settings(4.0)
     for given in ({"calib": tmp_path}, {"calib_tokens": tmp_path}):
         named = [stage.name for stage in stages(checkpoint, CompressOptions(settings, **given))]
-        assert named == ["measuring layers", "encoding", "evaluating"]
+        assert named == ["measuring layers", "encoding", "correcting drift", "evaluating"]
 
 
 def test_more_work_costs_more(checkpoint):

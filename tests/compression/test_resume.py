@@ -43,9 +43,16 @@ def stop_after(count, monkeypatch):
     monkeypatch.setattr(WorkFolder, "save", stopping)
 
 
+ENCODED = (
+    "bits-4.000000-attempt-0-h.",
+    "bits-4.000000-corrected-10-8-wte",
+    "bits-4.000000-corrected-10-8-h.",
+)
+
+
 def test_every_stage_saves_its_steps(expected):
     _, saved = expected
-    for stage in ("text-", "state-", "gradient-", "cost-", "bits-4.000000-attempt-0-h."):
+    for stage in ("text-", "state-", "gradient-", "cost-", *ENCODED):
         assert any(name.startswith(stage) for name in saved)
 
 

@@ -28,42 +28,52 @@ def test_quality_rises_at_the_same_size(checkpoint, tmp_path, settings, progress
     )
     assert plain.tuning is None
     found = tuned.tuning
-    assert found.untuned == plain.quality.kl_divergence
-    assert tuned.quality.kl_divergence == min(found.untuned, found.reconstructed, found.tuned)
-    assert found.reconstructed < found.untuned
-    assert tuned.quality.kl_divergence < 0.97 * plain.quality.kl_divergence
-    assert tuned.file_bytes <= 1.002 * plain.file_bytes
+    assert found.untuned == found.reconstructed
+    assert found.untuned == pytest.approx(plain.quality.kl_divergence, rel=0.1)  # room for training
+    assert tuned.quality.kl_divergence == min(found.untuned, found.tuned)
+    assert found.tuned < found.untuned
+    assert tuned.file_bytes <= 1.004 * plain.file_bytes  # each is within .2 % of the target
 
 
 def test_what_is_worse_is_not_kept(checkpoint, tmp_path, monkeypatch):
-    """The untuned tensors are kept, whatever goes wrong in either stage."""
+    """The untuned tensors are kept, whatever goes wrong in the training."""
 
-    def spoil(self, stored, training_steps=0):
+    def spoil(self, stored, training_steps):
         name = "h.0.ln_1.weight"
         return [
-            own if own.name != name else self._storing.vector(name, np.zeros(own.shape, np.float32))
+            own if own.name != name else self._encoder.vector(name, np.zeros(own.shape, np.float32))
             for own in stored
         ]
 
-    monkeypatch.setattr(tuning.Tuning, "_reconstructed", spoil)
     monkeypatch.setattr(tuning.Tuning, "_trained", spoil)
     found = run(checkpoint, tmp_path / "a.rbe", Settings(3.0), tune=2)
-    assert found.tuning.reconstructed == found.tuning.tuned > found.tuning.untuned
+    assert found.tuning.tuned > found.tuning.untuned
     assert found.quality.kl_divergence == found.tuning.untuned
 
 
 def test_what_is_too_large_is_not_kept(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("rbe_cli.codec.ectcq.ectcq_codec._SURPLUS", -0.9)
-    tuned = run(checkpoint, tmp_path / "a.rbe", Settings(3.0), tune=0)
-    assert tuned.tuning == tuning.TuningReport(0, tuned.quality.kl_divergence)
-    assert tuned.bits_per_weight == pytest.approx(3.0, rel=0.01)
+    def enlarge(self, stored, training_steps):
+        return [dataclasses.replace(own, data=bytes(own.data) + bytes(1000)) for own in stored]
+
+    monkeypatch.setattr(tuning.Tuning, "_trained", enlarge)
+    tuned = run(checkpoint, tmp_path / "a.rbe", Settings(3.0), tune=1)
+    kept = tuned.quality.kl_divergence
+    assert tuned.tuning == tuning.TuningReport(1, kept, kept)
+    assert 2.94 < tuned.bits_per_weight < 3.006  # there was room for trained factors
+
+
+def test_without_steps_the_untuned_tensors_are_kept(checkpoint, tmp_path):
+    found = run(checkpoint, tmp_path / "a.rbe", Settings(3.0), tune=0)
+    assert found.tuning == tuning.TuningReport(
+        0, found.quality.kl_divergence, found.quality.kl_divergence
+    )
 
 
 class StoppedError(Exception):
     """Stop the run as a kill would."""
 
 
-@pytest.mark.parametrize("stop", ["reconstructed-h.1.attn.c_proj.weight", "tuning"])
+@pytest.mark.parametrize("stop", ["-corrected-10-8-h.1.attn.c_proj.weight", "tuning"])
 def test_what_was_interrupted_goes_on(checkpoint, tmp_path, monkeypatch, stop):
     monkeypatch.setattr("rbe_cli.compression.tune.distillation._SAVED_EVERY", 2)
     run(checkpoint, tmp_path / "a.rbe", Settings(2.0), tune=3)
@@ -71,7 +81,7 @@ def test_what_was_interrupted_goes_on(checkpoint, tmp_path, monkeypatch, stop):
 
     def stopping(self, name, arrays):
         save(self, name, arrays)
-        if name == stop:
+        if name.endswith(stop):
             raise StoppedError
 
     with monkeypatch.context() as patch:

@@ -20,8 +20,6 @@ _LEAST_STEP, _LARGEST_STEP = (
     1e-37,
     1e33,
 )  # their products with any integer are normal numbers of float32
-# Relative increase of the step, at 0 bits, so that a matrix encoded again does not become larger.
-_SURPLUS = 0.016
 
 
 class EctcqCodec(SteppedCodec):
@@ -113,15 +111,6 @@ class EctcqCodec(SteppedCodec):
 
         rows, columns = shape
         return side_bits(rows, columns)
-
-    def job_like(
-        self, data: Data, shape: Shape, options: CodecOptions, cost: "ErrorCost"
-    ) -> EncodingJob:
-        """Return the job that encodes other weights in about as many bytes."""
-        before = _matrix(data, shape)
-        bits = 8 * before.nbytes / (before.shape[0] * before.shape[1])
-        step = before.step * (1 + _SURPLUS * 2.0**-bits)
-        return EncodingJob(options, cost=cost, step=step)
 
     def rescaled(self, data: Data, shape: Shape, factors: "Float32") -> bytes:
         """Return the same integers with each column's step times a factor `[N]` above 0."""

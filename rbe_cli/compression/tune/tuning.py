@@ -1,34 +1,30 @@
 """Tune a compressed model: bring its predictions closer to those of the original.
 
-First its matrices are encoded again so that they correct each other's errors (reconstruction.py).
-Then the parameters that are not integers are trained (distillation.py). Of the untuned model and
-both results, the one with the smallest KL divergence on held-out text is kept.
+The parameters that are not integers are trained (distillation.py). Of the untuned model and the
+result, the one with the smaller KL divergence on held-out text is kept.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-import numpy as np
-
-from rbe_cli.codec.error_cost import InputFactor
 from rbe_cli.codec.registry import codec_named
-from rbe_cli.compression.metric import Metric, as_matrix
+from rbe_cli.compression.metric import as_matrix
 from rbe_cli.compression.output_file import Quality
-from rbe_cli.compression.storing import Storing
+from rbe_cli.compression.tensor_encoder import TensorEncoder
+from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.compression.tune.distillation import distil
-from rbe_cli.compression.tune.reconstruction import reconstruct
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.evaluation.batching import Tokens
-from rbe_cli.jobs.work_folder import Arrays, WorkFolder
+from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
-from rbe_cli.model.tensor_names import is_matrix
+from rbe_cli.model.tensor_names import is_embedding, is_matrix
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
 
 Stored = Sequence[StoredTensor]
+_FACTOR_BITS = 2.5  # that a trained factor adds to the coded step of its column, with padding
 
 
 @dataclass(frozen=True)
@@ -38,16 +34,26 @@ class TuningReport:
     Attributes:
         steps: the number of training steps.
         untuned: before tuning.
-        reconstructed: after the matrices were encoded again. It is None if the file would have
-            been too large.
+        reconstructed: the same as `untuned`. The matrices were encoded again here, before every
+            compression corrected its drift (drift_correction.py).
         tuned: after training. It is None if there was no training, or if the file would have
             been too large.
     """
 
     steps: int
     untuned: float
-    reconstructed: float | None = None
+    reconstructed: float
     tuned: float | None = None
+
+
+def room_for_training(plans: Sequence[TensorPlan]) -> float:
+    """Return about the bits per weight that the training adds to a file of free rates."""
+    factors = sum(
+        math.prod(plan.shape) // plan.shape[1 if is_embedding(plan.name) else 0]
+        for plan in plans
+        if plan.is_matrix and plan.is_free and plan.codec.has_column_steps
+    )
+    return _FACTOR_BITS * factors / sum(plan.size for plan in plans)
 
 
 class Tuning:
@@ -56,8 +62,7 @@ class Tuning:
     def __init__(
         self,
         model: Gpt2,
-        storing: Storing,
-        metric: Metric,
+        encoder: TensorEncoder,
         sequences: Sequence[Tokens],
         seed: int,
         workers: Workers,
@@ -68,8 +73,7 @@ class Tuning:
 
         Args:
             model: the original.
-            storing: encodes tensors.
-            metric: the cost of errors in the original.
+            encoder: encodes tensors.
             sequences: the calibration text.
             seed: the seed of the order of the training text.
             workers: compute in parallel.
@@ -77,8 +81,7 @@ class Tuning:
             progress: called after each matrix and each training step.
         """
         self._model = model
-        self._storing = storing
-        self._metric = metric
+        self._encoder = encoder
         self._sequences = sequences
         self._seed = seed
         self._workers = workers
@@ -105,48 +108,17 @@ class Tuning:
         Returns:
             The tensors, their quality, and the report on all stages.
         """
-        best = stored, quality
-        stages: list[Callable[[Stored], Stored]] = [self._reconstructed]
-        if training_steps > 0:
-            stages.append(partial(self._trained, training_steps=training_steps))
-        found: list[float | None] = []
-        for stage in stages:
-            stored = stage(stored)
-            if not fits(stored):
-                found.append(None)
-                continue
-            reached = measure(stored)
-            found.append(reached.kl_divergence)
-            if reached.kl_divergence < best[1].kl_divergence:
-                best = stored, reached
-        return *best, TuningReport(training_steps, quality.kl_divergence, *found)
-
-    def _reconstructed(self, stored: Stored) -> Stored:
-        """Return the tensors, with all matrices encoded again whose codecs weigh errors."""
-        by_name = {tensor.name: tensor for tensor in stored}
-        bits = {
-            tensor.name: _bits([tensor])
-            for tensor in stored
-            if codec_named(tensor.codec).weighs_errors
-        }
-
-        def encode(name: str, weights: Float32, inputs: InputFactor) -> Float32:
-            """Encode a matrix, keep it, and return its decoded weights."""
-            cost = replace(self._metric.cost(name), inputs=inputs)
-            saved = self._folder.keep(
-                f"reconstructed-{name}",
-                lambda: _bytes(self._storing.encode_again(by_name[name], weights, cost)),
-            )
-            by_name[name] = replace(by_name[name], data=saved["bytes"].tobytes())
-            return by_name[name].decode()
-
-        compressed = Gpt2(self._model.config, _decoded(stored), self._model.kernels)
-        biases = reconstruct(
-            self._model, compressed, self._sequences, bits, encode, self._workers, self._progress
-        )
-        for name, bias in biases.items():
-            by_name[name] = self._storing.vector(name, bias)
-        return list(by_name.values())
+        before = quality.kl_divergence
+        if training_steps == 0:
+            return stored, quality, TuningReport(0, before, before)
+        trained = self._trained(stored, training_steps)
+        if not fits(trained):
+            return stored, quality, TuningReport(training_steps, before, before)
+        reached = measure(trained)
+        report = TuningReport(training_steps, before, before, reached.kl_divergence)
+        if reached.kl_divergence < before:
+            return trained, reached, report
+        return stored, quality, report
 
     def _trained(self, stored: Stored, training_steps: int) -> Stored:
         """Return the tensors, with trained quantisation steps and vectors."""
@@ -161,7 +133,7 @@ class Tuning:
             if tensor.name in tuned.factors:
                 found.append(_rescaled(tensor, tuned.factors[tensor.name]))
             elif tensor.name in tuned.vectors:
-                found.append(self._storing.vector(tensor.name, tuned.vectors[tensor.name]))
+                found.append(self._encoder.vector(tensor.name, tuned.vectors[tensor.name]))
             else:
                 found.append(tensor)
         return found
@@ -181,7 +153,3 @@ def _bits(stored: Stored) -> float:
 def _decoded(stored: Stored) -> dict[str, Float32]:
     """Return the decoded tensors as `Gpt2` takes them, matrices `[inputs, outputs]`."""
     return {tensor.name: as_matrix(tensor.name, tensor.decode()) for tensor in stored}
-
-
-def _bytes(tensor: StoredTensor) -> Arrays:
-    return {"bytes": np.frombuffer(tensor.data, np.uint8)}

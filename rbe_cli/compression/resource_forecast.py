@@ -38,10 +38,10 @@ _SAMPLE = 256  # rows and columns of the timed block
 _INTERPRETER_BYTES = 90_000_000  # Python, numpy and compiled code
 _LOGIT_COPIES = 2  # of the logits that a task computes at once
 _COPIES_OF_MATRIX = 3.4  # while it is encoded in 8 bits
-_BATCH_COPIES = 20  # of a batch's states, in the backward pass of a layer whose n_inner is 4 d
+_BATCH_COPIES = 30  # of a batch's states, in the backward pass of a layer whose n_inner is 4 d
 _FACTOR_BYTES = 24  # for each value of the largest moment
 _BLOCK_BYTES = 52  # for each weight of a block that is encoded
-_REPORT_COPIES = 5  # of the embedding
+_REPORT_COPIES = 4  # of the embedding
 _ATTEMPTS = 3  # at the size of the file, which wait in the work folder
 _PASSES = 2.5  # forecasting and two attempts, in units of encoding every weight once
 
@@ -143,7 +143,8 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     writing = parameter_count(config) + min(jobs, tasks_of(config, samples)) * (cache + written)
     layer = 4 * (4 * d * d + 2 * d * inner)
     batch = 4 * min(MAX_BATCH_TOKENS, samples * WINDOW)
-    head = embedding + jobs * (4 * HEAD_LOGITS * _LOGIT_COPIES + 4 * batch * d)
+    logits = 4 * min(HEAD_LOGITS, batch // 4 * config.vocab_size)
+    head = embedding + jobs * (_LOGIT_COPIES * logits + 4 * batch * d)
     moments = 4 * _moment_values(config)
     backward = batch * _BATCH_COPIES * d * (4 + inner // d) // 8
     layers = embedding + 2 * layer + 3 * states + moments + jobs * (2 * moments + backward)
@@ -167,7 +168,8 @@ def work_bytes(config: Gpt2Config, samples: int, file_bytes: int) -> int:
     heads = 4 * layers * (4 * d * d + 3 * d)
     costs = 2 * (layers * _moment_values(config) + 2 * d * d)  # half of each square, in float32
     measuring = max(layers * state, costs) + 2 * state
-    return heads + max(measuring, costs + _ATTEMPTS * file_bytes)
+    correcting = state * (6 + 2 * config.n_inner // d)  # before and after a matrix
+    return heads + max(measuring, costs + _ATTEMPTS * file_bytes + correcting)
 
 
 def _moment_values(config: Gpt2Config) -> int:

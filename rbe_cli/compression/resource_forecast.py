@@ -40,6 +40,7 @@ _LOGIT_COPIES = 2  # of the logits that a task computes at once
 _COPIES_OF_MATRIX = 3.4  # while it is encoded in 8 bits
 _BATCH_COPIES = 30  # of a batch's states, in the backward pass of a layer whose n_inner is 4 d
 _FACTOR_BYTES = 24  # for each value of the largest moment
+_SOLVING_BYTES = 48  # for each value of it, where a matrix is corrected
 _BLOCK_BYTES = 52  # for each weight of a block that is encoded
 _REPORT_COPIES = 4  # of the embedding
 _ATTEMPTS = 3  # at the size of the file, which wait in the work folder
@@ -142,6 +143,7 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     copying = int(_COPIES_OF_MATRIX * (embedding + 4 * d * inner * (jobs - 1)))
     writing = parameter_count(config) + min(jobs, tasks_of(config, samples)) * (cache + written)
     layer = 4 * (4 * d * d + 2 * d * inner)
+    encoded = parameter_count(config) // 2  # bytes of the file
     batch = 4 * min(MAX_BATCH_TOKENS, samples * WINDOW)
     logits = 4 * min(HEAD_LOGITS, batch // 4 * config.vocab_size)
     head = embedding + jobs * (_LOGIT_COPIES * logits + 4 * batch * d)
@@ -151,8 +153,11 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     factoring = embedding + moments + _FACTOR_BYTES * (inner**2 + (jobs - 1) * d * d)
     block = _BLOCK_BYTES * inner * min(MAX_COLUMNS, d)
     encoding = 2 * embedding + 2 * (layer // 3) + 2 * 4 * inner**2 + jobs * block
-    reporting = _REPORT_COPIES * embedding + parameter_count(config) // 2
-    return _INTERPRETER_BYTES + max(copying, writing, head, layers, factoring, encoding, reporting)
+    correcting = 2 * embedding + encoded + 4 * layer + _SOLVING_BYTES * inner**2
+    reporting = _REPORT_COPIES * embedding + encoded
+    return _INTERPRETER_BYTES + max(
+        copying, writing, head, layers, factoring, encoding, correcting, reporting
+    )
 
 
 def work_bytes(config: Gpt2Config, samples: int, file_bytes: int) -> int:

@@ -26,6 +26,7 @@ from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.heap import trim_heap
 
 
 class Storing:
@@ -99,6 +100,7 @@ class Storing:
             )  # fmt: skip
             for name, data in encoded.items():
                 stored.append(encoder.stored(name, Payload(self._sources[name].codec.name, data)))
+        trim_heap()
         by_name = {tensor.name: tensor for tensor in stored}
         return [by_name[name] for name in encoder.plans]
 

@@ -37,8 +37,8 @@ from rbe_cli.weights.weight_forms import dense
 
 _MOST_BITS = 5.5  # per weight; above it nothing is left to correct (docs/design-notes.md)
 # Ridge, relative to the mean power of the inputs: with any number of tokens, and times the inputs
-# for each token.
-_RIDGE, _TOKEN_RIDGE = 0.15, 0.5
+# for each token. With few tokens a matrix would be fitted to chance (docs/design-notes.md).
+_RIDGE, _TOKEN_RIDGE = 0.15, 5.0
 _STAGE = "correcting drift"
 
 

@@ -85,6 +85,8 @@ class Codec(ABC):
             (ectcq/head_bases.py).
         weighs_errors: whether the encoder uses the cost of errors, so that weights not yet
             written make up for the errors of others.
+        decides_columns_alone: whether the encoder decides one column after the other, not some
+            together.
         has_column_steps: whether `rescaled` can multiply each column by a factor.
         fixed_parameters: suffixes of the parameters of a resident form that no file can change.
     """
@@ -101,6 +103,7 @@ class Codec(ABC):
     has_coded_form: ClassVar[bool] = False
     gains_from_head_bases: ClassVar[bool] = False
     weighs_errors: ClassVar[bool] = False
+    decides_columns_alone: ClassVar[bool] = False
     has_column_steps: ClassVar[bool] = False
     fixed_parameters: ClassVar[frozenset[str]] = frozenset()
 

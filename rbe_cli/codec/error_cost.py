@@ -66,6 +66,16 @@ class InputFactor:
         cholesky /= root
         return cls(order, cholesky.astype(np.float32), root**2, added)
 
+    def moment(self) -> tuple[Float32, Float32]:
+        """Return the damped H and its diagonal, over the mean of D.
+
+        Returns:
+            H, float32 `[K, K]`, or `[0, 0]` if it is diagonal; its diagonal, float32 `[K]`. Both
+            are in the order of the matrix.
+        """
+        relative = (self.diagonal / np.mean(self.diagonal)).astype(np.float32)
+        return _moment(self.lower, relative, self.order)
+
     def output_power(self, change: Float32) -> float:
         """Return tr(C^T H C), the mean squared norm of the outputs that a change of weights makes.
 
@@ -107,6 +117,17 @@ class OutputFactor:
         """Return the order of the trellis, int64 `[B]`."""
         return sorted_order(self.levels) if self.levels.size else np.arange(self.diagonal.size)
 
+    def moment(self) -> tuple[Float32, Float32]:
+        """Return G and its diagonal, over the mean of C.
+
+        Returns:
+            G, float32 `[B, B]`, or `[0, 0]` if it is diagonal; its diagonal, float32 `[B]`. Both
+            are in the order of the matrix.
+        """
+        order, relative = self.order, self.diagonal / np.mean(self.diagonal)
+        unit = self.mixing + np.eye(len(self.mixing), dtype=np.float32)  # M^T
+        return _moment(unit, relative[order].astype(np.float32), order)
+
     @classmethod
     def identity(cls, columns: int) -> "OutputFactor":
         """Return the factor of outputs that are all equally important."""
@@ -119,7 +140,11 @@ class OutputFactor:
 
     @classmethod
     def from_moment(
-        cls, moment: NDArray[np.floating], damping: float, weight_levels: Levels
+        cls,
+        moment: NDArray[np.floating],
+        damping: float,
+        weight_levels: Levels,
+        together: int = SEGMENT,
     ) -> "OutputFactor":
         """Factor G + damping mean(diag G) I, with more damping if that is singular.
 
@@ -130,18 +155,22 @@ class OutputFactor:
             moment: G, symmetric, `[B, B]`. It may be zero.
             damping: at least 0.
             weight_levels: int16 `[B]`, the levels of the weights' columns.
+            together: how many columns are quantised at once. Their errors are not mixed. With 1,
+                `moment` gives back all of G.
 
         Raises:
             ValueError: the moment is not finite.
         """
         order = strided_order(len(moment))
         for _ in range(_ORDERINGS):
-            diagonal = _in_place(_segment_diagonal(_cholesky(moment, order, damping)), order)
+            cholesky = _cholesky(moment, order, damping)
+            diagonal = _in_place(_segment_diagonal(cholesky, together), order)
             unit = _geometric_mean(diagonal)
             levels = centred(weight_levels - step_levels(diagonal, unit))
             order = sorted_order(levels)
         cholesky = _cholesky(moment, order, damping)
-        return cls(_mixing(cholesky), _in_place(_segment_diagonal(cholesky), order), levels)
+        diagonal = _in_place(_segment_diagonal(cholesky, together), order)
+        return cls(_mixing(cholesky, together), diagonal, levels)
 
 
 def _geometric_mean(values: Float64) -> float:
@@ -165,20 +194,31 @@ def _cholesky(moment: NDArray[np.floating], order: NDArray[np.int64], damping: f
     return lower[::-1, ::-1]
 
 
-def _segments(width: int) -> list[slice]:
-    return [slice(i, min(i + SEGMENT, width)) for i in range(0, width, SEGMENT)]
+def _moment(
+    factor: Float32, diagonal: Float32, order: NDArray[np.int64]
+) -> tuple[Float32, Float32]:
+    """Return F D F^T and its diagonal in the order of the matrix; `[0, 0]` and D if F is empty."""
+    place = np.argsort(order)
+    if not factor.size:
+        return _NONE, diagonal[place]
+    moment = product(factor * diagonal, factor.T)[np.ix_(place, place)]
+    return moment, np.diag(moment).copy()
 
 
-def _segment_diagonal(cholesky: Float64) -> Float64:
+def _segments(width: int, together: int) -> list[slice]:
+    return [slice(i, min(i + together, width)) for i in range(0, width, together)]
+
+
+def _segment_diagonal(cholesky: Float64, together: int) -> Float64:
     """Return C `[B]` in the order of the trellis: in segments, nothing mends an error."""
-    parts = _segments(len(cholesky))
+    parts = _segments(len(cholesky), together)
     return np.concatenate([np.sum(cholesky[part, part] ** 2, axis=1) for part in parts])
 
 
-def _mixing(cholesky: Float64) -> Float32:
+def _mixing(cholesky: Float64, together: int) -> Float32:
     """Return M transposed, `[B, B]`."""
     mixing = np.zeros(cholesky.shape, np.float32)
-    for part in _segments(len(cholesky)):
+    for part in _segments(len(cholesky), together):
         before = cholesky[: part.start, part]
         mixing[: part.start, part] = product(before, upper_inverse(cholesky[part, part]))
     return mixing

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rbe_cli.algebra.dense_products import product
 from rbe_cli.algebra.elementary import exp2, log2
 from rbe_cli.choices import Objective
-from rbe_cli.codec.column_blocks import column_blocks
+from rbe_cli.codec.column_blocks import SEGMENT, column_blocks
 from rbe_cli.codec.error_cost import ErrorCost, InputFactor, OutputFactor
 from rbe_cli.codec.scales import column_levels
 from rbe_cli.compression.encoding import deviation, mean_square
@@ -136,8 +136,8 @@ def measure(
             inputs, outputs = (part.inputs[n] for n in coded), (part.outputs[n] for n in coded)
             rates = (lossy[name].options.bits or bits for name in coded)
             costs = workers.map(
-                make_cost, weights, inputs, outputs, repeat(objective), rates,
-                repeat(tokens),
+                make_cost, weights, inputs, outputs, repeat(objective), rates, repeat(tokens),
+                (_columns_together(lossy[name]) for name in coded),
             )  # fmt: skip
             units: Arrays = {}
             for matrix, cost in zip(coded, costs, strict=True):
@@ -164,6 +164,11 @@ def measure(
     sizes = {name: lossy[name].size for name in unit_steps}
     unit_steps = _completed(unit_steps, powers, sizes)
     return Metric(unit_steps, powers, even_losses, squares, folder)
+
+
+def _columns_together(plan: TensorPlan) -> int:
+    """Return how many columns the codec of a matrix decides at once."""
+    return 1 if plan.codec.decides_columns_alone else SEGMENT
 
 
 def _finer(name: str, bits: float, objective: Objective) -> float:
@@ -219,6 +224,7 @@ def make_cost(
     objective: Objective,
     bits: float,
     tokens: int,
+    together: int = SEGMENT,
 ) -> ErrorCost:
     """Make the cost of errors in a matrix from its moments.
 
@@ -230,6 +236,7 @@ def make_cost(
         objective: see the docstring of this module.
         bits: about the bits per weight that the matrix will have.
         tokens: the number of tokens that the moments were measured on.
+        together: how many columns the encoder decides at once.
     """
     factor = input_factor(inputs, bits, tokens)
     if objective == "outputs":
@@ -238,11 +245,15 @@ def make_cost(
         products = product(inputs.astype(np.float64), weights.astype(np.float64))
         power = float(np.einsum("kn,kn,n->", weights, products, importance)) or 1.0
         outputs = [part / power for part in outputs]
-    return ErrorCost(factor, tuple(_output_factors(weights, outputs, bits, tokens)))
+    return ErrorCost(factor, tuple(_output_factors(weights, outputs, bits, tokens, together)))
 
 
 def _output_factors(
-    weights: Float32, outputs: Sequence[NDArray[np.floating]], bits: float, tokens: int
+    weights: Float32,
+    outputs: Sequence[NDArray[np.floating]],
+    bits: float,
+    tokens: int,
+    together: int,
 ) -> Iterator[OutputFactor]:
     blocks = column_blocks(weights.shape[1])
     diagonals = [np.diag(part) if part.ndim == 2 else part for part in outputs]
@@ -253,7 +264,8 @@ def _output_factors(
             yield OutputFactor.from_importance(damped)
         elif diagonal.any():
             damping = _damping(_OUTPUT_DAMPING, part, bits, tokens)
-            yield OutputFactor.from_moment(part, damping, column_levels(weights[:, columns]))
+            levels = column_levels(weights[:, columns])
+            yield OutputFactor.from_moment(part, damping, levels, together)
         else:  # no prediction depends on these columns, but on others
             yield OutputFactor.from_importance(np.full(len(part), mean))
 

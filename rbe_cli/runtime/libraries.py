@@ -105,6 +105,13 @@ QUANTISE_FIXED_ROWS = Program(
     ),
 )  # fmt: skip
 
+DESCEND_COLUMNS = Program(
+    "rbe_cli.codec.fixed.descent_programs", "descend_columns",
+    (
+        *[_F32_2D] * 3, *[_F32_1D] * 4, _U8_1D, *_numbers(3), _F32_2D, _U8_2D, _U8_2D, _I8_1D,
+    ),
+)  # fmt: skip
+
 _FACTOR = "rbe_cli.algebra.factor_programs"
 CHOLESKY = Program(_FACTOR, "cholesky_program", (_F64_2D,), True)
 INVERSE = Program(_FACTOR, "inverse_program", (_F64_2D, _F64_2D))
@@ -117,7 +124,7 @@ LIBRARIES: dict[str, tuple[Program, ...]] = {
     "layers": (ACTIVATE, ATTENTION, LAYER_NORM, LAYER_NORM_BACKWARD),
     "codec": (
         RANS_ENCODE, RANS_DECODE_LEVELS, RANS_DECODE, RANS_PUT_RUN, RANS_GET_RUN, UNPACK_BLOCKS,
-        QUANTISE_SEGMENT, QUANTISE_ROWS, QUANTISE_FIXED_ROWS,
+        QUANTISE_SEGMENT, QUANTISE_ROWS, QUANTISE_FIXED_ROWS, DESCEND_COLUMNS,
     ),
 }  # fmt: skip
 """Programs of a library share functions, which are compiled once for all of them."""

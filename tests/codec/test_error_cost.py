@@ -101,6 +101,28 @@ def test_an_output_factor_reproduces_the_damped_moment(columns, rank, seed, damp
     assert np.abs(unit @ blocks @ unit.T - expected).max() <= 1e-5 * largest
 
 
+@given(size=st.integers(1, 80), rank=st.integers(1, 60), seed=st.integers(0, 99), damping=DAMPING)
+def test_factors_give_the_damped_moments_back(size, rank, seed, damping):
+    """Both are relative to the mean of D or C."""
+    moment = correlated(size, seed, min(rank, size))
+    levels = np.random.default_rng(seed).integers(-9, 9, size).astype(np.int16)
+    for factor in (
+        InputFactor.from_moment(moment, damping),
+        OutputFactor.from_moment(moment, damping, levels, together=1),
+    ):
+        expected = damped(moment, damping) / factor.diagonal.mean()
+        found, diagonal = factor.moment()
+        assert np.abs(found - expected).max() <= 1e-5 * np.diag(expected).max()
+        np.testing.assert_array_equal(diagonal, np.diag(found))
+
+
+def test_a_diagonal_moment_is_given_back_as_its_diagonal():
+    moment, diagonal = OutputFactor.from_importance(np.array([1.0, 2.0, 6.0])).moment()
+    assert moment.shape == (0, 0)
+    np.testing.assert_allclose(diagonal, [1 / 3, 2 / 3, 2])
+    assert InputFactor.identity(4).moment()[1].tolist() == [1, 1, 1, 1]
+
+
 def test_an_output_factor_s_segments_are_left_only_what_later_ones_cannot_mend():
     """C_n is at most G_nn, and less if columns of later segments are correlated with column n."""
     moment = correlated(2 * SEGMENT, 0)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from second_moments import output_factor
 
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
 from rbe_cli.codec.fixed import fixed_encoder
-from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix, quantiser, steps
-from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix
+from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
+from rbe_cli.codec.fixed.fixed_levels import quantiser
+from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, steps
 from rbe_cli.runtime.instruction_sets import available
 from rbe_cli.runtime.native import load
+from rbe_cli.weights import panel_layout
 
 BITS = sorted(LAYOUTS)
 
@@ -48,13 +49,25 @@ def fed_back(inputs, outputs, shape):
         rows if inputs is None else InputFactor.from_moment(inputs, 0.01),
         columns
         if outputs is None
-        else tuple(output_factor(outputs[part, part], 0.01) for part in column_blocks(shape[1])),
+        else tuple(output_factor(outputs[part, part]) for part in column_blocks(shape[1])),
     )
+
+
+def output_factor(moment):
+    """Return the factor of a moment, for columns that are decided one by one."""
+    levels = np.zeros(len(moment), np.int16)
+    return OutputFactor.from_moment(moment, 0.01, levels, together=1)
 
 
 def damped(moment):
     """Return the moment with the damping that `fed_back` uses."""
     return moment + 0.01 * (np.diag(moment).mean(dtype=np.float64) or 1.0) * np.eye(len(moment))
+
+
+def written_once(weights, bits, inputs, outputs):
+    """Encode a matrix by feedback alone, without the descent that follows."""
+    codes, *levels = fixed_encoder.quantise(weights, bits, inputs, outputs)
+    return FixedMatrix(weights.shape, bits, panel_layout.pack(codes, bits), *levels)
 
 
 def loss(weights, matrix, inputs, outputs):
@@ -107,7 +120,7 @@ def test_every_code_is_the_level_nearest_to_its_target(bits, rows, columns, side
         correlated(columns, seed + 1) if "outputs" in sides else None,
         weights.shape,
     )
-    matrix = encode_matrix(weights, bits, *factors)
+    matrix = written_once(weights, bits, *factors)
     target, _ = targets(weights, matrix, *factors)
     scale = matrix.row_steps[:, None] * matrix.column_steps  # [K, N]
     missed = np.abs(target - matrix.decode()) / scale
@@ -122,7 +135,7 @@ def test_every_code_is_the_level_nearest_to_its_target(bits, rows, columns, side
 def test_another_step_of_a_row_would_err_more(bits):
     weights, shape = random_weights(90, 300, 0), (90, 300)
     factors = fed_back(correlated(90, 0), correlated(300, 1), shape)
-    matrix = encode_matrix(weights, bits, *factors)
+    matrix = written_once(weights, bits, *factors)
     _, target = targets(weights, matrix, *factors)
     column = matrix.column_steps.astype(np.float64)
     cost = factors[1][0].diagonal

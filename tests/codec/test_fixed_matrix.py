@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
-from rbe_cli.codec.fixed.fixed_encoder import LAYOUTS, encode_matrix
-from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix, payload_bytes
+from rbe_cli.codec.fixed.fixed_encoder import encode_matrix
+from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, payload_bytes
 from rbe_cli.errors import PayloadError, UsageError
 from rbe_cli.weights.panel_layout import panel_shape, unpack
 

@@ -20,6 +20,7 @@ class FixedCodec(Codec):
     version = oldest_version = 2
     is_kept_as_stored = True
     weighs_errors = True
+    decides_columns_alone = True
 
     def check_bits(self, options: CodecOptions) -> None:
         """Raise `UsageError` unless the number of bits is 2, 4 or 8."""

@@ -2,13 +2,11 @@
 
 Divided by the scales of rows and columns, weights are close to Gaussian noise, for which the tables
 of levels are made. Feedback changes the values of a row before it is quantised. Therefore the step
-of a row is chosen at that moment: the one with the smallest error.
+of a row is chosen at that moment: the one with the smallest error. Coordinate descent then chooses
+all codes again (coordinate_descent.py).
 """
 
-import math
 from collections.abc import Sequence
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,55 +15,25 @@ from rbe_cli.algebra.dense_products import product
 from rbe_cli.algebra.elementary import log2
 from rbe_cli.codec.column_blocks import column_blocks
 from rbe_cli.codec.error_cost import InputFactor, OutputFactor
-from rbe_cli.codec.fixed.fixed_matrix import LAYOUTS, FixedMatrix, StepLevels, steps
+from rbe_cli.codec.fixed.coordinate_descent import descend
+from rbe_cli.codec.fixed.fixed_levels import FLOAT32_MAX, Quantised, largest_step_level, quantiser
+from rbe_cli.codec.fixed.fixed_matrix import FixedMatrix, StepLevels, steps
 from rbe_cli.runtime.libraries import QUANTISE_FIXED_ROWS
 from rbe_cli.runtime.native import load
 from rbe_cli.weights import panel_layout
 
 Float32 = NDArray[np.float32]
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SMALLEST_UNIT = 1e-30  # 2 ** -16 times it is still a normal number
-CELLS = np.float32(16)  # per unit: the middles between levels are multiples of 1/16
 _ROWS = 64  # rows quantised between two matrix products
-
-
-class Quantiser(NamedTuple):
-    """A table that maps a value to the nearest level, by cells of 1/16.
-
-    Attributes:
-        levels: float32 `[2 * cells]`, the level of each cell. The first cell begins at
-            -cells / 16.
-        codes: uint8 `[2 * cells]`, the code of each cell's level.
-        largest: the largest level.
-    """
-
-    levels: Float32
-    codes: NDArray[np.uint8]
-    largest: float
-
-
-class Quantised(NamedTuple):
-    """A quantised matrix, which consists of codes and steps.
-
-    Attributes:
-        codes: uint8 `[K, N]`.
-        row_levels: int8 `[K]`, the levels of the rows' steps.
-        column_levels: int8 `[N]`, the levels of the columns' steps over `unit`.
-        unit: the column step of level 0, which is the largest.
-    """
-
-    codes: NDArray[np.uint8]
-    row_levels: StepLevels
-    column_levels: StepLevels
-    unit: float
 
 
 def encode_matrix(
     weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
 ) -> FixedMatrix:
     """Encode a matrix with 2, 4 or 8 bits per weight. The arguments are those of `quantise`."""
-    codes, row_levels, column_levels, unit = quantise(weights, bits, inputs, outputs)
+    found = descend(weights, bits, quantise(weights, bits, inputs, outputs), inputs, outputs)
+    codes, row_levels, column_levels, unit = found
     values = panel_layout.pack(codes, bits)
     return FixedMatrix(codes.shape, bits, values, row_levels, column_levels, unit)
 
@@ -73,7 +41,7 @@ def encode_matrix(
 def quantise(
     weights: Float32, bits: int, inputs: InputFactor, outputs: Sequence[OutputFactor]
 ) -> Quantised:
-    """Quantise a matrix to 2, 4 or 8 bits per weight.
+    """Quantise a matrix to 2, 4 or 8 bits per weight, each of them once.
 
     Args:
         weights: float32 `[K, N]`.
@@ -95,8 +63,7 @@ def quantise(
     carried = np.zeros_like(remains)  # feedback from the rows quantised before
     mixing = _scaled_mixing(outputs, np.split(ordered_steps, edges[1:-1]))
     cost = _column_cost(outputs, column_steps)[order]
-    largest = float(np.abs(LAYOUTS[bits].levels).max()) * float(column_steps.max())
-    limit = math.floor(8 * log2(_FLOAT32_MAX / largest))
+    limit = largest_step_level(bits, float(column_steps.max()))
     codes, row_levels = np.empty(weights.shape, np.uint8), np.empty(len(weights), np.int8)
     lower = inputs.lower
     scratch, factors = np.empty((2, weights.shape[1]), np.float32), np.empty(_ROWS, np.float32)
@@ -106,7 +73,7 @@ def quantise(
         inner = np.ascontiguousarray(lower[part, part])
         quantise_rows(
             remains[part], carried[part], inner, mixing, edges, cost, *quantiser(bits),
-            min(limit, 127), scratch, factors, codes[part], row_levels[part],
+            limit, scratch, factors, codes[part], row_levels[part],
         )  # fmt: skip
         if lower.size and start:
             product(lower[part, :start].T, remains[part], carried[:start], adds=True)
@@ -127,20 +94,8 @@ def _column_scales(weights: Float32) -> tuple[StepLevels, float]:
     levels = np.rint(4 * log2(ratio)).astype(np.int8)
     scale = steps(levels).astype(np.float64)
     mean = np.einsum("kn,kn,n->", weights, weights, scale**-2) / weights.size
-    unit = min(max(float(np.sqrt(mean)), _SMALLEST_UNIT), _FLOAT32_MAX)
+    unit = min(max(float(np.sqrt(mean)), _SMALLEST_UNIT), FLOAT32_MAX)
     return levels, float(np.float32(unit))
-
-
-@cache
-def quantiser(bits: int) -> Quantiser:
-    """Return the quantiser of 2, 4 or 8 bits."""
-    layout = LAYOUTS[bits]
-    first = 1 if bits == 8 else 0  # leave out -128, because there is no +128
-    levels, codes = layout.levels[first:], np.arange(first, 2**bits)
-    cells = int(CELLS * np.ceil(levels[-1] + 1))
-    inside = (np.arange(-cells, cells) + 0.5) / CELLS
-    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, inside)
-    return Quantiser(levels[nearest], codes[nearest].astype(np.uint8), float(levels[-1]))
 
 
 def _scaled_mixing(outputs: Sequence[OutputFactor], column_steps: Sequence[Float32]) -> Float32:

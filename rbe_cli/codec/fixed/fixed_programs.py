@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rbe_cli.algebra.logarithm_program import log2_of
 from rbe_cli.codec.column_blocks import SEGMENT
-from rbe_cli.codec.fixed.fixed_encoder import CELLS, Quantiser
+from rbe_cli.codec.fixed.fixed_levels import CELLS, Quantiser
 from rbe_cli.codec.fixed.fixed_matrix import StepLevels
 from rbe_cli.codec.product_programs import add_product
 from rbe_cli.runtime.jit import program_code
@@ -64,10 +64,14 @@ def quantise_fixed_rows(
             for first in range(start, stop, SEGMENT):
                 last = min(first + SEGMENT, stop)
                 for n in range(first, last):
-                    cell = _cell(target[n] / step, quantiser)
+                    cell = cell_of(target[n] / step, quantiser.levels)
                     codes[i, n] = quantiser.codes[cell]
                     remains[i, n] -= step * quantiser.levels[cell]
                     feedback[n] += remains[i, n]
+                    if mixing.size > 0:
+                        row = mixing[block, n - start]
+                        for later in range(n + 1, last):
+                            target[later] += feedback[n] * row[later - start]
                 if mixing.size > 0:
                     add_product(
                         feedback[first:last],
@@ -78,9 +82,9 @@ def quantise_fixed_rows(
 
 
 @program_code
-def _cell(scaled: np.float32, quantiser: Quantiser) -> np.int64:
+def cell_of(scaled: np.float32, levels: Float32) -> np.int64:
     """Return the cell of a target over its step. Values beyond the table are clipped."""
-    cells = len(quantiser.levels) // 2
+    cells = len(levels) // 2
     last = np.float32(cells - 1)
     bounded = np.minimum(np.maximum(scaled * CELLS, -last - _ONE), last)
     return np.int64(np.floor(bounded)) + cells
@@ -111,6 +115,6 @@ def _weighted_error(target: Float32, cost: Float32, quantiser: Quantiser, level:
     """Return the sum of squared errors at a row step, each times the cost of its column."""
     step, total = _STEPS[level + 128], 0.0
     for n in range(target.shape[0]):
-        error = target[n] - step * quantiser.levels[_cell(target[n] / step, quantiser)]
+        error = target[n] - step * quantiser.levels[cell_of(target[n] / step, quantiser.levels)]
         total += cost[n] * error * error
     return total

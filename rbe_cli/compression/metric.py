@@ -31,16 +31,14 @@ from rbe_cli.runtime.arrays import sum_of_squares
 from rbe_cli.runtime.heap import trim_heap
 
 Float32 = NDArray[np.float32]
-# What would be added to the diagonal of a moment, relative to its mean, at 0 bits per weight, if
-# the damping halved with each bit. Coarse steps move the model so far that second-order terms no
-# longer describe the loss, and then errors in no direction may be free (docs/design-notes.md). So
-# it falls to an eighth with each bit up to `_COARSE_BITS`, and halves with each bit from there to
+# What is added to the diagonal of a moment, relative to its mean, at 1 bit per weight. Coarse steps
+# move the model so far that second-order terms no longer describe the loss, and then errors in no
+# direction may be free (docs/design-notes.md). The damping halves with each bit up to
 # `_FINEST_BITS`. With less damping, the errors that are fed back become larger than the weights,
 # and the rounding errors of the moments matter.
 _INPUT_DAMPING = 0.2
 _OUTPUT_DAMPING = 0.6
 _FINEST_BITS = 8.0
-_COARSE_BITS = 2.0
 _MOST_DAMPING = 1e3
 _TOKEN_DAMPING = (
     0.02  # relative to the mean importance of tokens: calibration text has few of the rare tokens
@@ -57,9 +55,8 @@ class Metric:
     """The cost of errors in each tensor.
 
     Attributes:
-        unit_steps: the unit step (`ErrorCost`) of each lossy matrix, smaller for embeddings below
-            2 bits. For a matrix that no prediction depends on, it is the step that gives the mean
-            rate of the others.
+        unit_steps: the unit step (`ErrorCost`) of each lossy matrix. For a matrix that no
+            prediction depends on, it is the step that gives the mean rate of the others.
         powers: the mean square of the weights of each lossy matrix.
         even_losses: the cost of independent errors of variance 1 in all weights of each lossy
             matrix, to second order, in nats per token.
@@ -143,8 +140,7 @@ def measure(
             for matrix, cost in zip(coded, costs, strict=True):
                 folder.save(f"cost-{matrix}", cost.to_arrays())
                 even = _even_loss(part.inputs[matrix], part.outputs[matrix])
-                finer = _finer(matrix, lossy[matrix].options.bits or bits, objective)
-                step = finer * cost.unit_step if even else np.nan
+                step = cost.unit_step if even else np.nan
                 units[matrix] = np.array(
                     [step, mean_square(as_matrix(matrix, tensors[matrix])), even]
                 )
@@ -169,17 +165,6 @@ def measure(
 def _columns_together(plan: TensorPlan) -> int:
     """Return how many columns the codec of a matrix decides at once."""
     return 1 if plan.codec.decides_columns_alone else SEGMENT
-
-
-def _finer(name: str, bits: float, objective: Objective) -> float:
-    """Return the factor of a matrix's unit step that makes up for the damping of the others.
-
-    Damping makes errors look dearer, but hardly those in embeddings: the damping of their outputs
-    does not grow at low rates.
-    """
-    if objective != "kl" or not is_embedding(name):
-        return 1.0
-    return float(exp2(-0.5 * max(_COARSE_BITS - bits, 0.0)))
 
 
 def _even_loss(inputs: NDArray[np.floating], outputs: Sequence[NDArray[np.floating]]) -> float:
@@ -284,5 +269,4 @@ def _damping(at_one_bit: float, moment: NDArray[np.floating], bits: float, token
     noise, spread = (1 - 2 / size) * squares + trace**2, squares - trace**2 / size
     share = min(noise / ((tokens + 1 - 2 / size) * spread), 1.0) if spread > 0 else 1.0
     shrinkage = share / max(1 - share, 1 / _MOST_DAMPING)
-    octaves = 2 * max(_COARSE_BITS - bits, 0.0) - min(bits, _FINEST_BITS)
-    return max(at_one_bit * float(exp2(octaves)), shrinkage)
+    return max(at_one_bit * float(exp2(-min(bits, _FINEST_BITS))), shrinkage)

@@ -45,8 +45,8 @@ def stop_after(count, monkeypatch):
 
 ENCODED = (
     "bits-4.000000-attempt-0-h.",
-    "bits-4.000000-corrected-10-8-wte",
-    "bits-4.000000-corrected-10-8-h.",
+    "bits-4.000000-corrected-10-8-0-wte",
+    "bits-4.000000-corrected-10-8-0-h.",
 )
 
 

@@ -73,7 +73,7 @@ class StoppedError(Exception):
     """Stop the run as a kill would."""
 
 
-@pytest.mark.parametrize("stop", ["-corrected-10-8-h.1.attn.c_proj.weight", "tuning"])
+@pytest.mark.parametrize("stop", ["-corrected-10-8-0-h.1.attn.c_proj.weight", "tuning"])
 def test_what_was_interrupted_goes_on(checkpoint, tmp_path, monkeypatch, stop):
     monkeypatch.setattr("rbe_cli.compression.tune.distillation._SAVED_EVERY", 2)
     run(checkpoint, tmp_path / "a.rbe", Settings(2.0), tune=3)

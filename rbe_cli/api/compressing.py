@@ -95,8 +95,8 @@ def compress(
     Args:
         source: `demo`, a file or folder, a model on the Hugging Face hub, or an open checkpoint.
         out: the file to write, which appears whole or not at all.
-        preset: `tiny`, `small`, `balanced`, `quality`, `near-lossless`, `speed-2bit`,
-            `speed-4bit` or `speed-8bit`. A target replaces that of `balanced`.
+        preset: `micro`, `tiny`, `small`, `balanced`, `quality`, `near-lossless`,
+            `speed-2bit`, `speed-4bit` or `speed-8bit`. A target replaces that of `balanced`.
         progress: is called during a download and during each stage.
         choices: as of `CompressChoices`.
 

@@ -85,8 +85,9 @@ Preset = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=_TARGET,
-        help="Use a preset: tiny, small, balanced (the default), quality or near-lossless (2 to 6 "
-        "bits a weight), or speed-2bit, speed-4bit or speed-8bit, which start and run fastest.",
+        help="Use a preset: micro, tiny, small, balanced (the default), quality or near-lossless "
+        "(1.5 to 6 bits a weight), or speed-2bit, speed-4bit or speed-8bit, which start and run "
+        "fastest.",
     ),
 ]
 Presets = Annotated[

@@ -100,7 +100,8 @@ def test_a_terminal_shows_one_line_for_all_stages(
     shown = b"".join(parts).decode()
     assert code == 0
     assert json.loads(out)["bits_per_weight"] > 0
-    assert re.search(r"evaluating (\d+)/\1 ", shown)  # what a short stage reports may never be drawn
+    # What a short stage reports may never be drawn.
+    assert re.search(r"evaluating (\d+)/\1 ", shown)
     assert "100% of all" in shown
     assert "━━" in shown
 

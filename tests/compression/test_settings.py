@@ -33,7 +33,8 @@ def one_sentence(error):
 
 
 def test_presets_are_those_that_were_promised():
-    promised = {"tiny": 2, "small": 3, "balanced": 4, "quality": 5, "near-lossless": 6}
+    promised = {"micro": 1.5, "tiny": 2, "small": 3, "balanced": 4, "quality": 5}
+    promised["near-lossless"] = 6
     fixed = {f"speed-{bits}bit": bits for bits in (2, 4, 8)}
     presets = {name: load_preset(name) for name in preset_names()}
     assert presets.keys() == (promised | fixed).keys()
@@ -53,7 +54,7 @@ def test_every_preset_is_valid_and_described(name):
 
 def test_presets_are_named_by_ascending_size():
     assert preset_names() == [
-        *("tiny", "small", "balanced", "quality", "near-lossless"),
+        *("micro", "tiny", "small", "balanced", "quality", "near-lossless"),
         *("speed-2bit", "speed-4bit", "speed-8bit"),
     ]
 

@@ -35,7 +35,7 @@ from rbe_cli.runtime.arrays import Float32, Float64, Floating
 from rbe_cli.weights.on_demand import OnDemand
 from rbe_cli.weights.weight_forms import dense
 
-_MOST_BITS = 5.5  # per weight; above it nothing is left to correct (docs/design-notes.md)
+_MOST_BITS = 5.5  # per weight; above it a correction was not measured
 # Ridge, relative to the mean power of the inputs: with any number of tokens, and times the inputs
 # for each token. With few tokens a matrix would be fitted to chance (docs/design-notes.md).
 _RIDGE, _TOKEN_RIDGE = 0.15, 5.0

@@ -1,7 +1,8 @@
 """Keep a file to its size while its matrices are encoded one after the other, each once.
 
-The steps come from a forecast. What the matrices encoded so far took more or less than forecast is
-made up for by all that follow, and the rest by encoding the last one again.
+The steps come from a forecast. If a matrix takes more bytes than forecast, all that follow get
+larger steps; if it takes fewer, they get smaller ones. If the file still misses its size, the last
+matrix is encoded again.
 """
 
 from collections.abc import Mapping, Sequence

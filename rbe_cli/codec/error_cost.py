@@ -19,6 +19,7 @@ from rbe_cli.algebra.factors import cholesky_in_place, upper_inverse
 from rbe_cli.algebra.triangles import packed_lower, unpacked_lower
 from rbe_cli.codec.column_blocks import SEGMENT, column_blocks, sorted_order, strided_order
 from rbe_cli.codec.scales import Levels, centred, step_levels
+from rbe_cli.runtime.thread_team import Team
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -50,18 +51,21 @@ class InputFactor:
         return cls(np.arange(rows), _NONE, np.ones(rows), 0.0)
 
     @classmethod
-    def from_moment(cls, moment: NDArray[np.floating], damping: float) -> "InputFactor":
+    def from_moment(
+        cls, moment: NDArray[np.floating], damping: float, team: Team | None = None
+    ) -> "InputFactor":
         """Factor H + damping mean(diag H) I, with more damping if that is singular.
 
         Args:
             moment: H, symmetric, `[K, K]`. It may be zero.
             damping: at least 0.
+            team: the threads that multiply; None for the calling thread.
 
         Raises:
             ValueError: the moment is not finite.
         """
         order = np.argsort(np.diag(moment), kind="stable")
-        cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping)
+        cholesky, added = damped_cholesky(moment[np.ix_(order, order)], damping, team)
         root = np.diag(cholesky).copy()
         cholesky /= root
         return cls(order, cholesky.astype(np.float32), root**2, added)
@@ -224,7 +228,9 @@ def _mixing(cholesky: Float64, together: int) -> Float32:
     return mixing
 
 
-def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float64, float]:
+def damped_cholesky(
+    moment: NDArray[np.floating], damping: float, team: Team | None = None
+) -> tuple[Float64, float]:
     """Return the Cholesky factor of a damped moment, and what was added to its diagonal.
 
     `damping` times the mean diagonal is added. Rounding errors can make a moment indefinite by
@@ -235,6 +241,7 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
     Args:
         moment: symmetric, `[n, n]`. If it is zero, its mean diagonal is taken as 1.
         damping: at least 0.
+        team: the threads that multiply; None for the calling thread.
 
     Returns:
         The factor, float64 `[n, n]`, lower triangular, and the number that was added.
@@ -251,7 +258,7 @@ def damped_cholesky(moment: NDArray[np.floating], damping: float) -> tuple[Float
         factor = moment.astype(np.float64)
         np.fill_diagonal(factor, diagonal + added)
         try:
-            cholesky_in_place(factor)
+            cholesky_in_place(factor, team)
         except np.linalg.LinAlgError:
             pass
         else:

@@ -64,7 +64,9 @@ class CorrectedTensors:
     def encode(self, corrected: Corrected, bias: Callable[[Float32], Float32]) -> None:
         """Encode a corrected matrix, and then its bias (`drift_correction.Encoder`)."""
         name, encoder = corrected.name, self._encoder
-        factor = input_factor(corrected.inputs, self._rates[name], corrected.tokens)
+        factor = input_factor(
+            corrected.inputs, self._rates[name], corrected.tokens, encoder.workers.team
+        )
         cost = replace(encoder.metric.cost(name), inputs=factor)
         if name in self._pacing.steps:
             self._take(self._paced(name, corrected.weights, cost))

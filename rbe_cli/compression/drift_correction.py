@@ -32,6 +32,7 @@ from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32, Float64, Floating
+from rbe_cli.runtime.thread_team import Team
 from rbe_cli.weights.on_demand import OnDemand
 from rbe_cli.weights.weight_forms import dense
 
@@ -164,13 +165,13 @@ class _Moments:
     sum_e: Float64
 
     def __add__(self, other: "_Moments") -> "_Moments":
-        return _Moments(
-            self.tokens + other.tokens,
-            np.add(self.inputs, other.inputs, dtype=np.float64),
-            np.add(self.products, other.products, dtype=np.float64),
-            self.sum_y + other.sum_y,
-            self.sum_e + other.sum_e,
-        )
+        """Return the sum in float64, in the memory of this object where that is float64."""
+        inputs = self.inputs.astype(np.float64, copy=False)
+        products = self.products.astype(np.float64, copy=False)
+        inputs += other.inputs
+        products += other.products
+        sums = self.sum_y + other.sum_y, self.sum_e + other.sum_e
+        return _Moments(self.tokens + other.tokens, inputs, products, *sums)
 
     @classmethod
     def of(cls, y: Floating, e: Floating) -> "_Moments":
@@ -241,7 +242,8 @@ class DriftCorrection:
                 if index >= done:
                     moments = self._advance(position, is_corrected, tag, index)
                     if moments is not None:
-                        encoder.encode(_corrected(position, moments), moments.bias_of(position))
+                        corrected = _corrected(position, moments, self._workers.team)
+                        encoder.encode(corrected, moments.bias_of(position))
                     self._folder.save(tag, {"positions": np.array(index + 1)})
                     self._discard(tag, index)
                 elif is_corrected:
@@ -346,7 +348,7 @@ def _enter_sum(states: _BothStates, added: Floating, y: Floating) -> _BothStates
 _ENTER = _enter_c_attn, _enter_attn_proj, _enter_c_fc, _enter_mlp_proj
 
 
-def _corrected(position: _Position, moments: _Moments) -> Corrected:
+def _corrected(position: _Position, moments: _Moments, team: Team) -> Corrected:
     """Return the matrix that minimises the error, with damping."""
     linear = position.original
     weights = np.asarray(dense(linear.weight), np.float64)
@@ -354,10 +356,10 @@ def _corrected(position: _Position, moments: _Moments) -> Corrected:
     centred = moments.inputs - moments.tokens * np.outer(mean, mean)
     products = moments.products - np.outer(mean, moments.sum_e)
     if not position.is_sum:  # they are of an error of the inputs
-        products = product(products, weights)
+        products = product(products, weights, team=team)
     ridge = _RIDGE + _TOKEN_RIDGE * len(centred) / moments.tokens
     centred[np.diag_indices_from(centred)] += ridge * np.mean(np.diag(moments.inputs)) or 1.0
-    weights = weights + solve_positive(centred, products)
+    weights = weights + solve_positive(centred, products, team)
     inputs = moments.inputs / moments.tokens
     return Corrected(linear.name, weights.astype(np.float32), inputs, moments.tokens)
 

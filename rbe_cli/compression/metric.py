@@ -29,6 +29,7 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import sum_of_squares
 from rbe_cli.runtime.heap import trim_heap
+from rbe_cli.runtime.thread_team import Team
 
 Float32 = NDArray[np.float32]
 # What is added to the diagonal of a moment, relative to its mean, at 1 bit per weight. Coarse steps
@@ -191,15 +192,19 @@ def _completed(
     }
 
 
-def input_factor(moment: NDArray[np.floating], bits: float, tokens: int) -> InputFactor:
+def input_factor(
+    moment: NDArray[np.floating], bits: float, tokens: int, team: Team | None = None
+) -> InputFactor:
     """Factor the moment of a matrix's inputs.
 
     Args:
         moment: E[x x^T], `[K, K]`.
         bits: about the bits per weight that the matrix will have.
         tokens: the number of tokens of the mean.
+        team: the threads that multiply; None for the calling thread.
     """
-    return InputFactor.from_moment(moment, _damping(_INPUT_DAMPING, moment, bits, tokens))
+    damping = _damping(_INPUT_DAMPING, moment, bits, tokens)
+    return InputFactor.from_moment(moment, damping, team)
 
 
 def make_cost(

@@ -26,6 +26,7 @@ class TensorEncoder:
         plans: the plans of all tensors by name, in the checkpoint's order.
         metric: the cost of errors.
         factor: that of the unit steps of the file that is made; None if no matrix has a step.
+        workers: encode in parallel.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TensorEncoder:
         self.metric = metric
         self.factor: float | None = None
         self._tensors = tensors
-        self._workers = workers
+        self.workers = workers
 
     def weights(self, name: str) -> Float32:
         """Return a tensor of the checkpoint, a matrix as `[K inputs, N outputs]`."""
@@ -93,7 +94,7 @@ class TensorEncoder:
     def matrices(self, names: Sequence[str], rate: float) -> Iterator[StoredTensor]:
         """Yield matrices whose codecs choose their own steps. Free ones get `rate`."""
         plans = [self.plans[name] for name in names]
-        encoded = self._workers.map(
+        encoded = self.workers.map(
             _encode,
             plans,
             (self._values(plan) for plan in plans),
@@ -115,7 +116,7 @@ class TensorEncoder:
         if not isinstance(plan.codec, SteppedCodec):
             raise ValueError(f"{name} has a codec without steps")
         source = Source.of(plan.codec, plan.options, weights, cost)
-        ((_, data),) = encode_all({name: source}, {name: step}, self._workers)
+        ((_, data),) = encode_all({name: source}, {name: step}, self.workers)
         return self.stored(name, Payload(plan.codec.name, data))
 
     def with_rate(self, name: str, weights: Float32, cost: ErrorCost, rate: float) -> StoredTensor:
@@ -129,7 +130,7 @@ class TensorEncoder:
         """
         plan = self.plans[name]
         job = EncodingJob(plan.options, rate, cost)
-        (payload,) = self._workers.map(_encode, (plan,), (weights,), (job,))
+        (payload,) = self.workers.map(_encode, (plan,), (weights,), (job,))
         return self.stored(name, payload)
 
     def _job(self, plan: TensorPlan, rate: float) -> EncodingJob:

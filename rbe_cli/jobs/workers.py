@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from rbe_cli.errors import NotFoundError, UsageError
 from rbe_cli.runtime.cpus import default_threads
+from rbe_cli.runtime.thread_team import Team, get_team
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,6 +46,11 @@ class Workers:
     executor: Executor
     jobs: int
     shared: Callable[[Any], Any] = _itself
+
+    @property
+    def team(self) -> Team:
+        """Return as many threads of this process, for a program that runs while no task does."""
+        return get_team(self.jobs)
 
     def map(
         self, function: Callable[..., Result], *arguments: Iterable[object], ahead: int = 2

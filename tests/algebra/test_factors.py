@@ -11,6 +11,7 @@ from rbe_cli.algebra.factors import (
 )
 from rbe_cli.runtime import native
 from rbe_cli.runtime.instruction_sets import available
+from rbe_cli.runtime.thread_team import get_team
 
 
 def positive(size, seed=0):
@@ -77,3 +78,12 @@ def test_all_instruction_sets_give_the_same_bits(monkeypatch):
         found.append([lower, solve_positive(matrix, right), upper_inverse(lower.T), *small])
     for other in found[1:]:
         assert all(np.array_equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
+def test_several_threads_give_the_same_bits():
+    matrix, right = positive(300, 4), np.random.default_rng(5).standard_normal((300, 200))
+    alone, shared = matrix.copy(), matrix.copy()
+    cholesky_in_place(alone)
+    cholesky_in_place(shared, get_team(2))
+    assert np.array_equal(alone, shared)
+    assert np.array_equal(solve_positive(matrix, right), solve_positive(matrix, right, get_team(2)))

@@ -15,7 +15,7 @@ READER_TESTS := tests/codec tests/weights tests/container tests/checkpoint tests
 SHARE := 1
 SEED := 0
 
-.PHONY: demo test test-full fuzz faults faults-libc coverage coverage-readers mutation lint format docs clean
+.PHONY: demo test test-full ptx fuzz faults faults-libc coverage coverage-readers mutation lint format docs clean
 
 # Install, compress the embedded checkpoint, look at the file, write text with it.
 demo: $(INSTALLED)
@@ -29,6 +29,11 @@ test: $(INSTALLED)
 # The property tests with ten times as many examples, which are new each time.
 test-full: $(INSTALLED)
 	$(PYTEST) --hypothesis-profile full
+
+# The kernels for CUDA, compiled without a GPU; it installs NVIDIA's compiler, 150 MB to download.
+ptx: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[ptx]"
+	$(BIN)/python -m tools.compile_ptx
 
 # Mutated inputs of every kind, on all CPUs. docs/fuzzing.md says what is checked.
 SECONDS ?= 60

@@ -5,8 +5,8 @@ from typing import Any
 
 from rbe_cli.errors import UsageError
 
-LEAST_CAPABILITY = (7, 5)
-"""The oldest compute capability that numba-cuda compiles for by default."""
+LEAST_CAPABILITY = (8, 0)
+"""The oldest compute capability that has all instructions of the kernels."""
 _INSTALL = "pip install 'rbe-cli[cuda]'"
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from rbe_cli.cuda.kernel import KERNELS, Kernel
 
-MODULES: tuple[str, ...] = ()
+MODULES = ("layer_norm_backward_kernels", "layer_norm_kernels")
 """The modules of this folder that hold kernels."""
 
 

@@ -39,7 +39,7 @@ def test_a_missing_library_is_named(missing: str, monkeypatch: pytest.MonkeyPatc
 def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     # A simulated GPU has the capability 5.2.
     monkeypatch.setattr(device, "is_simulated", lambda: False)
-    with pytest.raises(UsageError, match=r"capability 7\.5 or more, not 5\.2"):
+    with pytest.raises(UsageError, match=r"capability 8\.0 or more, not 5\.2"):
         device.check_device()
     monkeypatch.setattr(device, "LEAST_CAPABILITY", (5, 2))
     device.check_device()

@@ -1,0 +1,108 @@
+"""Compute LayerNorm and its gradients on the GPU, of arrays that lie there."""
+
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from rbe_cli.cuda.kernel import MOST_THREADS, WARP
+from rbe_cli.cuda.layer_norm_backward_kernels import (
+    STRIP,
+    layer_norm_backward_rows,
+    layer_norm_backward_wide_rows,
+    layer_norm_parameter_sums,
+)
+from rbe_cli.cuda.layer_norm_kernels import ITEMS, layer_norm_rows, layer_norm_wide_rows
+from rbe_cli.errors import UsageError
+
+_BLOCK_THREADS = 128  # of a block that has several narrow rows
+_PAIR_BYTES = 2 * 8  # of shared memory: two float64 for each thread
+_COLUMN_THREADS = 128  # of a block that adds columns
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: Any = None) -> None:
+    """Set out = (x - mean) / sqrt(variance + eps) * gamma + beta, row by row.
+
+    Args:
+        x: `[tokens, d]`, float32 or float16, contiguous, on the device as all arrays here.
+        gamma, beta: `[d]`, float32.
+        eps: is added to the variance.
+        out: output, of the shape and type of x; may be x.
+        statistics: float64 `[tokens, 2]`, takes the means and 1 / sqrt(variance + eps).
+
+    Raises:
+        UsageError: shapes or types do not fit each other.
+    """
+    tokens, width = _shape_of(x)
+    kinds = [np.dtype(kind) for kind in (np.float32, np.float16)]
+    if x.dtype not in kinds or out.dtype != x.dtype:
+        raise UsageError(f"LayerNorm takes float32 or float16 for both, not {x.dtype}, {out.dtype}")
+    _check("out", out, (tokens, width), x.dtype)
+    _check("gamma", gamma, (width,), np.float32)
+    _check("beta", beta, (width,), np.float32)
+    keeps = statistics is not None
+    if keeps:
+        _check("statistics", statistics, (tokens, 2), np.float64)
+    else:
+        statistics = cuda.device_array((1, 2), np.float64)
+    lanes, is_wide = _lanes(width), width > ITEMS * MOST_THREADS
+    groups = 1 if is_wide else max(_BLOCK_THREADS // lanes, 1)
+    run = layer_norm_wide_rows if is_wide else layer_norm_rows
+    run.launch(
+        -(-tokens // groups), groups * lanes, x, gamma, beta, eps, out, statistics, keeps, lanes,
+        form=kinds.index(x.dtype), shared_bytes=_PAIR_BYTES * groups * lanes,
+    )  # fmt: skip
+
+
+def layer_norm_backward(
+    x: Any, statistics: Any, gamma: Any, grad: Any, out: Any, grad_gamma: Any, grad_beta: Any
+) -> None:
+    """Set out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
+
+    Args:
+        x: `[tokens, d]`, float32, contiguous, on the device as all arrays here.
+        statistics: statistics of x, as `layer_norm` writes them.
+        gamma: `[d]`.
+        grad: with respect to the output, as x.
+        out: output, of the shape and type of x; may be `grad`.
+        grad_gamma, grad_beta: output `[d]`, the gradients with respect to gamma and beta.
+
+    Raises:
+        UsageError: shapes or types do not fit each other.
+    """
+    tokens, width = _shape_of(x)
+    for name, own in (("x", x), ("grad", grad), ("out", out)):
+        _check(name, own, (tokens, width), np.float32)
+    _check("statistics", statistics, (tokens, 2), np.float64)
+    for name, own in (("gamma", gamma), ("grad_gamma", grad_gamma), ("grad_beta", grad_beta)):
+        _check(name, own, (width,), np.float32)
+    blocks, lanes = -(-tokens // STRIP), _lanes(width)
+    sums = cuda.device_array((blocks, 2, width), np.float32)
+    is_wide = width > ITEMS * MOST_THREADS
+    run = layer_norm_backward_wide_rows if is_wide else layer_norm_backward_rows
+    run.launch(
+        blocks, lanes, x, statistics, gamma, grad, out, sums, shared_bytes=_PAIR_BYTES * lanes
+    )
+    columns = -(-width // _COLUMN_THREADS)
+    layer_norm_parameter_sums.launch(columns, _COLUMN_THREADS, sums, grad_gamma, grad_beta)
+
+
+def _lanes(width: int) -> int:
+    """Return the threads of a row: whole warps where a row takes more than half of one."""
+    lanes = -(-width // ITEMS)
+    return lanes if lanes <= WARP // 2 else min(-(-lanes // WARP) * WARP, MOST_THREADS)
+
+
+def _shape_of(x: Any) -> tuple[int, int]:
+    if x.ndim != 2 or min(x.shape) < 1:
+        raise UsageError(f"LayerNorm takes rows [tokens, d] on the device, not {list(x.shape)}")
+    tokens, width = x.shape
+    return tokens, width
+
+
+def _check(name: str, array: Any, shape: tuple[int, ...], kind: Any) -> None:
+    if tuple(array.shape) != shape or array.dtype != np.dtype(kind):
+        raise UsageError(
+            f"LayerNorm's {name} must be {np.dtype(kind)} {list(shape)}, "
+            f"not {array.dtype} {list(array.shape)}"
+        )

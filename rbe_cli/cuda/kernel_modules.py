@@ -4,7 +4,14 @@ from importlib import import_module
 
 from rbe_cli.cuda.kernel import KERNELS, Kernel
 
-MODULES = ("layer_norm_backward_kernels", "layer_norm_kernels")
+MODULES = (
+    "dense_product",
+    "device_panels",
+    "layer_norm_backward_kernels",
+    "layer_norm_kernels",
+    "overflow_products",
+    "rounded_inputs",
+)
 """The modules of this folder that hold kernels."""
 
 

@@ -8,18 +8,19 @@ from rbe_cli.compression.drift_correction import rates_to_correct
 from rbe_cli.compression.pipeline import CompressOptions
 from rbe_cli.compression.settings import Settings
 from rbe_cli.compression.tensor_plan import make_plan
+from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Stage
 
-# Seconds per 1e9 (weights x tokens), with two threads of the machine of docs/results.md,
-# "Forecasts".
-_WRITING = 0.012
-_MEASURING = 0.06
-_CORRECTING = 0.035
-_EVALUATING = 0.042
-_TRAINING = 0.059
-_ENCODING = 0.055  # seconds per million weights, with 8 states
-PROBE_SPEED = 2 * 24e6
+# Seconds with two threads of the machine of docs/results.md, "Forecasts": for 1e9 weights times
+# tokens, and for 1e9 channels of the residual stream times layers times tokens.
+_WRITING = 0.015, 0.0
+_MEASURING = 0.06, 150.0
+_CORRECTING = 0.08, 100.0
+_EVALUATING = 0.07, 0.0
+_TRAINING = 0.08, 100.0
+_ENCODING = 0.2  # seconds per million weights, with 8 states
+PROBE_SPEED = 2 * 7.6e6
 """Weights per second of both threads of that machine, for the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # per training step
 _SEARCHED_BITS = 4.0  # about the bits per weight that a target of KL divergence needs
@@ -36,22 +37,31 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     weights = parameter_count(config)
     few = options.calib_samples or default_samples(config)
     samples = options.calib_samples or default_samples(config, options.tune is not None)
-    work = 1e-9 * weights * window  # of one sequence
     encoding = 1e-6 * _ENCODING * weights * settings.states / 8
     searches = 3 if settings.target_kl is not None else 1
     plans = make_plan(config, settings)
     is_corrected = bool(rates_to_correct(plans, _rate(settings, weights), settings.objective))
     if options.calib is None and options.calib_tokens is None:
-        yield Stage("writing calibration text", _WRITING * work * (samples + held_out(samples)))
-    yield Stage("measuring layers", _MEASURING * work * few)
+        written = window * (samples + held_out(samples))
+        yield Stage("writing calibration text", _seconds(_WRITING, config, written))
+    yield Stage("measuring layers", _seconds(_MEASURING, config, window * few))
     yield Stage("encoding", encoding, 1 if is_corrected else 2 * searches)
     if is_corrected:
-        yield Stage("correcting drift", _CORRECTING * work * samples + encoding, searches)
+        correcting = _seconds(_CORRECTING, config, window * samples)
+        yield Stage("correcting drift", correcting, searches)
     evaluations = searches
     if options.tune:
-        yield Stage("tuning", 1e-9 * _TRAINING * weights * _TRAINED_TOKENS * options.tune)
+        yield Stage("tuning", _seconds(_TRAINING, config, _TRAINED_TOKENS * options.tune))
         evaluations += 1
-    yield Stage("evaluating", _EVALUATING * work * held_out(samples), evaluations)
+    evaluating = _seconds(_EVALUATING, config, window * held_out(samples))
+    yield Stage("evaluating", evaluating, evaluations)
+
+
+def _seconds(cost: tuple[float, float], config: Gpt2Config, tokens: int) -> float:
+    """Return the seconds of a stage that goes through so many tokens."""
+    of_weights, of_channels = cost
+    channels = config.n_layer * config.n_embd
+    return 1e-9 * tokens * (of_weights * parameter_count(config) + of_channels * channels)
 
 
 def _rate(settings: Settings, weights: int) -> float:

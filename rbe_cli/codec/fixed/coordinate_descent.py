@@ -60,6 +60,9 @@ def descend(
         start: the quantised matrix to begin with. It is not changed.
         inputs, outputs: the cost of errors by row, and by column for each column block.
     """
+    mixed = inputs.lower.size or any(factor.mixing.size for factor in outputs)
+    if not mixed and not _STEP_REACH[bits]:  # each code is the nearest already
+        return start
     within, diagonal = inputs.moment()
     row_steps = steps(start.row_levels)
     limit = largest_step_level(bits, start.unit * float(row_steps.max()))

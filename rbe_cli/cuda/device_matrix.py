@@ -63,6 +63,9 @@ class DeviceMatrix(ABC):
             self._check("bias", bias.shape, (self.shape[1],))
         if add is not None:
             self._check("add", add.shape, out.shape)
+        if 1 <= tokens <= MOST_TOKENS:
+            self._multiply(x, Outputs(out, bias, activation, add))
+            return
         for start in range(0, tokens, MOST_TOKENS):
             own = slice(start, min(start + MOST_TOKENS, tokens))
             added = None if add is None else add[own]

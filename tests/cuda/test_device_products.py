@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from device_arrays import poisoned
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import cuda
 from random_panels import FORMS, extreme_matrix, random_matrix
 
+from rbe_cli.cuda import device_matrix
 from rbe_cli.cuda.device_weights import on_device
 from rbe_cli.cuda.rounded_inputs import RoundedInputs
 from rbe_cli.errors import UsageError
@@ -40,6 +42,7 @@ def on_cpu(matrix, x, bias):
     return out
 
 
+@examples(16)
 @given(
     form=st.sampled_from(FORMS),
     rows=st.integers(1, 70),
@@ -136,6 +139,14 @@ def test_arrays_are_multiplied_too(tokens, rows, columns):
     indices, out = rng.integers(0, columns, 3), poisoned((3, rows))
     on_device(weight).columns(cuda.to_device(indices.astype(np.int32)), out)
     np.testing.assert_array_equal(out.copy_to_host(), weight[:, indices].T)
+
+
+def test_more_tokens_than_are_multiplied_at_once(monkeypatch):
+    rng = np.random.default_rng(12)
+    weight, x, add = (rng.normal(size=size).astype(np.float32) for size in ((4, 3), (8, 4), (8, 3)))
+    expected = multiplied(weight, x, add=add)
+    monkeypatch.setattr(device_matrix, "MOST_TOKENS", 3)
+    np.testing.assert_array_equal(multiplied(weight, x, add=add), expected)
 
 
 def test_the_bytes_on_the_device_are_those_of_the_panels():

@@ -9,7 +9,7 @@ from rbe_cli.kernels.kernel_records import ACTIVATIONS
 from rbe_cli.model.config import Activation
 
 MOST_TOKENS = 1024
-"""Tokens that are multiplied at once: their rounded inputs lie in memory."""
+"""Tokens that are multiplied at once at most: their rounded inputs lie in memory."""
 
 
 class DeviceMatrix(ABC):
@@ -17,9 +17,11 @@ class DeviceMatrix(ABC):
 
     Attributes:
         shape: (K, N).
+        most_tokens: how many tokens are multiplied at once.
     """
 
     shape: tuple[int, int]
+    most_tokens: int = MOST_TOKENS
 
     @property
     @abstractmethod
@@ -34,7 +36,7 @@ class DeviceMatrix(ABC):
 
     @abstractmethod
     def _multiply(self, x: Any, outputs: "Outputs") -> None:
-        """Multiply at most `MOST_TOKENS` tokens."""
+        """Multiply at most `most_tokens` tokens."""
 
     def multiply(
         self,
@@ -63,11 +65,11 @@ class DeviceMatrix(ABC):
             self._check("bias", bias.shape, (self.shape[1],))
         if add is not None:
             self._check("add", add.shape, out.shape)
-        if 1 <= tokens <= MOST_TOKENS:
+        if 1 <= tokens <= self.most_tokens:
             self._multiply(x, Outputs(out, bias, activation, add))
             return
-        for start in range(0, tokens, MOST_TOKENS):
-            own = slice(start, min(start + MOST_TOKENS, tokens))
+        for start in range(0, tokens, self.most_tokens):
+            own = slice(start, min(start + self.most_tokens, tokens))
             added = None if add is None else add[own]
             self._multiply(x[own], Outputs(out[own], bias, activation, added))
 

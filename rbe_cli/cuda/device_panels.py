@@ -47,6 +47,9 @@ class DevicePanels(DeviceMatrix):
         self._tiles = -(-matrix.shape[0] // TILE_ROWS)
         self._arrays = panel_arrays(matrix)
         self._overflow = overflow_arrays(matrix)
+        if self._overflow is not None:
+            self.most_tokens = _MOST_OVERFLOW_TOKENS
+        self._overflow_sums = cuda.device_array(1, np.float32)
         self._inputs = inputs
         steps = matrix.in_panels(np.float32(matrix.unit) * matrix.column_steps)
         self._panels = steps.size // PANEL_COLUMNS
@@ -78,8 +81,8 @@ class DevicePanels(DeviceMatrix):
     def _multiply(self, x: Any, outputs: Outputs) -> None:
         self._inputs.fill(x, self._row_steps)
         inputs = self._inputs.high, self._inputs.low, self._inputs.scales
-        overflow, flags = self._overflow_sums(x.shape[0])
-        rest = outputs.arguments(self._arrays.lanes, self._steps, overflow, flags)
+        flags = self._sum_overflow(x.shape[0])
+        rest = outputs.arguments(self._arrays.lanes, self._steps, self._overflow_sums, flags)
         arguments = (*self._panel_arguments, *inputs, *rest)
         if x.shape[0] <= _FEW_TOKENS:
             threads = one_token_product.block_threads(self._tiles, self._panels)
@@ -92,14 +95,16 @@ class DevicePanels(DeviceMatrix):
             threads = WARP * min(BLOCK_PANELS, self._panels)
             _MANY_TOKENS[self._form].launch(blocks, threads, *arguments)
 
-    def _overflow_sums(self, tokens: int) -> tuple[Any, int]:
-        """Return the sums of what is past 8 bits, and the flag that says so."""
+    def _sum_overflow(self, tokens: int) -> int:
+        """Sum what is past 8 bits; return the flag that says so, or 0 where there is nothing."""
         if self._overflow is None:
-            return self._steps, 0
-        sums = cuda.device_array(tokens * self._panels * PANEL_COLUMNS, np.float32)
-        step = overflow_products.OVERFLOW_TOKENS
+            return 0
+        size = tokens * self._panels * PANEL_COLUMNS
+        if self._overflow_sums.shape[0] < size:
+            self._overflow_sums = cuda.device_array(size, np.float32)
+        step, own = overflow_products.OVERFLOW_TOKENS, self._inputs
         overflow_products.overflow_sums.launch(
             self._panels * -(-tokens // step), step * PANEL_COLUMNS, *self._overflow, self._tiles,
-            self._inputs.high, self._inputs.low, self._inputs.scales, tokens, sums,
+            own.high, own.low, own.scales, tokens, self._overflow_sums,
         )  # fmt: skip
-        return sums, HAS_OVERFLOW
+        return HAS_OVERFLOW

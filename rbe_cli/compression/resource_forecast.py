@@ -153,7 +153,8 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     factoring = embedding + moments + _FACTOR_BYTES * (inner**2 + (jobs - 1) * d * d)
     block = _BLOCK_BYTES * inner * min(MAX_COLUMNS, d)
     encoding = 2 * embedding + 2 * (layer // 3) + 2 * 4 * inner**2 + jobs * block
-    correcting = 2 * embedding + encoded + 4 * layer + _SOLVING_BYTES * inner**2
+    sums = 4 * inner * (inner + d) * (jobs + 1)  # of batches, each the size of the largest moment
+    correcting = 2 * embedding + encoded + 4 * layer + _SOLVING_BYTES * inner**2 + sums
     reporting = _REPORT_COPIES * embedding + encoded
     return _INTERPRETER_BYTES + max(
         copying, writing, head, layers, factoring, encoding, correcting, reporting

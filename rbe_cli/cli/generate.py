@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rbe_cli.api.backend_names import Backend
 from rbe_cli.choices import ActivationBits, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
 from rbe_cli.cli.inputs import GivenInput, Prompt, open_rbe, read_prompts, stdin_lines, unescape
 from rbe_cli.cli.options import (
+    BackendOption,
     FormatOption,
     Offline,
     Quiet,
@@ -64,6 +66,7 @@ def generate(
     activations: options.ActivationsOption = "auto",
     max_memory: options.MaxMemory = None,
     lookup: options.Lookup = True,
+    backend: BackendOption = "cpu",
     threads: Threads = None,
     logprobs: options.Logprobs = None,
     no_stream: options.NoStream = False,
@@ -95,11 +98,12 @@ def generate(
     )
     if logprobs is not None and format not in (Format.json, Format.jsonl):
         raise UsageError("--logprobs needs --format json or --format jsonl")
+    _check_backend(backend, max_memory, activations)
     given = GivenInput(prompt, text_file, tokens)
     if interactive and given != GivenInput():
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
     model, prompts = _load(
-        file, None if interactive else given, choices, batch, out, offline=offline,
+        file, None if interactive else given, choices, batch, out, offline=offline, backend=backend,
         threads=threads, max_memory=max_memory, kv_type=kv_type, activations=activations,
     )  # fmt: skip
     writer = TextWriter(model, choices, out, stream=not no_stream, ignore_eos=ignore_eos)
@@ -108,6 +112,14 @@ def generate(
             _converse(writer, model, out, batch, flags_of(context.command))
         else:
             writer.write(prompts * batch)
+
+
+def _check_backend(backend: Backend, max_memory: int | None, activations: ActivationBits) -> None:
+    """Refuse a GPU that is not there, before anything is read."""
+    if backend == "cuda":
+        from rbe_cli.api.backends import check_backend
+
+        check_backend(backend, max_memory, activations)
 
 
 def _load(
@@ -122,6 +134,7 @@ def _load(
     max_memory: int | None,
     kv_type: KvType,
     activations: ActivationBits,
+    backend: Backend,
 ) -> "tuple[Model, list[Prompt]]":
     """Load the model, with room for the prompts that were given; None waits for those of stdin."""
     with paused_collector():
@@ -142,7 +155,7 @@ def _load(
         model = Model(
             container, tokenizer, max_memory=max_memory, rows=rows,
             row_tokens=longest + choices.max_tokens, threads=threads, kv_type=kv_type,
-            activations=activations, progress=progress,
+            activations=activations, backend=backend, progress=progress,
         )  # fmt: skip
         model.prepare(progress)
     if model.coded_layers:

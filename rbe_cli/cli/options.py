@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rbe_cli.api.backend_names import Backend
 from rbe_cli.cli.numbers import MAX_SEED, MAX_THREADS, whole
 from rbe_cli.cli.output import Format
 
@@ -52,6 +53,16 @@ Seed = Annotated[
         help="Repeat a text: the same seed gives the same tokens. The default is a random seed, "
         "which is reported.",
         rich_help_panel="Sampling",
+    ),
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option(
+        "--backend",
+        metavar="cpu|cuda",
+        rich_help_panel=SPEED,
+        help="Compute on the CPU, or on an NVIDIA GPU (pip install 'rbe-cli[cuda]'), which was "
+        "tested in a simulator only.",
     ),
 ]
 Threads = Annotated[

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from rbe_cli.api.backend_names import Backend
 from rbe_cli.choices import Engine
 from rbe_cli.cli import run_options as options
 from rbe_cli.cli.inputs import GivenInput, open_rbe, read_prompts
 from rbe_cli.cli.options import (
+    BackendOption,
     Force,
     FormatOption,
     Offline,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from rbe_cli.api.language_model import Model
     from rbe_cli.container.reader import Container
-    from rbe_cli.evaluation.forward_pass import ForwardPass
+    from rbe_cli.evaluation.forward_pass import ForwardPass, Network
     from rbe_cli.kernels.kernel_table import Kernels
     from rbe_cli.model.config import Gpt2Config
     from rbe_cli.nn.gpt2 import Gpt2
@@ -70,6 +72,7 @@ def run(
     logits: options.Logits = None,
     hidden: options.Hidden = None,
     engine: options.EngineOption = "fast",
+    backend: BackendOption = "cpu",
     force: Force = False,
     threads: Threads = None,
     offline: Offline = False,
@@ -84,10 +87,12 @@ def run(
         profile=profile, logits=logits, hidden=hidden, force=force,
     )  # fmt: skip
     wanted.check()
+    if backend == "cuda":
+        wanted.check_for_gpu(engine, reference)
     container = open_rbe(file, offline, out)
     with out.progress() as progress:
         given = GivenInput(text, text_file, tokens)
-        model, sequences = _load(container, given, wanted, engine, threads, progress)
+        model, sequences = _load(container, given, wanted, engine, backend, threads, progress)
         with model:
             original = None
             if reference:
@@ -140,12 +145,32 @@ class Wanted:
                 check_output(path, force=self.force)
                 check_kind(path, start)
 
+    def check_for_gpu(self, engine: Engine, reference: str | None) -> None:
+        """Refuse what the GPU does not compute, and a GPU that is not there.
+
+        Raises:
+            UsageError: naming the option, or what is missing.
+        """
+        from rbe_cli.api.backends import check_backend
+
+        given = {
+            "--perplexity": self.perplexity,
+            "--profile": self.profile,
+            "--reference": reference is not None,
+            "--engine reference": engine == "reference",
+        }
+        for flag, is_given in given.items():
+            if is_given:
+                raise UsageError(f"{flag} does not work with --backend cuda yet")
+        check_backend("cuda", None, "auto")
+
 
 def _load(
     container: "Container",
     given: GivenInput,
     wanted: Wanted,
     engine: Engine,
+    backend: Backend,
     threads: int | None,
     progress: "Progress",
 ) -> "tuple[Model, list[NDArray[np.int64]]]":
@@ -160,8 +185,10 @@ def _load(
         given, tokenizer, container.config.vocab_size, whole=wanted.perplexity,
         missing=container.tokenizer_facts.missing,
     )  # fmt: skip
-    model = Model(container, tokenizer, threads=threads, engine=engine, progress=progress)
-    if not wanted.perplexity:
+    model = Model(
+        container, tokenizer, threads=threads, engine=engine, backend=backend, progress=progress
+    )
+    if not wanted.perplexity and backend == "cpu":
         warm_up(model.network.kernels, progress)
     return model, [prompt.tokens for prompt in prompts]
 
@@ -260,7 +287,7 @@ def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> Run
     from rbe_cli.container.atomic_file import new_file
     from rbe_cli.evaluation.forward_pass import forward
 
-    result = forward(model.network, tokens, keep_hidden=wanted.hidden is not None)
+    result = forward(_network(model), tokens, keep_hidden=wanted.hidden is not None)
     if wanted.logits is not None:
         with new_file(wanted.logits, force=wanted.force) as target:
             _write_npy(target, result.logits)
@@ -278,6 +305,15 @@ def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> Run
         logprobs=_logprobs(result, model.tokenizer) if wanted.logprobs else [],
         **(loss_fields(loss) if loss else {}),
     )
+
+
+def _network(model: "Model") -> "Network":
+    """Return what computes the pass."""
+    if model.backend == "cpu":
+        return model.network
+    from rbe_cli.api.backends import device_network
+
+    return device_network(model.loaded)
 
 
 def _logprobs(result: "ForwardPass", tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from importlib import import_module
 from rbe_cli.cuda.kernel import KERNELS, Kernel
 
 MODULES = (
+    "attention_kernels",
     "dense_product",
     "device_panels",
     "layer_norm_backward_kernels",

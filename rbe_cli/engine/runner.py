@@ -26,8 +26,6 @@ from rbe_cli.runtime.native import load
 from rbe_cli.runtime.thread_team import Team
 from rbe_cli.weights.panel_layout import TILE_ROWS
 
-CHUNK_TOKENS = 256
-"""Tokens that go through the layers at once: more would leave the cache."""
 _INPUTS = ("ids", "rows", "positions", "wanted_tokens")
 _BUFFERS = ("x", "normed", "qkv", "attended", "hidden", "logits")
 

@@ -1,10 +1,24 @@
 """What all sessions share: rows of tokens in a cache, and a lock that each call holds."""
 
-from rbe_cli.engine.paged_cache import PagedCache
+from typing import Protocol
+
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.nn.kv_cache import KVCache
+from rbe_cli.runtime.arrays import Int64
 from rbe_cli.runtime.fork_lock import ForkLock
+
+
+class RowLengths(Protocol):
+    """What every cache of keys and values knows.
+
+    Attributes:
+        lengths: int64 `[batch]`, tokens in each row.
+    """
+
+    lengths: Int64
+
+    def reset(self, row: int) -> None:
+        """Empty a row."""
 
 
 class SessionRows:
@@ -15,7 +29,7 @@ class SessionRows:
         cache: the rows' keys and values.
     """
 
-    cache: PagedCache | KVCache
+    cache: RowLengths
 
     def __init__(self, config: Gpt2Config, batch: int) -> None:
         """Check the number of rows; a subclass adds the cache.

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,20 @@ from rbe_cli.evaluation.batching import logit_chunks
 from rbe_cli.evaluation.means import Mean, mean_of
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.loss import log_softmax
+from rbe_cli.nn.observer import Observer
 from rbe_cli.nn.profile import LayerProfile
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+
+
+class Network(Protocol):
+    """What one forward pass needs of a model, wherever it computes."""
+
+    def forward(
+        self, tokens: NDArray[np.int64], *, observe: Observer | None = None
+    ) -> NDArray[np.floating]:
+        """Return the logits `[batch, seq, vocab_size]` of `[batch, seq]` tokens; as of `Gpt2`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ def profiled(model: Gpt2, tokens: NDArray[np.int64]) -> list[LayerProfile]:
             block.fuses_layers = True
 
 
-def forward(model: Gpt2, tokens: NDArray[np.int64], keep_hidden: bool) -> ForwardPass:
+def forward(model: Network, tokens: NDArray[np.int64], keep_hidden: bool) -> ForwardPass:
     """Run the stack once over `[n]` tokens.
 
     Raises:

@@ -45,6 +45,15 @@ def random_case(seed, tokens, width, spread, offset):
     return x, gamma, beta, rng.standard_normal((tokens, width), np.float32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Let few rows share a block: the simulator takes a thread of Python for each of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
+        patch.setattr(device_layer_norm, "_COLUMN_THREADS", 16)
+        yield
+
+
 @pytest.fixture(scope="module", params=["one pass", "loop"])
 def threads(request):
     """Let rows be as wide as a block takes in one pass, or wider."""
@@ -65,7 +74,7 @@ CASES = {
 
 @given(**CASES)
 @examples(5)
-@example(seed=0, tokens=2, width=300, spread=1.0, offset=1e5)
+@example(seed=0, tokens=1, width=300, spread=1.0, offset=1e5)
 def test_equals_the_float64_function(threads, seed, tokens, width, spread, offset):
     x, gamma, beta, _ = random_case(seed, tokens, width, spread, offset)
     out, found = forward(x, gamma, beta)

@@ -8,7 +8,7 @@ from small_models import as_panels, float64, random_tensors, relative_error, sma
 
 from rbe_cli.engine.layer_session import LayerSession
 from rbe_cli.engine.loaded_model import LoadedModel
-from rbe_cli.engine.runner import CHUNK_TOKENS
+from rbe_cli.engine.row_session import CHUNK_TOKENS
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_records import KV_TYPES

@@ -1,0 +1,67 @@
+"""Choose what generates texts: the CPU, or a GPU."""
+
+from typing import TYPE_CHECKING
+
+from rbe_cli.api.backend_names import Backend
+from rbe_cli.choices import ActivationBits, KvType
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.row_session import RowSession
+from rbe_cli.engine.session import Session
+from rbe_cli.errors import UsageError
+from rbe_cli.progress import Progress
+from rbe_cli.runtime.thread_team import Team
+
+if TYPE_CHECKING:
+    from rbe_cli.cuda.device_network import DeviceNetwork
+
+
+def check_backend(backend: Backend, max_memory: int | None, activations: ActivationBits) -> None:
+    """Refuse a GPU that is not there, and options that it does not know.
+
+    Raises:
+        UsageError: naming the option, or what is missing.
+    """
+    if backend == "cpu":
+        return
+    from rbe_cli.cuda.device import check_device
+
+    if max_memory is not None:
+        raise UsageError("`max_memory` does not work with `backend` cuda")
+    if activations == "8":
+        raise UsageError("`activations` 8 does not exist on `backend` cuda: take 16 or auto")
+    check_device()
+
+
+def new_session(
+    backend: Backend,
+    kv_type: KvType,
+    activations: ActivationBits,
+    model: LoadedModel,
+    team: Team | None,
+    progress: Progress,
+) -> RowSession:
+    """Return a session of one row.
+
+    Args:
+        backend: what computes; `check_backend` has passed.
+        kv_type: how keys and values are kept.
+        activations: bits that the CPU rounds a prompt's activations to.
+        model: the weights.
+        team: the threads of the CPU.
+        progress: is called while programs are compiled, if any are.
+
+    Raises:
+        UsageError: the GPU does not know this `kv_type`.
+    """
+    if backend == "cuda":
+        from rbe_cli.cuda.cuda_session import CudaSession
+
+        return CudaSession(model, 1, kv_type)
+    return Session(model, 1, kv_type, activations, team, progress)
+
+
+def device_network(model: LoadedModel) -> "DeviceNetwork":
+    """Return a model's layers on the GPU, for whole forward passes; `check_backend` has passed."""
+    from rbe_cli.cuda.device_network import DeviceNetwork
+
+    return DeviceNetwork(model)

@@ -1,0 +1,61 @@
+"""Whole forward passes on the GPU, in the way of `rbe_cli.nn.gpt2.Gpt2`."""
+
+import numpy as np
+
+from rbe_cli.cuda.device_cache import DeviceCache
+from rbe_cli.cuda.device_model import DeviceModel
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.row_session import CHUNK_TOKENS
+from rbe_cli.model.token_ids import check_tokens
+from rbe_cli.nn.observer import Observer
+from rbe_cli.runtime.arrays import Float32, Int64
+
+
+class DeviceNetwork:
+    """Compute the logits of whole sequences.
+
+    Attributes:
+        config: shapes and options.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        """Copy a model's weights to the GPU."""
+        self.config = model.config
+        self._model = DeviceModel(model.config, model.weights)
+
+    def forward(self, tokens: Int64, *, observe: Observer | None = None) -> Float32:
+        """Return the logits `[batch, seq, vocab_size]` of the token after each.
+
+        Args:
+            tokens: ids `[batch, seq]`.
+            observe: sees the blocks' outputs `[1, seq, n_embd]` of each sequence, under `h.0`,
+                `h.1`, ...
+
+        Raises:
+            UsageError: an id is outside the vocabulary, or there are more than the context holds.
+        """
+        check_tokens(self.config, tokens, np.zeros(len(tokens), np.int64))
+        return np.stack([self._sequence(own, observe) for own in tokens])
+
+    def _sequence(self, tokens: Int64, observe: Observer | None) -> Float32:
+        """Return the logits `[seq, vocab_size]` of one sequence."""
+        cache = DeviceCache(self.config, 1, "fp32")
+        cache.reserve(0, len(tokens))
+        hidden: dict[str, list[Float32]] = {}
+
+        def keep(name: str, values: Float32) -> None:
+            hidden.setdefault(name, []).append(values)
+
+        logits = []
+        for start in range(0, len(tokens), CHUNK_TOKENS):
+            part = tokens[start : start + CHUNK_TOKENS]
+            rows, positions = np.zeros(len(part), np.int64), start + np.arange(len(part))
+            seen = None if observe is None else keep
+            logits.append(
+                self._model.run(cache, part, rows, positions, range(len(part)), observe=seen)
+            )
+            cache.advance(np.array([0]), len(part))
+        if observe is not None:
+            for name, parts in hidden.items():
+                observe(name, np.concatenate(parts)[None])
+        return np.concatenate(logits)

@@ -1,0 +1,59 @@
+"""A whole model in the simulator, beside the CPU's session."""
+
+import numpy as np
+import pytest
+from small_models import as_panels, random_tensors, relative_error, small_config
+
+from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
+from rbe_cli.cuda.cuda_session import CudaSession
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.engine.session import Session
+from rbe_cli.text.generation import generate
+from rbe_cli.text.generation_options import GenerationOptions
+
+PROMPT = np.array([3, 1, 4])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks():
+    """Let blocks have few threads: the simulator takes a thread of Python for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (attention_kernels, device_cache, paged_attention):
+            patch.setattr(module, "PAGE", 2)
+        patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
+        yield
+
+
+def tiny_model(in_panels, **changes):
+    config = small_config(
+        vocab_size=7, n_positions=12, n_embd=6, n_head=2, n_inner=5, n_layer=1, **changes
+    )
+    tensors = random_tensors(config)
+    if in_panels:
+        return LoadedModel(config, as_panels(tensors, 7)[0])
+    return LoadedModel.from_checkpoint(config, tensors)
+
+
+def greedy(session, tokens):
+    options = GenerationOptions(max_tokens=tokens, greedy=True, lookup=False)
+    return [step.token for step in generate(session, [PROMPT], options, None, ())]
+
+
+@pytest.mark.parametrize("in_panels", [True, False])
+def test_greedy_text_is_that_of_the_cpu(in_panels):
+    model = tiny_model(in_panels)
+    assert greedy(CudaSession(model, 1, "fp16"), 3) == greedy(Session(model, 1, "fp16"), 3)
+
+
+def test_logits_are_those_of_the_cpu():
+    model = tiny_model(True, tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True)
+    ours, cpu = CudaSession(model, 2, "fp32"), Session(model, 2, "fp32", "16")
+    assert relative_error(ours.prefill(1, PROMPT), cpu.prefill(1, PROMPT)) < 1e-3
+    assert relative_error(ours.extend(1, PROMPT[:2]), cpu.extend(1, PROMPT[:2])) < 1e-3
+    ours.truncate(1, 4)
+    cpu.truncate(1, 4)
+    for session in (ours, cpu):
+        session.prefill(0, PROMPT[:1])
+    rows, tokens = [1, 0], np.array([5, 6])
+    assert relative_error(ours.decode(rows, tokens), cpu.decode(rows, tokens)) < 1e-3
+    assert [ours.length(0), ours.length(1)] == [2, 5]

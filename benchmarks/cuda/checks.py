@@ -1,0 +1,153 @@
+"""Compare each kernel with plain numpy in float64, and tell how far it is off."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from rbe_cli.cuda.device_cache import DeviceCache
+from rbe_cli.cuda.device_layer_norm import layer_norm, layer_norm_backward
+from rbe_cli.cuda.device_weights import on_device
+from rbe_cli.cuda.fused_feed_forward import DeviceFeedForward
+from rbe_cli.cuda.paged_attention import Place, attend
+from rbe_cli.errors import UsageError
+from rbe_cli.kernels import numpy_twins
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8, PanelLayout, panel_shape
+from rbe_cli.weights.uniform_panels import UniformPanels
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Check:
+    """Hold the outcome of a check.
+
+    Attributes:
+        name: of what was checked.
+        error: largest difference, relative to the largest expected value; NaN where the kernel
+            left an output unwritten.
+        limit: largest error that passes.
+    """
+
+    name: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit
+
+
+def all_checks(rng: np.random.Generator, tokens: int, width: int) -> Iterator[Check]:
+    """Check every kernel on inputs of so many tokens and so wide; width is a multiple of 2."""
+    yield from _layer_norms(rng, tokens, width)
+    for layout in (EVEN_2, BENT_4, INT_8):
+        for count in (1, tokens):
+            yield _feed_forward(rng, count, width, layout)
+    yield _attention(rng, tokens, width)
+    yield _refusals()
+
+
+def poisoned(shape: tuple[int, ...], kind: Any = np.float32) -> Any:
+    """Return an array of NaN on the device."""
+    return cuda.to_device(np.full(shape, np.nan, kind))
+
+
+def random_panels(
+    rng: np.random.Generator, shape: tuple[int, int], layout: PanelLayout
+) -> UniformPanels:
+    """Return a matrix `[K, N]` of random bytes in a layout."""
+    values = rng.integers(0, 256, panel_shape(shape, layout.bits), np.uint8).reshape(-1)
+    steps = np.full(shape[1], 1 / np.sqrt(shape[0]), np.float32)
+    return UniformPanels(values, layout, np.ones(shape[0], np.float32), steps, shape)
+
+
+def _check(name: str, found: Any, expected: Any, limit: float) -> Check:
+    difference = np.abs(found.copy_to_host().astype(np.float64) - expected)
+    return Check(name, float(difference.max() / np.abs(expected).max()), limit)
+
+
+def _layer_norms(rng: np.random.Generator, tokens: int, width: int) -> Iterator[Check]:
+    x = rng.standard_normal((tokens, width), np.float32) + 100
+    gamma, beta = rng.standard_normal((2, width), np.float32)
+    grad = rng.standard_normal((tokens, width), np.float32)
+    there, gamma_there, beta_there = map(cuda.to_device, (x, gamma, beta))
+    out, statistics = poisoned(x.shape), poisoned((tokens, 2), np.float64)
+    layer_norm(there, gamma_there, beta_there, EPS, out, statistics)
+    expected, known = np.empty(x.shape), np.empty((tokens, 2))
+    numpy_twins.layer_norm(x.astype(np.float64), gamma, beta, EPS, expected, known)
+    yield _check("layer_norm", out, expected, 1e-5)
+    yield _check("layer_norm statistics", statistics, known, 1e-6)
+    halfs, out = x.astype(np.float16), poisoned(x.shape, np.float16)
+    layer_norm(cuda.to_device(halfs), gamma_there, beta_there, EPS, out)
+    numpy_twins.layer_norm(halfs.astype(np.float64), gamma, beta, EPS, expected)
+    yield _check("layer_norm float16", out, expected, 1e-3)
+    found = poisoned(x.shape), poisoned((width,)), poisoned((width,))
+    layer_norm_backward(there, statistics, gamma_there, cuda.to_device(grad), *found)
+    sums = numpy_twins.layer_norm_backward(
+        x.astype(np.float64), known, gamma, grad.astype(np.float64), expected
+    )
+    for name, own, wanted in zip(("x", "gamma", "beta"), found, (expected, *sums), strict=True):
+        yield _check(f"layer_norm gradient of {name}", own, wanted, 1e-4)
+
+
+def _feed_forward(rng: np.random.Generator, tokens: int, width: int, layout: PanelLayout) -> Check:
+    inner = 2 * width
+    first, second = (
+        random_panels(rng, shape, layout) for shape in ((width, inner), (inner, width))
+    )
+    x = rng.standard_normal((tokens, width), np.float32)
+    fc_bias, proj_bias = (rng.standard_normal(n, np.float32) for n in (inner, width))
+    out = poisoned(x.shape)
+    part = DeviceFeedForward(
+        on_device(first), cuda.to_device(fc_bias), on_device(second), cuda.to_device(proj_bias),
+        "gelu_new",
+    )  # fmt: skip
+    part(cuda.to_device(x), out)
+    hidden, expected = np.empty((tokens, inner)), np.empty((tokens, width))
+    numpy_twins.matmul(x.astype(np.float64), first, fc_bias, hidden, activation="gelu_new")
+    numpy_twins.matmul(hidden, second, proj_bias, expected)
+    return _check(f"feed_forward {layout.name}, {tokens} tokens", out, expected, 1e-3)
+
+
+def _attention(rng: np.random.Generator, tokens: int, width: int) -> Check:
+    config = Gpt2Config(
+        vocab_size=1, n_positions=tokens, n_embd=width, n_layer=1, n_head=2, n_inner=1
+    )
+    cache = DeviceCache(config, 1, "fp32")
+    cache.reserve(0, tokens)
+    qkv, out = rng.standard_normal((tokens, 3 * width), np.float32), poisoned((tokens, width))
+    start = np.zeros(1, np.int64)
+    place = Place(cache, np.zeros(tokens, np.int64), np.arange(tokens))
+    attend(cache, 0, cuda.to_device(qkv), place, config.score_scale(0), out)
+    keys, values = np.zeros((2, 1, 2, tokens, config.head_dim))
+    expected = np.empty((1, tokens, width))
+    numpy_twins.attention(
+        qkv[None].astype(np.float64), keys, values, start, start, config.score_scale(0), expected
+    )
+    return _check("attention", out, expected[0], 1e-4)
+
+
+def _refusals() -> Check:
+    """Count the wrong arguments that are not refused."""
+    rows, vector = poisoned((2, 4)), poisoned((4,))
+    config = Gpt2Config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1, n_inner=1)
+    calls: list[Callable[[], object]] = [
+        lambda: layer_norm(vector, vector, vector, EPS, vector),
+        lambda: layer_norm(rows, poisoned((3,)), vector, EPS, rows),
+        lambda: layer_norm_backward(rows, rows, vector, rows, rows, vector, vector),
+        lambda: on_device(np.ones((3, 4), np.float32)).multiply(rows, rows),
+        lambda: DeviceCache(config, 1, "int8"),
+    ]
+    return Check("wrong arguments that are not refused", sum(map(_is_accepted, calls)), 0)
+
+
+def _is_accepted(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except UsageError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""Time LayerNorm, feed-forward and a whole model on a GPU, beside a copy and torch."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from benchmarks.cuda.checks import EPS, random_panels
+from rbe_cli.bench.operator_shapes import DEFAULT_SHAPES, Shape
+from rbe_cli.cuda.cuda_session import CudaSession
+from rbe_cli.cuda.device_layer_norm import layer_norm
+from rbe_cli.cuda.device_weights import on_device
+from rbe_cli.cuda.fused_feed_forward import DeviceFeedForward
+from rbe_cli.engine.loaded_model import LoadedModel
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.weights.panel_layout import BENT_4, INT_8, PanelLayout
+from rbe_cli.weights.weight_forms import Weight
+
+_ROTATED_BYTES = 256_000_000  # more than a GPU's cache
+_CALLS = 50
+_GPT2 = Gpt2Config(
+    vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Hold a median.
+
+    Attributes:
+        name: of what was timed.
+        seconds: of a call.
+        gbytes_per_second: 1e9 bytes that have to be read and written, a second; None if unknown.
+        tokens_per_second: None but for whole models.
+    """
+
+    name: str
+    seconds: float
+    gbytes_per_second: float | None = None
+    tokens_per_second: float | None = None
+
+
+def all_timings() -> Iterator[Timing]:
+    """Time everything; a few minutes."""
+    rng = np.random.default_rng(0)
+    for shape in DEFAULT_SHAPES:
+        for kind in (np.float32, np.float16):
+            yield from _layer_norms(rng, shape, np.dtype(kind))
+        for layout in (BENT_4, INT_8):
+            for tokens in (1, shape.tokens):
+                yield _feed_forward(rng, shape.dim, tokens, layout)
+    yield from _model(rng)
+
+
+def _timed(name: str, calls: list[Callable[[], object]], moved: int) -> Timing:
+    """Return the median of calls by events; they take turns, each on memory of its own."""
+    for call in calls:
+        call()  # compiles
+    seconds = []
+    for number in range(_CALLS):
+        start, end = cuda.event(), cuda.event()
+        start.record()
+        calls[number % len(calls)]()
+        end.record()
+        end.synchronize()
+        seconds.append(cuda.event_elapsed_time(start, end) / 1e3)
+    middle = median(seconds)
+    return Timing(name, middle, moved / middle / 1e9)
+
+
+def _layer_norms(rng: np.random.Generator, shape: Shape, kind: Any) -> Iterator[Timing]:
+    size = (shape.tokens, shape.dim)
+    moved = 2 * shape.tokens * shape.dim * kind.itemsize
+    x = rng.standard_normal(size, np.float32).astype(kind)
+    pairs = [
+        (cuda.to_device(x), cuda.device_array(size, kind))
+        for _ in range(-(-_ROTATED_BYTES // moved))
+    ]
+    gamma, beta = (cuda.to_device(rng.standard_normal(shape.dim, np.float32)) for _ in range(2))
+    name = f"{shape} {kind}"
+    copies = [lambda a=a, b=b: b.copy_to_device(a) for a, b in pairs]
+    yield _timed(f"copy {name}", copies, moved)
+    norms = [lambda a=a, b=b: layer_norm(a, gamma, beta, EPS, b) for a, b in pairs]
+    yield _timed(f"layer_norm {name}", norms, moved)
+    if find_spec("torch") is not None:
+        import torch
+
+        given = [torch.as_tensor(a, device="cuda") for a, _ in pairs]
+        weight, bias = (torch.as_tensor(v, device="cuda").to(given[0].dtype) for v in (gamma, beta))
+        normed = torch.nn.functional.layer_norm
+        calls = [lambda a=a: normed(a, (shape.dim,), weight, bias, EPS) for a in given]
+        yield _timed(f"torch layer_norm {name}", calls, moved)
+
+
+def _feed_forward(rng: np.random.Generator, width: int, tokens: int, layout: PanelLayout) -> Timing:
+    """Time the feed-forward part; of one token, its weights are what is read."""
+    inner = 4 * width
+    shapes = ((width, inner), (inner, width))
+    weights = [random_panels(rng, shape, layout) for shape in shapes]
+    read = sum(own.nbytes for own in weights)
+    zeros = [cuda.to_device(np.zeros(n, np.float32)) for n in (inner, width)]
+    x = cuda.to_device(rng.standard_normal((tokens, width), np.float32))
+    out = cuda.device_array((tokens, width), np.float32)
+    calls: list[Callable[[], object]] = []
+    for _ in range(-(-_ROTATED_BYTES // read)):
+        first, second = map(on_device, weights)
+        part = DeviceFeedForward(first, zeros[0], second, zeros[1], "gelu_new")
+        calls.append(lambda part=part: part(x, out))  # type: ignore[misc]
+    return _timed(f"feed_forward {width} {layout.name}, {tokens} tokens", calls, read)
+
+
+def _model(rng: np.random.Generator) -> Iterator[Timing]:
+    """Time a model of 124M parameters with random weights of 4 bits."""
+    weights: dict[str, Weight] = {}
+    for name, size in tensor_shapes(_GPT2).items():
+        shape = (size[::-1] if is_embedding(name) else size)[:2]
+        if is_matrix(name):
+            weights[name] = random_panels(rng, (shape[0], shape[1]), BENT_4)
+        else:
+            weights[name] = np.zeros(size, np.float32)
+    session = CudaSession(LoadedModel(_GPT2, weights))
+    prompt, count = rng.integers(0, _GPT2.vocab_size, 512), 128
+    session.prefill(0, prompt)  # compiles
+    session.decode([0], prompt[:1])
+    for name, tokens in (("prefill", prompt.size), ("decode", count)):
+        seconds = []
+        for _ in range(3):
+            session.truncate(0, 0 if name == "prefill" else prompt.size)
+            start = perf_counter()
+            if name == "prefill":
+                session.prefill(0, prompt)
+            else:
+                for token in prompt[:count, None]:
+                    session.decode([0], token)
+            seconds.append(perf_counter() - start)
+        middle = median(seconds)
+        yield Timing(f"{name} of 124M, 4 bits", middle, None, tokens / middle)

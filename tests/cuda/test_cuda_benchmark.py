@@ -1,0 +1,46 @@
+"""The benchmark's checks, in the simulator; it times nothing there."""
+
+import json
+import os
+
+import pytest
+from deadlines import run_python
+
+from benchmarks.cuda import __main__ as benchmark
+from benchmarks.cuda import checks
+from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Let blocks have few threads: the simulator takes a thread of Python for each."""
+    for module in (attention_kernels, device_cache, paged_attention):
+        monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
+    monkeypatch.setattr(device_layer_norm, "_COLUMN_THREADS", 4)
+
+
+def test_all_checks_pass(tmp_path, capsys):
+    assert benchmark.main(["--seed", "1", "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert found["simulated"]
+    assert found["timings"] == []
+    assert len(found["checks"]) == 14
+    assert all(check["passed"] for check in found["checks"])
+    assert "WRONG" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [float("nan"), 2.0])
+def test_a_wrong_kernel_fails(error, monkeypatch, capsys):
+    wrong = [checks.Check("a kernel", error, 1.0)]
+    monkeypatch.setattr(checks, "all_checks", lambda *_: wrong)
+    assert benchmark.main([]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_no_gpu_is_one_sentence():
+    code = "import sys; from benchmarks.cuda.__main__ import main; sys.exit(main([]))"
+    done = run_python(code, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "this benchmark needs an NVIDIA GPU with its driver, and finds none\n"

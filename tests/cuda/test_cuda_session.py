@@ -6,8 +6,13 @@ from small_models import as_panels, random_tensors, relative_error, small_config
 
 from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
 from rbe_cli.cuda.cuda_session import CudaSession
+from rbe_cli.cuda.device_network import DeviceNetwork
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.session import Session
+from rbe_cli.errors import UsageError
+from rbe_cli.evaluation.forward_pass import forward
+from rbe_cli.kernels.kernel_table import load_kernels
+from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.text.generation import generate
 from rbe_cli.text.generation_options import GenerationOptions
 
@@ -57,3 +62,20 @@ def test_logits_are_those_of_the_cpu():
     rows, tokens = [1, 0], np.array([5, 6])
     assert relative_error(ours.decode(rows, tokens), cpu.decode(rows, tokens)) < 1e-3
     assert [ours.length(0), ours.length(1)] == [2, 5]
+
+
+def test_a_whole_pass_gives_logits_and_hidden_states():
+    model = tiny_model(True)
+    found = forward(DeviceNetwork(model), PROMPT, keep_hidden=True)
+    known = forward(
+        Gpt2(model.config, model.weights, load_kernels("reference")), PROMPT, keep_hidden=True
+    )
+    assert relative_error(found.logits, known.logits) < 1e-3
+    assert found.hidden.keys() == known.hidden.keys() == {"h.0"}
+    assert relative_error(found.hidden["h.0"], known.hidden["h.0"]) < 1e-3
+
+
+def test_tokens_outside_the_vocabulary_are_refused():
+    model = tiny_model(False)
+    with pytest.raises(UsageError, match="vocabulary"):
+        DeviceNetwork(model).forward(np.array([[7]]))

@@ -42,9 +42,9 @@ class DeviceFeedForward:
         memory_limit: int | None = None,
     ) -> None:
         if c_proj.shape != c_fc.shape[::-1]:
-            raise UsageError(f"`c_proj` has the shape {c_proj.shape}, not {c_fc.shape[::-1]}")
+            raise UsageError(f"c_proj has the shape {c_proj.shape}, not {c_fc.shape[::-1]}")
         if memory_limit is not None and memory_limit < 1:
-            raise UsageError(f"`memory_limit` is {memory_limit}, but must be at least 1")
+            raise UsageError(f"a memory limit of {memory_limit} bytes is below 1")
         self.memory_limit = memory_limit
         self._c_fc, self._fc_bias = c_fc, fc_bias
         self._c_proj, self._proj_bias = c_proj, proj_bias

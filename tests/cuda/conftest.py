@@ -1,13 +1,16 @@
 """Run the kernels of these tests in Numba's simulator of CUDA, as no GPU is needed for it.
 
 The simulator is chosen when `numba.cuda` is imported, which happens here and nowhere else in the
-tests. The variable is taken back at once, so that processes that tests start do not inherit it.
+tests. Numba itself may have been imported before, so that its settings are read again. The variable
+is taken back at once, so that processes that tests start do not inherit it.
 """
 
 import os
 
 import pytest
+from numba.core import config
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setitem(os.environ, "NUMBA_ENABLE_CUDASIM", "1")
+    config.reload_config()
     from numba import cuda  # noqa: F401 - see above

@@ -93,8 +93,8 @@ def test_the_residual_may_be_the_output():
 
 def test_matrices_that_do_not_fit_are_refused():
     own = [device_weights.on_device(np.zeros(shape, np.float32)) for shape in ((3, 5), (5, 4))]
-    with pytest.raises(UsageError, match=r"`c_proj` has the shape \(5, 4\), not \(5, 3\)"):
+    with pytest.raises(UsageError, match=r"c_proj has the shape \(5, 4\), not \(5, 3\)"):
         DeviceFeedForward(own[0], None, own[1], None, "relu")
     square = device_weights.on_device(np.zeros((3, 3), np.float32))
-    with pytest.raises(UsageError, match="`memory_limit` is 0, but must be at least 1"):
+    with pytest.raises(UsageError, match="a memory limit of 0 bytes is below 1"):
         DeviceFeedForward(square, None, square, None, "relu", 0)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
+from benchmarks.cuda.random_matrices import random_panels, random_trellis
 from rbe_cli.cuda.device_cache import DeviceCache
 from rbe_cli.cuda.device_layer_norm import layer_norm, layer_norm_backward
 from rbe_cli.cuda.device_weights import on_device
@@ -15,10 +17,18 @@ from rbe_cli.cuda.paged_attention import Place, attend
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels import numpy_twins
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8, PanelLayout, panel_shape
-from rbe_cli.weights.uniform_panels import UniformPanels
+from rbe_cli.weights.panel_layout import BENT_4, EVEN_2, INT_8
+from rbe_cli.weights.panel_matrix import PanelMatrix
 
 EPS = 1e-5
+RandomMatrix = Callable[[np.random.Generator, tuple[int, int]], PanelMatrix]
+MATRICES: dict[str, RandomMatrix] = {
+    "2 bits": partial(random_panels, layout=EVEN_2),
+    "4 bits": partial(random_panels, layout=BENT_4),
+    "8 bits": partial(random_panels, layout=INT_8),
+    "trellis": random_trellis,
+}
+"""Make a random matrix `[K, N]` in each form that kernels multiply by."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,9 @@ class Check:
 def all_checks(rng: np.random.Generator, tokens: int, width: int) -> Iterator[Check]:
     """Check every kernel on inputs of so many tokens and so wide; width is a multiple of 2."""
     yield from _layer_norms(rng, tokens, width)
-    for layout in (EVEN_2, BENT_4, INT_8):
+    for form, matrix in MATRICES.items():
         for count in (1, tokens):
-            yield _feed_forward(rng, count, width, layout)
+            yield _feed_forward(rng, count, width, form, matrix)
     yield _attention(rng, tokens, width)
     yield _refusals()
 
@@ -54,15 +64,6 @@ def all_checks(rng: np.random.Generator, tokens: int, width: int) -> Iterator[Ch
 def poisoned(shape: tuple[int, ...], kind: Any = np.float32) -> Any:
     """Return an array of NaN on the device."""
     return cuda.to_device(np.full(shape, np.nan, kind))
-
-
-def random_panels(
-    rng: np.random.Generator, shape: tuple[int, int], layout: PanelLayout
-) -> UniformPanels:
-    """Return a matrix `[K, N]` of random bytes in a layout."""
-    values = rng.integers(0, 256, panel_shape(shape, layout.bits), np.uint8).reshape(-1)
-    steps = np.full(shape[1], 1 / np.sqrt(shape[0]), np.float32)
-    return UniformPanels(values, layout, np.ones(shape[0], np.float32), steps, shape)
 
 
 def _check(name: str, found: Any, expected: Any, limit: float) -> Check:
@@ -92,13 +93,20 @@ def _layer_norms(rng: np.random.Generator, tokens: int, width: int) -> Iterator[
     )
     for name, own, wanted in zip(("x", "gamma", "beta"), found, (expected, *sums), strict=True):
         yield _check(f"layer_norm gradient of {name}", own, wanted, 1e-4)
-
-
-def _feed_forward(rng: np.random.Generator, tokens: int, width: int, layout: PanelLayout) -> Check:
-    inner = 2 * width
-    first, second = (
-        random_panels(rng, shape, layout) for shape in ((width, inner), (inner, width))
+    halfs, grads = x.astype(np.float16), grad.astype(np.float16)
+    out = poisoned(x.shape, np.float16)
+    layer_norm_backward(*map(cuda.to_device, (halfs, known, gamma, grads)), out, *found[1:])
+    numpy_twins.layer_norm_backward(
+        halfs.astype(np.float64), known, gamma, grads.astype(np.float64), expected
     )
+    yield _check("layer_norm gradient of x, float16", out, expected, 2e-3)
+
+
+def _feed_forward(
+    rng: np.random.Generator, tokens: int, width: int, form: str, matrix: RandomMatrix
+) -> Check:
+    inner = 2 * width
+    first, second = matrix(rng, (width, inner)), matrix(rng, (inner, width))
     x = rng.standard_normal((tokens, width), np.float32)
     fc_bias, proj_bias = (rng.standard_normal(n, np.float32) for n in (inner, width))
     out = poisoned(x.shape)
@@ -110,7 +118,7 @@ def _feed_forward(rng: np.random.Generator, tokens: int, width: int, layout: Pan
     hidden, expected = np.empty((tokens, inner)), np.empty((tokens, width))
     numpy_twins.matmul(x.astype(np.float64), first, fc_bias, hidden, activation="gelu_new")
     numpy_twins.matmul(hidden, second, proj_bias, expected)
-    return _check(f"feed_forward {layout.name}, {tokens} tokens", out, expected, 1e-3)
+    return _check(f"feed_forward {form}, {tokens} tokens", out, expected, 1e-3)
 
 
 def _attention(rng: np.random.Generator, tokens: int, width: int) -> Check:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from benchmarks.cuda.checks import EPS, random_panels
+from benchmarks.cuda.checks import EPS, MATRICES
+from benchmarks.cuda.random_matrices import random_panels
 from rbe_cli.bench.operator_shapes import DEFAULT_SHAPES, Shape
 from rbe_cli.cuda.cuda_session import CudaSession
 from rbe_cli.cuda.device_layer_norm import layer_norm
@@ -19,11 +20,12 @@ from rbe_cli.cuda.fused_feed_forward import DeviceFeedForward
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
-from rbe_cli.weights.panel_layout import BENT_4, INT_8, PanelLayout
+from rbe_cli.weights.panel_layout import BENT_4
 from rbe_cli.weights.weight_forms import Weight
 
 _ROTATED_BYTES = 256_000_000  # more than a GPU's cache
 _CALLS = 50
+_PROMPT_TOKENS, _NEW_TOKENS = 512, 128
 _GPT2 = Gpt2Config(
     vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
 )
@@ -52,9 +54,11 @@ def all_timings() -> Iterator[Timing]:
     for shape in DEFAULT_SHAPES:
         for kind in (np.float32, np.float16):
             yield from _layer_norms(rng, shape, np.dtype(kind))
-        for layout in (BENT_4, INT_8):
-            for tokens in (1, shape.tokens):
-                yield _feed_forward(rng, shape.dim, tokens, layout)
+        for tokens in (1, shape.tokens):
+            for form in ("4 bits", "8 bits", "trellis"):
+                yield _feed_forward(rng, shape.dim, tokens, form)
+            if find_spec("torch") is not None:
+                yield _torch_feed_forward(shape.dim, tokens)
     yield from _model(rng)
 
 
@@ -69,7 +73,7 @@ def _timed(name: str, calls: list[Callable[[], object]], moved: int) -> Timing:
         calls[number % len(calls)]()
         end.record()
         end.synchronize()
-        seconds.append(cuda.event_elapsed_time(start, end) / 1e3)
+        seconds.append(start.elapsed_time(end) / 1e3)
     middle = median(seconds)
     return Timing(name, middle, moved / middle / 1e9)
 
@@ -98,11 +102,10 @@ def _layer_norms(rng: np.random.Generator, shape: Shape, kind: Any) -> Iterator[
         yield _timed(f"torch layer_norm {name}", calls, moved)
 
 
-def _feed_forward(rng: np.random.Generator, width: int, tokens: int, layout: PanelLayout) -> Timing:
+def _feed_forward(rng: np.random.Generator, width: int, tokens: int, form: str) -> Timing:
     """Time the feed-forward part; of one token, its weights are what is read."""
     inner = 4 * width
-    shapes = ((width, inner), (inner, width))
-    weights = [random_panels(rng, shape, layout) for shape in shapes]
+    weights = [MATRICES[form](rng, shape) for shape in ((width, inner), (inner, width))]
     read = sum(own.nbytes for own in weights)
     zeros = [cuda.to_device(np.zeros(n, np.float32)) for n in (inner, width)]
     x = cuda.to_device(rng.standard_normal((tokens, width), np.float32))
@@ -112,7 +115,28 @@ def _feed_forward(rng: np.random.Generator, width: int, tokens: int, layout: Pan
         first, second = map(on_device, weights)
         part = DeviceFeedForward(first, zeros[0], second, zeros[1], "gelu_new")
         calls.append(lambda part=part: part(x, out))  # type: ignore[misc]
-    return _timed(f"feed_forward {width} {layout.name}, {tokens} tokens", calls, read)
+    return _timed(f"feed_forward {width} {form}, {tokens} tokens", calls, read)
+
+
+def _torch_feed_forward(width: int, tokens: int) -> Timing:
+    """Time the same in torch, eager, with weights and activations in float16."""
+    import torch
+
+    inner, options = 4 * width, {"device": "cuda", "dtype": torch.float16}
+    read = 2 * 2 * width * inner
+    x = torch.randn(tokens, width, **options)
+    zeros = [torch.zeros(n, **options) for n in (inner, width)]
+    linear, gelu = torch.nn.functional.linear, torch.nn.functional.gelu
+    calls: list[Callable[[], object]] = []
+    for _ in range(-(-_ROTATED_BYTES // read)):
+        first = torch.randn(inner, width, **options)  # [outputs, inputs]
+        second = torch.randn(width, inner, **options)
+        calls.append(
+            lambda first=first, second=second: linear(  # type: ignore[misc]
+                gelu(linear(x, first, zeros[0]), approximate="tanh"), second, zeros[1]
+            )
+        )
+    return _timed(f"torch feed_forward {width} float16, {tokens} tokens", calls, read)
 
 
 def _model(rng: np.random.Generator) -> Iterator[Timing]:
@@ -125,7 +149,7 @@ def _model(rng: np.random.Generator) -> Iterator[Timing]:
         else:
             weights[name] = np.zeros(size, np.float32)
     session = CudaSession(LoadedModel(_GPT2, weights))
-    prompt, count = rng.integers(0, _GPT2.vocab_size, 512), 128
+    prompt, count = rng.integers(0, _GPT2.vocab_size, _PROMPT_TOKENS), _NEW_TOKENS
     session.prefill(0, prompt)  # compiles
     session.decode([0], prompt[:1])
     for name, tokens in (("prefill", prompt.size), ("decode", count)):

@@ -15,6 +15,7 @@ from rbe_cli.cuda.layer_norm_backward_kernels import (
 from rbe_cli.cuda.layer_norm_kernels import ITEMS, layer_norm_rows, layer_norm_wide_rows
 from rbe_cli.errors import UsageError
 
+_KINDS = (np.dtype(np.float32), np.dtype(np.float16))  # of rows, as the kernels' signatures
 _BLOCK_THREADS = 128  # of a block that has several narrow rows
 _PAIR_BYTES = 2 * 8  # of shared memory: two float64 for each thread
 _COLUMN_THREADS = 128  # of a block that adds columns
@@ -34,9 +35,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: 
         UsageError: shapes or types do not fit each other.
     """
     tokens, width = _shape_of(x)
-    kinds = [np.dtype(kind) for kind in (np.float32, np.float16)]
-    if x.dtype not in kinds or out.dtype != x.dtype:
-        raise UsageError(f"LayerNorm takes float32 or float16 for both, not {x.dtype}, {out.dtype}")
+    form = _form_of(x, out)
     _check("out", out, (tokens, width), x.dtype)
     _check("gamma", gamma, (width,), np.float32)
     _check("beta", beta, (width,), np.float32)
@@ -50,7 +49,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: 
     run = layer_norm_wide_rows if is_wide else layer_norm_rows
     run.launch(
         -(-tokens // groups), groups * lanes, x, gamma, beta, eps, out, statistics, keeps, lanes,
-        form=kinds.index(x.dtype), shared_bytes=_PAIR_BYTES * groups * lanes,
+        form=form, shared_bytes=_PAIR_BYTES * groups * lanes,
     )  # fmt: skip
 
 
@@ -60,19 +59,20 @@ def layer_norm_backward(
     """Set out = rstd (g - mean(g) - x^ mean(g x^)), g = grad gamma, x^ = (x - mean(x)) rstd.
 
     Args:
-        x: `[tokens, d]`, float32, contiguous, on the device as all arrays here.
+        x: `[tokens, d]`, float32 or float16, contiguous, on the device as all arrays here.
         statistics: statistics of x, as `layer_norm` writes them.
-        gamma: `[d]`.
-        grad: with respect to the output, as x.
+        gamma: `[d]`, float32.
+        grad: with respect to the output, of the shape and type of x.
         out: output, of the shape and type of x; may be `grad`.
-        grad_gamma, grad_beta: output `[d]`, the gradients with respect to gamma and beta.
+        grad_gamma, grad_beta: output `[d]`, float32, the gradients with respect to gamma and beta.
 
     Raises:
         UsageError: shapes or types do not fit each other.
     """
     tokens, width = _shape_of(x)
-    for name, own in (("x", x), ("grad", grad), ("out", out)):
-        _check(name, own, (tokens, width), np.float32)
+    form = _form_of(x, out)
+    for name, own in (("grad", grad), ("out", out)):
+        _check(name, own, (tokens, width), x.dtype)
     _check("statistics", statistics, (tokens, 2), np.float64)
     for name, own in (("gamma", gamma), ("grad_gamma", grad_gamma), ("grad_beta", grad_beta)):
         _check(name, own, (width,), np.float32)
@@ -81,8 +81,9 @@ def layer_norm_backward(
     is_wide = width > ITEMS * MOST_THREADS
     run = layer_norm_backward_wide_rows if is_wide else layer_norm_backward_rows
     run.launch(
-        blocks, lanes, x, statistics, gamma, grad, out, sums, shared_bytes=_PAIR_BYTES * lanes
-    )
+        blocks, lanes, x, statistics, gamma, grad, out, sums,
+        form=form, shared_bytes=_PAIR_BYTES * lanes,
+    )  # fmt: skip
     columns = -(-width // _COLUMN_THREADS)
     layer_norm_parameter_sums.launch(columns, _COLUMN_THREADS, sums, grad_gamma, grad_beta)
 
@@ -98,6 +99,13 @@ def _shape_of(x: Any) -> tuple[int, int]:
         raise UsageError(f"LayerNorm takes rows [tokens, d] on the device, not {list(x.shape)}")
     tokens, width = x.shape
     return tokens, width
+
+
+def _form_of(x: Any, out: Any) -> int:
+    """Return the index of the kernels' signature for the type of x and out."""
+    if x.dtype not in _KINDS or out.dtype != x.dtype:
+        raise UsageError(f"LayerNorm takes float32 or float16 for both, not {x.dtype}, {out.dtype}")
+    return _KINDS.index(x.dtype)
 
 
 def _check(name: str, array: Any, shape: tuple[int, ...], kind: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numba import cuda
 
 from rbe_cli.cuda.device_matrix import DeviceMatrix
+from rbe_cli.cuda.rounded_inputs import RoundedInputs
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Activation
 
@@ -17,8 +18,8 @@ class DeviceFeedForward:
     """Compute c_proj(activation(c_fc(x))) + add.
 
     Attributes:
-        memory_limit: bytes that the hidden layer may take at once; tokens then go through in
-            chunks, at least one at a time. None for no limit.
+        memory_limit: bytes that the hidden layer and the products' rounded inputs may take at
+            once; tokens then go through in chunks, at least one at a time. None for no limit.
 
     Args:
         c_fc: `[d, n_inner]`.
@@ -82,4 +83,6 @@ class DeviceFeedForward:
         """Return how many tokens go through at once."""
         if self.memory_limit is None:
             return max(tokens, 1)
-        return max(min(tokens, self.memory_limit // (4 * self._c_fc.shape[1])), 1)
+        width, inner = self._c_fc.shape
+        a_token = 4 * inner + RoundedInputs.bytes_of(max(width, inner))
+        return max(min(tokens, self.memory_limit // a_token), 1)

@@ -16,13 +16,13 @@ from rbe_cli.cuda.layer_norm_kernels import ITEMS
 STRIP = 8
 """Rows that a block takes, whatever their number: sums then have the same order everywhere."""
 
-_FORM = (
-    "void(float32[:, ::1], float64[:, ::1], float32[::1], float32[:, ::1], float32[:, ::1], "
-    "float32[:, :, ::1])"
+_FORMS = tuple(
+    f"void({rows}, float64[:, ::1], float32[::1], {rows}, {rows}, float32[:, :, ::1])"
+    for rows in ("float32[:, ::1]", "float16[:, ::1]")
 )
 
 
-@kernel(_FORM)
+@kernel(*_FORMS)
 def layer_norm_backward_rows(
     x: Any, statistics: Any, gamma: Any, grad: Any, out: Any, sums: Any
 ) -> None:
@@ -31,7 +31,7 @@ def layer_norm_backward_rows(
     For rows of up to `ITEMS` elements a thread, with shared memory for two float64 a thread.
 
     Args:
-        x: `[rows, d]`.
+        x: `[rows, d]`, float32 or float16; grad and out have the same type.
         statistics: `[rows, 2]`, mean and rstd of each row.
         gamma: `[d]`.
         grad: `[rows, d]`, with respect to the result.
@@ -56,8 +56,8 @@ def layer_norm_backward_rows(
             normals[i] = np.float32(0)
             grads[i] = np.float32(0)
             if column < length:
-                normals[i] = (x[row, column] - high - low) * scale
-                own = grad[row, column]
+                normals[i] = (np.float32(x[row, column]) - high - low) * scale
+                own = np.float32(grad[row, column])
                 scales[i] += own * normals[i]
                 shifts[i] += own
                 grads[i] = own * gamma[column]
@@ -77,7 +77,7 @@ def layer_norm_backward_rows(
             sums[block, 1, column] = shifts[i]
 
 
-@kernel(_FORM)
+@kernel(*_FORMS)
 def layer_norm_backward_wide_rows(
     x: Any, statistics: Any, gamma: Any, grad: Any, out: Any, sums: Any
 ) -> None:
@@ -94,8 +94,8 @@ def layer_norm_backward_wide_rows(
         low = np.float32(mean - np.float64(high))
         total, along = 0.0, 0.0
         for column in range(lane, length, lanes):
-            normal = (x[row, column] - high - low) * scale
-            own = grad[row, column]
+            normal = (np.float32(x[row, column]) - high - low) * scale
+            own = np.float32(grad[row, column])
             sums[block, 0, column] += own * normal
             sums[block, 1, column] += own
             total += np.float64(own * gamma[column])
@@ -104,8 +104,8 @@ def layer_norm_backward_wide_rows(
         middle, slope = np.float32(shared[0] / length), np.float32(shared[1] / length)
         cuda.syncthreads()
         for column in range(lane, length, lanes):
-            normal = (x[row, column] - high - low) * scale
-            own = grad[row, column] * gamma[column]
+            normal = (np.float32(x[row, column]) - high - low) * scale
+            own = np.float32(grad[row, column]) * gamma[column]
             out[row, column] = scale * (own - middle - normal * slope)
 
 

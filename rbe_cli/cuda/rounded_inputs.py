@@ -83,6 +83,11 @@ class RoundedInputs:
         self.high = self.low = cuda.device_array(1, np.uint32)
         self.scales = cuda.device_array(1, np.float32)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that are kept on the GPU for the next product."""
+        return int(self.high.nbytes + self.low.nbytes + self.scales.nbytes)
+
     @staticmethod
     def bytes_of(rows: int) -> int:
         """Return the bytes that a token of that many rows takes."""

@@ -32,7 +32,7 @@ def exact(x, gamma, beta):
 def backward(x, gamma, grad):
     """Gradients of x, gamma and beta."""
     _, statistics = exact(x, gamma, gamma)
-    found = [poisoned(x.shape), poisoned(gamma.shape), poisoned(gamma.shape)]
+    found = [poisoned(x.shape, x.dtype), poisoned(gamma.shape), poisoned(gamma.shape)]
     device_layer_norm.layer_norm_backward(*on_device(x, statistics, gamma, grad), *found)
     return [own.copy_to_host() for own in found]
 
@@ -134,6 +134,16 @@ def test_the_gradients_equal_those_in_float64(threads, seed, tokens, width, spre
     np.testing.assert_allclose(out / scale, expected / scale, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(grad_gamma, of_gamma, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(grad_beta, of_beta, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [7, 40])
+def test_gradients_of_halfs_are_computed_as_floats_and_rounded_once(threads, width):
+    x, gamma, _, grad = random_case(width, 9, width, 1.0, 1.0)
+    halfs, grads = x.astype(np.float16), grad.astype(np.float16)
+    out, *sums = backward(halfs, gamma, grads)
+    expected, *same = backward(halfs.astype(np.float32), gamma, grads.astype(np.float32))
+    np.testing.assert_array_equal(out, expected.astype(np.float16))
+    np.testing.assert_array_equal(sums, same)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ ActivationBits = Literal["auto", "8", "16"]
 """Bits that a prompt's activations are rounded to; `auto`: 8 where weights of 2 or 4 bits err
 more than five times as much (docs/design-notes.md)."""
 
+Backend = Literal["cpu", "cuda"]
+"""What computes: the CPU, or an NVIDIA GPU (docs/cuda.md)."""
+
 Dtype = Literal["float32", "float16", "bfloat16"]
 """How the weights of a decompressed checkpoint are stored."""
 

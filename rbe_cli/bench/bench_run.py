@@ -8,6 +8,7 @@ from rbe_cli.bench.machine_info import Machine, this_machine
 from rbe_cli.bench.model_start import ModelOptions
 from rbe_cli.bench.models import ModelTiming, time_models
 from rbe_cli.bench.operators import LayerOptions, LayerTiming, LeftOut, time_layers
+from rbe_cli.choices import Backend
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.progress import Progress, no_progress
 
@@ -61,8 +62,8 @@ class Bench:
         """Prepare to time.
 
         Args:
-            layers: which layers to time.
-            models: which models to time.
+            layers: which layers to time, and where.
+            models: which models to time; with the same backend.
             threads: threads of the compiled kernels; None for the physical cores.
             progress: told what is timed.
 
@@ -71,7 +72,7 @@ class Bench:
         """
         self._layers, self._models, self._progress = layers, models, progress
         self._kernels = load_kernels("fast", threads)
-        self.result = BenchResult(this_machine(self._kernels.threads))
+        self.result = BenchResult(this_machine(self._kernels.threads, _gpu(layers.backend)))
 
     def __iter__(self) -> Iterator[Row]:
         """Time one after the other.
@@ -88,3 +89,12 @@ class Bench:
         if self._models:
             yield from time_models(self._models, self._kernels, self._layers.repeat, self._progress)
         yield from time_layers(self._layers, self._kernels, self._progress)
+
+
+def _gpu(backend: Backend) -> str | None:
+    """Return the name of the GPU that computes, if one does."""
+    if backend == "cpu":
+        return None
+    from rbe_cli.cuda.device import device_name
+
+    return device_name()

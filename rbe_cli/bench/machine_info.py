@@ -21,6 +21,7 @@ class Machine:
         physical_cores: cores of the machine; None if the system does not tell.
         logical_cores: CPUs that this process may use.
         threads: threads that the fused kernels run on; None if they were not used.
+        gpu: name of the GPU that computed; None for the CPU.
         memory_bytes: memory of the machine.
         platform: operating system and instruction set.
         python, numpy: versions.
@@ -31,6 +32,7 @@ class Machine:
     physical_cores: int | None
     logical_cores: int
     threads: int | None
+    gpu: str | None
     memory_bytes: int
     platform: str
     python: str
@@ -38,13 +40,14 @@ class Machine:
     numba: str | None
 
 
-def this_machine(threads: int | None) -> Machine:
-    """Describe the machine this runs on; `threads` as `Machine.threads`."""
+def this_machine(threads: int | None, gpu: str | None = None) -> Machine:
+    """Describe the machine this runs on; arguments as of `Machine`."""
     return Machine(
         cpu=cpu_model(),
         physical_cores=psutil.cpu_count(logical=False),
         logical_cores=affine_cpus(),
         threads=threads,
+        gpu=gpu,
         memory_bytes=psutil.virtual_memory().total,
         platform=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),

@@ -13,10 +13,12 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rbe_cli.choices import ActivationBits, KvType
+from rbe_cli.backends import new_session
+from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
-from rbe_cli.engine.session import DEFAULT_KV_TYPE, Session
+from rbe_cli.engine.row_session import RowSession
+from rbe_cli.engine.session import DEFAULT_KV_TYPE
 from rbe_cli.errors import RbeError
 from rbe_cli.jobs.peak_memory import peak_rss_bytes
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels
@@ -40,6 +42,7 @@ class ModelOptions:
         depth: tokens in the cache before the first of either.
         kv_type: how keys and values are kept.
         activations: bits that the prompt's are rounded to.
+        backend: what computes.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class ModelOptions:
     depth: int = 0
     kv_type: KvType = DEFAULT_KV_TYPE
     activations: ActivationBits = "auto"
+    backend: Backend = "cpu"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Start:
 
 def start(
     options: ModelOptions, prompt_tokens: int, kernels: Kernels, progress: Progress
-) -> tuple[Start, Session]:
+) -> tuple[Start, RowSession]:
     """Load a model and find the first token after `depth` tokens and a prompt.
 
     It is loaded twice: the first time compiles what the second, which is timed, needs.
@@ -81,14 +85,15 @@ def start(
     return Start(load_seconds, perf_counter() - begin, peak_rss_bytes()), session
 
 
-def load(options: ModelOptions, kernels: Kernels, progress: Progress) -> Session:
-    """Return a session of one row."""
+def load(options: ModelOptions, kernels: Kernels, progress: Progress) -> RowSession:
+    """Return a session of one row on the backend of the options."""
     with Container.open(options.path) as container:
         model = load_model(container, kernels.threads, progress)
-    return Session(model, 1, options.kv_type, options.activations, kernels.team, progress)
+    own = options.backend, options.kv_type, options.activations
+    return new_session(*own, model, kernels.team, progress)
 
 
-def random_tokens(session: Session, count: int, seed: int) -> NDArray[np.int64]:
+def random_tokens(session: RowSession, count: int, seed: int) -> NDArray[np.int64]:
     """Return ids `[count]`, the same for each model of the same vocabulary."""
     return np.random.default_rng(seed).integers(0, session.vocab_size, count)
 

@@ -17,6 +17,7 @@ from rbe_cli.bench.model_start import (
 from rbe_cli.bench.timing import time_in_turn
 from rbe_cli.choices import KvType
 from rbe_cli.container.reader import Container
+from rbe_cli.engine.row_session import RowSession
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import Terminated, UsageError
 from rbe_cli.kernels.kernel_table import Kernels
@@ -56,7 +57,7 @@ class ModelTiming:
         bytes_per_token: `bytes_per_token` at the given depth.
         prefill_spread, decode_spread: extremes of the repetitions.
         read_bytes_per_second: at which all threads read as many bytes as a token needs, at the
-            median time.
+            median time. On a GPU, at which a copy reads and writes as many.
         bandwidth_share: share of this rate that decoding reaches.
         kv_type: how keys and values were kept.
     """
@@ -131,7 +132,7 @@ class _Run:
         self,
         options: ModelOptions,
         started: Start,
-        session: Session,
+        session: RowSession,
         prompt_tokens: int,
         max_tokens: int,
     ) -> None:
@@ -143,7 +144,7 @@ class _Run:
         if options.max_tokens is None:
             self._new = self._new[: self._within_seconds()]
         self._read_bytes = bytes_per_token(session, options.depth)
-        self._read = Reader(session.team, self._read_bytes)
+        self._read = _memory_reader(session, self._read_bytes)
 
     def calls(self) -> dict[Part, Callable[[], object]]:
         return {"prefill": self._prefill, "decode": self._decode, "read": self._read}
@@ -193,6 +194,15 @@ class _Run:
         self._session.truncate(0, self._options.depth)
 
 
+def _memory_reader(session: RowSession, size: int) -> Callable[[], None]:
+    """Return a call that moves `size` bytes of the memory in which a session's weights lie."""
+    if isinstance(session, Session):
+        return Reader(session.team, size)
+    from rbe_cli.cuda.device_copy import DeviceCopy
+
+    return DeviceCopy(size)
+
+
 def _timings(
     runs: Sequence[_Run], seconds: dict[tuple[_Run, Part], list[float]]
 ) -> Iterator[ModelTiming]:
@@ -207,7 +217,7 @@ def _spread(tokens: int, seconds: Sequence[float]) -> RateSpread:
     return RateSpread(tokens / max(seconds), tokens / min(seconds))
 
 
-def bytes_per_token(session: Session, depth: int) -> int:
+def bytes_per_token(session: RowSession, depth: int) -> int:
     """Return the bytes that decoding one token reads, with `depth` tokens in the cache before it.
 
     They are all weights as they are held, a tied head once, and keys and values of `depth` + 1

@@ -1,9 +1,11 @@
 """Build the calls that a benchmark of layers times: each op, each way, forward or backward."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +19,14 @@ from rbe_cli.nn.gradients import Gradients
 from rbe_cli.nn.layer_norm_layer import NormVariant
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.runtime.arrays import Float32, Floating
+from rbe_cli.runtime.buffer_pool import BufferPool
+from rbe_cli.runtime.traced_memory import traced_peak
 from rbe_cli.weights.panel_layout import INT_8, panel_shape
 from rbe_cli.weights.uniform_panels import UniformPanels
 from rbe_cli.weights.weight_forms import Weight, dense
 
-LayerCall = Callable[[], Floating]
+LayerCall = Callable[[], Any]
+"""Computes a layer, and returns its output: an array, or one on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,12 @@ class Case:
     Attributes:
         calls: the call of each op.
         weight_bytes: bytes of each op's parameters in memory.
+        call_bytes: returns the most bytes that a call of an op has in use at once.
     """
 
     calls: dict[Op, LayerCall]
     weight_bytes: dict[Op, int]
+    call_bytes: Callable[[Op], int]
 
 
 def build_case(
@@ -65,7 +72,19 @@ def build_case(
         block.ln_1.variant = block.ln_2.variant = name
     given: Floating = x.astype(np.float16) if variant is Variant.mixed else x
     calls = _backward_calls(block, given) if backward else _forward_calls(block, given)
-    return Case(calls, {op: _weight_bytes(block, op) for op in Op})
+    weight_bytes = {op: _weight_bytes(block, op) for op in Op}
+    return Case(calls, weight_bytes, lambda op: _traced_bytes(calls[op], kernels.buffers))
+
+
+def _traced_bytes(call: LayerCall, buffers: BufferPool) -> int:
+    """Return the most that a call has in use at once."""
+    tracemalloc.start()
+    try:
+        with traced_peak(buffers) as found:
+            call()
+        return found.peak_bytes
+    finally:
+        tracemalloc.stop()
 
 
 def held(tensors: dict[str, Weight], variant: Variant) -> dict[str, Weight]:

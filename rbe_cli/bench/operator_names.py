@@ -1,6 +1,10 @@
 """What can be timed of the layers, and in which ways they can be computed."""
 
+from collections.abc import Sequence
 from enum import StrEnum
+
+from rbe_cli.choices import Backend
+from rbe_cli.errors import UsageError
 
 
 class Op(StrEnum):
@@ -23,9 +27,42 @@ class Variant(StrEnum):
     `mixed`: as `fused`, with input and LayerNorms in float16.
     `reference`: the kernels' equivalents in numpy, which first turn each matrix into float32, in
     every call, and run on as many threads as numpy's own library likes.
+
+    On a GPU, `fused` multiplies by the 8-bit integers as they are, and `standard` by float32
+    weights. The other two do not exist there.
     """
 
     fused = "fused"
     standard = "standard"
     mixed = "mixed"
     reference = "reference"
+
+
+def variants_of(backend: Backend) -> tuple[Variant, ...]:
+    """Return the ways to compute layers there."""
+    return tuple(Variant) if backend == "cpu" else (Variant.fused, Variant.standard)
+
+
+def ops_of(backend: Backend, backward: bool) -> tuple[Op, ...]:
+    """Return the layers with such a pass there: on a GPU, LayerNorm alone has a backward pass."""
+    return (Op.layernorm,) if backward and backend == "cuda" else tuple(Op)
+
+
+def check_exist(
+    backend: Backend, backward: bool, ops: Sequence[Op], variants: Sequence[Variant]
+) -> None:
+    """Refuse layers, or ways to compute them, that do not exist on a backend.
+
+    Raises:
+        UsageError: naming the first that does not exist.
+    """
+    known_ops, known_variants = ops_of(backend, backward), variants_of(backend)
+    for op in ops:
+        if op not in known_ops:
+            raise UsageError(f"`op` {op} has no backward pass on `backend` {backend}")
+    for variant in variants:
+        if variant not in known_variants:
+            names = " or ".join(known_variants)
+            raise UsageError(
+                f"`variant` {variant} does not exist on `backend` {backend}: take {names}"
+            )

@@ -1,6 +1,5 @@
 """Time the layers of a transformer block with random 8-bit weights, computed several ways."""
 
-import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,10 +10,11 @@ import numpy as np
 import psutil
 
 from rbe_cli.bench.operator_cases import Case, LayerCall, build_case, held, random_tensors
-from rbe_cli.bench.operator_names import Op, Variant
+from rbe_cli.bench.operator_names import Op, Variant, check_exist
 from rbe_cli.bench.operator_shapes import Shape, byte_count, flop_count
 from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
+from rbe_cli.choices import Backend
 from rbe_cli.engine.warm_up import warm_up
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import Kernels, load_kernels, with_int8_inputs
@@ -22,8 +22,7 @@ from rbe_cli.memory_needs import memory_for
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
-from rbe_cli.runtime.buffer_pool import BufferPool
-from rbe_cli.runtime.traced_memory import traced_peak
+from rbe_cli.weights.weight_forms import Weight
 
 _WARM_UP_TOKENS = 64
 _LEAST_CALLS = 2  # of a layer: one is timed, another one's memory is measured
@@ -43,6 +42,7 @@ class LayerOptions:
         seconds: time that all may take together, each shape an equal part of what is left. Layers
             that would take longer are left out. None for as long as it takes.
         takes_int8: whether inputs of products with 8-bit weights are rounded to 8 bits, not 16.
+        backend: what computes.
     """
 
     shapes: Sequence[Shape] = ()
@@ -53,6 +53,7 @@ class LayerOptions:
     repeat: int | None = None
     seconds: float | None = None
     takes_int8: bool = False
+    backend: Backend = "cpu"
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def time_layers(
 
     Raises:
         UsageError: a shape needs more memory than there is; with `options.seconds` it is left
-            out instead.
+            out instead. Or the backend has no such layer or variant.
     """
+    check_exist(options.backend, options.backward, options.ops, options.variants)
     fitting = []
     for shape in options.shapes:
         try:
@@ -122,7 +124,7 @@ def time_layers(
                 raise
     if options.takes_int8:
         fast = with_int8_inputs(fast)
-    if options.shapes and set(options.variants) != {Variant.reference}:
+    if options.shapes and options.backend == "cpu" and set(options.variants) != {Variant.reference}:
         _compile(fast, progress)
     budget = Budget(options.seconds)
     for number, shape in enumerate(options.shapes):
@@ -178,7 +180,7 @@ def _time_shape(
         rows_left = len(variants) * (len(options.ops) - index)
         most = min(MOST_SECONDS, (end - perf_counter()) / rows_left)
         for variant, seconds in time_in_turn(calls, options.repeat, most).items():
-            peak = cases.weight_bytes(variant, op) + _peak_bytes(calls[variant], fast.buffers)
+            peak = cases.peak_bytes(variant, op)
             budget.learn(op, variant, flops, median(seconds))
             yield _timing(op, variant, shape, options.backward, seconds, peak)
     progress(f"timing {shape}", len(options.ops), len(options.ops))
@@ -191,12 +193,22 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
         UsageError: naming the shape and the bytes.
     """
     needed = _needed_bytes(shape, options)
-    available = psutil.virtual_memory().available
+    available = _available_bytes(options.backend)
     if needed > available:
         raise UsageError(
             f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory, "
             f"and {available / 1e9:.1f} GB are available"
         )
+
+
+def _available_bytes(backend: Backend) -> float:
+    """Return the bytes that are free in memory, where weights are made, and on the GPU."""
+    available: float = psutil.virtual_memory().available
+    if backend == "cuda":
+        from rbe_cli.cuda.device import free_bytes
+
+        return min(available, free_bytes())
+    return available
 
 
 def _needed_bytes(shape: Shape, options: LayerOptions) -> int:
@@ -231,34 +243,32 @@ class _Cases:
         part.calls[op]()
         return whole.calls[op]
 
-    def weight_bytes(self, variant: Variant, op: Op) -> int:
-        return self._case(variant)[1].weight_bytes[op]
+    def peak_bytes(self, variant: Variant, op: Op) -> int:
+        """Return the bytes of the op's parameters and of the most that a call has in use."""
+        _, whole = self._case(variant)
+        return whole.weight_bytes[op] + whole.call_bytes(op)
 
     def _case(self, variant: Variant) -> tuple[Case, Case]:
         if variant not in self._built:
-            kernels = load_kernels("reference") if variant is Variant.reference else self._fast
             tensors = held(self._tensors, variant)  # shared by the two
-
-            def build(x: Float32) -> Case:
-                return build_case(
-                    self._shape, tensors, x, variant, kernels,
-                    backward=self._options.backward, memory_limit=self._options.memory_limit,
-                )  # fmt: skip
-
             part = self._x[:1, :_WARM_UP_TOKENS]
-            self._built[variant] = build(part), build(self._x)
+            self._built[variant] = (
+                self._build(variant, tensors, part),
+                self._build(variant, tensors, self._x),
+            )
         return self._built[variant]
 
+    def _build(self, variant: Variant, tensors: dict[str, Weight], x: Float32) -> Case:
+        options = self._options
+        if options.backend == "cuda":
+            from rbe_cli.bench.device_cases import build_device_case
 
-def _peak_bytes(call: LayerCall, buffers: BufferPool) -> int:
-    """Return the most that a call has in use at once."""
-    tracemalloc.start()
-    try:
-        with traced_peak(buffers) as found:
-            call()
-        return found.peak_bytes
-    finally:
-        tracemalloc.stop()
+            return build_device_case(self._shape, tensors, x, backward=options.backward)
+        kernels = load_kernels("reference") if variant is Variant.reference else self._fast
+        return build_case(
+            self._shape, tensors, x, variant, kernels,
+            backward=options.backward, memory_limit=options.memory_limit,
+        )  # fmt: skip
 
 
 def _timing(

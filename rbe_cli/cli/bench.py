@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbe_cli.bench.operator_names import Op, Variant
-from rbe_cli.choices import ActivationBits, KvType
+from rbe_cli.bench.operator_names import Op, Variant, ops_of, variants_of
+from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.cli import bench_options as options
 from rbe_cli.cli.bench_report import BenchFormat, Report
 from rbe_cli.cli.options import (
+    BackendOption,
     Force,
     Offline,
     Quiet,
@@ -43,7 +44,7 @@ def bench(
     max_seconds: options.MaxSeconds = None,
     plot: options.Plot = None,
     force: Force = False,
-    backend: options.Backend = "cpu",
+    backend: BackendOption = "cpu",
     threads: Threads = None,
     offline: Offline = False,
     format: options.FormatOption = BenchFormat.human,
@@ -51,12 +52,14 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
+    from rbe_cli.backends import check_backend
     from rbe_cli.bench import operator_shapes, operators
     from rbe_cli.bench.bench_run import Bench
     from rbe_cli.cli.charts import check_picture, draw_bench
     from rbe_cli.container.find_file import find_rbe
 
     out = Output(format.shared, quiet, verbose)
+    check_backend(backend, max_memory, activations or "auto")
     if plot is not None:
         check_picture(plot, force=force)
     shapes = [operator_shapes.Shape.parse(text) for text in shape or ()]
@@ -64,14 +67,14 @@ def bench(
         max_seconds = _DEFAULT_SECONDS
     if not shapes and (not model or op or variant or backward):
         shapes = list(operator_shapes.DEFAULT_SHAPES)
-    ops = list(Op) if op in (None, options.ALL) else [Op(op)]
-    variants = list(Variant) if variant in (None, options.ALL) else [Variant(variant)]
+    ops = ops_of(backend, backward) if op in (None, options.ALL) else (Op(op),)
+    ways = variants_of(backend) if variant in (None, options.ALL) else (Variant(variant),)
     layers = operators.LayerOptions(
-        shapes, ops, variants, backward, max_memory, repeat, max_seconds, activations == "8"
+        shapes, ops, ways, backward, max_memory, repeat, max_seconds, activations == "8", backend
     )
     with out.progress() as progress:
         paths = [find_rbe(name, offline=offline, progress=progress) for name in model or ()]
-    models = _model_options(paths, prompt_tokens, max_tokens, depth, kv_type, activations)
+    models = _model_options(paths, prompt_tokens, max_tokens, depth, kv_type, activations, backend)
 
     def progress_line(stage: str, done: int, total: int, note: str = "") -> None:
         if done == 0:  # no bars: rows are printed meanwhile
@@ -101,6 +104,7 @@ def _model_options(
     depth: int | None,
     kv_type: KvType | None,
     activations: ActivationBits | None,
+    backend: Backend,
 ) -> "list[ModelOptions]":
     from rbe_cli.bench.model_start import ModelOptions
     from rbe_cli.engine.session import DEFAULT_ACTIVATION_BITS, DEFAULT_KV_TYPE
@@ -109,7 +113,7 @@ def _model_options(
         kept_as = kv_type or DEFAULT_KV_TYPE
         rounded_to = activations or DEFAULT_ACTIVATION_BITS
         tokens = (prompt_tokens, max_tokens, depth or 0)
-        return [ModelOptions(path, *tokens, kept_as, rounded_to) for path in paths]
+        return [ModelOptions(path, *tokens, kept_as, rounded_to, backend) for path in paths]
     given = {
         "--prompt-tokens": prompt_tokens,
         "--max-tokens": max_tokens,

@@ -1,7 +1,7 @@
 """The options of `rbe bench`, in the order and under the headings of its help."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,8 @@ VariantOption = Annotated[
         rich_help_panel=_LAYERS,
         help="Choose how layers are computed: with the compiled kernels (fused), with float32 "
         "weights and one pass for each step (standard), with float16 activations (mixed), or "
-        "with plain numpy on all its threads (reference). The default is all.",
+        "with plain numpy on all its threads (reference). A GPU knows fused and standard. The "
+        "default is all.",
     ),
 ]
 Backward = Annotated[
@@ -138,10 +139,6 @@ Plot = Annotated[
         rich_help_panel=WRITING,
         help="Draw the result into this .png or .svg file (pip install 'rbe-cli[plot]').",
     ),
-]
-Backend = Annotated[
-    Literal["cpu"],
-    typer.Option(metavar="cpu", rich_help_panel=SPEED, help="Choose what the kernels run on."),
 ]
 FormatOption = Annotated[
     BenchFormat,

@@ -178,6 +178,7 @@ def _machine(machine: "Machine") -> object:
         [
             ("processor", f"{machine.cpu} ({machine.platform})"),
             ("threads", f"{machine.threads} of {machine.logical_cores} processors"),
+            *([("GPU", machine.gpu)] if machine.gpu else []),
             ("memory", size(machine.memory_bytes)),
             (
                 "software",

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rbe_cli.api.backend_names import Backend
-from rbe_cli.choices import ActivationBits, KvType
+from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
 from rbe_cli.cli.inputs import GivenInput, Prompt, open_rbe, read_prompts, stdin_lines, unescape
@@ -117,7 +116,7 @@ def generate(
 def _check_backend(backend: Backend, max_memory: int | None, activations: ActivationBits) -> None:
     """Refuse a GPU that is not there, before anything is read."""
     if backend == "cuda":
-        from rbe_cli.api.backends import check_backend
+        from rbe_cli.backends import check_backend
 
         check_backend(backend, max_memory, activations)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rbe_cli.api.backend_names import Backend
+from rbe_cli.choices import Backend
 from rbe_cli.cli.numbers import MAX_SEED, MAX_THREADS, whole
 from rbe_cli.cli.output import Format
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rbe_cli.api.backend_names import Backend
-from rbe_cli.choices import Engine
+from rbe_cli.choices import Backend, Engine
 from rbe_cli.cli import run_options as options
 from rbe_cli.cli.inputs import GivenInput, open_rbe, read_prompts
 from rbe_cli.cli.options import (
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from rbe_cli.api.language_model import Model
     from rbe_cli.container.reader import Container
-    from rbe_cli.evaluation.forward_pass import ForwardPass, Network
+    from rbe_cli.evaluation.forward_pass import ForwardPass
     from rbe_cli.kernels.kernel_table import Kernels
     from rbe_cli.model.config import Gpt2Config
     from rbe_cli.nn.gpt2 import Gpt2
@@ -88,7 +87,7 @@ def run(
     )  # fmt: skip
     wanted.check()
     if backend == "cuda":
-        wanted.check_for_gpu(engine, reference)
+        wanted.check_for_gpu(engine)
     container = open_rbe(file, offline, out)
     with out.progress() as progress:
         given = GivenInput(text, text_file, tokens)
@@ -145,18 +144,16 @@ class Wanted:
                 check_output(path, force=self.force)
                 check_kind(path, start)
 
-    def check_for_gpu(self, engine: Engine, reference: str | None) -> None:
+    def check_for_gpu(self, engine: Engine) -> None:
         """Refuse what the GPU does not compute, and a GPU that is not there.
 
         Raises:
             UsageError: naming the option, or what is missing.
         """
-        from rbe_cli.api.backends import check_backend
+        from rbe_cli.backends import check_backend
 
         given = {
-            "--perplexity": self.perplexity,
             "--profile": self.profile,
-            "--reference": reference is not None,
             "--engine reference": engine == "reference",
         }
         for flag, is_given in given.items():
@@ -287,7 +284,7 @@ def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> Run
     from rbe_cli.container.atomic_file import new_file
     from rbe_cli.evaluation.forward_pass import forward
 
-    result = forward(_network(model), tokens, keep_hidden=wanted.hidden is not None)
+    result = forward(model.passes, tokens, keep_hidden=wanted.hidden is not None)
     if wanted.logits is not None:
         with new_file(wanted.logits, force=wanted.force) as target:
             _write_npy(target, result.logits)
@@ -305,15 +302,6 @@ def _forward(model: "Model", tokens: "NDArray[np.int64]", wanted: Wanted) -> Run
         logprobs=_logprobs(result, model.tokenizer) if wanted.logprobs else [],
         **(loss_fields(loss) if loss else {}),
     )
-
-
-def _network(model: "Model") -> "Network":
-    """Return what computes the pass."""
-    if model.backend == "cpu":
-        return model.network
-    from rbe_cli.api.backends import device_network
-
-    return device_network(model.loaded)
 
 
 def _logprobs(result: "ForwardPass", tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:

@@ -46,3 +46,20 @@ def _check_capability(found: tuple[int, int]) -> None:
         raise UsageError(
             f"`backend` cuda needs a GPU of compute capability {needed} or more, not {own}"
         )
+
+
+def device_name() -> str:
+    """Return the name of the GPU, or of the simulator."""
+    from numba import cuda
+
+    if is_simulated():
+        return "Numba's simulator of CUDA"
+    name: bytes | str = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def free_bytes() -> float:
+    """Return the bytes of the GPU's memory that are free; infinite in the simulator."""
+    from numba import cuda
+
+    return float(cuda.current_context().get_memory_info().free)

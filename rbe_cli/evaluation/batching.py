@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.errors import UsageError
+
 Tokens = NDArray[np.int64]
 MAX_BATCH_TOKENS = 2048
 CHUNK_LOGITS = 1 << 22  # computed at once
@@ -40,6 +42,34 @@ def sliding_windows(sequences: Sequence[Tokens], context: int, stride: int) -> l
             found.append(Window(window, max(0, counted - start)))
             counted = start + len(window) - 1
     return found
+
+
+def checked_windows(
+    sequences: Sequence[Tokens], n_positions: int, context: int | None, stride: int | None
+) -> list[Window]:
+    """Return `sliding_windows` that a model of so many positions can take.
+
+    Args:
+        sequences: token ids `[n]`.
+        n_positions: the most tokens of a window.
+        context: tokens of a window; None for `n_positions`.
+        stride: tokens from the beginning of a window to that of the next; None for `context`.
+
+    Raises:
+        UsageError: a number lies outside its range, or there is nothing to predict.
+    """
+    length = n_positions if context is None else context
+    if not 2 <= length <= n_positions:
+        raise UsageError(
+            f"`context` {length} is not between 2 and the model's {n_positions} tokens"
+        )
+    every = length if stride is None else stride
+    if not 1 <= every <= length:
+        raise UsageError(f"`stride` {every} is not between 1 and the context's {length} tokens")
+    windows = sliding_windows(sequences, length, every)
+    if not windows:
+        raise UsageError("perplexity needs at least two tokens")
+    return windows
 
 
 def logit_chunks(tokens: int, vocab_size: int, most: int = CHUNK_LOGITS) -> Iterator[slice]:

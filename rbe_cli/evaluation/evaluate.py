@@ -1,8 +1,9 @@
 """Score a model over token sequences: its perplexity, and how far it is from a reference."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,9 @@ from rbe_cli.evaluation.batching import Tokens, Window, batches, logit_chunks
 from rbe_cli.evaluation.means import Mean, mean_of
 from rbe_cli.jobs.ticks import Ticks
 from rbe_cli.jobs.workers import Workers
+from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.token_ids import check_tokens
-from rbe_cli.nn.gpt2 import Gpt2
-from rbe_cli.nn.layer_norm_layer import LayerNorm
-from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.loss import kl_divergence, log_softmax
-from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Floating, sum_of_squares
 
@@ -77,6 +75,29 @@ class Evaluation:
         return self.comparison
 
 
+Part = Callable[[Floating], Floating]
+"""A block, or what follows the last block."""
+
+
+class ScoredModel(Protocol):
+    """What scoring needs of a model, wherever it computes."""
+
+    @property
+    def config(self) -> Gpt2Config:
+        """Return the shapes and options."""
+
+    @property
+    def blocks(self) -> Iterable[Part]:
+        """Return the blocks, which map states `[batch, n, d]`."""
+
+    @property
+    def output_layer(self) -> Part:
+        """Return what maps the last block's outputs `[n, d]` to logits `[n, vocab_size]`."""
+
+    def embed(self, tokens: Tokens) -> Floating:
+        """Return the input of the first block, `[batch, n, d]`, of tokens `[batch, n]`."""
+
+
 def _group(windows: Sequence[Window]) -> Iterator[tuple[Tokens, int]]:
     """Return (tokens `[batch, n]`, skipped) of neighbouring windows that are alike in both."""
     start = 0
@@ -104,22 +125,10 @@ class _States:
         errors, norms: squared, of the outputs of the layers before; empty without a reference.
     """
 
-    own: Float32
-    known: Float32 | None
+    own: Floating
+    known: Floating | None
     errors: tuple[float, ...] = ()
     norms: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Head:
-    """Hold what follows a model's last layer."""
-
-    norm: LayerNorm
-    linear: Linear
-
-    def logits(self, states: Floating) -> Floating:
-        """Return the logits `[predictions, vocab]` of states `[predictions, d]`."""
-        return self.linear(self.norm(states))
 
 
 @dataclass(frozen=True)
@@ -143,13 +152,13 @@ class _Scores:
     norms: tuple[float, ...]
 
 
-def _embedded(model: Gpt2, tokens: Tokens) -> Float32:
+def _embedded(model: ScoredModel, tokens: Tokens) -> Floating:
     """Return the input of the first layer, `[batch, n, d]`."""
     check_tokens(model.config, tokens, np.zeros(len(tokens), np.int64))
     return model.embed(tokens)
 
 
-def _next(block: TransformerBlock, other: TransformerBlock | None, states: _States) -> _States:
+def _next(block: Part, other: Part | None, states: _States) -> _States:
     """Return the outputs of a layer, given that of the model and that of the reference."""
     own = block(states.own)
     if other is None or states.known is None:
@@ -160,12 +169,18 @@ def _next(block: TransformerBlock, other: TransformerBlock | None, states: _Stat
 
 
 def _score(
-    head: _Head, other: _Head | None, tokens: Tokens, skipped: int, states: _States
+    output_layer: Part,
+    other: Part | None,
+    vocab_size: int,
+    tokens: Tokens,
+    skipped: int,
+    states: _States,
 ) -> _Scores:
     """Score a group of windows whose first predictions are not counted.
 
     Args:
-        head, other: of the model and of the reference.
+        output_layer, other: of the model and of the reference.
+        vocab_size: logits of a prediction.
         tokens: `[batch, n]`.
         skipped: predictions of each window that are not counted.
         states: the outputs of the last layer.
@@ -174,12 +189,12 @@ def _score(
     own = _predicting(states.own, skipped)
     known = None if states.known is None else _predicting(states.known, skipped)
     losses, reference_losses, divergences, agreements = np.zeros((4, targets.size))
-    for part in _float64_chunks(targets.size, head.linear.weight.shape[1]):
-        logits = head.logits(own[part])
+    for part in _float64_chunks(targets.size, vocab_size):
+        logits = output_layer(own[part])
         scored = log_softmax(logits.astype(np.float64))
         losses[part] = _cross_entropies(scored, targets[part])
         if other is not None and known is not None:
-            reference_logits = other.logits(known[part])
+            reference_logits = other(known[part])
             truth = log_softmax(reference_logits.astype(np.float64))
             reference_losses[part] = _cross_entropies(truth, targets[part])
             divergences[part] = np.maximum(kl_divergence(truth, scored), 0.0)  # below 0 by rounding
@@ -190,7 +205,7 @@ def _score(
     )
 
 
-def _predicting(states: Float32, skipped: int) -> Float32:
+def _predicting(states: Floating, skipped: int) -> Floating:
     """Return the states that predict a counted token, `[predictions, d]`."""
     return states[:, skipped:-1].reshape(-1, states.shape[-1])
 
@@ -210,10 +225,10 @@ def _cross_entropies(scored: Floating, targets: Tokens) -> Float64:
 
 
 def evaluate(
-    model: Gpt2,
+    model: ScoredModel,
     windows: Sequence[Window],
     workers: Workers,
-    reference: Gpt2 | None = None,
+    reference: ScoredModel | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Score every prediction of the windows that is not skipped.
@@ -222,7 +237,7 @@ def evaluate(
         UsageError: there is none, or as `Gpt2.forward`.
     """
     groups = list(_group(windows))
-    ticks = Ticks(progress, "evaluating", len(groups) * (len(model.blocks) + 1))
+    ticks = Ticks(progress, "evaluating", len(groups) * (model.config.n_layer + 1))
     scores: list[_Scores] = []
     for some in _rounds(groups):
         scores.extend(_score_round(model, reference, some, workers, ticks))
@@ -242,8 +257,8 @@ def _rounds(groups: Sequence[tuple[Tokens, int]]) -> Iterator[list[tuple[Tokens,
 
 
 def _score_round(
-    model: Gpt2,
-    reference: Gpt2 | None,
+    model: ScoredModel,
+    reference: ScoredModel | None,
     groups: Sequence[tuple[Tokens, int]],
     workers: Workers,
     ticks: Ticks,
@@ -253,15 +268,16 @@ def _score_round(
         _States(_embedded(model, tokens), _embedded(reference, tokens) if reference else None)
         for tokens, _ in groups
     ]
-    others: Iterable[TransformerBlock | None] = reference.blocks if reference else repeat(None)
+    others: Iterable[Part | None] = reference.blocks if reference else repeat(None)
     for block, other in zip(model.blocks, others, strict=False):
         both = repeat(workers.shared(block)), repeat(workers.shared(other))
         found = workers.map(_next, *both, states)
         states = [ticks.counted(own) for own in found]
     tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]
-    head = workers.shared(_Head(model.ln_f, model.head))
-    known = workers.shared(_Head(reference.ln_f, reference.head) if reference else None)
-    for scores in workers.map(_score, repeat(head), repeat(known), tokens, skipped, states):
+    last = workers.shared(model.output_layer)
+    known = workers.shared(reference.output_layer if reference else None)
+    same = repeat(last), repeat(known), repeat(model.config.vocab_size)
+    for scores in workers.map(_score, *same, tokens, skipped, states):
         yield ticks.counted(scores)
 
 

@@ -1,12 +1,24 @@
-"""The check of token ids before a model computes with them."""
+"""The checks of token ids before a model computes with them."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Gpt2Config
+
+
+def as_token_ids(given: ArrayLike) -> NDArray[np.int64]:
+    """Return token ids as int64 `[n]`.
+
+    Raises:
+        UsageError: they are no whole numbers, or no sequence.
+    """
+    ids = np.asarray(given)
+    if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
+        raise UsageError(f"token ids are whole numbers [n], not {ids.dtype} of shape {ids.shape}")
+    return ids.astype(np.int64)
 
 
 def check_tokens(

@@ -26,6 +26,7 @@ from rbe_cli.nn.memory_usage import MemoryUsage
 from rbe_cli.nn.named_weights import NamedWeights, check_weights
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.operation_counts import norm_operations
+from rbe_cli.nn.output_layer import OutputLayer
 from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.nn.streamed_blocks import StreamedBlocks
 from rbe_cli.nn.tape import Tape
@@ -86,6 +87,11 @@ class Gpt2(Layer):
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
         head = wte if config.tie_word_embeddings else _matrix(tensors, name)
         self.head = Linear(name, head, None, kernels)
+
+    @property
+    def output_layer(self) -> OutputLayer:
+        """Return what follows the last block."""
+        return OutputLayer(self.ln_f, self.head)
 
     @classmethod
     def from_checkpoint(

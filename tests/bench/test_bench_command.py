@@ -71,7 +71,7 @@ def test_people_see_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["--op", "softmax"], "--op"),
         (["--variant", "slow"], "--variant"),
         (["--max-memory", "much"], "'--max-memory': 'much' is not a size"),
-        (["--backend", "cuda"], "--backend"),
+        (["--backend", "tpu"], "--backend"),
         (["--repeat", "0"], "--repeat"),
         (["--max-seconds", "0"], "--max-seconds"),
         (["--format", "xml"], "--format"),

@@ -19,6 +19,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ["generate", "missing.rbe", "text", "--max-tokens", "1"],
         ["run", "missing.rbe", "text"],
+        ["bench", "--shape", "1x2x8"],
+        ["bench", "--model", "missing.rbe"],
     ],
 )
 def test_a_missing_gpu_is_one_sentence(
@@ -43,9 +45,9 @@ def test_a_missing_gpu_is_one_sentence(
             ["generate", "missing.rbe", "a", "--activations", "8"],
             "--activations 8 does not exist on",
         ),
-        (["run", "missing.rbe", "a", "--perplexity"], "--perplexity does not work with"),
         (["run", "missing.rbe", "a", "--profile"], "--profile does not work with"),
-        (["run", "missing.rbe", "a", "--reference", "demo"], "--reference does not work with"),
+        (["bench", "--shape", "1x2x8", "--max-memory", "1GB"], "--max-memory does not work with"),
+        (["bench", "--shape", "1x2x8", "--activations", "8"], "--activations 8 does not exist on"),
         (
             ["run", "missing.rbe", "a", "--engine", "reference"],
             "--engine reference does not work with",

@@ -10,7 +10,10 @@ from rbe_cli.cuda.device_network import DeviceNetwork
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.session import Session
 from rbe_cli.errors import UsageError
+from rbe_cli.evaluation.batching import sliding_windows
+from rbe_cli.evaluation.evaluate import evaluate
 from rbe_cli.evaluation.forward_pass import forward
+from rbe_cli.jobs.workers import workers
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.text.generation import generate
@@ -30,9 +33,8 @@ def small_blocks():
 
 
 def tiny_model(in_panels, **changes):
-    config = small_config(
-        vocab_size=7, n_positions=12, n_embd=6, n_head=2, n_inner=5, n_layer=1, **changes
-    )
+    sizes = {"vocab_size": 7, "n_positions": 12, "n_embd": 6, "n_head": 2, "n_inner": 5}
+    config = small_config(**sizes | {"n_layer": 1} | changes)
     tensors = random_tensors(config)
     if in_panels:
         return LoadedModel(config, as_panels(tensors, 7)[0])
@@ -79,3 +81,18 @@ def test_tokens_outside_the_vocabulary_are_refused():
     model = tiny_model(False)
     with pytest.raises(UsageError, match="vocabulary"):
         DeviceNetwork(model).forward(np.array([[7]]))
+
+
+def test_scores_are_those_of_the_cpu():
+    options = {"scale_attn_by_inverse_layer_idx": True, "n_layer": 2}
+    model, reference = tiny_model(True, **options), tiny_model(False, **options)
+    windows = sliding_windows([np.array([3, 1, 4, 1, 5, 2])], 4, 2)
+    cpu = Gpt2(model.config, model.weights, load_kernels("reference"))
+    other = Gpt2(reference.config, reference.weights, load_kernels("reference"))
+    with workers(2) as pool:
+        found = evaluate(DeviceNetwork(model), windows, pool, other)
+        known = evaluate(cpu, windows, pool, other)
+    assert found.loss.value == pytest.approx(known.loss.value, rel=1e-4)
+    own, wanted = found.compared(), known.compared()
+    assert own.kl_divergence.value == pytest.approx(wanted.kl_divergence.value, rel=1e-3)
+    assert own.layer_errors == pytest.approx(wanted.layer_errors, rel=1e-3)

@@ -1,9 +1,8 @@
-"""Choose what generates texts: the CPU, or a GPU."""
+"""Choose what computes: the CPU, or a GPU."""
 
 from typing import TYPE_CHECKING
 
-from rbe_cli.api.backend_names import Backend
-from rbe_cli.choices import ActivationBits, KvType
+from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.row_session import RowSession
 from rbe_cli.engine.session import Session

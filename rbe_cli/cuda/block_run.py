@@ -1,0 +1,96 @@
+"""Run a block, or its layers alone, on an input in the CPU's memory."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from numba import cuda
+
+from rbe_cli.cuda.device_block import Buffers, DeviceBlock
+from rbe_cli.cuda.device_cache import DeviceCache
+from rbe_cli.cuda.device_layer_norm import layer_norm_backward
+from rbe_cli.cuda.paged_attention import Place
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.runtime.arrays import Float32
+
+
+class BlockRun:
+    """Hold a block's input on the device, with room for all that its layers compute.
+
+    Each call launches kernels, waits for their end, and returns the output `[tokens, d]` on the
+    device. It can be made again and again.
+
+    Args:
+        config: of the model that the block belongs to.
+        block: the block.
+        x: input `[batch, seq, d]`.
+    """
+
+    def __init__(self, config: Gpt2Config, block: DeviceBlock, x: Float32) -> None:
+        batch, seq, width = x.shape
+        tokens = batch * seq
+        self._block = block
+        self._x = cuda.to_device(np.ascontiguousarray(x.reshape(tokens, width)))
+        self._out = cuda.device_array((tokens, width), np.float32)
+        self._buffers = Buffers(config, tokens)
+        self._cache = DeviceCache(msgspec.structs.replace(config, n_layer=1), batch, "fp32")
+        for row in range(batch):
+            self._cache.reserve(row, seq)
+        rows, positions = np.repeat(np.arange(batch), seq), np.tile(np.arange(seq), batch)
+        self._place = Place(self._cache, rows, positions)
+
+    def layer_norm(self) -> Any:
+        """Run the first LayerNorm."""
+        return self._run(self._block.ln_1)
+
+    def linear(self) -> Any:
+        """Run the product with attention's c_proj."""
+        return self._run(self._block.c_proj)
+
+    def feed_forward(self) -> Any:
+        """Run the feed-forward part."""
+        return self._run(self._block.mlp)
+
+    def attention(self) -> Any:
+        """Run attention with its two products."""
+        return self._run(self._attend)
+
+    def block(self) -> Any:
+        """Run the block; its input is copied first, because a block replaces it."""
+        self._buffers.x.copy_to_device(self._x)
+        self._block.forward(0, self._buffers, self._cache, self._place)
+        cuda.synchronize()
+        return self._buffers.x
+
+    def layer_norm_backward(self, grad: Float32) -> Callable[[], Any]:
+        """Return a call of the first LayerNorm's backward pass.
+
+        Args:
+            grad: the gradient with respect to its output, `[batch, seq, d]`.
+        """
+        statistics = cuda.device_array((self._x.shape[0], 2), np.float64)
+        self._block.ln_1(self._x, self._out, statistics)
+        sums = [cuda.device_array(self._x.shape[1], np.float32) for _ in range(2)]
+        there = cuda.to_device(np.ascontiguousarray(grad.reshape(self._x.shape)))
+
+        def backward(x: Any, out: Any) -> None:
+            layer_norm_backward(x, statistics, self._block.ln_1.gamma, there, out, *sums)
+
+        return partial(self._run, backward)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the input and of all that lies between it and the output."""
+        arrays = self._x, self._out, *vars(self._buffers).values()
+        kept = self._cache.nbytes + self._block.mlp.hidden_bytes
+        return kept + sum(int(own.nbytes) for own in arrays)
+
+    def _run(self, layer: Callable[[Any, Any], None]) -> Any:
+        layer(self._x, self._out)
+        cuda.synchronize()
+        return self._out
+
+    def _attend(self, x: Any, out: Any) -> None:
+        self._block.attend(0, x, self._buffers, self._cache, self._place, out)

@@ -88,6 +88,8 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether the error says that memory, or room for one more thread, is lacking."""
     if isinstance(error, MemoryError):
         return True
+    if type(error).__name__ == "CudaAPIError":  # numba-cuda is not imported for its name
+        return "OUT_OF_MEMORY" in str(error)
     if isinstance(error, RuntimeError):
         return "can't start new thread" in str(error)
     if isinstance(error, ImportError | OSError):

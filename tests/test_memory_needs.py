@@ -32,6 +32,12 @@ def test_a_lack_names_the_task_and_its_size():
         raise MemoryError
 
 
+def test_a_full_gpu_lacks_memory():
+    error = type("CudaAPIError", (Exception,), {})
+    assert lacks_memory(error("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"))
+    assert not lacks_memory(error("[701] CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"))
+
+
 def test_an_array_that_did_not_fit_has_its_own_size():
     with (
         pytest.raises(MemoryNeededError, match=r"needed, 9007199254\.7 MB of it in one piece$"),

@@ -61,7 +61,9 @@ def _row(
     own: Kernel, form: int, signature: str, capability: tuple[int, ...], ptxas: str | None
 ) -> str:
     """Compile one form of a kernel for one capability; return its line."""
-    ptx, _ = cuda.compile_ptx(own.function, signature, cc=capability)
+    ptx, _ = cuda.compile_ptx(
+        own.function, signature, cc=capability, launch_bounds=own.most_threads
+    )
     target = "".join(map(str, capability))
     found = ("-", "-", "-") if ptxas is None else _assembled(ptxas, ptx, target)
     return _line(own.name, form, target, len(ptx), *found)

@@ -1,6 +1,6 @@
 """Compare each kernel with plain numpy in float64, and tell how far it is off."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,9 +51,18 @@ class Check:
         return self.error <= self.limit
 
 
-def all_checks(rng: np.random.Generator, tokens: int, width: int) -> Iterator[Check]:
-    """Check every kernel on inputs of so many tokens and so wide; width is a multiple of 2."""
-    yield from _layer_norms(rng, tokens, width)
+def all_checks(
+    rng: np.random.Generator, tokens: int, width: int, wider: Sequence[int] = ()
+) -> Iterator[Check]:
+    """Check every kernel.
+
+    Args:
+        rng: makes the inputs.
+        tokens, width: of the inputs; width is a multiple of 2.
+        wider: more widths of LayerNorm, where blocks have other numbers of threads.
+    """
+    for own in (width, *wider):
+        yield from _layer_norms(rng, tokens, own)
     for form, matrix in MATRICES.items():
         for count in (1, tokens):
             yield _feed_forward(rng, count, width, form, matrix)
@@ -80,26 +89,28 @@ def _layer_norms(rng: np.random.Generator, tokens: int, width: int) -> Iterator[
     layer_norm(there, gamma_there, beta_there, EPS, out, statistics)
     expected, known = np.empty(x.shape), np.empty((tokens, 2))
     numpy_twins.layer_norm(x.astype(np.float64), gamma, beta, EPS, expected, known)
-    yield _check("layer_norm", out, expected, 1e-5)
-    yield _check("layer_norm statistics", statistics, known, 1e-6)
-    halfs, out = x.astype(np.float16), poisoned(x.shape, np.float16)
-    layer_norm(cuda.to_device(halfs), gamma_there, beta_there, EPS, out)
-    numpy_twins.layer_norm(halfs.astype(np.float64), gamma, beta, EPS, expected)
-    yield _check("layer_norm float16", out, expected, 1e-3)
+    yield _check(f"layer_norm {width}", out, expected, 1e-5)
+    yield _check(f"layer_norm {width} statistics", statistics, known, 1e-6)
+    halves, out = x.astype(np.float16), poisoned(x.shape, np.float16)
+    layer_norm(cuda.to_device(halves), gamma_there, beta_there, EPS, out)
+    numpy_twins.layer_norm(halves.astype(np.float64), gamma, beta, EPS, expected)
+    yield _check(f"layer_norm {width} float16", out, expected, 1e-3)
     found = poisoned(x.shape), poisoned((width,)), poisoned((width,))
     layer_norm_backward(there, statistics, gamma_there, cuda.to_device(grad), *found)
     sums = numpy_twins.layer_norm_backward(
         x.astype(np.float64), known, gamma, grad.astype(np.float64), expected
     )
     for name, own, wanted in zip(("x", "gamma", "beta"), found, (expected, *sums), strict=True):
-        yield _check(f"layer_norm gradient of {name}", own, wanted, 1e-4)
-    halfs, grads = x.astype(np.float16), grad.astype(np.float16)
-    out = poisoned(x.shape, np.float16)
-    layer_norm_backward(*map(cuda.to_device, (halfs, known, gamma, grads)), out, *found[1:])
-    numpy_twins.layer_norm_backward(
-        halfs.astype(np.float64), known, gamma, grads.astype(np.float64), expected
+        yield _check(f"layer_norm {width} gradient of {name}", own, wanted, 1e-4)
+    halves, grads = x.astype(np.float16), grad.astype(np.float16)
+    found = poisoned(x.shape, np.float16), poisoned((width,)), poisoned((width,))
+    layer_norm_backward(*map(cuda.to_device, (halves, known, gamma, grads)), *found)
+    sums = numpy_twins.layer_norm_backward(
+        halves.astype(np.float64), known, gamma, grads.astype(np.float64), expected
     )
-    yield _check("layer_norm gradient of x, float16", out, expected, 2e-3)
+    for name, own, wanted in zip(("x", "gamma", "beta"), found, (expected, *sums), strict=True):
+        limit = 2e-3 if name == "x" else 1e-4
+        yield _check(f"layer_norm {width} gradient of {name}, float16", own, wanted, limit)
 
 
 def _feed_forward(

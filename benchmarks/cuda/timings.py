@@ -1,7 +1,8 @@
 """Time LayerNorm, feed-forward and a whole model on a GPU, beside a copy and torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
@@ -25,6 +26,7 @@ from rbe_cli.weights.weight_forms import Weight
 
 _ROTATED_BYTES = 256_000_000  # more than a GPU's cache
 _CALLS = 50
+_DELAYING_COPIES = 16  # some milliseconds
 _PROMPT_TOKENS, _NEW_TOKENS = 512, 128
 _GPT2 = Gpt2Config(
     vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, n_inner=3072
@@ -54,21 +56,45 @@ def all_timings() -> Iterator[Timing]:
     for shape in DEFAULT_SHAPES:
         for kind in (np.float32, np.float16):
             yield from _layer_norms(rng, shape, np.dtype(kind))
-        for tokens in (1, shape.tokens):
-            for form in ("4 bits", "8 bits", "trellis"):
-                yield _feed_forward(rng, shape.dim, tokens, form)
-            if find_spec("torch") is not None:
+        for form in ("4 bits", "8 bits", "trellis"):
+            yield from _feed_forward(rng, shape.dim, (1, shape.tokens), form)
+        if _has_torch():
+            for tokens in (1, shape.tokens):
                 yield _torch_feed_forward(shape.dim, tokens)
     yield from _model(rng)
+
+
+def _has_torch() -> bool:
+    """Return whether torch is installed, and finds the GPU."""
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+class _Delay:
+    """Keep the GPU busy, so that the launches of a call are queued before the first of them runs.
+
+    Otherwise the time between two events would be that of Python's launches.
+    """
+
+    def __init__(self) -> None:
+        self._from, self._to = (cuda.device_array(_ROTATED_BYTES, np.uint8) for _ in range(2))
+
+    def __call__(self) -> None:
+        for _ in range(_DELAYING_COPIES):
+            self._to.copy_to_device(self._from)
 
 
 def _timed(name: str, calls: list[Callable[[], object]], moved: int) -> Timing:
     """Return the median of calls by events; they take turns, each on memory of its own."""
     for call in calls:
         call()  # compiles
-    seconds = []
+    delay, seconds = _Delay(), []
     for number in range(_CALLS):
         start, end = cuda.event(), cuda.event()
+        delay()
         start.record()
         calls[number % len(calls)]()
         end.record()
@@ -92,7 +118,7 @@ def _layer_norms(rng: np.random.Generator, shape: Shape, kind: Any) -> Iterator[
     yield _timed(f"copy {name}", copies, moved)
     norms = [lambda a=a, b=b: layer_norm(a, gamma, beta, EPS, b) for a, b in pairs]
     yield _timed(f"layer_norm {name}", norms, moved)
-    if find_spec("torch") is not None:
+    if _has_torch():
         import torch
 
         given = [torch.as_tensor(a, device="cuda") for a, _ in pairs]
@@ -102,24 +128,27 @@ def _layer_norms(rng: np.random.Generator, shape: Shape, kind: Any) -> Iterator[
         yield _timed(f"torch layer_norm {name}", calls, moved)
 
 
-def _feed_forward(rng: np.random.Generator, width: int, tokens: int, form: str) -> Timing:
-    """Time the feed-forward part; of one token, its weights are what is read."""
+def _feed_forward(
+    rng: np.random.Generator, width: int, counts: Sequence[int], form: str
+) -> Iterator[Timing]:
+    """Time the feed-forward part of so many tokens; of one token, its weights are what is read."""
     inner = 4 * width
     weights = [MATRICES[form](rng, shape) for shape in ((width, inner), (inner, width))]
     read = sum(own.nbytes for own in weights)
     zeros = [cuda.to_device(np.zeros(n, np.float32)) for n in (inner, width)]
-    x = cuda.to_device(rng.standard_normal((tokens, width), np.float32))
-    out = cuda.device_array((tokens, width), np.float32)
-    calls: list[Callable[[], object]] = []
+    parts = []
     for _ in range(-(-_ROTATED_BYTES // read)):
         first, second = map(on_device, weights)
-        part = DeviceFeedForward(first, zeros[0], second, zeros[1], "gelu_new")
-        calls.append(lambda part=part: part(x, out))  # type: ignore[misc]
-    return _timed(f"feed_forward {width} {form}, {tokens} tokens", calls, read)
+        parts.append(DeviceFeedForward(first, zeros[0], second, zeros[1], "gelu_new"))
+    for tokens in counts:
+        x = cuda.to_device(rng.standard_normal((tokens, width), np.float32))
+        out = cuda.device_array((tokens, width), np.float32)
+        calls = [partial(part, x, out) for part in parts]
+        yield _timed(f"feed_forward {width} {form}, {tokens} tokens", calls, read)
 
 
 def _torch_feed_forward(width: int, tokens: int) -> Timing:
-    """Time the same in torch, eager, with weights and activations in float16."""
+    """Time the feed-forward part in eager torch, with weights and activations in float16."""
     import torch
 
     inner, options = 4 * width, {"device": "cuda", "dtype": torch.float16}

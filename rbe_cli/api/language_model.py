@@ -10,24 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rbe_cli.api.generating import Generation, GenerationChoices, options_of
+from rbe_cli.api.model_engines import ModelEngines
 from rbe_cli.api.model_tensors import ModelTensors
 from rbe_cli.api.model_weights import ModelWeights
-from rbe_cli.backends import check_backend, device_network, new_session
+from rbe_cli.backends import check_backend, new_session
 from rbe_cli.choices import ActivationBits, Backend, Engine, KvType
 from rbe_cli.container.find_file import find_rbe
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import MemoryLimit, load_weights
-from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.engine.paged_cache import cache_bytes
-from rbe_cli.engine.row_session import RowSession
 from rbe_cli.engine.session import DEFAULT_ACTIVATION_BITS, DEFAULT_KV_TYPE
 from rbe_cli.errors import UsageError
-from rbe_cli.kernels.kernel_table import Kernels, load_kernels
+from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.token_ids import as_token_ids
 from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32, Floating, Int64
-from rbe_cli.runtime.fork_lock import ForkLock
 from rbe_cli.runtime.heap import trim_heap
 from rbe_cli.text.generation_options import GenerationOptions
 from rbe_cli.text.recording import GenerationResult, RecordedGeneration
@@ -70,7 +68,7 @@ def load(
     Raises:
         NotFoundError: the file does not exist, or cannot be downloaded.
         BadFileError: it is damaged, or something else.
-        UsageError: the model does not fit into `max_memory`, or `backend` is not there.
+        UsageError: the model does not fit into `max_memory`, or `backend` cannot be used.
     """
     container = Container.open(find_rbe(str(path), offline=offline, progress=progress))
     try:
@@ -128,26 +126,24 @@ class Model:
         Raises:
             BadFileError, UsageError: as `load`, or `backend` does not do what is asked for.
         """
-        check_backend(backend, max_memory, activations)
+        check_backend(backend, max_memory, activations, kv_type)
         self.backend: Backend = backend
         self.config: Gpt2Config = container.config
         self.tokenizer = tokenizer
         self._container = container
-        self._engine: Engine = engine
         self._threads = threads
-        self._new_session = partial(new_session, backend, kv_type, activations)
-        self._lock = ForkLock()  # of the next three, which are of so many changes
-        self._session: tuple[int, RowSession] | None = None
-        self._on_device: tuple[int, DeviceNetwork] | None = None
-        self._networks: dict[int | None, tuple[int, Gpt2]] = {}  # by the number of threads
         limit = None
         if max_memory is not None:
             length = row_tokens or self.config.n_positions
             limit = MemoryLimit(max_memory, cache_bytes(self.config, rows, kv_type, length))
-        self._kernels: Kernels = load_kernels(engine, threads)
-        weights = load_weights(container, self._kernels.threads, progress, limit)
+        kernels = load_kernels(engine, threads)
+        weights = load_weights(container, kernels.threads, progress, limit)
         trim_heap()  # of what decoding needed
         self._state = ModelWeights(container, weights)
+        self._engines = ModelEngines(
+            self.config, self._state, engine, threads, kernels, backend,
+            partial(new_session, backend, kv_type, activations),
+        )  # fmt: skip
         self.tensors = ModelTensors(self._state)
 
     def __enter__(self) -> Self:
@@ -158,10 +154,8 @@ class Model:
 
     def close(self) -> None:
         """Let go of the file and the memory; using the model is an error from now on."""
-        with self._lock:
-            self._state.close()
-            self._session = self._on_device = None
-            self._networks.clear()
+        self._state.close()
+        self._engines.clear()
 
     # Text
 
@@ -207,17 +201,17 @@ class Model:
         """
         ids = [self._ids(prompt) for prompt in prompts]
         ends = () if ignore_eos else self.config.eos_token_ids
-        session = self._engine_session(no_progress)
+        session = self._engines.session(no_progress)
         return Generation(RecordedGeneration(session, ids, options, self.tokenizer, ends))
 
     @property
     def coded_layers(self) -> int:
         """Layers that are decoded for every token, because `max_memory` is too small for them."""
-        return self._engine_session(no_progress).coded_layers
+        return self._engines.session(no_progress).coded_layers
 
     def prepare(self, progress: Progress = no_progress) -> None:
         """Compile what generation needs, unless that was done, and report it to `progress`."""
-        self._engine_session(progress)
+        self._engines.session(progress)
 
     def encode(self, text: str) -> Int64:
         """Return the token ids `[n]` of a text.
@@ -241,7 +235,7 @@ class Model:
         """Return the logits of the token after each of `ids` `[n]`, float32 `[n, vocab_size]`.
 
         Raises:
-            UsageError: as of `check_tokens`.
+            UsageError: there are none, one is outside the vocabulary, or they are too many.
         """
         return np.asarray(self.passes.forward(self._ids(ids)[None])[0], np.float32)
 
@@ -288,21 +282,23 @@ class Model:
         from rbe_cli.nn.gpt2 import Gpt2
 
         windows = checked_windows(sequences, self.config.n_positions, context, stride)
-        network = self._passes(1 if len(windows) > 1 else self._threads)  # a window, a thread
-        if isinstance(network, Gpt2):
-            warm_up(network.kernels, progress)
+        # Several windows go to one thread each.
+        network = self._engines.passes(1 if len(windows) > 1 else self._threads)
+        for own in (network, reference):
+            if isinstance(own, Gpt2):
+                warm_up(own.kernels, progress)
         with workers(self._threads) as pool:
             return evaluate(network, windows, pool, reference, progress)
 
     @property
     def network(self) -> "Gpt2":
-        """The model's layers as objects (`rbe_cli.nn`), for gradients, observers and profiles."""
-        return self._network(self._threads)
+        """The layers as objects (`rbe_cli.nn`) on the CPU, for gradients, observers, profiles."""
+        return self._engines.network(self._threads)
 
     @property
     def passes(self) -> "Gpt2 | DeviceNetwork":
         """What computes whole forward passes: `network`, or the layers on a GPU."""
-        return self._passes(self._threads)
+        return self._engines.passes(self._threads)
 
     # Parameters
 
@@ -343,45 +339,7 @@ class Model:
         """
         return self._state.save(Path(path), force=force)
 
-    # What is kept between calls
-
-    def _network(self, threads: int | None) -> "Gpt2":
-        """Return the layers with the present weights, computed by so many threads."""
-        from rbe_cli.nn.gpt2 import Gpt2
-
-        weights, changes = self._state.current()
-        with self._lock:
-            known = self._networks.get(threads)
-            if known is not None and known[0] == changes:
-                return known[1]
-            kernels = self._kernels
-            if threads != self._threads:
-                kernels = load_kernels(self._engine, threads)
-            tensors = {**weights, **self._state.unchanged_norms()}
-            found = Gpt2(self.config, tensors, kernels)
-            self._networks[threads] = changes, found
-            return found
-
-    def _passes(self, threads: int | None) -> "Gpt2 | DeviceNetwork":
-        if self.backend == "cpu":
-            return self._network(threads)
-        weights, changes = self._state.current()
-        with self._lock:
-            if self._on_device is None or self._on_device[0] != changes:
-                self._on_device = changes, device_network(LoadedModel(self.config, weights))
-            return self._on_device[1]
-
-    def _engine_session(self, progress: Progress) -> RowSession:
-        """Return the session of the present weights, which lends a row to each text."""
-        if self._engine != "fast":
-            raise UsageError(f"text is generated by the `engine` fast, not {self._engine}")
-        weights, changes = self._state.current()
-        with self._lock:
-            if self._session is None or self._session[0] != changes:
-                model = LoadedModel(self.config, weights)
-                found = self._new_session(model, self._kernels.team, progress)
-                self._session = changes, found
-            return self._session[1]
+    # Prompts
 
     def _ids(self, prompt: Prompt) -> Int64:
         """Return a prompt's token ids `[n]`."""

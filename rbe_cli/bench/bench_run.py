@@ -72,7 +72,8 @@ class Bench:
         """
         self._layers, self._models, self._progress = layers, models, progress
         self._kernels = load_kernels("fast", threads)
-        self.result = BenchResult(this_machine(self._kernels.threads, _gpu(layers.backend)))
+        gpu = _gpu(layers.backend)
+        self.result = BenchResult(this_machine(None if gpu else self._kernels.threads, gpu))
 
     def __iter__(self) -> Iterator[Row]:
         """Time one after the other.

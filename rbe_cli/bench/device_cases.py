@@ -43,4 +43,13 @@ def build_device_case(
         Op.attention: block.attention_bytes,
         Op.block: block.nbytes,
     }
-    return Case(calls, weight_bytes, lambda _: run.nbytes + inputs.nbytes)
+    between = {
+        Op.layernorm: 0,
+        Op.linear: run.linear_bytes,
+        Op.feedforward: run.feed_forward_bytes,
+        Op.attention: run.attention_bytes,
+        Op.block: run.end_bytes + run.attention_bytes + run.feed_forward_bytes,  # x and normed, too
+    }
+    if backward:
+        between[Op.layernorm] = run.layer_norm_backward_bytes
+    return Case(calls, weight_bytes, lambda op: run.end_bytes + between[op])

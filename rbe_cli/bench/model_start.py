@@ -68,29 +68,40 @@ def start(
 ) -> tuple[Start, RowSession]:
     """Load a model and find the first token after `depth` tokens and a prompt.
 
-    It is loaded twice: the first time compiles what the second, which is timed, needs.
+    It is loaded twice: the first time compiles what the second, which is timed, needs. A GPU's
+    kernels are compiled when they first run, so there the first model runs, too.
 
     Raises:
         NotFoundError, BadFileError: the file cannot be loaded.
     """
-    load(options, kernels, progress)
+    first = load(options, kernels, progress)
+    if options.backend == "cuda":
+        _first_token(first, options, prompt_tokens)
+    del first
     begin = perf_counter()
     session = load(options, kernels, progress)
     load_seconds = perf_counter() - begin
+    first_token_seconds = _first_token(session, options, prompt_tokens)
+    return Start(load_seconds, first_token_seconds, peak_rss_bytes()), session
+
+
+def _first_token(session: RowSession, options: ModelOptions, prompt_tokens: int) -> float:
+    """Return the seconds from a prompt to its first token; the tokens before it are not timed."""
     if options.depth:
         session.prefill(0, random_tokens(session, options.depth, 0))
     prompt = random_tokens(session, prompt_tokens, 1)
     begin = perf_counter()
     session.prefill(0, prompt).argmax()
-    return Start(load_seconds, perf_counter() - begin, peak_rss_bytes()), session
+    return perf_counter() - begin
 
 
 def load(options: ModelOptions, kernels: Kernels, progress: Progress) -> RowSession:
     """Return a session of one row on the backend of the options."""
     with Container.open(options.path) as container:
         model = load_model(container, kernels.threads, progress)
-    own = options.backend, options.kv_type, options.activations
-    return new_session(*own, model, kernels.team, progress)
+    return new_session(
+        options.backend, options.kv_type, options.activations, model, kernels.team, progress
+    )
 
 
 def random_tokens(session: RowSession, count: int, seed: int) -> NDArray[np.int64]:

@@ -38,17 +38,19 @@ class Variant(StrEnum):
     reference = "reference"
 
 
-def variants_of(backend: Backend) -> tuple[Variant, ...]:
-    """Return the ways to compute layers there."""
-    return tuple(Variant) if backend == "cpu" else (Variant.fused, Variant.standard)
+def supported_variants(backend: Backend, backward: bool) -> tuple[Variant, ...]:
+    """Return the ways in which the backend can compute layers, forward or backward."""
+    if backend == "cpu":
+        return tuple(Variant)
+    return (Variant.fused,) if backward else (Variant.fused, Variant.standard)
 
 
-def ops_of(backend: Backend, backward: bool) -> tuple[Op, ...]:
-    """Return the layers with such a pass there: on a GPU, LayerNorm alone has a backward pass."""
+def supported_ops(backend: Backend, backward: bool) -> tuple[Op, ...]:
+    """Return the layers that the backend can compute, forward or backward."""
     return (Op.layernorm,) if backward and backend == "cuda" else tuple(Op)
 
 
-def check_exist(
+def check_supported(
     backend: Backend, backward: bool, ops: Sequence[Op], variants: Sequence[Variant]
 ) -> None:
     """Refuse layers, or ways to compute them, that do not exist on a backend.
@@ -56,7 +58,8 @@ def check_exist(
     Raises:
         UsageError: naming the first that does not exist.
     """
-    known_ops, known_variants = ops_of(backend, backward), variants_of(backend)
+    known_ops = supported_ops(backend, backward)
+    known_variants = supported_variants(backend, backward)
     for op in ops:
         if op not in known_ops:
             raise UsageError(f"`op` {op} has no backward pass on `backend` {backend}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 from time import perf_counter
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 
 from rbe_cli.bench.operator_cases import Case, LayerCall, build_case, held, random_tensors
-from rbe_cli.bench.operator_names import Op, Variant, check_exist
+from rbe_cli.bench.operator_names import Op, Variant
 from rbe_cli.bench.operator_shapes import Shape, byte_count, flop_count
 from rbe_cli.bench.time_budget import Budget
 from rbe_cli.bench.timing import MOST_SECONDS, time_in_turn
@@ -25,6 +26,7 @@ from rbe_cli.runtime.arrays import Float32
 from rbe_cli.weights.weight_forms import Weight
 
 _WARM_UP_TOKENS = 64
+_MANY_TOKENS = 5  # which a GPU multiplies with other kernels than a single one
 _LEAST_CALLS = 2  # of a layer: one is timed, another one's memory is measured
 
 
@@ -42,7 +44,7 @@ class LayerOptions:
         seconds: time that all may take together, each shape an equal part of what is left. Layers
             that would take longer are left out. None for as long as it takes.
         takes_int8: whether inputs of products with 8-bit weights are rounded to 8 bits, not 16.
-        backend: what computes.
+        backend: what computes; it supports all that was chosen (`check_supported`).
     """
 
     shapes: Sequence[Shape] = ()
@@ -67,7 +69,7 @@ class LayerTiming:
         gflops: 1e9 floating-point operations a second (`flop_count`), at the median.
         gbytes_per_second: 1e9 bytes a second (`byte_count`), at the median.
         peak_memory_bytes: bytes of the parameters, and of the most that a call has in use at
-            once, its output included, as measured by tracemalloc.
+            once, its output included: measured by tracemalloc, or on a GPU counted.
     """
 
     op: Op
@@ -111,9 +113,8 @@ def time_layers(
 
     Raises:
         UsageError: a shape needs more memory than there is; with `options.seconds` it is left
-            out instead. Or the backend has no such layer or variant.
+            out instead.
     """
-    check_exist(options.backend, options.backward, options.ops, options.variants)
     fitting = []
     for shape in options.shapes:
         try:
@@ -124,8 +125,8 @@ def time_layers(
                 raise
     if options.takes_int8:
         fast = with_int8_inputs(fast)
-    if options.shapes and options.backend == "cpu" and set(options.variants) != {Variant.reference}:
-        _compile(fast, progress)
+    if options.shapes:
+        _compile(options, fast, progress)
     budget = Budget(options.seconds)
     for number, shape in enumerate(options.shapes):
         if shape in fitting:
@@ -136,9 +137,15 @@ def time_layers(
             yield from _all_left_out(shape, options, "memory")
 
 
-def _compile(fast: Kernels, progress: Progress) -> None:
+def _compile(options: LayerOptions, fast: Kernels, progress: Progress) -> None:
     """Make sure that nothing is compiled later; the programs are the same for every shape."""
-    warm_up(fast, progress)
+    if options.backend == "cuda":
+        for tokens in (1, _MANY_TOKENS):
+            cases = _Cases(Shape(1, tokens, 1), options, fast)
+            for variant, op in product(options.variants, options.ops):
+                cases.warm_call(variant, op)
+    elif set(options.variants) != {Variant.reference}:
+        warm_up(fast, progress)
 
 
 def _all_left_out(shape: Shape, options: LayerOptions, reason: Reason) -> Iterator[LeftOut]:
@@ -193,22 +200,17 @@ def check_memory(shape: Shape, options: LayerOptions) -> None:
         UsageError: naming the shape and the bytes.
     """
     needed = _needed_bytes(shape, options)
-    available = _available_bytes(options.backend)
-    if needed > available:
-        raise UsageError(
-            f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory, "
-            f"and {available / 1e9:.1f} GB are available"
-        )
-
-
-def _available_bytes(backend: Backend) -> float:
-    """Return the bytes that are free in memory, where weights are made, and on the GPU."""
-    available: float = psutil.virtual_memory().available
-    if backend == "cuda":
+    available: dict[str, float] = {"": psutil.virtual_memory().available}
+    if options.backend == "cuda":
         from rbe_cli.cuda.device import free_bytes
 
-        return min(available, free_bytes())
-    return available
+        available[" on the GPU"] = free_bytes()
+    for where, size in available.items():
+        if needed > size:
+            raise UsageError(
+                f"`shape` {shape} needs about {needed / 1e9:.1f} GB of memory{where}, "
+                f"and {size / 1e9:.1f} GB are available"
+            )
 
 
 def _needed_bytes(shape: Shape, options: LayerOptions) -> int:
@@ -218,6 +220,8 @@ def _needed_bytes(shape: Shape, options: LayerOptions) -> int:
     needed = 12 * square + 16 * activation  # matrices; the residual, qkv, cache, hidden layer
     if Variant.standard in options.variants:
         needed += 48 * square
+    if options.backend == "cuda":
+        return needed
     if Variant.reference in options.variants or options.backward:
         # The largest matrix in float32; GELU's and softmax's intermediates.
         scores = shape.config().n_head * shape.seq**2
@@ -235,10 +239,11 @@ class _Cases:
         self._shape, self._options, self._fast = shape, options, fast
         self._tensors = random_tensors(shape.config(), rng)
         self._x = rng.standard_normal((shape.batch, shape.seq, shape.dim), np.float32)
-        self._built: dict[Variant, tuple[Case, Case]] = {}  # on a part of the input, and on all
+        # On the part of the input that warms up (on a GPU, all of it), and on all.
+        self._built: dict[Variant, tuple[Case, Case]] = {}
 
     def warm_call(self, variant: Variant, op: Op) -> LayerCall:
-        """Return the call to be timed, after one on a small part of the input."""
+        """Return the call to be timed, after one that warms up."""
         part, whole = self._case(variant)
         part.calls[op]()
         return whole.calls[op]
@@ -251,11 +256,10 @@ class _Cases:
     def _case(self, variant: Variant) -> tuple[Case, Case]:
         if variant not in self._built:
             tensors = held(self._tensors, variant)  # shared by the two
-            part = self._x[:1, :_WARM_UP_TOKENS]
-            self._built[variant] = (
-                self._build(variant, tensors, part),
-                self._build(variant, tensors, self._x),
-            )
+            whole = part = self._build(variant, tensors, self._x)
+            if self._options.backend == "cpu":
+                part = self._build(variant, tensors, self._x[:1, :_WARM_UP_TOKENS])
+            self._built[variant] = part, whole
         return self._built[variant]
 
     def _build(self, variant: Variant, tensors: dict[str, Weight], x: Float32) -> Case:

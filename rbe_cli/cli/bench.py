@@ -1,9 +1,17 @@
 """`rbe bench`: how fast the layers, or a compressed model, run on this machine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbe_cli.bench.operator_names import Op, Variant, ops_of, variants_of
+from rbe_cli.backends import check_backend
+from rbe_cli.bench.operator_names import (
+    Op,
+    Variant,
+    check_supported,
+    supported_ops,
+    supported_variants,
+)
 from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.cli import bench_options as options
 from rbe_cli.cli.bench_report import BenchFormat, Report
@@ -52,14 +60,13 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Time layers, or a compressed model, on this machine."""
-    from rbe_cli.backends import check_backend
     from rbe_cli.bench import operator_shapes, operators
     from rbe_cli.bench.bench_run import Bench
     from rbe_cli.cli.charts import check_picture, draw_bench
     from rbe_cli.container.find_file import find_rbe
 
     out = Output(format.shared, quiet, verbose)
-    check_backend(backend, max_memory, activations or "auto")
+    check_backend(backend, max_memory, activations, kv_type)
     if plot is not None:
         check_picture(plot, force=force)
     shapes = [operator_shapes.Shape.parse(text) for text in shape or ()]
@@ -67,11 +74,11 @@ def bench(
         max_seconds = _DEFAULT_SECONDS
     if not shapes and (not model or op or variant or backward):
         shapes = list(operator_shapes.DEFAULT_SHAPES)
-    ops = ops_of(backend, backward) if op in (None, options.ALL) else (Op(op),)
-    ways = variants_of(backend) if variant in (None, options.ALL) else (Variant(variant),)
+    ops, variants = _chosen(op, variant, backward, backend)
     layers = operators.LayerOptions(
-        shapes, ops, ways, backward, max_memory, repeat, max_seconds, activations == "8", backend
-    )
+        shapes, ops, variants, backward, max_memory, repeat, max_seconds, activations == "8",
+        backend,
+    )  # fmt: skip
     with out.progress() as progress:
         paths = [find_rbe(name, offline=offline, progress=progress) for name in model or ()]
     models = _model_options(paths, prompt_tokens, max_tokens, depth, kv_type, activations, backend)
@@ -95,6 +102,19 @@ def bench(
     report.end(rows.result)
     if plot is not None:
         draw_bench(rows.result, plot, force=force)
+
+
+def _chosen(
+    op: str | None, variant: str | None, backward: bool, backend: Backend
+) -> tuple[Sequence[Op], Sequence[Variant]]:
+    """Return the layers to time and the ways to compute them; by default all that exist."""
+    ops, variants = supported_ops(backend, backward), supported_variants(backend, backward)
+    if op not in (None, options.ALL):
+        ops = (Op(op),)
+    if variant not in (None, options.ALL):
+        variants = (Variant(variant),)
+    check_supported(backend, backward, ops, variants)
+    return ops, variants
 
 
 def _model_options(

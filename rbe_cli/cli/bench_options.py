@@ -41,8 +41,8 @@ VariantOption = Annotated[
         rich_help_panel=_LAYERS,
         help="Choose how layers are computed: with the compiled kernels (fused), with float32 "
         "weights and one pass for each step (standard), with float16 activations (mixed), or "
-        "with plain numpy on all its threads (reference). A GPU knows fused and standard. The "
-        "default is all.",
+        "with plain numpy on all its threads (reference). On a GPU only fused and "
+        "standard exist. The default is all.",
     ),
 ]
 Backward = Annotated[

@@ -177,8 +177,9 @@ def _machine(machine: "Machine") -> object:
     return facts(
         [
             ("processor", f"{machine.cpu} ({machine.platform})"),
-            ("threads", f"{machine.threads} of {machine.logical_cores} processors"),
-            *([("GPU", machine.gpu)] if machine.gpu else []),
+            ("GPU", machine.gpu)
+            if machine.gpu
+            else ("threads", f"{machine.threads} of {machine.logical_cores} processors"),
             ("memory", size(machine.memory_bytes)),
             (
                 "software",
@@ -201,7 +202,7 @@ def _show_model(console: "Console", timing: "ModelTiming") -> None:
                 ("peak memory", size(timing.peak_rss_bytes)),
                 ("read per token", size(timing.bytes_per_token)),
                 (
-                    "memory reads",
+                    "memory speed",
                     f"{timing.read_bytes_per_second / 1e9:.1f} GB/s, of which decoding reaches "
                     f"{timing.bandwidth_share:.0%}",
                 ),

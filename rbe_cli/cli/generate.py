@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rbe_cli.backends import check_backend
 from rbe_cli.choices import ActivationBits, Backend, KvType
 from rbe_cli.cli import generate_options as options
 from rbe_cli.cli.faults import flags_of, with_flags
@@ -97,7 +98,7 @@ def generate(
     )
     if logprobs is not None and format not in (Format.json, Format.jsonl):
         raise UsageError("--logprobs needs --format json or --format jsonl")
-    _check_backend(backend, max_memory, activations)
+    check_backend(backend, max_memory, activations, kv_type)
     given = GivenInput(prompt, text_file, tokens)
     if interactive and given != GivenInput():
         raise UsageError("--interactive reads its prompts from stdin: give no other input")
@@ -111,14 +112,6 @@ def generate(
             _converse(writer, model, out, batch, flags_of(context.command))
         else:
             writer.write(prompts * batch)
-
-
-def _check_backend(backend: Backend, max_memory: int | None, activations: ActivationBits) -> None:
-    """Refuse a GPU that is not there, before anything is read."""
-    if backend == "cuda":
-        from rbe_cli.backends import check_backend
-
-        check_backend(backend, max_memory, activations)
 
 
 def _load(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from rbe_cli.backends import check_backend
 from rbe_cli.choices import Backend, Engine
 from rbe_cli.cli import run_options as options
 from rbe_cli.cli.inputs import GivenInput, open_rbe, read_prompts
@@ -150,16 +151,11 @@ class Wanted:
         Raises:
             UsageError: naming the option, or what is missing.
         """
-        from rbe_cli.backends import check_backend
-
-        given = {
-            "--profile": self.profile,
-            "--engine reference": engine == "reference",
-        }
-        for flag, is_given in given.items():
-            if is_given:
-                raise UsageError(f"{flag} does not work with --backend cuda yet")
-        check_backend("cuda", None, "auto")
+        if self.profile:
+            raise UsageError("--profile does not work with --backend cuda")
+        if engine == "reference":
+            raise UsageError("--engine reference does not work with --backend cuda")
+        check_backend("cuda")
 
 
 def _load(

@@ -11,6 +11,7 @@ from numba import cuda
 from rbe_cli.cuda.device_block import Buffers, DeviceBlock
 from rbe_cli.cuda.device_cache import DeviceCache
 from rbe_cli.cuda.device_layer_norm import layer_norm_backward
+from rbe_cli.cuda.layer_norm_backward_kernels import STRIP
 from rbe_cli.cuda.paged_attention import Place
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.runtime.arrays import Float32
@@ -20,7 +21,7 @@ class BlockRun:
     """Hold a block's input on the device, with room for all that its layers compute.
 
     Each call launches kernels, waits for their end, and returns the output `[tokens, d]` on the
-    device. It can be made again and again.
+    device. A call may be repeated.
 
     Args:
         config: of the model that the block belongs to.
@@ -81,11 +82,33 @@ class BlockRun:
         return partial(self._run, backward)
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of the input and of all that lies between it and the output."""
-        arrays = self._x, self._out, *vars(self._buffers).values()
-        kept = self._cache.nbytes + self._block.mlp.hidden_bytes
-        return kept + sum(int(own.nbytes) for own in arrays)
+    def end_bytes(self) -> int:
+        """Return the bytes of the input and of the output."""
+        return int(self._x.nbytes + self._out.nbytes)
+
+    @property
+    def layer_norm_backward_bytes(self) -> int:
+        """Return the bytes that LayerNorm's backward pass takes beside x and its gradient."""
+        tokens, width = self._x.shape
+        blocks = -(-tokens // STRIP)
+        return 4 * tokens * width + 2 * 8 * tokens + 2 * 4 * width * (blocks + 1)
+
+    @property
+    def linear_bytes(self) -> int:
+        """Return the bytes that the product with c_proj takes beside its ends."""
+        return self._block.c_proj.matrix.input_bytes(self._x.shape[0])
+
+    @property
+    def feed_forward_bytes(self) -> int:
+        """Return the bytes that the feed-forward part takes beside its ends."""
+        return self._block.mlp.bytes_between(self._x.shape[0])
+
+    @property
+    def attention_bytes(self) -> int:
+        """Return the bytes that attention takes beside its ends, with keys and values."""
+        arrays = int(self._buffers.qkv.nbytes + self._buffers.attended.nbytes)
+        rounded = self._block.c_attn.matrix.input_bytes(self._x.shape[0])
+        return arrays + self._cache.nbytes + rounded
 
     def _run(self, layer: Callable[[Any, Any], None]) -> Any:
         layer(self._x, self._out)

@@ -36,25 +36,19 @@ class Buffers:
         return cuda.device_array((tokens, width), np.float32)
 
 
-class DeviceVectors:
-    """Bring vectors of the weights to the device."""
-
-    def __init__(self, weights: NamedWeights) -> None:
-        self._weights = weights
-
-    def load(self, name: str, width: int) -> Any:
-        """Return a vector `[width]`, whatever its form in memory."""
-        values = values_of(cast(LayerNormParameter, self._weights[name]))
-        return cuda.to_device(np.broadcast_to(np.asarray(values, np.float32), width).copy())
+def device_vector(weights: NamedWeights, name: str, width: int) -> Any:
+    """Return a vector `[width]` of the weights on the device, whatever its form in memory."""
+    values = values_of(cast(LayerNormParameter, weights[name]))
+    return cuda.to_device(np.broadcast_to(np.asarray(values, np.float32), width).copy())
 
 
 class DeviceLayerNorm:
     """Hold gamma and beta `[d]` of a LayerNorm."""
 
-    def __init__(self, config: Gpt2Config, name: str, vectors: DeviceVectors) -> None:
+    def __init__(self, config: Gpt2Config, name: str, weights: NamedWeights) -> None:
         self._eps = config.layer_norm_epsilon
         self.gamma, self.beta = (
-            vectors.load(f"{name}.{own}", config.n_embd) for own in ("weight", "bias")
+            device_vector(weights, f"{name}.{own}", config.n_embd) for own in ("weight", "bias")
         )
 
     @property
@@ -70,12 +64,10 @@ class DeviceLayerNorm:
 class DeviceLinear:
     """Hold a matrix `[K, N]` and its bias `[N]`."""
 
-    def __init__(
-        self, name: str, weights: NamedWeights, vectors: DeviceVectors, inputs: RoundedInputs
-    ) -> None:
+    def __init__(self, name: str, weights: NamedWeights, inputs: RoundedInputs) -> None:
         weight = cast(Weight, weights[f"{name}.weight"])
         self.matrix: DeviceMatrix = on_device(weight, inputs)
-        self.bias = vectors.load(f"{name}.bias", weight.shape[1])
+        self.bias = device_vector(weights, f"{name}.bias", weight.shape[1])
 
     @property
     def nbytes(self) -> int:
@@ -100,13 +92,13 @@ class DeviceBlock:
         self, config: Gpt2Config, number: int, weights: NamedWeights, inputs: RoundedInputs
     ) -> None:
         """Copy a layer's weights to the device."""
-        prefix, vectors = f"h.{number}", DeviceVectors(weights)
+        prefix = f"h.{number}"
         self._scale = config.score_scale(number)
         self.ln_1, self.ln_2 = (
-            DeviceLayerNorm(config, f"{prefix}.{own}", vectors) for own in ("ln_1", "ln_2")
+            DeviceLayerNorm(config, f"{prefix}.{own}", weights) for own in ("ln_1", "ln_2")
         )
         self.c_attn, self.c_proj, c_fc, mlp_proj = (
-            DeviceLinear(f"{prefix}.{own}", weights, vectors, inputs)
+            DeviceLinear(f"{prefix}.{own}", weights, inputs)
             for own in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
         )
         self.mlp = DeviceFeedForward(

@@ -1,11 +1,12 @@
 """Compute LayerNorm and its gradients on the GPU, of arrays that lie there."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-from rbe_cli.cuda.kernel import MOST_THREADS, WARP
+from rbe_cli.cuda.kernel import WARP, Kernel
 from rbe_cli.cuda.layer_norm_backward_kernels import (
     STRIP,
     layer_norm_backward_rows,
@@ -43,10 +44,10 @@ def layer_norm(x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: 
     if keeps:
         _check("statistics", statistics, (tokens, 2), np.float64)
     else:
-        statistics = cuda.device_array((1, 2), np.float64)
-    lanes, is_wide = _lanes(width), width > ITEMS * MOST_THREADS
-    groups = 1 if is_wide else max(_BLOCK_THREADS // lanes, 1)
-    run = layer_norm_wide_rows if is_wide else layer_norm_rows
+        statistics = _no_statistics()
+    run = _fitting(layer_norm_rows, layer_norm_wide_rows, width)
+    lanes = _lanes(width, run)
+    groups = 1 if run is layer_norm_wide_rows else max(_BLOCK_THREADS // lanes, 1)
     run.launch(
         -(-tokens // groups), groups * lanes, x, gamma, beta, eps, out, statistics, keeps, lanes,
         form=form, shared_bytes=_PAIR_BYTES * groups * lanes,
@@ -76,10 +77,9 @@ def layer_norm_backward(
     _check("statistics", statistics, (tokens, 2), np.float64)
     for name, own in (("gamma", gamma), ("grad_gamma", grad_gamma), ("grad_beta", grad_beta)):
         _check(name, own, (width,), np.float32)
-    blocks, lanes = -(-tokens // STRIP), _lanes(width)
+    run = _fitting(layer_norm_backward_rows, layer_norm_backward_wide_rows, width)
+    blocks, lanes = -(-tokens // STRIP), _lanes(width, run)
     sums = cuda.device_array((blocks, 2, width), np.float32)
-    is_wide = width > ITEMS * MOST_THREADS
-    run = layer_norm_backward_wide_rows if is_wide else layer_norm_backward_rows
     run.launch(
         blocks, lanes, x, statistics, gamma, grad, out, sums,
         form=form, shared_bytes=_PAIR_BYTES * lanes,
@@ -88,10 +88,24 @@ def layer_norm_backward(
     layer_norm_parameter_sums.launch(columns, _COLUMN_THREADS, sums, grad_gamma, grad_beta)
 
 
-def _lanes(width: int) -> int:
+def _fitting(rows: Kernel, wide_rows: Kernel, width: int) -> Kernel:
+    """Return the kernel for rows that fit the registers of a block, or that for wider rows."""
+    return rows if width <= ITEMS * rows.most_threads else wide_rows
+
+
+def _lanes(width: int, run: Kernel) -> int:
     """Return the threads of a row: whole warps where a row takes more than half of one."""
     lanes = -(-width // ITEMS)
-    return lanes if lanes <= WARP // 2 else min(-(-lanes // WARP) * WARP, MOST_THREADS)
+    return lanes if lanes <= WARP // 2 else min(-(-lanes // WARP) * WARP, run.most_threads)
+
+
+@cache
+def _no_statistics() -> Any:
+    """Return what a kernel takes where statistics are not asked for.
+
+    It is made once: to free memory waits for the GPU.
+    """
+    return cuda.device_array((1, 2), np.float64)
 
 
 def _shape_of(x: Any) -> tuple[int, int]:

@@ -28,6 +28,10 @@ class DeviceMatrix(ABC):
     def nbytes(self) -> int:
         """Return the bytes of the matrix in the GPU's memory."""
 
+    def input_bytes(self, tokens: int) -> int:
+        """Return the bytes that a product of so many tokens takes beside x and its output."""
+        return 0
+
     @abstractmethod
     def columns(self, indices: Any, out: Any) -> None:
         """Set out `[n, K]` to the columns of int32 indices `[n]`, which are below N; both lie on

@@ -7,7 +7,7 @@ import numpy as np
 from numba import cuda
 
 from rbe_cli.cuda.attention_kernels import add_rows
-from rbe_cli.cuda.device_block import Buffers, DeviceBlock, DeviceLayerNorm, DeviceVectors
+from rbe_cli.cuda.device_block import Buffers, DeviceBlock, DeviceLayerNorm
 from rbe_cli.cuda.device_cache import DeviceCache
 from rbe_cli.cuda.device_weights import on_device
 from rbe_cli.cuda.paged_attention import Place
@@ -44,7 +44,7 @@ class DeviceModel:
             on_device(cast(Weight, weights[f"{name}.weight"]), inputs) for name in ("wte", "wpe")
         ]
         self.blocks = [DeviceBlock(config, i, weights, inputs) for i in range(config.n_layer)]
-        self._last_norm = DeviceLayerNorm(config, "ln_f", DeviceVectors(weights))
+        self._last_norm = DeviceLayerNorm(config, "ln_f", weights)
         self._head = self._embeddings[0]
         if not config.tie_word_embeddings:
             self._head = on_device(cast(Weight, weights["lm_head.weight"]), inputs)
@@ -82,8 +82,9 @@ class DeviceModel:
 
     def embed(self, ids: Int64, positions: Int64) -> Float32:
         """Return the input of the first block, `[n, d]`, of tokens `[n]` at `positions` `[n]`."""
-        x, other = (cuda.device_array((len(ids), self.config.n_embd), np.float32) for _ in "xy")
-        self._embed(ids, cuda.to_device(positions.astype(np.int32)), x, other)
+        shape = len(ids), self.config.n_embd
+        x, position_rows = (cuda.device_array(shape, np.float32) for _ in range(2))
+        self._embed(ids, cuda.to_device(positions.astype(np.int32)), x, position_rows)
         found: Float32 = x.copy_to_host()
         return found
 
@@ -101,12 +102,12 @@ class DeviceModel:
         found: Float32 = logits.copy_to_host()
         return found
 
-    def _embed(self, ids: Int64, positions: Any, x: Any, other: Any) -> None:
-        """Set x to the sum of both embeddings; `other` takes those of the positions."""
+    def _embed(self, ids: Int64, positions: Any, x: Any, position_rows: Any) -> None:
+        """Set x `[n, d]` to the sum of both embeddings; `position_rows` `[n, d]` is scratch."""
         wte, wpe = self._embeddings
         wte.columns(cuda.to_device(ids.astype(np.int32)), x)
-        wpe.columns(positions, other)
-        add_rows.launch(len(ids), min(self.config.n_embd, _THREADS), x, other)
+        wpe.columns(positions, position_rows)
+        add_rows.launch(len(ids), min(self.config.n_embd, _THREADS), x, position_rows)
 
     def _buffers_for(self, tokens: int) -> Buffers:
         """Return buffers of that size; those of the last two sizes are kept."""

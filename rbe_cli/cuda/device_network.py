@@ -5,7 +5,7 @@ time.
 """
 
 from functools import partial
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class DeviceNetwork:
         """Copy a model's weights to the GPU."""
         self.config = model.config
         self._model = DeviceModel(model.config, model.weights)
-        self._lock = Lock()
+        self._lock = RLock()  # an observer may call, too
         self.blocks = [partial(self._block, block) for block in self._model.blocks]
 
     def embed(self, tokens: Int64) -> Float32:

@@ -62,6 +62,10 @@ class DevicePanels(DeviceMatrix):
         more = 0 if self._overflow is None else self._overflow.nbytes
         return self._arrays.nbytes + int(self._steps.nbytes + self._row_steps.nbytes) + more
 
+    def input_bytes(self, tokens: int) -> int:
+        """Return the bytes of the rounded inputs."""
+        return RoundedInputs.bytes_of(self.shape[0]) * min(tokens, self.most_tokens)
+
     @property
     def _panel_arguments(self) -> tuple[Any, ...]:
         own = self._arrays

@@ -9,7 +9,6 @@ import numpy as np
 from numba import cuda
 
 from rbe_cli.cuda.device_matrix import DeviceMatrix
-from rbe_cli.cuda.rounded_inputs import RoundedInputs
 from rbe_cli.errors import UsageError
 from rbe_cli.model.config import Activation
 
@@ -74,15 +73,17 @@ class DeviceFeedForward:
             self._c_fc.multiply(x[own], hidden, self._fc_bias, self._activation)
             self._c_proj.multiply(hidden, out[own], self._proj_bias, add=added)
 
-    @property
-    def hidden_bytes(self) -> int:
-        """Return the bytes of the hidden layer that is kept on the GPU for the next call."""
-        return int(self._hidden.nbytes)
+    def bytes_between(self, tokens: int) -> int:
+        """Return the bytes that a call takes beside its input and its output."""
+        return self._bytes_of(self._chunk_tokens(tokens))
 
     def _chunk_tokens(self, tokens: int) -> int:
         """Return how many tokens go through at once."""
         if self.memory_limit is None:
             return max(tokens, 1)
-        width, inner = self._c_fc.shape
-        a_token = 4 * inner + RoundedInputs.bytes_of(max(width, inner))
-        return max(min(tokens, self.memory_limit // a_token), 1)
+        return max(min(tokens, self.memory_limit // self._bytes_of(1)), 1)
+
+    def _bytes_of(self, tokens: int) -> int:
+        """Return the bytes of the hidden layer and of the rounded inputs of so many tokens."""
+        rounded = max(own.input_bytes(tokens) for own in (self._c_fc, self._c_proj))
+        return 4 * tokens * self._c_fc.shape[1] + rounded

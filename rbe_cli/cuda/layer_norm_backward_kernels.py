@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda, float32, float64
 
 from rbe_cli.cuda.group_sums import sum_pairs
-from rbe_cli.cuda.kernel import kernel
+from rbe_cli.cuda.kernel import MOST_THREADS, kernel
 from rbe_cli.cuda.layer_norm_kernels import ITEMS
 
 STRIP = 8
@@ -22,7 +22,7 @@ _FORMS = tuple(
 )
 
 
-@kernel(*_FORMS)
+@kernel(*_FORMS, most_threads=512)  # which leaves 128 registers to each
 def layer_norm_backward_rows(
     x: Any, statistics: Any, gamma: Any, grad: Any, out: Any, sums: Any
 ) -> None:
@@ -77,7 +77,7 @@ def layer_norm_backward_rows(
             sums[block, 1, column] = shifts[i]
 
 
-@kernel(*_FORMS)
+@kernel(*_FORMS, most_threads=MOST_THREADS)
 def layer_norm_backward_wide_rows(
     x: Any, statistics: Any, gamma: Any, grad: Any, out: Any, sums: Any
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import cuda, float32, float64
 
 from rbe_cli.cuda.group_sums import sum_pairs
-from rbe_cli.cuda.kernel import kernel
+from rbe_cli.cuda.kernel import MOST_THREADS, kernel
 
 ITEMS = 8
 """Elements of a row that a thread keeps in registers."""
@@ -48,7 +48,7 @@ def close_statistics(
         statistics[row, 0], statistics[row, 1] = mean, rstd
 
 
-@kernel(*_FORMS)
+@kernel(*_FORMS, most_threads=896)  # which leaves 72 registers to each
 def layer_norm_rows(
     x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: Any, keeps: bool, lanes: int
 ) -> None:
@@ -103,7 +103,7 @@ def layer_norm_rows(
                 out[row, column] = normal * gamma[column] + beta[column]
 
 
-@kernel(*_FORMS)
+@kernel(*_FORMS, most_threads=MOST_THREADS)
 def layer_norm_wide_rows(
     x: Any, gamma: Any, beta: Any, eps: float, out: Any, statistics: Any, keeps: bool, lanes: int
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import cuda, float32, int32
 
 from rbe_cli.cuda.inline_ptx import fused
-from rbe_cli.cuda.kernel import Kernel, kernel
+from rbe_cli.cuda.kernel import MOST_THREADS, Kernel, kernel
 from rbe_cli.cuda.product_output import OUTPUT_ARGUMENTS, finish
 from rbe_cli.cuda.tile_form import TileForm
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS, QUADS
@@ -22,7 +22,6 @@ PANEL_ARGUMENTS = "uint32[::1], int32[::1], int32[:, ::1], int32[::1], int32, in
 """The types of values, entries, starts, taps, tiles and panels."""
 INPUT_ARGUMENTS = "uint32[::1], uint32[::1], float32[::1]"
 """The types of high, low and scales (`RoundedInputs`)."""
-_MOST_THREADS = 1024
 _RESIDENT_THREADS = 1 << 18  # of a large GPU
 _ZERO = np.float32(0)
 
@@ -66,13 +65,13 @@ def one_token_kernel(form: TileForm) -> Kernel:
 
     multiply_token.__name__ = f"multiply_token_{form.name}"
     signature = f"void({PANEL_ARGUMENTS}, {INPUT_ARGUMENTS}, {OUTPUT_ARGUMENTS})"
-    return kernel(signature)(multiply_token)
+    return kernel(signature, most_threads=MOST_THREADS)(multiply_token)
 
 
 def block_threads(tiles: int, panels: int) -> int:
     """Return the threads of a block: 16 a tile, but not more than the GPU holds of all panels."""
     wanted = max(GROUP_TILES, _RESIDENT_THREADS // panels // PANEL_COLUMNS)
-    halves = min(tiles, wanted, _MOST_THREADS // PANEL_COLUMNS)
+    halves = min(tiles, wanted, MOST_THREADS // PANEL_COLUMNS)
     return PANEL_COLUMNS * halves
 
 

@@ -19,7 +19,6 @@ _LIMIT, _ZERO = np.float32(32512), np.float32(0)
 _SMALLEST = np.float32(1e-34)  # whose inverse, times a limit, is still finite
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _INFINITE, _NOT_A_NUMBER = np.float32(np.inf), np.float32(np.nan)
-_MAGIC = np.float32(1.5 * 2**23)  # x + this - this rounds to even, if |x| < 2^22
 
 
 @kernel("void(float32[:, ::1], float32[::1], int32, uint32[::1], uint32[::1], float32[::1])")
@@ -62,7 +61,8 @@ def round_inputs(x: Any, row_steps: Any, tiles: Any, high: Any, low: Any, scales
     of_high, of_low = uint32(0), uint32(0)
     if inverse > _ZERO:
         for place in range(4):
-            rounded = int32(float32(float32(values[place] * inverse) + _MAGIC) - _MAGIC)
+            # Not by adding 1.5 * 2^23: the compiler would fuse product and sum, which rounds once.
+            rounded = int32(round(float32(values[place] * inverse)))
             lower = ((rounded + 128) & 255) - 128
             upper = (rounded - lower) >> 8
             of_high = uint32(of_high | uint32((upper & 255) << (8 * place)))
@@ -82,11 +82,6 @@ class RoundedInputs:
     def __init__(self) -> None:
         self.high = self.low = cuda.device_array(1, np.uint32)
         self.scales = cuda.device_array(1, np.float32)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes that are kept on the GPU for the next product."""
-        return int(self.high.nbytes + self.low.nbytes + self.scales.nbytes)
 
     @staticmethod
     def bytes_of(rows: int) -> int:

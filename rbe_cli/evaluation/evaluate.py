@@ -75,8 +75,8 @@ class Evaluation:
         return self.comparison
 
 
-Part = Callable[[Floating], Floating]
-"""A block, or what follows the last block."""
+LayerFunction = Callable[[Floating], Floating]
+"""A function of states: a block, or the last LayerNorm with the head."""
 
 
 class ScoredModel(Protocol):
@@ -87,11 +87,11 @@ class ScoredModel(Protocol):
         """Return the shapes and options."""
 
     @property
-    def blocks(self) -> Iterable[Part]:
+    def blocks(self) -> Iterable[LayerFunction]:
         """Return the blocks, which map states `[batch, n, d]`."""
 
     @property
-    def output_layer(self) -> Part:
+    def output_layer(self) -> LayerFunction:
         """Return what maps the last block's outputs `[n, d]` to logits `[n, vocab_size]`."""
 
     def embed(self, tokens: Tokens) -> Floating:
@@ -158,7 +158,7 @@ def _embedded(model: ScoredModel, tokens: Tokens) -> Floating:
     return model.embed(tokens)
 
 
-def _next(block: Part, other: Part | None, states: _States) -> _States:
+def _next(block: LayerFunction, other: LayerFunction | None, states: _States) -> _States:
     """Return the outputs of a layer, given that of the model and that of the reference."""
     own = block(states.own)
     if other is None or states.known is None:
@@ -169,8 +169,8 @@ def _next(block: Part, other: Part | None, states: _States) -> _States:
 
 
 def _score(
-    output_layer: Part,
-    other: Part | None,
+    output_layer: LayerFunction,
+    other: LayerFunction | None,
     vocab_size: int,
     tokens: Tokens,
     skipped: int,
@@ -268,7 +268,7 @@ def _score_round(
         _States(_embedded(model, tokens), _embedded(reference, tokens) if reference else None)
         for tokens, _ in groups
     ]
-    others: Iterable[Part | None] = reference.blocks if reference else repeat(None)
+    others: Iterable[LayerFunction | None] = reference.blocks if reference else repeat(None)
     for block, other in zip(model.blocks, others, strict=False):
         both = repeat(workers.shared(block)), repeat(workers.shared(other))
         found = workers.map(_next, *both, states)

@@ -27,7 +27,7 @@ def test_all_checks_pass(tmp_path, capsys):
     found = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert found["simulated"]
     assert found["timings"] == []
-    assert len(found["checks"]) == 17
+    assert len(found["checks"]) == 19
     assert all(check["passed"] for check in found["checks"])
     assert "WRONG" not in capsys.readouterr().out
 

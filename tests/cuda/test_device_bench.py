@@ -7,18 +7,22 @@ import pytest
 from small_files import write_dense
 from small_models import relative_error, small_config
 
+from rbe_cli.bench import model_start, timing
 from rbe_cli.bench.device_cases import build_device_case
+from rbe_cli.bench.model_start import ModelOptions
 from rbe_cli.bench.operator_cases import build_case, held, random_tensors
 from rbe_cli.bench.operator_names import Op, Variant
 from rbe_cli.bench.operator_shapes import Shape
 from rbe_cli.bench.operators import LayerOptions, check_memory, time_layers
 from rbe_cli.cli.app import run
 from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
+from rbe_cli.cuda.kernel_modules import all_kernels
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.progress import no_progress
 
 SHAPE = Shape(2, 2, 4)
+CONFIG = small_config(vocab_size=3, n_positions=4, n_embd=2, n_head=1, n_inner=2, n_layer=1)
 QUICK = ["bench", "--backend", "cuda", "--repeat", "1", "-q"]
 
 
@@ -31,6 +35,13 @@ def small_blocks():
         patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
         patch.setattr(device_layer_norm, "_COLUMN_THREADS", 4)
         yield
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "tiny.rbe"
+    write_dense(path, CONFIG)
+    return path
 
 
 @pytest.fixture
@@ -72,12 +83,65 @@ def test_the_command_times_all_layers_that_exist(capsys):
     assert run([*QUICK, *chosen]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]["gpu"] == "Numba's simulator of CUDA"
+    assert found["machine"]["threads"] is None
     assert [(row["op"], row["variant"]) for row in found["results"]] == [
         (op, variant) for op in Op for variant in ("fused", "standard")
     ]
-    assert run([*QUICK, *chosen, "--backward"]) == 0
-    rows = json.loads(capsys.readouterr().out)["results"]
-    assert [(row["op"], row["backward"]) for row in rows] == [("layernorm", True)] * 2
+    of_block = [row["peak_memory_bytes"] for row in found["results"] if row["op"] == "block"]
+    assert run([*QUICK, *chosen, "--op", "block"]) == 0
+    alone = json.loads(capsys.readouterr().out)["results"]
+    assert [row["peak_memory_bytes"] for row in alone] == of_block
+
+
+def test_of_backward_passes_layer_norm_s_is_timed(capsys):
+    assert run([*QUICK, "--shape", "1x1x2", "--backward", "--format", "human"]) == 0
+    out = capsys.readouterr().out
+    assert "Numba's simulator of CUDA" in out
+    assert [line.split()[:2] for line in out.splitlines() if "1x1x2" in line] == [
+        ["layernorm,", "backward"]
+    ]
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """A function that counts the forms of kernels that were compiled since the test began."""
+    for own in all_kernels().values():
+        monkeypatch.setattr(own, "_compiled", {})
+    return lambda: sum(len(own._compiled) for own in all_kernels().values())
+
+
+def test_nothing_is_compiled_while_layers_are_timed(compiled, monkeypatch):
+    counts = []
+
+    def spy(calls, *others):
+        counts.append(compiled())
+        found = timing.time_in_turn(calls, *others)
+        counts.append(compiled())
+        return found
+
+    monkeypatch.setattr("rbe_cli.bench.operators.time_in_turn", spy)
+    options = LayerOptions(
+        [Shape(8, 1, 2)], [Op.layernorm, Op.linear], [Variant.fused], repeat=1, backend="cuda"
+    )
+    assert len(list(time_layers(options, load_kernels("fast", 1), no_progress))) == 2
+    assert len(set(counts)) == 1
+    assert counts[0] > 2
+
+
+def test_nothing_is_compiled_while_the_first_token_is_timed(compiled, monkeypatch, tiny_file):
+    counts = []
+    first_token = model_start._first_token
+
+    def spy(*arguments):
+        before = compiled()
+        seconds = first_token(*arguments)
+        counts.append((before, compiled()))
+        return seconds
+
+    monkeypatch.setattr(model_start, "_first_token", spy)
+    options = ModelOptions(tiny_file, 2, 1, 1, backend="cuda")
+    model_start.start(options, 2, load_kernels("fast", 1), no_progress)
+    assert counts[0][0] < counts[0][1] == counts[1][0] == counts[1][1]
 
 
 @pytest.mark.parametrize(
@@ -85,10 +149,13 @@ def test_the_command_times_all_layers_that_exist(capsys):
     [
         (["--variant", "mixed"], "--variant mixed does not exist on --backend cuda"),
         (["--op", "block", "--backward"], "--op block has no backward pass on --backend cuda"),
+        (["--backward", "--variant", "standard"], "--variant standard does not exist on"),
+        (["--kv-type", "int8"], "--kv-type int8 does not exist on --backend cuda"),
     ],
 )
-def test_what_does_not_exist_is_refused(arguments, message, capsys):
-    assert run([*QUICK, "--shape", "1x1x2", *arguments]) == 2
+def test_what_does_not_exist_is_refused_before_anything_is_read(arguments, message, capsys):
+    models = ["--model", "missing.rbe", "--model", "missing.rbe"]
+    assert run([*QUICK, *models, *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
@@ -102,17 +169,12 @@ def test_a_shape_must_fit_the_gpu(monkeypatch):
         list(time_layers(options, load_kernels("fast", 1), no_progress))
 
 
-def test_the_command_times_a_model(tmp_path, capsys):
-    path = tmp_path / "tiny.rbe"
-    config = small_config(vocab_size=3, n_positions=4, n_embd=2, n_head=1, n_inner=2, n_layer=1)
-    write_dense(path, config)
+def test_the_command_times_a_model(tiny_file, capsys):
     tokens = ["--prompt-tokens", "2", "--max-tokens", "1", "--depth", "1"]
-    command = [*QUICK, "--model", str(path), *tokens, "--kv-type", "fp32"]
+    command = [*QUICK, "--model", str(tiny_file), *tokens, "--kv-type", "fp32"]
     assert run([*command, "--format", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["models"]
-    position = 2 * 4 * config.n_layer * config.n_embd  # keys and values in float32
+    position = 2 * 4 * CONFIG.n_layer * CONFIG.n_embd  # keys and values in float32
     assert found["bytes_per_token"] > 2 * position
     for name in ("prefill_tokens_per_second", "decode_tokens_per_second", "bandwidth_share"):
         assert found[name] > 0
-    assert run([*QUICK, "--model", str(path), "--kv-type", "int8"]) == 2
-    assert "--kv-type int8 does not exist on --backend cuda" in capsys.readouterr().err

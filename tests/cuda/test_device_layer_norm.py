@@ -59,7 +59,10 @@ def threads(request):
     """Let rows be as wide as a block takes in one pass, or wider."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "loop":
-            patch.setattr(device_layer_norm, "MOST_THREADS", FEW_THREADS)
+            for own in ("layer_norm", "layer_norm_backward"):
+                for rows in ("rows", "wide_rows"):
+                    run = getattr(device_layer_norm, f"{own}_{rows}")
+                    patch.setattr(run, "most_threads", FEW_THREADS)
         yield request.param
 
 
@@ -84,11 +87,11 @@ def test_equals_the_float64_function(threads, seed, tokens, width, spread, offse
 
 
 @pytest.mark.parametrize("width", [7, 64])
-def test_halfs_are_computed_as_floats_and_rounded_once(threads, width):
+def test_halves_are_computed_as_floats_and_rounded_once(threads, width):
     x, gamma, beta, _ = random_case(width, 3, width, 1.0, 10.0)
-    halfs = x.astype(np.float16)
-    out, statistics = forward(halfs, gamma, beta)
-    expected, same = forward(halfs.astype(np.float32), gamma, beta)
+    halves = x.astype(np.float16)
+    out, statistics = forward(halves, gamma, beta)
+    expected, same = forward(halves.astype(np.float32), gamma, beta)
     np.testing.assert_array_equal(out, expected.astype(np.float16))
     np.testing.assert_array_equal(statistics, same)
 
@@ -137,11 +140,11 @@ def test_the_gradients_equal_those_in_float64(threads, seed, tokens, width, spre
 
 
 @pytest.mark.parametrize("width", [7, 40])
-def test_gradients_of_halfs_are_computed_as_floats_and_rounded_once(threads, width):
+def test_gradients_of_halves_are_computed_as_floats_and_rounded_once(threads, width):
     x, gamma, _, grad = random_case(width, 9, width, 1.0, 1.0)
-    halfs, grads = x.astype(np.float16), grad.astype(np.float16)
-    out, *sums = backward(halfs, gamma, grads)
-    expected, *same = backward(halfs.astype(np.float32), gamma, grads.astype(np.float32))
+    halves, grads = x.astype(np.float16), grad.astype(np.float16)
+    out, *sums = backward(halves, gamma, grads)
+    expected, *same = backward(halves.astype(np.float32), gamma, grads.astype(np.float32))
     np.testing.assert_array_equal(out, expected.astype(np.float16))
     np.testing.assert_array_equal(sums, same)
 

@@ -42,6 +42,14 @@ def test_a_loaded_model_computes_what_the_cpu_s_does(files):
         assert own == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_loaded_model_writes_the_text_that_the_cpu_s_does(files):
+    with rbe_cli.load(files[0], backend="cuda") as model, rbe_cli.load(files[0]) as known:
+        own, expected = (
+            each.generate(TOKENS[:2], max_tokens=2, greedy=True) for each in (model, known)
+        )
+    assert own.tokens == expected.tokens
+
+
 def test_changed_parameters_reach_the_gpu(files):
     with rbe_cli.load(files[0], backend="cuda") as model:
         before = model.logits(TOKENS[:1])

@@ -27,7 +27,7 @@ from rbe_cli.runtime.arrays import Float32, Floating
 _STEP_TOKENS = 2048  # per training step
 _PART_TOKENS = 512  # per task
 _BETAS = 0.9, 0.99
-_FACTOR_RATE, _VECTOR_RATE = 3e-3, 1e-3  # at 2 bits per weight; halved for each further bit
+_FACTOR_RATE, _VECTOR_RATE = 1e-3, 3e-4  # at 2 bits per weight; halved for each further bit
 _WARM_UP = 5  # training steps
 _LAST = 0.02  # the learning rates at the end, relative to the start
 _SAVED_EVERY = 20  # training steps

@@ -96,7 +96,9 @@ def _fitting(rows: Kernel, wide_rows: Kernel, width: int) -> Kernel:
 def _lanes(width: int, run: Kernel) -> int:
     """Return the threads of a row: whole warps where a row takes more than half of one."""
     lanes = -(-width // ITEMS)
-    return lanes if lanes <= WARP // 2 else min(-(-lanes // WARP) * WARP, run.most_threads)
+    if lanes > WARP // 2:
+        lanes = -(-lanes // WARP) * WARP
+    return min(lanes, run.most_threads)
 
 
 @cache

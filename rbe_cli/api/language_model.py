@@ -297,7 +297,7 @@ class Model:
 
     @property
     def passes(self) -> "Gpt2 | DeviceNetwork":
-        """What computes whole forward passes: `network`, or the layers on a GPU."""
+        """Computes whole forward passes: this is `network`, or the layers on a GPU."""
         return self._engines.passes(self._threads)
 
     # Parameters

@@ -1,4 +1,4 @@
-"""What computes with a model's weights, built when it is first needed and kept between calls."""
+"""Build what computes a model's passes and texts when it is first needed, and keep it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

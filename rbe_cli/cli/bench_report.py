@@ -203,8 +203,8 @@ def _show_model(console: "Console", timing: "ModelTiming") -> None:
                 ("read per token", size(timing.bytes_per_token)),
                 (
                     "memory speed",
-                    f"{timing.read_bytes_per_second / 1e9:.1f} GB/s, of which decoding reaches "
-                    f"{timing.bandwidth_share:.0%}",
+                    f"{timing.read_bytes_per_second / 1e9:.1f} GB/s; decoding reaches "
+                    f"{timing.bandwidth_share:.0%} of it",
                 ),
                 (
                     "measured with",

@@ -19,7 +19,7 @@ from rbe_cli.weights.weight_forms import Weight
 
 
 class Buffers:
-    """Hold what lies between the layers of so many tokens, on the device, in float32.
+    """Hold the arrays between the layers, for a number of tokens, on the device in float32.
 
     Attributes:
         x, normed, attended: `[tokens, d]`.
@@ -131,7 +131,7 @@ class DeviceBlock:
         Args:
             number: of the layer in the cache.
             x: `[tokens, d]`, normalised.
-            buffers: takes what lies between.
+            buffers: takes the intermediate arrays.
             cache: has room for the tokens.
             place: where they belong in it.
             out: `[tokens, d]`, not `x`.

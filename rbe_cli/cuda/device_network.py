@@ -1,4 +1,4 @@
-"""Whole forward passes on the GPU, in the way of `rbe_cli.nn.gpt2.Gpt2`.
+"""Compute whole forward passes on the GPU, with the interface of `rbe_cli.nn.gpt2.Gpt2`.
 
 Inputs and outputs are arrays in the CPU's memory. Several threads may call; one is served at a
 time.

@@ -1,4 +1,4 @@
-"""A session whose rows lie in a cache of pages, whatever computes: text that grows by tokens."""
+"""Define sessions whose rows lie in a cache of pages, on a CPU or a GPU."""
 
 from abc import abstractmethod
 from collections import deque
@@ -18,7 +18,7 @@ CHUNK_TOKENS = 256
 
 
 class RowCache(RowLengths, Protocol):
-    """What a session needs of a cache: rows whose memory follows their tokens."""
+    """Say what a session needs of a cache: rows that take memory for their tokens only."""
 
     def add_row(self) -> int:
         """Add an empty row, and return its number."""

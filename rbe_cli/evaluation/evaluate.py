@@ -80,7 +80,7 @@ LayerFunction = Callable[[Floating], Floating]
 
 
 class ScoredModel(Protocol):
-    """What scoring needs of a model, wherever it computes."""
+    """Say what scoring needs of a model, on a CPU or a GPU."""
 
     @property
     def config(self) -> Gpt2Config:

@@ -19,7 +19,7 @@ Float64 = NDArray[np.float64]
 
 
 class Network(Protocol):
-    """What one forward pass needs of a model, wherever it computes."""
+    """Say what a forward pass needs of a model, on a CPU or a GPU."""
 
     def forward(
         self, tokens: NDArray[np.int64], *, observe: Observer | None = None

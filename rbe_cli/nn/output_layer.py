@@ -1,4 +1,4 @@
-"""What follows the last block of a model: LayerNorm, and the product that gives logits."""
+"""Compute logits from the last block's output: LayerNorm, and the product with the head."""
 
 from dataclasses import dataclass
 

@@ -14,3 +14,16 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setitem(os.environ, "NUMBA_ENABLE_CUDASIM", "1")
     config.reload_config()
     from numba import cuda  # noqa: F401 - see above
+
+from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Let blocks have few threads: the simulator takes a thread of Python for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (attention_kernels, device_cache, paged_attention):
+            patch.setattr(module, "PAGE", 2)
+        for name in ("_BLOCK_THREADS", "_COLUMN_THREADS"):
+            patch.setattr(device_layer_norm, name, 4)
+        yield

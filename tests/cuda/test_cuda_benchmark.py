@@ -10,16 +10,8 @@ from small_models import small_config
 from benchmarks.cuda import __main__ as benchmark
 from benchmarks.cuda import checks, timings
 from rbe_cli.bench.operator_shapes import Shape
-from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Let blocks have few threads: the simulator takes a thread of Python for each."""
-    for module in (attention_kernels, device_cache, paged_attention):
-        monkeypatch.setattr(module, "PAGE", 2)
-    monkeypatch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
-    monkeypatch.setattr(device_layer_norm, "_COLUMN_THREADS", 4)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_all_checks_pass(tmp_path, capsys):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from small_models import as_panels, random_tensors, relative_error, small_config
 
-from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
 from rbe_cli.cuda.cuda_session import CudaSession
 from rbe_cli.cuda.device_network import DeviceNetwork
 from rbe_cli.engine.loaded_model import LoadedModel
@@ -22,14 +21,7 @@ from rbe_cli.text.generation_options import GenerationOptions
 PROMPT = np.array([3, 1, 4])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Let blocks have few threads: the simulator takes a thread of Python for each."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (attention_kernels, device_cache, paged_attention):
-            patch.setattr(module, "PAGE", 2)
-        patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def tiny_model(in_panels, **changes):

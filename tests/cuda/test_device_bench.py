@@ -15,7 +15,6 @@ from rbe_cli.bench.operator_names import Op, Variant
 from rbe_cli.bench.operator_shapes import Shape
 from rbe_cli.bench.operators import LayerOptions, check_memory, time_layers
 from rbe_cli.cli.app import run
-from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
 from rbe_cli.cuda.kernel_modules import all_kernels
 from rbe_cli.errors import UsageError
 from rbe_cli.kernels.kernel_table import load_kernels
@@ -26,15 +25,7 @@ CONFIG = small_config(vocab_size=3, n_positions=4, n_embd=2, n_head=1, n_inner=2
 QUICK = ["bench", "--backend", "cuda", "--repeat", "1", "-q"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Let blocks have few threads: the simulator takes a thread of Python for each."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (attention_kernels, device_cache, paged_attention):
-            patch.setattr(module, "PAGE", 2)
-        patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
-        patch.setattr(device_layer_norm, "_COLUMN_THREADS", 4)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,11 @@ from small_models import small_config
 
 import rbe_cli
 from rbe_cli.cli.app import run
-from rbe_cli.cuda import attention_kernels, device_cache, device_layer_norm, paged_attention
 
 TOKENS = [1, 2, 0, 3, 4]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Let blocks have few threads: the simulator takes a thread of Python for each."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (attention_kernels, device_cache, paged_attention):
-            patch.setattr(module, "PAGE", 2)
-        patch.setattr(device_layer_norm, "_BLOCK_THREADS", 4)
-        yield
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture(scope="module")

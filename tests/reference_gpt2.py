@@ -15,9 +15,29 @@ def gpt2(tokens, tensors, config):
     x = tensors["wte.weight"][tokens] + tensors["wpe.weight"][: len(tokens)]  # [seq, d]
     for layer in range(config.n_layer):
         x = block(x, layer, tensors, config)  # [seq, d] -> [seq, d]
-    x = layer_norm(x, "ln_f", tensors, config)
+    if "rotation.weight" in tensors:
+        q = rotation(tensors["rotation.weight"], x.dtype)
+        x = layer_norm(x @ q.T, "ln_f", tensors, config) @ q
+    else:
+        x = layer_norm(x, "ln_f", tensors, config)
     head = tensors["wte.weight" if config.tie_word_embeddings else "lm_head.weight"]
     return x @ head.T  # [seq, d] -> [seq, vocab]
+
+
+def rotation(coded, dtype):
+    """The rotation [d, d] of the residual stream, from the stored [d, d // 2]."""
+    size, coded = len(coded), np.asarray(coded, np.float64)
+    product = np.eye(size)
+    for j in range(size - 1):
+        v = np.zeros(size)
+        v[j:-1] = coded[: size - 1 - j, j] if j < size // 2 else coded[j + 1 :, size - 2 - j][::-1]
+        product = product @ reflection(v)
+    swap = reflection(np.full(size, size**-0.5) - np.eye(size)[-1])  # ones / sqrt(d) and the last
+    return (swap @ product @ swap).astype(dtype)
+
+
+def reflection(v):
+    return np.eye(len(v)) - 2 * np.outer(v, v) / (v @ v) if v.any() else np.eye(len(v))
 
 
 def block(x, layer, tensors, config):

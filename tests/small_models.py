@@ -3,8 +3,17 @@
 import numpy as np
 from trellis_integers import blocks_of
 
+from rbe_cli.codec.stream_rotation import StreamRotation, folded
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
+from rbe_cli.model.tensor_names import (
+    ROTATION,
+    is_embedding,
+    is_matrix,
+    reads_stream,
+    stored_shapes,
+    tensor_shapes,
+    writes_stream,
+)
 from rbe_cli.weights.trellis_panels import TrellisPanels
 
 
@@ -49,6 +58,34 @@ def as_panels(tensors, largest):
             weights = panels[name].dense()
             decoded[name] = weights.T if is_embedding(name) else weights
     return panels, decoded
+
+
+def correlated_tensors(config, seed=0):
+    """Weights whose vectors have most of their power in a few directions, none of them an axis."""
+    rng, d = np.random.default_rng(seed), config.n_embd
+    axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    spread = (axes * np.exp2(-np.linspace(0, 6, d))) @ axes.T * 4
+    tensors = random_tensors(config, seed)
+    for name, own in tensors.items():
+        if reads_stream(name):
+            tensors[name] = (spread @ own).astype(np.float32)
+        elif writes_stream(name) and own.ndim == 2:
+            tensors[name] = (own @ spread).astype(np.float32)
+    return tensors
+
+
+def folded_tensors(tensors):
+    """The same model, with the LayerNorms of its layers folded into the matrices behind them."""
+    return {name: folded(name, tensors) for name in tensors}
+
+
+def rotated_tensors(tensors, config, seed=0):
+    """The same model with a randomly rotated residual stream, and its rotation."""
+    shape = stored_shapes(config)[ROTATION]
+    coded = np.random.default_rng(seed).normal(0.0, 1.0, shape).astype(np.float32)
+    rotation = StreamRotation.of_coded(coded)
+    found = {name: rotation.rotated(name, own) for name, own in folded_tensors(tensors).items()}
+    return {**found, ROTATION: coded}, rotation
 
 
 def float64(tensors):

@@ -15,9 +15,10 @@ from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.load import stored_norms
 from rbe_cli.errors import UsageError
-from rbe_cli.model.tensor_names import is_embedding
+from rbe_cli.model.tensor_names import ROTATION, is_embedding, is_gamma, is_of_layer
 from rbe_cli.nn import parameters as trained
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
+from rbe_cli.nn.named_weights import rotation_of
 from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.runtime.fork_lock import ForkLock
@@ -40,6 +41,7 @@ class ModelWeights:
         self.changes = 0
         self._container = container
         self._weights: dict[str, Weight] | None = weights
+        self._rotation = rotation_of(weights)
         self._changed: dict[str, StoredTensor | None] = {}  # None: not encoded yet
         self._lock = ForkLock()
 
@@ -70,8 +72,8 @@ class ModelWeights:
             return {name: own for name, own in norms.items() if name not in self._changed}
 
     def names(self) -> tuple[str, ...]:
-        """Return the canonical names in the order of the file."""
-        return tuple(self._container.tensors)
+        """Return the canonical names of a checkpoint's tensors in the order of the file."""
+        return tuple(name for name in self._container.tensors if name != ROTATION)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape that a checkpoint gives to a tensor."""
@@ -90,12 +92,23 @@ class ModelWeights:
             return found
 
     def values(self, name: str) -> Float32:
-        """Return a copy of a tensor's values, in the shape of a checkpoint."""
+        """Return a copy of a tensor's values, in the shape and the basis of a checkpoint."""
         weights, _ = self.current()
-        return as_stored(name, weights[name])
+        values = as_stored(name, weights[name])
+        return values if self._rotation is None else self._rotation.restored(name, values)
 
     def replace_tensor(self, name: str, values: Float32) -> None:
-        """Give a tensor other values, in the shape of a checkpoint; see `ModelTensors`."""
+        """Give a tensor other values, in the shape and the basis of a checkpoint.
+
+        See `ModelTensors`.
+        """
+        if self._rotation is not None:
+            if is_of_layer(name) and is_gamma(name) and not (values == values[0]).all():
+                raise UsageError(
+                    f"{name} takes one value for all elements: the file's residual stream is "
+                    "rotated; multiply the rows of the matrix that follows instead"
+                )
+            values = self._rotation.rotated(name, values)
         with self._lock:
             self._replace({name: values.T if is_embedding(name) else values})
 
@@ -113,7 +126,7 @@ class ModelWeights:
             for name, own in values.items():
                 tensor, suffix = _tensor_of(name, weights)
                 known = weight_forms.parameters(weights[tensor]) if tensor in weights else {}
-                if suffix not in known or self._is_fixed(tensor, suffix):
+                if tensor == ROTATION or suffix not in known or self._is_fixed(tensor, suffix):
                     raise UsageError(f"the model has no parameter {quoted(name)}")
                 found = checked(name, own, known[suffix].shape)
                 if suffix.endswith("_steps") and not (found > 0).all():
@@ -132,7 +145,7 @@ class ModelWeights:
 
         with self._lock:
             self.current()
-            tensors = [self.stored(name) for name in self.names()]
+            tensors = [self.stored(name) for name in self._container.tensors]
             provenance = self._container.provenance
             if self._changed:
                 provenance = _without_quality(provenance, len(self._changed))

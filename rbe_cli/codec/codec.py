@@ -81,8 +81,8 @@ class Codec(ABC):
         needs_programs: whether decoding runs compiled programs.
         is_kept_as_stored: whether the resident form of a matrix is a view of its bytes.
         has_coded_form: whether a matrix can stay encoded in memory.
-        gains_from_head_bases: whether a layer's attention takes fewer bits in other bases
-            (ectcq/head_bases.py).
+        gains_from_bases: whether matrices take fewer bits in other bases of attention's heads
+            (ectcq/head_bases.py) and of the residual stream (stream_rotation.py).
         weighs_errors: whether the encoder uses the cost of errors, so that weights not yet
             written make up for the errors of others.
         decides_columns_alone: whether the encoder decides one column after the other, not some
@@ -101,7 +101,7 @@ class Codec(ABC):
     needs_programs: ClassVar[bool] = False
     is_kept_as_stored: ClassVar[bool] = False
     has_coded_form: ClassVar[bool] = False
-    gains_from_head_bases: ClassVar[bool] = False
+    gains_from_bases: ClassVar[bool] = False
     weighs_errors: ClassVar[bool] = False
     decides_columns_alone: ClassVar[bool] = False
     has_column_steps: ClassVar[bool] = False

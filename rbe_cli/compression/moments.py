@@ -32,6 +32,7 @@ from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.loss import softmax_in_place
+from rbe_cli.nn.output_layer import OutputLayer
 from rbe_cli.nn.tape import SavedTensors
 from rbe_cli.nn.transformer_block import TransformerBlock
 from rbe_cli.progress import Progress
@@ -120,8 +121,8 @@ def collect(
             ticks.reach((layer + 1) * len(groups))
         reached = layers
         seeds = np.random.SeedSequence(seed).spawn(len(groups))
-        last = repeat(model.ln_f), repeat(workers.shared(model.head))
-        done = workers.map(_head, *last, states(layers), seeds)
+        last = repeat(workers.shared(model.output_layer))
+        done = workers.map(_head, last, states(layers), seeds)
         gradients, sums = _add_up(_counted(done, ticks, head))
         folder.save("head", sums.to_arrays())
         folder.save(f"gradient-{layers}", gradients)
@@ -317,15 +318,13 @@ def _forward(block: TransformerBlock, x: Float32) -> Float32:
     return block(x)
 
 
-def _head(
-    ln_f: LayerNorm, head: Linear, x: Float32, seed: np.random.SeedSequence
-) -> tuple[Float32, _Sums]:
+def _head(output: OutputLayer, x: Float32, seed: np.random.SeedSequence) -> tuple[Float32, _Sums]:
     """Return the gradient of -log p(y) with respect to the last block's output, and the sums."""
-    rng, sums = np.random.default_rng(seed), _Sums()
+    rng, sums, head = np.random.default_rng(seed), _Sums(), output.head
     states = x.reshape(-1, x.shape[-1])  # [tokens, d]
     out = np.empty_like(states)
     for part in logit_chunks(len(states), head.weight.shape[1], HEAD_LOGITS):
-        final = ln_f(states[part])
+        final = output.normed(states[part])
         gradient = head(final)  # at first the logits, then the probabilities
         sums.add("input", head.name, squares(final))
         sums.add("output", head.name, _softmax_and_variances(gradient))
@@ -335,7 +334,7 @@ def _head(
         pair = rng.integers(0, gradient.shape[1], (2, len(gradient)))
         gradient[positions, pair[0]] += math.sqrt(_LOGIT_WEIGHT / 2)
         gradient[positions, pair[1]] -= math.sqrt(_LOGIT_WEIGHT / 2)
-        out[part] = ln_f.backward(states[part], head.backward(final, gradient), sums)
+        out[part] = output.backward(states[part], final, gradient, observe_norm=sums)
     return out.reshape(x.shape), sums
 
 

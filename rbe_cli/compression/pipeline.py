@@ -1,7 +1,7 @@
 """Compress a checkpoint to a `.rbe` file, stage by stage.
 
-The stages are: plan, calibration text, cost of errors, quantisation steps, encoding, evaluation,
-writing.
+The stages are: plan, rotation, calibration text, cost of errors, quantisation steps, encoding,
+evaluation, writing.
 """
 
 import math
@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from rbe_cli import __version__
 from rbe_cli.checkpoint.checked_files import open_file
@@ -25,6 +23,7 @@ from rbe_cli.compression.metric import Metric, as_matrix, measure
 from rbe_cli.compression.output_file import OutputFile, Quality
 from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
+from rbe_cli.compression.rotated_stream import with_rotated_stream
 from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
 from rbe_cli.compression.storing import Storing
 from rbe_cli.compression.target import KL_PER_BIT, Target, find_target
@@ -46,10 +45,10 @@ from rbe_cli.kernels.kernel_table import load_kernels
 from rbe_cli.model.tensor_names import parameter_count
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress, no_progress
+from rbe_cli.runtime.arrays import Float32
 from rbe_cli.runtime.native import prepare
 from rbe_cli.weights.on_demand import OnDemand
 
-Float32 = NDArray[np.float32]
 _KL_ATTEMPTS = 6
 _KL_MARGIN = 0.9  # times a target of KL: the search for a smaller file stops above it
 
@@ -277,10 +276,11 @@ def _make(
         search: whether to search the rate that meets a target of KL divergence.
     """
     settings, plans = options.settings, target.plans
-    tensors = with_decorrelated_heads(checkpoint, plans, folder)
     kernels = load_kernels("fast", threads=1)
     warm_up(kernels, progress)
     prepare(("codec",), progress=progress)
+    tensors, rotation = with_rotated_stream(checkpoint, plans, folder, workers.team, progress)
+    tensors = with_decorrelated_heads(checkpoint.config, tensors, plans, folder)
     text = _calibrate(checkpoint, options, workers, folder, progress)
     matrices = OnDemand(tensors, lambda name: as_matrix(name, tensors[name]))
     model = Gpt2(checkpoint.config, matrices, kernels, streamed=True)
@@ -290,7 +290,7 @@ def _make(
         model, tensors, text.used[:few], plans, settings.objective, target.matrix_bits,
         options.seed, workers, folder, progress,
     )  # fmt: skip
-    encoder = TensorEncoder(plans, tensors, metric, workers)
+    encoder = TensorEncoder(plans, tensors, metric, workers, rotation)
     correction = DriftCorrection(model, text.used, workers, folder, progress)
     storing = Storing(encoder, correction, settings.objective, file, workers, folder, progress)
 

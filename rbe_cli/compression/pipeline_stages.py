@@ -6,6 +6,7 @@ from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression.calibration import WINDOW, default_samples, held_out
 from rbe_cli.compression.drift_correction import rates_to_correct
 from rbe_cli.compression.pipeline import CompressOptions
+from rbe_cli.compression.rotated_stream import may_rotate
 from rbe_cli.compression.settings import Settings
 from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.model.config import Gpt2Config
@@ -20,6 +21,7 @@ _CORRECTING = 0.08, 100.0
 _EVALUATING = 0.07, 0.0
 _TRAINING = 0.08, 100.0
 _ENCODING = 0.2  # seconds per million weights, with 8 states
+_ROTATING = 24 * 12 * 2e-11, 2e-11  # seconds for d^3, and for each weight times d
 PROBE_SPEED = 2 * 7.6e6
 """Weights per second of both threads of that machine, for the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # per training step
@@ -41,6 +43,9 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     searches = 3 if settings.target_kl is not None else 1
     plans = make_plan(config, settings)
     is_corrected = bool(rates_to_correct(plans, _rate(settings, weights), settings.objective))
+    if may_rotate(plans):
+        cubed, of_weights = _ROTATING
+        yield Stage("rotating", config.n_embd * (cubed * config.n_embd**2 + of_weights * weights))
     if options.calib is None and options.calib_tokens is None:
         written = window * (samples + held_out(samples))
         yield Stage("writing calibration text", _seconds(_WRITING, config, written))

@@ -171,11 +171,11 @@ def work_bytes(config: Gpt2Config, samples: int, file_bytes: int) -> int:
     """
     d, layers = config.n_embd, config.n_layer
     state = 4 * samples * min(WINDOW, config.n_positions) * d
-    heads = 4 * layers * (4 * d * d + 3 * d)
+    changed = 4 * parameter_count(config) + 4 * layers * (4 * d * d + 3 * d)  # rotated, and heads
     costs = 2 * (layers * _moment_values(config) + 2 * d * d)  # half of each square, in float32
     measuring = max(layers * state, costs) + 2 * state
     correcting = state * (6 + 2 * config.n_inner // d)  # before and after a matrix
-    return heads + max(measuring, costs + _ATTEMPTS * file_bytes + correcting)
+    return changed + max(measuring, costs + _ATTEMPTS * file_bytes + correcting)
 
 
 def _moment_values(config: Gpt2Config) -> int:

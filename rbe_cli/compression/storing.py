@@ -72,7 +72,7 @@ class Storing:
         self._latest: tuple[Steps, dict[str, int]] | None = None  # steps and sizes of matrices
 
     def store(self, bits_per_weight: float, most: float = math.inf) -> list[StoredTensor]:
-        """Encode all tensors, and return them in the checkpoint's order.
+        """Encode all tensors, and return them in the checkpoint's order, any rotation last.
 
         Args:
             bits_per_weight: of the file. It is reached only if the rate of some matrix is free.
@@ -84,7 +84,8 @@ class Storing:
         encoder = self._encoder
         rate = free_rate(list(encoder.plans.values()), bits_per_weight)
         encoder.factor = rate_factor(self._sources.values(), rate) if self._sources else None
-        stored = list(encoder.vectors())
+        given = [] if encoder.rotation is None else [encoder.rotation]
+        stored = [*given, *encoder.vectors()]
         stored += self._without_steps(rate)
         file = PartialFile(self._file, stored, {n: s.codec.name for n, s in self._sources.items()})
         rates = {
@@ -105,7 +106,7 @@ class Storing:
                 stored.append(encoder.stored(name, Payload(self._sources[name].codec.name, data)))
         trim_heap()
         by_name = {tensor.name: tensor for tensor in stored}
-        return [by_name[name] for name in encoder.plans]
+        return [by_name[name] for name in encoder.plans] + given
 
     def _without_steps(self, rate: float) -> list[StoredTensor]:
         """Encode the matrices whose codecs choose their own steps.

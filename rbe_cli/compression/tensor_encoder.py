@@ -25,6 +25,7 @@ class TensorEncoder:
     Attributes:
         plans: the plans of all tensors by name, in the checkpoint's order.
         metric: the cost of errors.
+        rotation: the rotation of the residual stream, encoded already; None if there is none.
         factor: that of the unit steps of the file that is made; None if no matrix has a step.
         workers: encode in parallel.
     """
@@ -35,6 +36,7 @@ class TensorEncoder:
         tensors: Mapping[str, Float32],
         metric: Metric,
         workers: Workers,
+        rotation: StoredTensor | None = None,
     ) -> None:
         """Set what is the same for every file.
 
@@ -43,12 +45,14 @@ class TensorEncoder:
             tensors: the tensors of the checkpoint, float32. One is read when it is needed.
             metric: the cost of errors.
             workers: encode in parallel.
+            rotation: that the tensors were rotated by; None if they were not.
         """
         self.plans = {plan.name: plan for plan in plans}
         self.metric = metric
         self.factor: float | None = None
         self._tensors = tensors
         self.workers = workers
+        self.rotation = rotation
 
     def weights(self, name: str) -> Float32:
         """Return a tensor of the checkpoint, a matrix as `[K inputs, N outputs]`."""

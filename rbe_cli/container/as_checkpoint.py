@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from rbe_cli.checkpoint.checked_files import xxh3_of_files
 from rbe_cli.checkpoint.checkpoint import Checkpoint, LazyTensors
+from rbe_cli.codec.stream_rotation import StreamRotation
 from rbe_cli.container.reader import Container
+from rbe_cli.model.tensor_names import ROTATION
 
 
 def as_checkpoint(container: Container, source: str) -> Checkpoint:
@@ -22,13 +24,11 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
         it to float32, and raises `ChecksumError` or `PayloadError` if the file is damaged.
 
     Raises:
-        ChecksumError, PayloadError: the tokenizer is damaged.
+        ChecksumError, PayloadError: the tokenizer or the rotation is damaged.
     """
     return Checkpoint(
         config=container.config,
-        tensors=LazyTensors(
-            {name: partial(_decoded, container, name) for name in container.tensors}
-        ),
+        tensors=checkpoint_tensors(container),
         tokenizer_json=container.tokenizer_json(),
         tokenizer_missing=container.tokenizer_facts.missing,
         source=source,
@@ -41,5 +41,27 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
     )
 
 
-def _decoded(container: Container, name: str) -> NDArray[np.float32]:
-    return container.tensors[name].decode()
+def checkpoint_tensors(container: Container) -> LazyTensors:
+    """Return the tensors of a file as a checkpoint has them, each decoded when it is read.
+
+    If the file's residual stream is rotated, they are turned back. LayerNorms stay folded.
+
+    Args:
+        container: the open file. It must stay open as long as tensors are read.
+
+    Raises:
+        ChecksumError, PayloadError: the rotation is damaged.
+    """
+    names = dict.fromkeys(container.tensors)
+    rotation = None
+    if ROTATION in names:
+        del names[ROTATION]
+        rotation = StreamRotation.of_coded(container.tensors[ROTATION].decode())
+    return LazyTensors({name: partial(_decoded, container, rotation, name) for name in names})
+
+
+def _decoded(
+    container: Container, rotation: StreamRotation | None, name: str
+) -> NDArray[np.float32]:
+    tensor = container.tensors[name].decode()
+    return tensor if rotation is None else rotation.restored(name, tensor)

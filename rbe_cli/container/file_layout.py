@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rbe_cli.container.header import PREAMBLE, Header
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
+from rbe_cli.model.tensor_names import parameter_count, stored_shapes
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 VECTORS = "vectors"
@@ -93,7 +93,7 @@ def place(header: Header, header_bytes: int) -> FileLayout:
         header: a header whose names and codecs are known (`validate.trusted_header`).
         header_bytes: length of the encoded header in bytes.
     """
-    shapes = tensor_shapes(header.config)
+    shapes = stored_shapes(header.config)
     tensors: dict[str, PlacedTensor] = {}
     for matrix in header.matrices:
         name = matrix.name

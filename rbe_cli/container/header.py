@@ -9,10 +9,12 @@ from msgspec import Meta
 
 from rbe_cli.errors import HeaderError
 from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import ROTATION
 
 # As in PNG: the first byte is not ASCII, and a transfer in text mode changes the line ends.
 MAGIC = b"\x89RBE\r\n\x1a\n"
-FORMAT_VERSION = 1
+FORMAT_VERSION = ROTATED = 2
+"""The newest version, which files have whose residual stream is rotated. Others have 1."""
 PREAMBLE = struct.Struct("<8sII8s")  # magic, format version, header bytes, header checksum
 HEADER_LIMIT = 16 << 20  # bytes
 
@@ -102,6 +104,11 @@ def encode_header(header: Header) -> bytes:
         raise HeaderError(f"the header cannot hold the text {error.object!a}") from error
 
 
-def encode_preamble(encoded_header: bytes) -> bytes:
+def format_version(header: Header) -> int:
+    """Return the format version of the file that a header belongs to."""
+    return ROTATED if any(matrix.name == ROTATION for matrix in header.matrices) else 1
+
+
+def encode_preamble(version: int, encoded_header: bytes) -> bytes:
     """Return the `PREAMBLE.size` bytes that stand before the header."""
-    return PREAMBLE.pack(MAGIC, FORMAT_VERSION, len(encoded_header), checksum(encoded_header))
+    return PREAMBLE.pack(MAGIC, version, len(encoded_header), checksum(encoded_header))

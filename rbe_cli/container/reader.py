@@ -16,7 +16,7 @@ from rbe_cli.container.file_layout import (
     PlacedSection,
     bits_per_weight,
 )
-from rbe_cli.container.header import FORMAT_VERSION, Provenance, checksum
+from rbe_cli.container.header import Provenance, checksum, format_version
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.tokenizer_section import TokenizerFacts, unpack_tokenizer
 from rbe_cli.container.validate import check_padding, read_layout
@@ -88,7 +88,7 @@ class Container:
         self._vectors: memoryview | None = None
         with self._errors_name_the_file():
             header, self.layout = read_layout(data)
-        self.format_version = FORMAT_VERSION
+        self.format_version = format_version(header)
         self.config: Gpt2Config = header.config
         self.codec_versions: Mapping[str, int] = header.codec_versions
         self.provenance: Provenance = header.provenance

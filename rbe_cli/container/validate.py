@@ -17,6 +17,7 @@ from rbe_cli.container.header import (
     HEADER_LIMIT,
     MAGIC,
     PREAMBLE,
+    ROTATED,
     Header,
     Matrix,
     Vector,
@@ -32,7 +33,7 @@ from rbe_cli.errors import (
     TruncatedError,
     VersionError,
 )
-from rbe_cli.model.tensor_names import is_matrix, tensor_shapes
+from rbe_cli.model.tensor_names import is_matrix, stored_shapes, tensor_shapes
 from rbe_cli.quoting import quoted
 
 
@@ -46,8 +47,8 @@ def read_layout(data: Bytes) -> tuple[Header, FileLayout]:
         ContainerError: the subclass that docs/FORMAT.md names for the first broken rule.
     """
     _check_magic(bytes(data[: len(MAGIC)]))
-    encoded = _header_bytes(data)
-    header = trusted_header(encoded)
+    version, encoded = _header_bytes(data)
+    header = trusted_header(encoded, version)
     layout = place(header, len(encoded))
     if len(data) < layout.file_bytes:
         raise TruncatedError(f"the file has {len(data)} of {layout.file_bytes} bytes")
@@ -63,8 +64,12 @@ def check_padding(data: Bytes, layout: FileLayout) -> None:
             raise GeometryError(f"the padding before section {quoted(section.name)} is not zero")
 
 
-def trusted_header(encoded: bytes) -> Header:
-    """Decode a header, and check every rule that concerns the header alone.
+def trusted_header(encoded: bytes, version: int) -> Header:
+    """Decode a header, and check every rule that concerns it alone.
+
+    Args:
+        encoded: the bytes of the header.
+        version: the format version of the file.
 
     Raises:
         HeaderError: the header is malformed, or contradicts itself or its config.
@@ -77,7 +82,9 @@ def trusted_header(encoded: bytes) -> Header:
     except CheckpointError as error:
         raise HeaderError(str(error)) from error
     _check_codecs(header)
-    shapes = tensor_shapes(header.config)
+    shapes = (stored_shapes if version == ROTATED else tensor_shapes)(header.config)
+    if version == ROTATED and header.config.n_embd == 1:
+        raise HeaderError("a residual stream of one dimension cannot be rotated")
     _check_names("matrices", (m.name for m in header.matrices), filter(is_matrix, shapes))
     _check_names(
         "vectors",
@@ -104,15 +111,13 @@ def _check_magic(start: bytes) -> None:
     raise MagicError("this is not an .rbe file")
 
 
-def _header_bytes(data: Bytes) -> bytes:
-    """Return the encoded header, after checking version, length and checksum."""
+def _header_bytes(data: Bytes) -> tuple[int, bytes]:
+    """Return the format version and the header, after checking both, length and checksum."""
     if len(data) < PREAMBLE.size:
         raise TruncatedError(f"the file ends after {len(data)} bytes, inside its preamble")
     _, version, header_bytes, expected = PREAMBLE.unpack(data[: PREAMBLE.size])
-    if version != FORMAT_VERSION:
-        raise VersionError(
-            _unknown_version("format version", version, FORMAT_VERSION, FORMAT_VERSION)
-        )
+    if not 1 <= version <= FORMAT_VERSION:
+        raise VersionError(_unknown_version("format version", version, 1, FORMAT_VERSION))
     if header_bytes > HEADER_LIMIT:
         raise HeaderError(f"a header of {header_bytes} bytes is over the limit of {HEADER_LIMIT}")
     header_end = PREAMBLE.size + header_bytes
@@ -121,7 +126,7 @@ def _header_bytes(data: Bytes) -> bytes:
     encoded = bytes(data[PREAMBLE.size : header_end])
     if checksum(encoded) != expected:
         raise ChecksumError("the header is damaged: its checksum does not match")
-    return encoded
+    return version, encoded
 
 
 def _decode(encoded: bytes) -> Header:

@@ -15,6 +15,7 @@ from rbe_cli.container.header import (
     checksum,
     encode_header,
     encode_preamble,
+    format_version,
 )
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.tokenizer_section import pack_tokenizer
@@ -38,8 +39,9 @@ def write_container(
     Args:
         path: the file to write. Its folder must exist.
         config: the model's config.
-        tensors: every tensor of `tensor_names.tensor_shapes(config)`, in any order. The file
-            holds the matrices in the order given, then the vectors in the order given.
+        tensors: every tensor of `tensor_names.tensor_shapes(config)`, and `ROTATION` if the
+            residual stream is rotated, in any order. The file holds the matrices in the order
+            given, then the vectors in the order given.
         tokenizer_json: the content of `tokenizer.json`, or None without a tokenizer.
         provenance: where the model comes from.
         force: whether an existing file may be replaced.
@@ -53,11 +55,11 @@ def write_container(
     check_output(path, force=force)
     payloads = _payloads(tensors, tokenizer_json)
     header = _header(config, tensors, provenance, payloads)
-    encoded = encode_header(header)
-    layout = place(trusted_header(encoded), len(encoded))
+    encoded, version = encode_header(header), format_version(header)
+    layout = place(trusted_header(encoded, version), len(encoded))
     _check_shapes(tensors, layout)
     with new_file(path, force=force) as file:
-        file.write(encode_preamble(encoded))
+        file.write(encode_preamble(version, encoded))
         file.write(encoded)
         for start, section in layout.padding():
             file.write(bytes(section.offset - start))

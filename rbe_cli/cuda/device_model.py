@@ -6,14 +6,16 @@ from typing import Any, cast
 import numpy as np
 from numba import cuda
 
+from rbe_cli.codec.stream_rotation import StreamRotation
 from rbe_cli.cuda.attention_kernels import add_rows
-from rbe_cli.cuda.device_block import Buffers, DeviceBlock, DeviceLayerNorm
+from rbe_cli.cuda.device_block import Buffers, DeviceBlock, DeviceLayerNorm, DeviceLinear
 from rbe_cli.cuda.device_cache import DeviceCache
 from rbe_cli.cuda.device_weights import on_device
 from rbe_cli.cuda.paged_attention import Place
 from rbe_cli.cuda.rounded_inputs import RoundedInputs
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.nn.named_weights import NamedWeights
+from rbe_cli.nn.layer_norm_parameters import LayerNormParameter, values_of
+from rbe_cli.nn.named_weights import NamedWeights, rotation_of
 from rbe_cli.runtime.arrays import Float32, Int64
 from rbe_cli.weights.weight_forms import Weight
 
@@ -28,6 +30,7 @@ class DeviceModel:
     Attributes:
         config: shapes and options.
         blocks: the layers.
+        rotation: of the residual stream; None if it was not rotated.
         weight_bytes: bytes of weights that decoding one token reads.
     """
 
@@ -44,7 +47,10 @@ class DeviceModel:
             on_device(cast(Weight, weights[f"{name}.weight"]), inputs) for name in ("wte", "wpe")
         ]
         self.blocks = [DeviceBlock(config, i, weights, inputs) for i in range(config.n_layer)]
-        self._last_norm = DeviceLayerNorm(config, "ln_f", weights)
+        self._last_norm, self._mixing = DeviceLayerNorm(config, "ln_f", weights), None
+        self.rotation = rotation_of(weights)
+        if self.rotation is not None:
+            self._last_norm, self._mixing = _mixing(config, weights, self.rotation)
         self._head = self._embeddings[0]
         if not config.tie_word_embeddings:
             self._head = on_device(cast(Weight, weights["lm_head.weight"]), inputs)
@@ -97,6 +103,9 @@ class DeviceModel:
 
     def _logits(self, normed: Any) -> Float32:
         """Multiply by the head, and copy the logits back."""
+        if self._mixing is not None:
+            normed, unmixed = cuda.device_array(normed.shape, np.float32), normed
+            self._mixing(unmixed, normed)
         logits = cuda.device_array((normed.shape[0], self.config.vocab_size), np.float32)
         self._head.multiply(normed, logits)
         found: Float32 = logits.copy_to_host()
@@ -116,3 +125,18 @@ class DeviceModel:
                 del self._buffers[next(iter(self._buffers))]
             self._buffers[tokens] = Buffers(self.config, tokens)
         return self._buffers[tokens]
+
+
+def _mixing(
+    config: Gpt2Config, weights: NamedWeights, rotation: StreamRotation
+) -> tuple[DeviceLayerNorm, DeviceLinear]:
+    """Return the last LayerNorm, without gamma and beta, and the matrix that has them instead."""
+    width = config.n_embd
+    gamma, beta = (
+        np.broadcast_to(values_of(cast(LayerNormParameter, weights[f"ln_f.{own}"])), width)
+        for own in ("weight", "bias")
+    )
+    matrix, bias = rotation.mixing(gamma.astype(np.float32), beta.astype(np.float32))
+    norm = {"ln_f.weight": np.ones(width, np.float32), "ln_f.bias": np.zeros(width, np.float32)}
+    linear = {"mixing.weight": matrix, "mixing.bias": bias}
+    return DeviceLayerNorm(config, "ln_f", norm), DeviceLinear("mixing", linear, RoundedInputs())

@@ -26,12 +26,14 @@ class DeviceNetwork:
     Attributes:
         config: shapes and options.
         blocks: the layers; each maps states `[batch, n, d]`.
+        rotation: of these states; None for those of the checkpoint.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         """Copy a model's weights to the GPU."""
         self.config = model.config
         self._model = DeviceModel(model.config, model.weights)
+        self.rotation = self._model.rotation
         self._lock = RLock()  # an observer may call, too
         self.blocks = [partial(self._block, block) for block in self._model.blocks]
 

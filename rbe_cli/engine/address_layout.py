@@ -11,12 +11,13 @@ from rbe_cli.engine.forward_records import LAYER
 from rbe_cli.kernels.kernel_records import ACTIVATIONS
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.nn.layer_norm_parameters import LayerNormParameter, values_of
-from rbe_cli.nn.named_weights import NamedWeights
+from rbe_cli.nn.named_weights import NamedWeights, rotation_of
 from rbe_cli.runtime.addresses import address
 from rbe_cli.runtime.arrays import Float32
 from rbe_cli.weights.matrix_record import FLOATS, MATRIX
 from rbe_cli.weights.panel_layout import PANEL_COLUMNS
 from rbe_cli.weights.panel_matrix import PanelMatrix
+from rbe_cli.weights.uniform_panels import UniformPanels
 from rbe_cli.weights.weight_forms import Weight, dense
 
 LINEAR_FIELDS = {
@@ -73,7 +74,7 @@ class AddressLayout:
         for number, layer in enumerate(self.layers):
             self._fill_layer(number, layer)
         self._scales = np.array([config.score_scale(number) for number in range(config.n_layer)])
-        self._last_norm = self._norm("ln_f")
+        self._output = self._make_output()
         self._head = self._make_head()
 
     def fill(self, job: NDArray[np.void]) -> None:
@@ -87,7 +88,9 @@ class AddressLayout:
         job["activation"] = ACTIVATIONS[config.activation_function]
         job["eps"] = config.layer_norm_epsilon
         job["wte"], job["wpe"] = self._embeddings["wte.weight"], self._embeddings["wpe.weight"]
-        job["ln_f"], job["head"] = self._last_norm, self._head
+        job["head"] = self._head
+        for name, own in self._output.items():
+            job[name] = own
 
     def _fill_layer(self, number: int, layer: Any) -> None:
         """Write one layer into a record of `LAYER`."""
@@ -99,6 +102,28 @@ class AddressLayout:
             if isinstance(weight, CodedMatrix):
                 self.coded.setdefault(number, {})[field] = CodedLinear(weight, bias)
             layer[field] = self._linear(weight, bias)
+
+    def _make_output(self) -> dict[str, Any]:
+        """Return the records between the last layer and the head, by field of `FORWARD`.
+
+        Where the stream is rotated, gamma and beta of the last LayerNorm become a matrix. Its
+        diagonal is most of it, and can be the gamma of a LayerNorm. The rest is rounded to 8
+        bits, and adds almost nothing to what a token reads.
+        """
+        rotation = rotation_of(self._weights)
+        if rotation is None:
+            return {"ln_f": self._norm("ln_f")}
+        width = self.config.n_embd
+        gamma, beta = (self._vector(f"ln_f.{own}", width) for own in ("weight", "bias"))
+        matrix, bias = rotation.mixing(gamma, beta)
+        diagonal = np.diag(matrix).copy()
+        matrix[np.diag_indices(width)] = 0
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
+        return {
+            "ln_f": (self._padded(ones), self._padded(zeros)),
+            "mixed": (self._padded(diagonal), self._padded(bias)),
+            "mixing": self._linear(UniformPanels.rounded(matrix), zeros),
+        }
 
     def _make_head(self) -> Any:
         """Return the head's record of `MATRIX`; a tied one shares the embeddings' tiles."""

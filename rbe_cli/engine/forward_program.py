@@ -132,20 +132,43 @@ def _feed_forward(
 
 @program_code
 def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
-    """Compute the logits of the wanted tokens, whose states move to the front of `normed`."""
-    stride = job.normed.stride
+    """Compute the logits of the wanted tokens, whose states move to the front of a buffer."""
+    states = job.normed
+    _normalise_wanted(job, job.ln_f, states, part, parts)
+    if job.mixing.panels > 0:
+        states = job.attended
+        _normalise_wanted(job, job.mixed, states, part, parts)
+        _multiply_wanted(arithmetic, job, job.mixing, job.normed, states, 1, part, parts)
+        barrier(job.flags, part, parts)
+    _multiply_wanted(arithmetic, job, job.head, states, job.logits, 0, part, parts)
+
+
+@program_code
+def _normalise_wanted(job: Any, norm: Any, out: Any, part: int, parts: int) -> None:
+    """Set out = LayerNorm(x) for this thread's share of the wanted tokens."""
     for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
         token = load_int(job.wanted_tokens + 8 * place)
-        x, normed = job.x.address + token * job.x.stride, job.normed.address + place * stride
-        layer_norm_row(x, job.n_embd, job.ln_f.gamma, job.ln_f.beta, job.eps, normed)
-        if job.head.form != FLOATS:
-            out = job.quantised_inputs + place * job.quantised_bytes
-            quantise(arithmetic, normed, job.head.row_steps, job.n_embd, out)
+        x, normed = job.x.address + token * job.x.stride, out.address + place * out.stride
+        layer_norm_row(x, job.n_embd, norm.gamma, norm.beta, job.eps, normed)
+
+
+@program_code
+def _multiply_wanted(
+    arithmetic: Any, job: Any, matrix: Any, x: Any, out: Any, adds: int, part: int, parts: int
+) -> None:
+    """Store x W + bias of the wanted tokens to `out`, or add it, for a thread's columns.
+
+    A thread has `x` of its share of the tokens; after this, it must wait before it reads `out`.
+    """
+    if matrix.form != FLOATS:
+        for place in range(share(job.wanted, part, parts), share(job.wanted, part + 1, parts)):
+            own = job.quantised_inputs + place * job.quantised_bytes
+            quantise(arithmetic, x.address + place * x.stride, matrix.row_steps, job.n_embd, own)
     barrier(job.flags, part, parts)
-    panels = job.head.panels
+    panels = matrix.panels
     numbers = (
-        address_of(job.head), job.wanted, job.normed.address, stride, job.quantised_inputs,
-        job.quantised_bytes, job.logits.address, job.logits.stride, 0, -1,
+        address_of(matrix), job.wanted, x.address, x.stride, job.quantised_inputs,
+        job.quantised_bytes, out.address, out.stride, adds, -1,
         job.scratch + part * job.scratch_bytes,
         share(panels, part, parts), share(panels, part + 1, parts),
     )  # fmt: skip

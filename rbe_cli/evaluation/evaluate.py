@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.stream_rotation import StreamRotation, unrotated
 from rbe_cli.errors import UsageError
 from rbe_cli.evaluation.batching import Tokens, Window, batches, logit_chunks
 from rbe_cli.evaluation.means import Mean, mean_of
@@ -94,6 +95,10 @@ class ScoredModel(Protocol):
     def output_layer(self) -> LayerFunction:
         """Return what maps the last block's outputs `[n, d]` to logits `[n, vocab_size]`."""
 
+    @property
+    def rotation(self) -> StreamRotation | None:
+        """Return the rotation of the blocks' states; None for those of the checkpoint."""
+
     def embed(self, tokens: Tokens) -> Floating:
         """Return the input of the first block, `[batch, n, d]`, of tokens `[batch, n]`."""
 
@@ -158,14 +163,36 @@ def _embedded(model: ScoredModel, tokens: Tokens) -> Floating:
     return model.embed(tokens)
 
 
-def _next(block: LayerFunction, other: LayerFunction | None, states: _States) -> _States:
-    """Return the outputs of a layer, given that of the model and that of the reference."""
+def _next(
+    block: LayerFunction,
+    other: LayerFunction | None,
+    rotations: tuple[StreamRotation | None, StreamRotation | None],
+    states: _States,
+) -> _States:
+    """Return the outputs of a layer.
+
+    Args:
+        block, other: the layer of the model and of the reference.
+        rotations: of their outputs, before these are compared.
+        states: the inputs.
+    """
     own = block(states.own)
     if other is None or states.known is None:
         return _States(own, None)
     known = other(states.known)
-    error, norm = sum_of_squares(own - known), sum_of_squares(known)
+    both = unrotated(rotations[0], own), unrotated(rotations[1], known)
+    error, norm = sum_of_squares(both[0] - both[1]), sum_of_squares(both[1])
     return _States(own, known, (*states.errors, error), (*states.norms, norm))
+
+
+def _rotations(
+    model: ScoredModel, reference: ScoredModel | None
+) -> tuple[StreamRotation | None, StreamRotation | None]:
+    """Return the rotations of model and reference, unless their states can be compared as is."""
+    own, known = model.rotation, None if reference is None else reference.rotation
+    if own is not None and known is not None and np.array_equal(own.matrix, known.matrix):
+        return None, None
+    return own, known
 
 
 def _score(
@@ -269,8 +296,9 @@ def _score_round(
         for tokens, _ in groups
     ]
     others: Iterable[LayerFunction | None] = reference.blocks if reference else repeat(None)
+    rotations = repeat(_rotations(model, reference))
     for block, other in zip(model.blocks, others, strict=False):
-        both = repeat(workers.shared(block)), repeat(workers.shared(other))
+        both = repeat(workers.shared(block)), repeat(workers.shared(other)), rotations
         found = workers.map(_next, *both, states)
         states = [ticks.counted(own) for own in found]
     tokens, skipped = [group[0] for group in groups], [group[1] for group in groups]

@@ -1,20 +1,28 @@
 """Compare two `.rbe` files: config, origin, sizes, and the values of each tensor."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.stream_rotation import folded
+from rbe_cli.container.as_checkpoint import checkpoint_tensors
 from rbe_cli.container.file_layout import PlacedTensor
 from rbe_cli.container.reader import Container
-from rbe_cli.model.tensor_names import parameter_count
+from rbe_cli.model.config import Gpt2Config
+from rbe_cli.model.tensor_names import ROTATION, parameter_count
 from rbe_cli.progress import Progress
+from rbe_cli.runtime.arrays import Float32
+from rbe_cli.weights.on_demand import OnDemand
 
 Float64 = NDArray[np.float64]
+Values = tuple[Mapping[str, Float32], Mapping[str, Float32]]
+"""The tensors of both files by name, as checkpoints have them."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def difference(this: Container, other: Container, progress: Progress) -> Differe
         ChecksumError, PayloadError: a tensor is damaged.
     """
     provenance = [msgspec.structs.asdict(own.provenance) for own in (this, other)]
+    values = _values(this, other)
     sizes = [
         Change("parameters", parameter_count(this.config), parameter_count(other.config)),
         Change("bits_per_weight", this.bits_per_weight, other.bits_per_weight),
@@ -99,9 +108,21 @@ def difference(this: Container, other: Container, progress: Progress) -> Differe
         config=_changes(msgspec.to_builtins(this.config), msgspec.to_builtins(other.config)),
         provenance=_changes(*provenance),
         sizes=sizes,
-        tensors=list(_tensors(this, other, progress)),
-        attention=list(_attention(this, other, progress)),
+        tensors=list(_tensors(this, other, values, progress)),
+        attention=list(_attention(this, other, values, progress)),
     )
+
+
+def _values(this: Container, other: Container) -> Values:
+    """Return the tensors of both files in one basis.
+
+    If one file's residual stream is rotated, it is turned back, and LayerNorms are folded in both.
+    """
+    both = checkpoint_tensors(this), checkpoint_tensors(other)
+    if all(ROTATION not in own.tensors for own in (this, other)):
+        return both
+    first, second = (OnDemand(own, partial(folded, tensors=own)) for own in both)
+    return first, second
 
 
 def _changes(this: dict[str, Any], other: dict[str, Any]) -> list[Change]:
@@ -113,7 +134,9 @@ def _changes(this: dict[str, Any], other: dict[str, Any]) -> list[Change]:
     ]
 
 
-def _tensors(this: Container, other: Container, progress: Progress) -> Iterator[TensorDifference]:
+def _tensors(
+    this: Container, other: Container, values: Values, progress: Progress
+) -> Iterator[TensorDifference]:
     ours, theirs = this.layout.tensors, other.layout.tensors
     names = list(dict.fromkeys([*ours, *theirs]))
     progress("comparing tensors", 0, len(names))
@@ -121,7 +144,7 @@ def _tensors(this: Container, other: Container, progress: Progress) -> Iterator[
         own, its = ours.get(name), theirs.get(name)
         error = None
         if own and its and own.shape == its.shape:
-            error = _tensor_error(name, this, other)
+            error = _tensor_error(name, this, other, values)
         yield _tensor(name, own, its, error)
         progress("comparing tensors", index + 1, len(names))
 
@@ -141,13 +164,17 @@ def _tensor(
     )
 
 
-def _tensor_error(name: str, this: Container, other: Container) -> float | None:
+def _tensor_error(name: str, this: Container, other: Container, values: Values) -> float | None:
     own, its = this.tensors[name], other.tensors[name]
-    if own.codec == its.codec and own.data == its.data:
+    if own.codec == its.codec and own.data == its.data and ROTATION not in this.tensors:
         return 0.0
-    values = its.decode().astype(np.float64)
-    change = float(np.linalg.norm(own.decode() - values))
-    return _relative(change, float(np.linalg.norm(values)))
+    if name == ROTATION:
+        ours, decoded = own.decode(), its.decode()
+    else:
+        ours, decoded = (both[name] for both in values)
+    theirs = decoded.astype(np.float64)
+    change = float(np.linalg.norm(ours - theirs))
+    return _relative(change, float(np.linalg.norm(theirs)))
 
 
 def _relative(change: float, norm: float) -> float | None:
@@ -157,7 +184,7 @@ def _relative(change: float, norm: float) -> float | None:
 
 
 def _attention(
-    this: Container, other: Container, progress: Progress
+    this: Container, other: Container, values: Values, progress: Progress
 ) -> Iterator[AttentionDifference]:
     ours, theirs = this.config, other.config
     if (ours.n_embd, ours.n_head) != (theirs.n_embd, theirs.n_head):
@@ -165,20 +192,21 @@ def _attention(
     layers = min(ours.n_layer, theirs.n_layer)
     progress("comparing attention", 0, layers)
     for layer in range(layers):
-        own, its = _products(this, layer), _products(other, layer)
+        own, its = (_products(ours, tensors, layer) for tensors in values)
         errors = [_product_error(*pair) for pair in zip(own, its, strict=True)]
         yield AttentionDifference(layer, *errors)
         progress("comparing attention", layer + 1, layers)
 
 
-def _products(container: Container, layer: int) -> tuple[list[Float64], list[Float64]]:
+def _products(
+    config: Gpt2Config, tensors: Mapping[str, Float32], layer: int
+) -> tuple[list[Float64], list[Float64]]:
     """Return the factors (left, right) of a layer's products Wq Wk^T, and of Wv Wo.
 
     All four are `[heads, rows, head_dim]`; the product of a head is left @ right^T.
     """
-    config, prefix = container.config, f"h.{layer}.attn"
     c_attn, bias, c_proj = (
-        container.tensors[f"{prefix}.{name}"].decode().astype(np.float64)
+        tensors[f"h.{layer}.attn.{name}"].astype(np.float64)
         for name in ("c_attn.weight", "c_attn.bias", "c_proj.weight")
     )
     q, k, v = np.split(np.vstack([c_attn, bias]), 3, axis=1)  # [d + 1, d] each

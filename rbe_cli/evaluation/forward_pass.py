@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rbe_cli.codec.stream_rotation import StreamRotation, unrotated
 from rbe_cli.evaluation.batching import logit_chunks
 from rbe_cli.evaluation.means import Mean, mean_of
 from rbe_cli.nn.gpt2 import Gpt2
@@ -20,6 +21,10 @@ Float64 = NDArray[np.float64]
 
 class Network(Protocol):
     """Say what a forward pass needs of a model, on a CPU or a GPU."""
+
+    @property
+    def rotation(self) -> StreamRotation | None:
+        """Return the rotation of the blocks' outputs; None for those of the checkpoint."""
 
     def forward(
         self, tokens: NDArray[np.int64], *, observe: Observer | None = None
@@ -111,10 +116,11 @@ def forward(model: Network, tokens: NDArray[np.int64], keep_hidden: bool) -> For
         UsageError: the sequence is longer than the context.
     """
     hidden: dict[str, Float32] = {}
+    rotation = model.rotation
 
     def observe(name: str, values: Float32) -> None:
         if not name.endswith(".weight"):
-            hidden[name] = values[0].copy()  # [1, n, n_embd] -> [n, n_embd]
+            hidden[name] = unrotated(rotation, values[0].copy())  # [1, n, d] -> [n, d]
 
     logits = model.forward(tokens[None], observe=observe if keep_hidden else None)[0]
     return ForwardPass(tokens, logits, hidden)

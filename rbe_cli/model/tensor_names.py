@@ -10,10 +10,16 @@ from math import prod
 
 from rbe_cli.model.config import Gpt2Config
 
+ROTATION = "rotation.weight"
+"""Name of the rotation of the residual stream, which only a `.rbe` file may have."""
+
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _MATRIX = re.compile(
-    r"(wte|wpe|lm_head|h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.weight"
+    r"(wte|wpe|lm_head|rotation|h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.weight"
 )
+
+_READS_STREAM = re.compile(r"h\.\d+\.(attn\.c_attn|mlp\.c_fc)\.weight")
+_WRITES_STREAM = re.compile(r"h\.\d+\.((attn|mlp)\.c_proj\.(weight|bias)|ln_[12]\.bias)")
 
 
 def hugging_face_name(name: str) -> str:
@@ -34,6 +40,25 @@ def is_matrix(name: str) -> bool:
 def is_layer_norm(name: str) -> bool:
     """Return whether a canonical name is gamma or beta of a LayerNorm."""
     return name.split(".")[-2].startswith("ln_")
+
+
+def is_gamma(name: str) -> bool:
+    """Return whether a canonical name is gamma of a LayerNorm."""
+    return is_layer_norm(name) and name.endswith(".weight")
+
+
+def reads_stream(name: str) -> bool:
+    """Return whether the rows of a tensor are multiplied by normalised states of the stream."""
+    return _READS_STREAM.fullmatch(name) is not None
+
+
+def writes_stream(name: str) -> bool:
+    """Return whether the last axis of a tensor is that of the stream's states.
+
+    So it is for what is added to the stream or to its normalised states, and for a head, which is
+    as an embedding.
+    """
+    return is_embedding(name) or _WRITES_STREAM.fullmatch(name) is not None
 
 
 def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
@@ -70,6 +95,16 @@ def tensor_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.vocab_size, d)
     return shapes
+
+
+def stored_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of a `.rbe` file whose residual stream is rotated.
+
+    A rotation keeps the vector of ones, so that d (d - 1) / 2 numbers are enough. It is the last
+    tensor; a file of another kind lacks it.
+    """
+    d = config.n_embd
+    return tensor_shapes(config) | {ROTATION: (d, d // 2)}
 
 
 def parameter_count(config: Gpt2Config) -> int:

@@ -23,7 +23,7 @@ from rbe_cli.nn.layer_norm_layer import LayerNorm
 from rbe_cli.nn.layer_norm_parameters import LayerNormParameter
 from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.memory_usage import MemoryUsage
-from rbe_cli.nn.named_weights import NamedWeights, check_weights
+from rbe_cli.nn.named_weights import NamedWeights, check_weights, rotation_of
 from rbe_cli.nn.observer import GradientObserver, Observer
 from rbe_cli.nn.operation_counts import norm_operations
 from rbe_cli.nn.output_layer import OutputLayer
@@ -45,6 +45,8 @@ class Gpt2(Layer):
             time they are asked for.
         ln_f: the last LayerNorm.
         head: `[n_embd, vocab_size]`, without bias.
+        rotation: of the residual stream; None if it was not rotated. `hidden` and the blocks'
+            outputs are those of the rotated stream; `unrotated` gives those of the checkpoint.
         kernels: what computes.
     """
 
@@ -87,11 +89,12 @@ class Gpt2(Layer):
         name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
         head = wte if config.tie_word_embeddings else _matrix(tensors, name)
         self.head = Linear(name, head, None, kernels)
+        self.rotation = rotation_of(tensors)
 
     @property
     def output_layer(self) -> OutputLayer:
         """Return what follows the last block."""
-        return OutputLayer(self.ln_f, self.head)
+        return OutputLayer(self.ln_f, self.head, self.rotation)
 
     @classmethod
     def from_checkpoint(
@@ -237,7 +240,7 @@ class Gpt2(Layer):
         """
         tokens = hidden.size // hidden.shape[-1]
         check_available(f"for the logits of {tokens} tokens", 4 * tokens * self.config.vocab_size)
-        return self.head(self.ln_f(hidden), observe)
+        return self.output_layer(hidden, observe)
 
     def embed(self, tokens: Int64, starts: Int64 | None = None) -> Floating:
         """Return the sum of both embeddings, `[batch, seq, n_embd]`.
@@ -283,8 +286,8 @@ class Gpt2(Layer):
             grad: `[..., vocab_size]`, with respect to the logits.
             observe: sees the head and the last LayerNorm.
         """
-        final = self.ln_f(hidden)
-        return self.ln_f.backward(hidden, self.head.backward(final, grad, observe), observe)
+        output = self.output_layer
+        return output.backward(hidden, output.normed(hidden), grad, observe, observe)
 
     def hidden_backward(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rbe_cli.model.tensor_names import ROTATION
 from rbe_cli.runtime.arrays import Floating
 from rbe_cli.weights import weight_forms as weights
 from rbe_cli.weights.weight_forms import Weight
@@ -13,19 +14,23 @@ def split(tensors: Mapping[str, Weight]) -> dict[str, Floating]:
     """Return the parameters of what `Gpt2` is made of, as `join` takes them.
 
     Vectors and dense matrices keep their names; those of compressed matrices are told apart by
-    suffixes (`weights/weight_forms.py`), as in `h.0.mlp.c_fc.weight.column_steps`.
+    suffixes (`weights/weight_forms.py`), as in `h.0.mlp.c_fc.weight.column_steps`. The rotation
+    of the residual stream is not trained.
     """
     return {
         f"{name}{suffix}": values
         for name, weight in tensors.items()
         for suffix, values in weights.parameters(weight).items()
+        if name != ROTATION
     }
 
 
 def join(tensors: Mapping[str, Weight], values: Mapping[str, Floating]) -> dict[str, Weight]:
     """Return the tensors with other values of all parameters."""
     return {
-        name: weights.with_parameters(
+        name: weight
+        if name == ROTATION
+        else weights.with_parameters(
             weight, {suffix: values[f"{name}{suffix}"] for suffix in weights.parameters(weight)}
         )
         for name, weight in tensors.items()

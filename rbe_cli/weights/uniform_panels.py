@@ -11,6 +11,7 @@ from rbe_cli.runtime.arrays import Float32, Floating, Int64, PanelValues
 from rbe_cli.weights import panel_layout
 from rbe_cli.weights.matrix_record import UNIFORM
 from rbe_cli.weights.panel_layout import (
+    INT_8,
     LAYOUTS,
     PANEL_COLUMNS,
     VECTOR_BYTES,
@@ -35,6 +36,15 @@ class UniformPanels(PanelMatrix):
     column_steps: Floating
     shape: tuple[int, int]
     writes_padding: ClassVar[bool] = True
+
+    @classmethod
+    def rounded(cls, weights: Float32) -> "UniformPanels":
+        """Return a matrix `[K, N]` rounded to 8 bits, each column by the largest of its weights."""
+        rows, columns = weights.shape
+        steps = np.abs(weights).max(axis=0) / np.float32(INT_8.levels[-1])
+        codes = np.rint(weights / np.where(steps > 0, steps, 1)) - INT_8.levels[0]
+        values = panel_layout.pack(codes.astype(np.uint8), INT_8.bits)
+        return cls(values.reshape(-1), INT_8, np.ones(rows, np.float32), steps, (rows, columns))
 
     def with_steps(self, row_steps: Floating, column_steps: Floating) -> "UniformPanels":
         """Return the same levels times other steps; the tiles are shared."""

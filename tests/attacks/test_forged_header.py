@@ -24,7 +24,7 @@ def test_version_0(forgery: Any) -> None:
 
 def test_newer_file_whose_header_has_another_form(forgery: Any) -> None:
     """It is too new, not damaged: nothing after the version is read."""
-    forgery.version = 2
+    forgery.version = 3
     data = bytearray(forgery.build(b"no msgpack at all", header_bytes=0xFFFFFFFF))
     data[16:24] = bytes(8)
     forgery.is_refused(VersionError, "a newer rbe wrote this file", data=bytes(data))

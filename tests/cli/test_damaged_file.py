@@ -56,9 +56,10 @@ def test_cut_short(refused: Refused, valid: bytes, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_another_version(refused: Refused, valid: bytes, verb: str) -> None:
-    newer = valid[:8] + (2).to_bytes(4, "little") + valid[12:]
+    newer = valid[:8] + (3).to_bytes(4, "little") + valid[12:]
     assert refused(newer, verb).endswith(
-        "a newer rbe wrote this file (format version 2); this one reads version 1: upgrade rbe"
+        "a newer rbe wrote this file (format version 3); "
+        "this one reads versions 1 to 2: upgrade rbe"
     )
 
 

@@ -103,7 +103,7 @@ def test_reported_bits_are_those_of_the_file(compressed):
 def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed, folder):
     result, decoded = compressed
     plans = make_plan(checkpoint.config, Settings(3.0))
-    originals = with_decorrelated_heads(checkpoint, plans, folder)
+    originals = with_decorrelated_heads(checkpoint.config, checkpoint.tensors, plans, folder)
     for tensor in result.tensors:
         original = originals[tensor.name]
         expected = relative(original - decoded[tensor.name], original)
@@ -115,7 +115,10 @@ def test_reported_errors_are_those_of_the_decoded_tensors(checkpoint, compressed
 def output_errors(checkpoint, kernels, decoded, sequences, folder):
     """Return the relative error of each layer's outputs on these sequences, by weight name."""
     plans = make_plan(checkpoint.config, Settings(3.0))
-    inputs, originals = {}, with_decorrelated_heads(checkpoint, plans, folder)
+    inputs, originals = (
+        {},
+        with_decorrelated_heads(checkpoint.config, checkpoint.tensors, plans, folder),
+    )
     model = Gpt2.from_checkpoint(checkpoint.config, originals, kernels)
 
     def observe(name, values):

@@ -10,7 +10,7 @@ from rbe_cli.compression.tensor_plan import make_plan
 
 def test_the_model_computes_the_same(checkpoint, folder):
     changed = with_decorrelated_heads(
-        checkpoint, make_plan(checkpoint.config, Settings(4.0)), folder
+        checkpoint.config, checkpoint.tensors, make_plan(checkpoint.config, Settings(4.0)), folder
     )
     tokens = np.arange(40)
     before, after = (
@@ -29,22 +29,25 @@ def test_layers_with_a_tensor_that_is_kept_stay_as_they_are(checkpoint, new_fold
         Override("h.0.*proj", "classic"),
     ):
         changed = with_decorrelated_heads(
-            checkpoint, make_plan(checkpoint.config, Settings(4.0, override=(rule,))), new_folder()
+            checkpoint.config,
+            checkpoint.tensors,
+            make_plan(checkpoint.config, Settings(4.0, override=(rule,))),
+            new_folder(),
         )
         for name, tensor in changed.items():
             same = (tensor == checkpoint.tensors[name]).all()
             assert same == (not name.startswith("h.1.attn") or name == "h.1.attn.c_proj.bias")
     fixed = Settings(default_codec="fixed", default_bits=4.0)
     for name, tensor in with_decorrelated_heads(
-        checkpoint, make_plan(checkpoint.config, fixed), new_folder()
+        checkpoint.config, checkpoint.tensors, make_plan(checkpoint.config, fixed), new_folder()
     ).items():
         np.testing.assert_array_equal(tensor, checkpoint.tensors[name])
 
 
 def test_what_was_changed_is_kept(checkpoint, folder, monkeypatch):
     plans = make_plan(checkpoint.config, Settings(4.0))
-    before = dict(with_decorrelated_heads(checkpoint, plans, folder))
+    before = dict(with_decorrelated_heads(checkpoint.config, checkpoint.tensors, plans, folder))
     monkeypatch.setattr("rbe_cli.compression.decorrelated_heads.decorrelate", pytest.fail)
-    again = with_decorrelated_heads(checkpoint, plans, folder)
+    again = with_decorrelated_heads(checkpoint.config, checkpoint.tensors, plans, folder)
     for name, tensor in before.items():
         np.testing.assert_array_equal(again[name], tensor)

@@ -109,9 +109,9 @@ def test_transfer_as_text(valid: bytes, mangle) -> None:
 
 
 def test_unknown_format_version(valid: bytes) -> None:
-    newer = r"a newer rbe wrote this file \(format version 2\); this one reads version 1"
+    newer = r"a newer rbe wrote this file \(format version 3\); this one reads versions 1 to 2"
     with pytest.raises(VersionError, match=newer):
-        read_all(valid[:8] + b"\x02\x00\x00\x00" + valid[12:])
+        read_all(valid[:8] + b"\x03\x00\x00\x00" + valid[12:])
 
 
 def test_truncated_at_every_byte(valid: bytes) -> None:

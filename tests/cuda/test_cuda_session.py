@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from small_models import as_panels, random_tensors, relative_error, small_config
+from small_models import (
+    as_panels,
+    random_tensors,
+    relative_error,
+    rotated_tensors,
+    small_config,
+)
 
 from rbe_cli.cuda.cuda_session import CudaSession
 from rbe_cli.cuda.device_network import DeviceNetwork
@@ -24,10 +30,12 @@ PROMPT = np.array([3, 1, 4])
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
-def tiny_model(in_panels, **changes):
+def tiny_model(in_panels, *, is_rotated=False, **changes):
     sizes = {"vocab_size": 7, "n_positions": 12, "n_embd": 6, "n_head": 2, "n_inner": 5}
     config = small_config(**sizes | {"n_layer": 1} | changes)
     tensors = random_tensors(config)
+    if is_rotated:
+        tensors = rotated_tensors(tensors, config)[0]
     if in_panels:
         return LoadedModel(config, as_panels(tensors, 7)[0])
     return LoadedModel.from_checkpoint(config, tensors)
@@ -38,9 +46,10 @@ def greedy(session, tokens):
     return [step.token for step in generate(session, [PROMPT], options, None, ())]
 
 
+@pytest.mark.parametrize("is_rotated", [False, True])
 @pytest.mark.parametrize("in_panels", [True, False])
-def test_greedy_text_is_that_of_the_cpu(in_panels):
-    model = tiny_model(in_panels)
+def test_greedy_text_is_that_of_the_cpu(in_panels, is_rotated):
+    model = tiny_model(in_panels, is_rotated=is_rotated)
     assert greedy(CudaSession(model, 1, "fp16"), 3) == greedy(Session(model, 1, "fp16"), 3)
 
 
@@ -58,8 +67,9 @@ def test_logits_are_those_of_the_cpu():
     assert [ours.length(0), ours.length(1)] == [2, 5]
 
 
-def test_a_whole_pass_gives_logits_and_hidden_states():
-    model = tiny_model(True)
+@pytest.mark.parametrize("is_rotated", [False, True])
+def test_a_whole_pass_gives_logits_and_hidden_states(is_rotated):
+    model = tiny_model(True, is_rotated=is_rotated)
     found = forward(DeviceNetwork(model), PROMPT, keep_hidden=True)
     known = forward(
         Gpt2(model.config, model.weights, load_kernels("reference")), PROMPT, keep_hidden=True

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_models import random_tensors, small_config
+from small_models import random_tensors, rotated_tensors, small_config
 
 from rbe_cli.codec.ectcq.head_bases import decorrelate
 from rbe_cli.codec.vectors import dense_tensor
@@ -16,7 +16,7 @@ from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.container.writer import write_container
 from rbe_cli.errors import ChecksumError
 from rbe_cli.evaluation.file_difference import AttentionDifference, Change, Difference, difference
-from rbe_cli.model.tensor_names import tensor_shapes
+from rbe_cli.model.tensor_names import ROTATION, stored_shapes, tensor_shapes
 from rbe_cli.progress import no_progress
 
 CONFIG = small_config(n_layer=2)
@@ -32,7 +32,8 @@ def write(tmp_path: Path) -> Iterator[Callable[..., Container]]:
         provenance = Provenance(name, "xxh3:0", "0", extra.pop("preset", None), "none", 0, extra)
         stored = [
             StoredTensor(own, shape, "float32", dense_tensor.encode(tensors[own], "float32"))
-            for own, shape in tensor_shapes(config).items()
+            for own, shape in stored_shapes(config).items()
+            if own in tensors
         ]
         write_container(
             path, config=config, tensors=stored, tokenizer_json=None, provenance=provenance
@@ -80,6 +81,19 @@ def test_products_of_the_attention_are_compared_head_by_head(
         for error, (x, y) in ((own.scores, scores), (own.values, values)):
             assert error == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y))
     assert [own.layer for own in found.attention] == [0, 1]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_rotated_stream_is_the_same_function(write: Callable[..., Container], both: bool) -> None:
+    tensors = random_tensors(CONFIG)
+    rotated = write("a", rotated_tensors(tensors, CONFIG)[0])
+    other = rotated_tensors(tensors, CONFIG, seed=1)[0] if both else tensors
+    found = difference(rotated, write("b", other), no_progress)
+    for name, own in by_name(found).items():
+        if name != ROTATION:
+            assert own.relative_error < 1e-5
+    assert (by_name(found)[ROTATION].relative_error is None) == (not both)
+    assert all(max(own.scores, own.values) < 1e-5 for own in found.attention)
 
 
 def test_other_bases_of_the_heads_are_the_same_function(write: Callable[..., Container]) -> None:

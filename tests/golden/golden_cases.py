@@ -30,6 +30,7 @@ class GoldenCase:
         spread: by how much columns of a matrix differ, in octaves.
         ectcq_version: that the header names.
         has_tokenizer: whether the file has one.
+        is_rotated: whether its residual stream is rotated.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class GoldenCase:
     spread: float = 0.5
     ectcq_version: int = 2
     has_tokenizer: bool = False
+    is_rotated: bool = False
 
 
 WIDE = sizes(vocab_size=2051, n_embd=6, n_inner=5)
@@ -119,5 +121,13 @@ MODELS = {
         trellis(8), sizes(vocab_size=300, eos_token_id=0), has_tokenizer=True
     ),
 }
-CASES = ECTCQ_2 | ECTCQ_1 | FIXED | CLASSIC | EXACT | MODELS
+ROTATED = {
+    "format-2": GoldenCase(trellis(8), is_rotated=True),
+    "format-2-odd-width": GoldenCase(FINE, sizes(n_embd=15, n_head=3), is_rotated=True),
+    "format-2-untied-head": GoldenCase(
+        in_codec("fixed", 8), sizes(n_embd=34, tie_word_embeddings=False), is_rotated=True
+    ),
+    "format-2-width-2": GoldenCase(in_codec("float16"), sizes(n_embd=2), is_rotated=True),
+}
+CASES = ECTCQ_2 | ECTCQ_1 | FIXED | CLASSIC | EXACT | MODELS | ROTATED
 """By name of the file."""

@@ -38,7 +38,7 @@ from rbe_cli.container.reader import Container  # noqa: E402
 from rbe_cli.container.stored_tensor import StoredTensor  # noqa: E402
 from rbe_cli.container.writer import write_container  # noqa: E402
 from rbe_cli.model.config import Gpt2Config  # noqa: E402
-from rbe_cli.model.tensor_names import is_matrix  # noqa: E402
+from rbe_cli.model.tensor_names import ROTATION, is_matrix, stored_shapes  # noqa: E402
 
 EXPECTATIONS = HERE / "expectations.json"
 PROMPT_TOKENS, NEW_TOKENS, LOGITS = 3, 8, 5
@@ -101,7 +101,11 @@ def write_compressed(path: Path, seed: int) -> None:
 def write(case: GoldenCase, path: Path, seed: int) -> None:
     """Write the file of a case."""
     tensors = []
-    for index, (name, values) in enumerate(random_tensors(case.config, seed).items()):
+    originals = random_tensors(case.config, seed)
+    if case.is_rotated:
+        rng, shape = np.random.default_rng(seed), stored_shapes(case.config)[ROTATION]
+        originals[ROTATION] = rng.standard_normal(shape, np.float32)
+    for index, (name, values) in enumerate(originals.items()):
         changed = values_of(values, case, seed)
         if is_matrix(name):
             tensors.append(stored_matrix(name, changed, case))

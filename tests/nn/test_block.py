@@ -118,7 +118,8 @@ def test_a_limit_bounds_the_measured_peak(fast, largest):
     unlimited = peak_bytes(forgetting)
     for limit in (800_000, 500_000):
         block.memory_limit = limit
-        assert limit / 8 < peak_bytes(forgetting) <= limit < unlimited
+        objects = 2048  # of Python, which are no arrays and no part of the limit
+        assert limit / 8 < peak_bytes(forgetting) <= limit + objects < unlimited
 
 
 @pytest.mark.parametrize("largest", [None, 7])

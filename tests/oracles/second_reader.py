@@ -324,7 +324,7 @@ def check_config(config: dict[str, Any]) -> None:
         check(len(set(ids)) == len(ids) >= 2, "2.10", "eos_token_id has an id twice, or below two")
 
 
-def tensor_shapes(config: dict[str, Any]) -> dict[str, Shape]:
+def tensor_shapes(config: dict[str, Any], version: int) -> dict[str, Shape]:
     """The names of the tensors and their shapes."""
     vocabulary, width, inner = config["vocab_size"], config["n_embd"], config["n_inner"]
     shapes: dict[str, Shape] = {
@@ -344,10 +344,12 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, Shape]:
     shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (vocabulary, width)
+    if version == 2:
+        shapes["rotation.weight"] = (width, width // 2)
     return shapes
 
 
-def check_tensors(header: Header) -> None:
+def check_tensors(header: Header, format_version: int) -> None:
     """Rules 2.11 to 2.15. Gives the tensors their shapes."""
     for codec, version in header.codec_versions.items():
         known = version in CODEC_VERSIONS.get(codec, ())
@@ -359,13 +361,16 @@ def check_tensors(header: Header) -> None:
         fits = all(tensor.codec in codecs for tensor in group)
         check(fits, "2.13", "a codec does not take tensors of this kind")
     config, names = header.config, "the names of the tensors are not those of this config"
-    matrix_count = 2 + 4 * config["n_layer"] + (not config["tie_word_embeddings"])
+    matrix_count = (
+        2 + 4 * config["n_layer"] + (not config["tie_word_embeddings"]) + (format_version == 2)
+    )
     vector_count = 2 + 8 * config["n_layer"]
     check((len(matrices), len(vectors)) == (matrix_count, vector_count), "2.14", names)
-    shapes = tensor_shapes(config)
+    shapes = tensor_shapes(config, format_version)
     for group, axes in ((matrices, 2), (vectors, 1)):
         wanted = {name for name, shape in shapes.items() if len(shape) == axes}
         check({tensor.name for tensor in group} == wanted, "2.14", names)
+    check(format_version == 1 or config["n_embd"] >= 2, "2.14", "one dimension cannot be rotated")
     for tensor in header.tensors:
         tensor.shape = shapes[tensor.name]
         count = math.prod(tensor.shape)
@@ -440,28 +445,28 @@ class SecondFile:
             self._section(index)
 
 
-def check_preamble(data: bytes) -> int:
-    """Section 1. The end of the header."""
+def check_preamble(data: bytes) -> tuple[int, int]:
+    """Section 1. The format version, and the end of the header."""
     begins = MAGIC.startswith(data[:8])
     check(len(data) >= 8 or not begins, "1.1", "the file ends within its magic")
     check(begins, "1.2", "the file does not begin with the magic of an .rbe file")
     check(len(data) >= 24, "1.3", "the file ends within its preamble")
     version, header_size = struct.unpack_from("<II", data, 8)
-    check(version == 1, "1.4", f"this reader does not know format version {version}")
+    check(version in (1, 2), "1.4", f"this reader does not know format version {version}")
     check(header_size <= 2**24, "1.5", "the header is larger than 16 MiB")
     end = 24 + int(header_size)
     check(len(data) >= end, "1.6", "the file ends within its header")
     actual = xxhash.xxh3_64_digest(memoryview(data)[24:end])
     check(actual == data[16:24], "1.7", "the header has another checksum than declared")
-    return end
+    return int(version), end
 
 
 def read_file(data: bytes) -> SecondFile:
     """Check preamble, header and the places of the sections (sections 1 and 2, 3.1 and 3.2)."""
-    header_end = check_preamble(data)
+    version, header_end = check_preamble(data)
     header = HeaderReader(data[24:header_end]).header()
     check_config(header.config)
-    check_tensors(header)
+    check_tensors(header, version)
     sizes = [tensor.size for tensor in header.tensors]
     count = header.matrix_count
     sizes[count:] = [sum(sizes[count:])]
@@ -934,6 +939,22 @@ def activation(kind: str, u: Doubles) -> Doubles:
     return np.asarray(0.5 * u * (1 + np.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3))))
 
 
+def rotation(coded: Doubles) -> Doubles:
+    """Q of section 16, `[d, d]`."""
+    width, half = coded.shape
+    product = np.eye(width)
+    for j in range(width - 1):
+        v = np.zeros(width)
+        for i in range(j, width - 1):
+            v[i] = coded[i - j, j] if j < half else coded[width - 1 - (i - j), width - 2 - j]
+        if v.any():
+            product = product @ (np.eye(width) - 2 * np.outer(v, v) / (v @ v))
+    w = np.full(width, 1 / math.sqrt(width))
+    w[-1] -= 1
+    h = np.eye(width) - 2 * np.outer(w, w) / (w @ w)
+    return np.asarray(h @ product @ h)
+
+
 class Model:
     """The forward pass in float64."""
 
@@ -970,7 +991,7 @@ class Model:
         return np.asarray(heads.transpose(1, 0, 2).reshape(length, width))
 
     def last_norm(self, tokens: Sequence[int]) -> Doubles:
-        """`LayerNorm(x, ln_f)` of the tokens."""
+        """The last LayerNorm's output y of the tokens."""
         positions, vocabulary = self.config["n_positions"], self.config["vocab_size"]
         if not 1 <= len(tokens) <= positions or not all(0 <= t < vocabulary for t in tokens):
             raise ValueError(f"give 1 to {positions} tokens from 0 to {vocabulary - 1}")
@@ -981,7 +1002,10 @@ class Model:
             u = self.product(self.norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
             u = activation(self.config["activation_function"], u)
             x = x + self.product(u, f"h.{i}.mlp.c_proj")
-        return self.norm(x, "ln_f")
+        if "rotation.weight" not in self.weights:
+            return self.norm(x, "ln_f")
+        q = rotation(self.weights["rotation.weight"])
+        return self.norm(x @ q.T, "ln_f") @ q
 
     def logits(self, hidden: Doubles) -> Doubles:
         """The logits of rows that `last_norm` made."""

@@ -29,7 +29,7 @@ class EctcqCodec(SteppedCodec):
     version = 2
     needs_programs = True
     has_coded_form = True
-    gains_from_head_bases = True
+    gains_from_bases = True
     weighs_errors = True
     has_column_steps = True
     fixed_parameters = frozenset({".row_steps"})

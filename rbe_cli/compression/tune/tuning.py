@@ -18,7 +18,7 @@ from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.evaluation.batching import Tokens
 from rbe_cli.jobs.work_folder import WorkFolder
 from rbe_cli.jobs.workers import Workers
-from rbe_cli.model.tensor_names import is_embedding, is_matrix
+from rbe_cli.model.tensor_names import ROTATION, is_embedding, is_matrix
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
@@ -122,7 +122,11 @@ class Tuning:
 
     def _trained(self, stored: Stored, training_steps: int) -> Stored:
         """Return the tensors, with trained quantisation steps and vectors."""
-        factored = [tensor.name for tensor in stored if codec_named(tensor.codec).has_column_steps]
+        factored = [
+            tensor.name
+            for tensor in stored
+            if codec_named(tensor.codec).has_column_steps and tensor.name != ROTATION
+        ]
         bits = _bits([tensor for tensor in stored if is_matrix(tensor.name)])
         tuned = distil(
             self._model, _decoded(stored), factored, self._sequences, training_steps, bits,

@@ -101,6 +101,22 @@ def with_tied_head(own: Forgery) -> None:
     own.matrices.append(["lm_head.weight", "float16", 56, bytes(8)])
 
 
+def with_rotation(version: int) -> Case:
+    """Give a file of this version a rotation."""
+
+    def change(own: Forgery) -> None:
+        own.matrices.append(["rotation.weight", "float16", 16, bytes(8)])
+        own.version = version
+
+    return change
+
+
+def of_one_dimension(own: Forgery) -> None:
+    """Rotate a residual stream of one dimension."""
+    with_rotation(2)(own)
+    own.config |= {"n_embd": 1, "n_head": 1}
+
+
 def with_sizes_over_64_bits(own: Forgery) -> None:
     """Claim so many bytes that their sum does not fit 64 bits."""
     own.set_matrix_size(0, (1 << 64) - 1)
@@ -234,10 +250,10 @@ PREAMBLE: dict[str, Case] = {
     "1.2-text-mode": whole(lambda data: data.replace(b"\r\n", b"\n")),
     "1.2-short-and-no-magic": lambda own: b"RBE",
     "1.3-ends-inside-the-preamble": lambda own: own.build()[:23],
-    "1.4-format-version-2": setting(version=2),
+    "1.4-format-version-3": setting(version=3),
     "1.4-format-version-0": setting(version=0),
-    "1.4-format-version-2-of-another-form": lambda own: (
-        own.build()[:8] + b"\2\0\0\0" + b"\xff" * 20
+    "1.4-format-version-3-of-another-form": lambda own: (
+        own.build()[:8] + b"\3\0\0\0" + b"\xff" * 20
     ),
     "1.5-header-over-16-mib": lambda own: own.build(header_bytes=(16 << 20) + 1),
     "1.6-ends-inside-the-header": lambda own: own.build()[:100],
@@ -308,6 +324,9 @@ HEADER: dict[str, Case] = {
     "2.14-vector-missing": without_vector,
     "2.14-head-although-it-is-tied": with_tied_head,
     "2.14-no-head-although-it-is-not-tied": configured(tie_word_embeddings=False),
+    "2.14-version-2-without-a-rotation": setting(version=2),
+    "2.14-version-1-with-a-rotation": with_rotation(1),
+    "2.14-rotation-of-one-dimension": of_one_dimension,
     "2.14-layer-with-a-leading-zero": of_matrix(0, "h.00.attn.c_attn.weight", index=2),
     "2.15-float16-of-too-few-bytes": of_matrix(2, 54),
     "2.15-float32-of-too-few-bytes": vector("float32", bytes(8)),

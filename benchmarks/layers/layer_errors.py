@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.codec.stream_rotation import unrotated
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.kernels.kernel_table import load_kernels
@@ -29,20 +30,25 @@ def errors(original: Gpt2, compressed: Gpt2, tokens: np.ndarray) -> list[tuple[f
 
     Tokens are `[batch, n]`.
     """
+    rotation = compressed.rotation
+
+    def in_its_basis(states: Floating) -> Floating:
+        """Return states of the original's stream as the compressed model has them."""
+        return states if rotation is None else rotation.into(states)
+
     found: list[tuple[float, ...]] = []
     x = original.embed(tokens)
     for block, other in zip(original.blocks, compressed.blocks, strict=True):
-        normed = block.ln_1(x)
-        attended = block.attn(normed)
-        middle = block.ln_2(x + attended)
+        attended = block.attn(block.ln_1(x))
+        middle = x + attended
         out = block(x)
-        found.append(
-            (
-                _relative(other(x), out),
-                _relative(other.attn(normed), attended),
-                _relative(other.mlp(middle), block.mlp(middle)),
-            )
+        own, own_middle = in_its_basis(x), in_its_basis(middle)
+        pairs = (
+            (other(own), out),
+            (other.attn(other.ln_1(own)), attended),
+            (other.mlp(other.ln_2(own_middle)), block.mlp(block.ln_2(middle))),
         )
+        found.append(tuple(_relative(unrotated(rotation, ours), known) for ours, known in pairs))
         x = out
     return found
 

@@ -12,6 +12,7 @@ from benchmarks.peers.measure import OTHER_BITS, Candidate, SchemeSubject
 from rbe_cli.container.reader import Container
 from rbe_cli.engine.load import load_model
 from rbe_cli.errors import RbeError
+from rbe_cli.model.tensor_names import ROTATION
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.progress import no_progress
 
@@ -46,7 +47,7 @@ def compress(
     matrix_bits = sum(
         tensor["bits_per_weight"] * prod(tensor["shape"])
         for tensor in result["tensors"]
-        if tensor["name"] in subject.names
+        if tensor["name"] in (*subject.names, ROTATION)
     )
     return Candidate(model, matrix_bits / subject.quantised_parameters, result["bits_per_weight"])
 

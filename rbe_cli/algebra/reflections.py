@@ -53,11 +53,16 @@ def product_of_reflections(vectors: Float64, team: Team | None = None) -> Float6
     """
     lengths = np.sqrt((vectors * vectors).sum(axis=0))
     units = vectors / np.where(lengths > 0, lengths, 1)
-    upper = np.triu(product(units.T, units, team=team), 1)
-    upper[np.diag_indices_from(upper)] = 0.5
-    solved = units.T.copy()  # S^-1 V^T, from the last rows to the first
-    for start in reversed(range(0, len(upper), _BLOCK)):
-        own, later = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
-        solved[own] -= product(upper[own, later], solved[later], team=team)
-        solved[own] = product(upper_inverse(upper[own, own]), solved[own], team=team)
-    return np.eye(len(units)) - product(units, solved, team=team)
+    solved, found = np.zeros_like(units), np.eye(len(units))  # S^-1 V^T is upper triangular
+    for start in reversed(range(0, len(units), _BLOCK)):
+        own, down = slice(start, start + _BLOCK), slice(start, None)
+        later = slice(start + _BLOCK, None)
+        vectors = units[down, own]  # [n - start, block]
+        corner = np.triu(product(vectors.T, vectors, team=team), 1)
+        corner[np.diag_indices_from(corner)] = 0.5
+        upper = product(units[later, own].T, units[later, later], team=team)
+        rows = vectors.T.copy()
+        rows[:, _BLOCK:] -= product(upper, solved[later, later], team=team)
+        solved[own, down] = product(upper_inverse(corner), rows, team=team)
+        found[down, down] -= product(vectors, solved[own, down], team=team)
+    return found

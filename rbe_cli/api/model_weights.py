@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -10,12 +11,13 @@ from rbe_cli import __version__
 from rbe_cli.api.changed_tensors import as_stored, stored_form
 from rbe_cli.api.model_tensors import checked
 from rbe_cli.codec.registry import codec_named
+from rbe_cli.codec.stream_rotation import StreamRotation, is_even, norm_before
 from rbe_cli.container.header import Provenance
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
 from rbe_cli.engine.load import stored_norms
 from rbe_cli.errors import UsageError
-from rbe_cli.model.tensor_names import ROTATION, is_embedding, is_gamma, is_of_layer
+from rbe_cli.model.tensor_names import ROTATION, is_embedding
 from rbe_cli.nn import parameters as trained
 from rbe_cli.nn.layer_norm_parameters import CompressedVector
 from rbe_cli.nn.named_weights import rotation_of
@@ -23,6 +25,7 @@ from rbe_cli.quoting import quoted
 from rbe_cli.runtime.arrays import Float32, Floating
 from rbe_cli.runtime.fork_lock import ForkLock
 from rbe_cli.weights import weight_forms
+from rbe_cli.weights.on_demand import OnDemand
 from rbe_cli.weights.weight_forms import Weight
 
 
@@ -41,7 +44,6 @@ class ModelWeights:
         self.changes = 0
         self._container = container
         self._weights: dict[str, Weight] | None = weights
-        self._rotation = rotation_of(weights)
         self._changed: dict[str, StoredTensor | None] = {}  # None: not encoded yet
         self._lock = ForkLock()
 
@@ -71,6 +73,12 @@ class ModelWeights:
             norms = stored_norms(self._container)
             return {name: own for name, own in norms.items() if name not in self._changed}
 
+    @cached_property
+    def _rotation(self) -> StreamRotation | None:
+        """Return the rotation of the residual stream; None if it was not rotated."""
+        weights, _ = self.current()
+        return rotation_of(weights)
+
     def names(self) -> tuple[str, ...]:
         """Return the canonical names of a checkpoint's tensors in the order of the file."""
         return tuple(name for name in self._container.tensors if name != ROTATION)
@@ -94,8 +102,10 @@ class ModelWeights:
     def values(self, name: str) -> Float32:
         """Return a copy of a tensor's values, in the shape and the basis of a checkpoint."""
         weights, _ = self.current()
-        values = as_stored(name, weights[name])
-        return values if self._rotation is None else self._rotation.restored(name, values)
+        if self._rotation is None:
+            return as_stored(name, weights[name])
+        decoded = OnDemand(weights, lambda name: as_stored(name, weights[name]))
+        return self._rotation.restored(name, decoded)
 
     def replace_tensor(self, name: str, values: Float32) -> None:
         """Give a tensor other values, in the shape and the basis of a checkpoint.
@@ -103,11 +113,7 @@ class ModelWeights:
         See `ModelTensors`.
         """
         if self._rotation is not None:
-            if is_of_layer(name) and is_gamma(name) and not (values == values[0]).all():
-                raise UsageError(
-                    f"{name} takes one value for all elements: the file's residual stream is "
-                    "rotated; multiply the rows of the matrix that follows instead"
-                )
+            self._check_norm(name, values)
             values = self._rotation.rotated(name, values)
         with self._lock:
             self._replace({name: values.T if is_embedding(name) else values})
@@ -164,6 +170,24 @@ class ModelWeights:
         self._weights = current | dict(weights)
         self._changed |= dict.fromkeys(weights)
         self.changes += 1
+
+    def _check_norm(self, name: str, values: Float32) -> None:
+        """Refuse values that a file with a rotated residual stream cannot hold."""
+        norm = norm_before(name)
+        if norm is None:
+            return
+        gamma = f"{norm}.weight"
+        if name == gamma and not is_even(values):
+            raise UsageError(
+                f"{name} takes one value for all elements: the file's residual stream is rotated; "
+                "multiply the rows of the matrix that follows instead"
+            )
+        weights, _ = self.current()
+        if name != gamma and not is_even(as_stored(gamma, weights[gamma])):
+            raise UsageError(
+                f"{name} cannot be assigned: {gamma} was trained after the file's residual stream "
+                "was rotated; assign one value to it first"
+            )
 
     def _is_fixed(self, name: str, suffix: str) -> bool:
         """Whether a file cannot hold other values of a parameter."""

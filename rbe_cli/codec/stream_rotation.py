@@ -15,9 +15,17 @@ import numpy as np
 
 from rbe_cli.algebra.dense_products import product
 from rbe_cli.algebra.reflections import product_of_reflections, reflection_vectors
+from rbe_cli.memory_needs import check_available
 from rbe_cli.model.tensor_names import reads_stream, writes_stream
 from rbe_cli.runtime.arrays import Float32, Float64, Floating
 from rbe_cli.runtime.thread_team import Team
+
+_WORKING_COPIES = 8  # of the matrix in float64
+
+
+def rotation_bytes(width: int) -> int:
+    """Return about the bytes that `StreamRotation.of_coded` takes, of a stream of this width."""
+    return _WORKING_COPIES * 8 * width**2
 
 
 def householder(rows: Float64) -> Float64:
@@ -79,7 +87,11 @@ class StreamRotation:
         Args:
             coded: `[d, n]`, the values of the tensor `rotation.weight` (`coded_vectors`).
             team: the threads that multiply; None for the calling thread.
+
+        Raises:
+            MemoryRefusedError: there is too little memory.
         """
+        check_available("for the rotation of the residual stream", rotation_bytes(len(coded)))
         inner = np.eye(len(coded))
         inner[:-1, :-1] = inner_rotation(coded, team)
         return cls(householder(householder(inner).T).T.astype(np.float32))
@@ -92,17 +104,19 @@ class StreamRotation:
         """Return x Q^T for states x `[..., d]` of the rotated stream."""
         return _product(x, self.matrix.T)
 
-    def mixing(self, gamma: Float32, beta: Float32) -> tuple[Float32, Float32]:
+    def mixing(self, gamma: Floating | float, beta: Floating | float) -> tuple[Float32, Float32]:
         """Return what makes the head's input of normalised states z of the rotated stream.
 
         Args:
-            gamma, beta: `[d]`, of the last LayerNorm.
+            gamma, beta: `[d]`, or numbers for all elements, of the last LayerNorm.
 
         Returns:
             The matrix M = Q^T diag(gamma) Q, `[d, d]`, and the vector b = beta Q, `[d]`. The
             head's input is z M + b, which is (z Q^T gamma + beta) Q.
         """
-        return product(self.matrix.T * gamma, self.matrix), self.into(beta)
+        size = len(self.matrix)
+        scale, shift = (np.broadcast_to(own, size).astype(np.float32) for own in (gamma, beta))
+        return product(self.matrix.T * scale, self.matrix), self.into(shift)
 
     def rotated(self, name: str, tensor: Float32) -> Float32:
         """Return a tensor of the original, whose LayerNorm is folded, as the rotated model has it.
@@ -115,8 +129,20 @@ class StreamRotation:
             return _product(tensor.T, self.matrix).T
         return self.into(tensor) if writes_stream(name) else tensor
 
-    def restored(self, name: str, tensor: Float32) -> Float32:
-        """Return a tensor of the rotated model as it was before `rotated`."""
+    def restored(self, name: str, tensors: Mapping[str, Float32]) -> Float32:
+        """Return a tensor of the rotated model as a model without rotation has it.
+
+        A LayerNorm whose gamma differs from element to element, as after training, is folded.
+
+        Args:
+            name: its canonical name.
+            tensors: of the rotated model, by canonical name.
+        """
+        norm = norm_before(name)
+        if norm is not None and not is_even(tensors[f"{norm}.weight"]):
+            tensor = folded(name, tensors)
+        else:
+            tensor = tensors[name]
         return StreamRotation(self.matrix.T).rotated(name, tensor)
 
 
@@ -143,7 +169,7 @@ def folded(name: str, tensors: Mapping[str, Float32]) -> Float32:
         tensors: of the original, by canonical name.
     """
     own = tensors[name]
-    norm = _norm_before(name)
+    norm = norm_before(name)
     if norm is None:
         return own
     gamma, beta = (tensors[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias"))
@@ -151,12 +177,19 @@ def folded(name: str, tensors: Mapping[str, Float32]) -> Float32:
         return np.full_like(own, name.endswith("weight"))
     if name.endswith("bias"):
         weight = tensors[f"{name.removesuffix('bias')}weight"].astype(np.float64)
-        return (own + product(beta[None], weight)[0]).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return (own + product(beta[None], weight)[0]).astype(np.float32)
     rows = gamma[:, None] * own
-    return (rows - rows.mean(axis=0)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (rows - rows.mean(axis=0)).astype(np.float32)
 
 
-def _norm_before(name: str) -> str | None:
+def is_even(gamma: Float32) -> bool:
+    """Return whether all elements are the same, so that a rotation does not change them."""
+    return bool((gamma == gamma[0]).all())
+
+
+def norm_before(name: str) -> str | None:
     """Return the LayerNorm of a layer that a tensor belongs to or follows; None for none."""
     layer, _, part = name.rpartition(".")[0].partition(".")[2].partition(".")
     norms = {"ln_1": "ln_1", "attn.c_attn": "ln_1", "ln_2": "ln_2", "mlp.c_fc": "ln_2"}

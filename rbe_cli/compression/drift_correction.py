@@ -26,7 +26,7 @@ from rbe_cli.compression.tensor_plan import TensorPlan
 from rbe_cli.evaluation.batching import Tokens, batches
 from rbe_cli.jobs.work_folder import Arrays, WorkFolder
 from rbe_cli.jobs.workers import Workers
-from rbe_cli.model.tensor_names import ROTATION, tensor_shapes
+from rbe_cli.model.tensor_names import stored_shapes, tensor_shapes
 from rbe_cli.nn.gpt2 import Gpt2
 from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.transformer_block import TransformerBlock
@@ -231,8 +231,8 @@ class DriftCorrection:
         self._progress(_STAGE, 0, total)
         begun = self._folder.load(tag)
         done = int(begun["positions"]) if begun else 0
-        names = [*tensor_shapes(model.config), *([ROTATION] if model.rotation else [])]
-        tensors = OnDemand(names, encoder.decoded)
+        shapes = stored_shapes if model.rotation else tensor_shapes
+        tensors = OnDemand(shapes(model.config), encoder.decoded)
         compressed = Gpt2(model.config, tensors, model.kernels, streamed=True)
         if not begun:
             self._save(tag, 0, self._embedded(compressed))

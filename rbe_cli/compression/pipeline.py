@@ -190,11 +190,15 @@ def _compress(
     )
     plans = make_plan(checkpoint.config, settings)
     target = find_target(plans, checkpoint.tensors, settings, file)
-    made = _make(checkpoint, options, target, file, workers, folder, progress)
+    warm_up(load_kernels("fast", threads=1), progress)
+    prepare(("codec",), progress=progress)
+    calib = _calibrate(checkpoint, options, workers, folder, progress)
+    made = _make(checkpoint, options, target, file, calib, workers, folder, progress)
     if settings.target_kl is not None and made.quality.kl_divergence > settings.target_kl:
         # No lossy file is this close. Exact tensors are, unless a rule makes some tensors lossy.
         exact = replace(target, plans=with_exact(plans, checkpoint.tensors))
-        made = _make(checkpoint, options, exact, file, workers, folder, progress, search=False)
+        part = folder.part("exact-")  # in a basis of its own
+        made = _make(checkpoint, options, exact, file, calib, workers, part, progress, search=False)
         if made.quality.kl_divergence > settings.target_kl:
             raise UsageError(
                 f"a KL divergence of {settings.target_kl} cannot be reached with these rules: "
@@ -259,29 +263,28 @@ def _make(
     options: CompressOptions,
     target: Target,
     file: OutputFile,
+    text: calibration.Calibration,
     workers: Workers,
     folder: WorkFolder,
     progress: Progress,
     *,
     search: bool = True,
 ) -> _Made:
-    """Calibrate, measure the costs of errors, encode all tensors, and evaluate the result.
+    """Measure the costs of errors, encode all tensors, and evaluate the result.
 
     Args:
         checkpoint, options: see `compress`.
         target: the plans and the rate to reach.
         file: the file that will be written.
+        text: to calibrate on.
         workers, progress: see `compress`.
         folder: keeps finished parts of the work.
         search: whether to search the rate that meets a target of KL divergence.
     """
     settings, plans = options.settings, target.plans
     kernels = load_kernels("fast", threads=1)
-    warm_up(kernels, progress)
-    prepare(("codec",), progress=progress)
     tensors, rotation = with_rotated_stream(checkpoint, plans, folder, workers.team, progress)
     tensors = with_decorrelated_heads(checkpoint.config, tensors, plans, folder)
-    text = _calibrate(checkpoint, options, workers, folder, progress)
     matrices = OnDemand(tensors, lambda name: as_matrix(name, tensors[name]))
     model = Gpt2(checkpoint.config, matrices, kernels, streamed=True)
     # More text than this improves the tuning, but not the metric.

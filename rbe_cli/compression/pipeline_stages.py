@@ -21,7 +21,7 @@ _CORRECTING = 0.08, 100.0
 _EVALUATING = 0.07, 0.0
 _TRAINING = 0.08, 100.0
 _ENCODING = 0.2  # seconds per million weights, with 8 states
-_ROTATING = 24 * 12 * 2e-11, 2e-11  # seconds for d^3, and for each weight times d
+_SEARCHING = 2e-8  # seconds for each d^3, of the search for a rotation
 PROBE_SPEED = 2 * 7.6e6
 """Weights per second of both threads of that machine, for the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # per training step
@@ -43,12 +43,11 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     searches = 3 if settings.target_kl is not None else 1
     plans = make_plan(config, settings)
     is_corrected = bool(rates_to_correct(plans, _rate(settings, weights), settings.objective))
-    if may_rotate(plans):
-        cubed, of_weights = _ROTATING
-        yield Stage("rotating", config.n_embd * (cubed * config.n_embd**2 + of_weights * weights))
     if options.calib is None and options.calib_tokens is None:
         written = window * (samples + held_out(samples))
         yield Stage("writing calibration text", _seconds(_WRITING, config, written))
+    if may_rotate(plans):
+        yield Stage("rotating", _SEARCHING * config.n_embd**3)
     yield Stage("measuring layers", _seconds(_MEASURING, config, window * few))
     yield Stage("encoding", encoding, 1 if is_corrected else 2 * searches)
     if is_corrected:

@@ -33,6 +33,7 @@ _LONGEST_STEP = 0.5  # root mean square of the angles between the axes before an
 # Is added to a moment's diagonal, relative to its mean: about the power of the errors at 2 bits,
 # below which an element takes no bits.
 _DAMPING = 0.0625
+_LEAST_DAMPING = 1e-12
 _DEPTHS = 3  # thirds of the layers, whose matrices of a kind are taken together
 _CHUNK = 4096  # vectors whose products are added at once
 _PARTS = "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"
@@ -71,6 +72,8 @@ def find_rotation(config: Gpt2Config, tensors: Mapping[str, Float32], team: Team
         _kind(names, (tensors[name] for name in names), config.n_embd)
         for names in _names_of_kinds(config)
     ]
+    if not all(np.isfinite(kind.moment).all() for kind in kinds):  # gamma is huge
+        return None
     coded = coded_vectors(_search(kinds, team)).astype(np.float32)
     saved, found = 0.0, None
     for step in _CODED_STEPS:
@@ -107,7 +110,8 @@ def _kind(names: Sequence[str], matrices: Iterable[Float32], width: int) -> _Kin
             total += squares(_normalised(rows[start : start + _CHUNK]))
         vectors, weights = vectors + len(rows), weights + matrix.size
     moment = householder(householder(total / vectors).T)[:-1, :-1]
-    moment[np.diag_indices_from(moment)] += _DAMPING * np.trace(moment) / len(moment) or 1.0
+    damping = max(_DAMPING * float(np.trace(moment)) / len(moment), _LEAST_DAMPING)
+    moment[np.diag_indices_from(moment)] += damping
     return _Kind(moment.astype(np.float32), weights)
 
 

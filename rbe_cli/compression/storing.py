@@ -82,9 +82,11 @@ class Storing:
             UsageError: the size cannot be reached.
         """
         encoder = self._encoder
-        rate = free_rate(list(encoder.plans.values()), bits_per_weight)
-        encoder.factor = rate_factor(self._sources.values(), rate) if self._sources else None
         given = [] if encoder.rotation is None else [encoder.rotation]
+        plans = list(encoder.plans.values())
+        own_bits = 8 * sum(len(own.data) for own in given) / sum(plan.size for plan in plans)
+        rate = free_rate(plans, bits_per_weight, own_bits)
+        encoder.factor = rate_factor(self._sources.values(), rate) if self._sources else None
         stored = [*given, *encoder.vectors()]
         stored += self._without_steps(rate)
         file = PartialFile(self._file, stored, {n: s.codec.name for n, s in self._sources.items()})

@@ -44,7 +44,7 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
 def checkpoint_tensors(container: Container) -> LazyTensors:
     """Return the tensors of a file as a checkpoint has them, each decoded when it is read.
 
-    If the file's residual stream is rotated, they are turned back. LayerNorms stay folded.
+    If the file's residual stream is rotated, they are turned back (`StreamRotation.restored`).
 
     Args:
         container: the open file. It must stay open as long as tensors are read.
@@ -52,16 +52,13 @@ def checkpoint_tensors(container: Container) -> LazyTensors:
     Raises:
         ChecksumError, PayloadError: the rotation is damaged.
     """
-    names = dict.fromkeys(container.tensors)
-    rotation = None
-    if ROTATION in names:
-        del names[ROTATION]
-        rotation = StreamRotation.of_coded(container.tensors[ROTATION].decode())
-    return LazyTensors({name: partial(_decoded, container, rotation, name) for name in names})
+    stored = {name: partial(_decoded, container, name) for name in container.tensors}
+    if ROTATION not in stored:
+        return LazyTensors(stored)
+    rotation = StreamRotation.of_coded(stored.pop(ROTATION)())
+    tensors = LazyTensors(stored)
+    return LazyTensors({name: partial(rotation.restored, name, tensors) for name in stored})
 
 
-def _decoded(
-    container: Container, rotation: StreamRotation | None, name: str
-) -> NDArray[np.float32]:
-    tensor = container.tensors[name].decode()
-    return tensor if rotation is None else rotation.restored(name, tensor)
+def _decoded(container: Container, name: str) -> NDArray[np.float32]:
+    return container.tensors[name].decode()

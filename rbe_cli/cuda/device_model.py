@@ -47,15 +47,18 @@ class DeviceModel:
             on_device(cast(Weight, weights[f"{name}.weight"]), inputs) for name in ("wte", "wpe")
         ]
         self.blocks = [DeviceBlock(config, i, weights, inputs) for i in range(config.n_layer)]
-        self._last_norm, self._mixing = DeviceLayerNorm(config, "ln_f", weights), None
         self.rotation = rotation_of(weights)
-        if self.rotation is not None:
+        if self.rotation is None:
+            self._last_norm, self._mixing = DeviceLayerNorm(config, "ln_f", weights), None
+        else:
             self._last_norm, self._mixing = _mixing(config, weights, self.rotation)
         self._head = self._embeddings[0]
         if not config.tie_word_embeddings:
             self._head = on_device(cast(Weight, weights["lm_head.weight"]), inputs)
         self._buffers: dict[int, Buffers] = {}
         self.weight_bytes = sum(block.nbytes for block in self.blocks) + self._head.nbytes
+        if self._mixing is not None:
+            self.weight_bytes += self._mixing.nbytes
 
     def run(
         self,
@@ -133,10 +136,9 @@ def _mixing(
     """Return the last LayerNorm, without gamma and beta, and the matrix that has them instead."""
     width = config.n_embd
     gamma, beta = (
-        np.broadcast_to(values_of(cast(LayerNormParameter, weights[f"ln_f.{own}"])), width)
-        for own in ("weight", "bias")
+        values_of(cast(LayerNormParameter, weights[f"ln_f.{own}"])) for own in ("weight", "bias")
     )
-    matrix, bias = rotation.mixing(gamma.astype(np.float32), beta.astype(np.float32))
+    matrix, bias = rotation.mixing(gamma, beta)
     norm = {"ln_f.weight": np.ones(width, np.float32), "ln_f.bias": np.zeros(width, np.float32)}
     linear = {"mixing.weight": matrix, "mixing.bias": bias}
     return DeviceLayerNorm(config, "ln_f", norm), DeviceLinear("mixing", linear, RoundedInputs())

@@ -108,7 +108,7 @@ class AddressLayout:
 
         Where the stream is rotated, gamma and beta of the last LayerNorm become a matrix. Its
         diagonal is most of it, and can be the gamma of a LayerNorm. The rest is rounded to 8
-        bits, and adds almost nothing to what a token reads.
+        bits, and so is what this leaves. Both add almost nothing to what a token reads.
         """
         rotation = rotation_of(self._weights)
         if rotation is None:
@@ -118,11 +118,14 @@ class AddressLayout:
         matrix, bias = rotation.mixing(gamma, beta)
         diagonal = np.diag(matrix).copy()
         matrix[np.diag_indices(width)] = 0
+        coarse = UniformPanels.rounded(matrix)
+        rest = UniformPanels.rounded(matrix - np.asarray(coarse.dense(), np.float32))
         ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
         return {
             "ln_f": (self._padded(ones), self._padded(zeros)),
             "mixed": (self._padded(diagonal), self._padded(bias)),
-            "mixing": self._linear(UniformPanels.rounded(matrix), zeros),
+            "mixing": self._linear(coarse, zeros),
+            "mixing_rest": self._linear(rest, zeros),
         }
 
     def _make_head(self) -> Any:

@@ -140,6 +140,8 @@ def _head(arithmetic: Any, job: Any, part: int, parts: int) -> None:
         _normalise_wanted(job, job.mixed, states, part, parts)
         _multiply_wanted(arithmetic, job, job.mixing, job.normed, states, 1, part, parts)
         barrier(job.flags, part, parts)
+        _multiply_wanted(arithmetic, job, job.mixing_rest, job.normed, states, 1, part, parts)
+        barrier(job.flags, part, parts)
     _multiply_wanted(arithmetic, job, job.head, states, job.logits, 0, part, parts)
 
 

@@ -36,10 +36,11 @@ FORWARD = np.dtype(
         ("wte", MATRIX),
         ("wpe", MATRIX),
         ("ln_f", NORM),
-        # Where the stream is rotated, the head's input is mixed + ln_f times mixing. Else
-        # mixing has no panels, and the head's input is ln_f.
+        # Where the stream is rotated, the head's input is mixed + ln_f times the sum of both
+        # matrices. Else these have no panels, and the head's input is ln_f.
         ("mixed", NORM),
         ("mixing", MATRIX),
+        ("mixing_rest", MATRIX),
         ("head", MATRIX),
         ("cache", CACHE),
         ("tokens", _INT),  # how many this time

@@ -9,6 +9,7 @@ from typing import cast
 from rbe_cli.codec.ectcq.coded_matrix import CodedMatrix
 from rbe_cli.codec.ectcq.unpacking import Unpacking, UnpackingMemory
 from rbe_cli.codec.registry import codec_named
+from rbe_cli.codec.stream_rotation import rotation_bytes
 from rbe_cli.container.file_bytes import anonymous
 from rbe_cli.container.reader import Container
 from rbe_cli.container.stored_tensor import StoredTensor
@@ -16,6 +17,7 @@ from rbe_cli.engine.loaded_model import LoadedModel
 from rbe_cli.errors import UsageError
 from rbe_cli.memory_needs import check_available, memory_for
 from rbe_cli.model.tensor_names import (
+    ROTATION,
     is_embedding,
     is_layer_norm,
     is_matrix,
@@ -96,6 +98,8 @@ def load_weights(
     """
     if any(codec_named(own.codec).needs_programs for own in container.layout.tensors.values()):
         prepare(("codec",), progress=progress)
+    if ROTATION in container.tensors:
+        prepare(("algebra",), progress=progress)
     team = get_team(threads)
     # A weight takes up to a byte, beside the file's own bytes.
     needed = container.file_bytes + parameter_count(container.config) + _WORKING_BYTES
@@ -105,6 +109,8 @@ def load_weights(
         import psutil
 
         used = int(psutil.Process().memory_info().rss) + limit.reserved + _WORKING_BYTES
+        if ROTATION in container.tensors:
+            used += rotation_bytes(container.config.n_embd)
         return _decode_within(limit.total - used, container, team)
 
 

@@ -296,7 +296,7 @@ def _score_round(
         for tokens, _ in groups
     ]
     others: Iterable[LayerFunction | None] = reference.blocks if reference else repeat(None)
-    rotations = repeat(_rotations(model, reference))
+    rotations = repeat(workers.shared(_rotations(model, reference)))
     for block, other in zip(model.blocks, others, strict=False):
         both = repeat(workers.shared(block)), repeat(workers.shared(other)), rotations
         found = workers.map(_next, *both, states)

@@ -166,7 +166,8 @@ def _tensor(
 
 def _tensor_error(name: str, this: Container, other: Container, values: Values) -> float | None:
     own, its = this.tensors[name], other.tensors[name]
-    if own.codec == its.codec and own.data == its.data and ROTATION not in this.tensors:
+    is_rotated = ROTATION in this.tensors or ROTATION in other.tensors
+    if own.codec == its.codec and own.data == its.data and not is_rotated:
         return 0.0
     if name == ROTATION:
         ours, decoded = own.decode(), its.decode()

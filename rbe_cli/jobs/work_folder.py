@@ -46,14 +46,16 @@ class _Job(msgspec.Struct, frozen=True):
 class WorkFolder:
     """Hold the results of a task's finished steps, by name."""
 
-    def __init__(self, path: Path, lock: int | None = None) -> None:
+    def __init__(self, path: Path, lock: int | None = None, prefix: str = "") -> None:
         """Set the folder.
 
         Args:
             path: the folder.
             lock: its descriptor, which is locked for this object; None where there is none.
+            prefix: begins the names of the files of all steps.
         """
         self.path = path
+        self._prefix = prefix
         self._unlock = weakref.finalize(self, os.close, lock) if lock is not None else None
 
     @classmethod
@@ -93,6 +95,10 @@ class WorkFolder:
             raise
         return folder
 
+    def part(self, prefix: str) -> "WorkFolder":
+        """Return the same folder for other steps, whose files have a prefix."""
+        return WorkFolder(self.path, prefix=f"{self._prefix}{prefix}")
+
     def release(self) -> None:
         """Let another process, or another object of this one, work in the folder."""
         if self._unlock is not None:
@@ -126,7 +132,9 @@ class WorkFolder:
             OutputError: the arrays cannot be written.
         """
         try:
-            self._write(f"{name}.npz", lambda file: np.savez(file, allow_pickle=False, **arrays))
+            self._write(
+                self._file(name).name, lambda file: np.savez(file, allow_pickle=False, **arrays)
+            )
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -158,7 +166,7 @@ class WorkFolder:
                 return dict(arrays)
 
     def _file(self, name: str) -> Path:
-        return self.path / f"{name}.npz"
+        return self.path / f"{self._prefix}{name}.npz"
 
     def _clear(self) -> None:
         for file in (*self.path.glob("*.npz"), self.path / _PARTIAL, self.path / _MARKER):

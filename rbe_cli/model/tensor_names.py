@@ -33,18 +33,15 @@ def is_mask_buffer(name: str) -> bool:
 
 
 def is_matrix(name: str) -> bool:
-    """Return whether a canonical name is a matrix: a linear layer, an embedding or the head."""
+    """Return whether a canonical name is a matrix: of a linear layer, an embedding, the head or a
+    rotation.
+    """
     return _MATRIX.fullmatch(name) is not None
 
 
 def is_layer_norm(name: str) -> bool:
     """Return whether a canonical name is gamma or beta of a LayerNorm."""
     return name.split(".")[-2].startswith("ln_")
-
-
-def is_gamma(name: str) -> bool:
-    """Return whether a canonical name is gamma of a LayerNorm."""
-    return is_layer_norm(name) and name.endswith(".weight")
 
 
 def reads_stream(name: str) -> bool:
@@ -55,8 +52,8 @@ def reads_stream(name: str) -> bool:
 def writes_stream(name: str) -> bool:
     """Return whether the last axis of a tensor is that of the stream's states.
 
-    So it is for what is added to the stream or to its normalised states, and for a head, which is
-    as an embedding.
+    Such are the tensors that are added to the stream or to its normalised states, the embeddings,
+    and a separate head.
     """
     return is_embedding(name) or _WRITES_STREAM.fullmatch(name) is not None
 

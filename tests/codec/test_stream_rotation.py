@@ -22,6 +22,7 @@ from rbe_cli.codec.stream_rotation import (
     inner_rotation,
     unrotated,
 )
+from rbe_cli.memory_needs import MemoryRefusedError
 from rbe_cli.model.tensor_names import ROTATION, tensor_shapes
 
 TOKENS = np.random.default_rng(0).integers(0, 211, 20)
@@ -60,8 +61,31 @@ def test_tensors_are_restored(options):
     expected = folded_tensors(random_tensors(config))
     tensors, rotation = rotated_tensors(expected, config)
     for name in tensor_shapes(config):
-        found = rotation.restored(name, tensors[name])
+        found = rotation.restored(name, tensors)
         np.testing.assert_allclose(found, expected[name], atol=2e-6)
+
+
+def test_trained_layer_norms_are_folded_where_tensors_are_restored():
+    config = small_config()
+    tensors, rotation = rotated_tensors(random_tensors(config), config)
+    rng = np.random.default_rng(1)
+    for layer, norm in ((0, "ln_1"), (2, "ln_2")):
+        for part in ("weight", "bias"):
+            tensors[f"h.{layer}.{norm}.{part}"] = rng.normal(1, 0.3, 42).astype(np.float32)
+    tensors["h.1.ln_1.weight"][:] = 2  # is even, and stays
+    tensors["h.1.ln_1.bias"][:] = rng.normal(0, 0.3, 42)
+    found = {name: rotation.restored(name, tensors) for name in tensor_shapes(config)}
+    expected = gpt2(TOKENS, float64(tensors), config)
+    assert relative_error(gpt2(TOKENS, float64(found), config), expected) < 1e-5
+    assert (found["h.1.ln_1.weight"] == 2).all()
+    assert (found["h.0.ln_1.weight"] == 1).all()
+    assert found["h.1.ln_1.bias"].any()
+
+
+def test_a_huge_rotation_is_refused_before_it_takes_memory():
+    coded = np.broadcast_to(np.float32(0), (1 << 16, 1 << 15))
+    with pytest.raises(MemoryRefusedError, match="rotation"):
+        StreamRotation.of_coded(coded)
 
 
 @given(st.integers(2, 40), st.integers(0, 2**32))

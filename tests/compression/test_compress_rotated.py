@@ -90,7 +90,7 @@ def test_tensors_are_read_and_written_as_a_checkpoint_has_them(rbe_file, restore
         before = model.logits(TOKENS)
         for name in ("wte.weight", "h.1.mlp.c_proj.bias", "h.0.attn.c_attn.weight"):
             model.tensors[name] = model.tensors[name].read()
-        np.testing.assert_allclose(model.logits(TOKENS), before, atol=2e-3)
+        np.testing.assert_allclose(model.logits(TOKENS), before, atol=5e-3)  # weights of ten
         changed = {
             name: 1.1 * restored[name] + 0.01
             for name in ("h.0.mlp.c_proj.weight", "h.1.ln_2.bias", "ln_f.weight", "wpe.weight")
@@ -112,6 +112,29 @@ def test_what_a_rotated_stream_cannot_hold_is_refused(rbe_file):
             model.set_parameters({f"{ROTATION}.column_steps": np.ones(12, np.float32)})
         model.tensors["h.0.ln_1.weight"] = np.full(24, 2.0)
         assert (model.tensors["h.0.ln_1.weight"].read() == 2).all()
+
+
+def test_what_belongs_to_a_trained_layer_norm_is_refused(rbe_file):
+    with load(rbe_file, threads=1) as model:
+        gamma = "h.0.ln_2.weight"
+        model.set_parameters({gamma: np.linspace(0.5, 1.5, 24, dtype=np.float32)})
+        with pytest.raises(UsageError, match=r"h\.0\.ln_2\.weight was trained"):
+            model.tensors["h.0.mlp.c_fc.weight"] = model.tensors["h.0.mlp.c_fc.weight"].read()
+        assert (model.tensors[gamma].read() == 1).all()
+        restored = {name: tensor.read() for name, tensor in model.tensors.items()}
+        expected = gpt2(TOKENS, float64(restored), CONFIG)
+        assert relative_error(model.logits(TOKENS), expected) < 1e-3
+
+
+def test_exact_tensors_after_a_search_have_a_basis_of_their_own(checkpoint, tmp_path, monkeypatch):
+    """The search gives up early, and a rule keeps attention lossy."""
+    monkeypatch.setattr("rbe_cli.compression.pipeline._KL_ATTEMPTS", 1)
+    rule = Override("attn.*weight", bits=12.0)
+    run(checkpoint, tmp_path / "a.rbe", Settings(target_kl=1e-5, override=(rule,)))
+    expected = gpt2(TOKENS, float64(checkpoint.tensors), CONFIG)
+    with load(tmp_path / "a.rbe", threads=1) as model:
+        assert ROTATION not in decode(tmp_path / "a.rbe")
+        assert relative_error(model.logits(TOKENS), expected) < 0.01
 
 
 def test_a_rotated_file_can_be_compressed_again(rbe_file, checkpoint, tmp_path):

@@ -101,8 +101,8 @@ def test_a_rotated_stream(options, largest):
     tokens = random_tokens(config, 70)
     expected = reference_logits(tokens, decoded, config)
     found = generated(model, tokens, 37, kv_type="fp32")
-    # What comes before the head is rounded to 8 bits, and gamma is far from even here.
-    assert relative_error(found, expected) < 5e-3
+    # The head's input is rounded once more than elsewhere.
+    assert relative_error(found, expected) < 2 * TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)

@@ -18,7 +18,7 @@ from rbe_cli.codec.registry import CODECS
 from rbe_cli.container.reader import Container
 from rbe_cli.errors import BadFileError, ContainerError, UsageError
 from rbe_cli.model.config import Gpt2Config
-from rbe_cli.model.tensor_names import parameter_count, tensor_shapes
+from rbe_cli.model.tensor_names import ROTATION, parameter_count, tensor_shapes
 from rbe_cli.text.stored_tokenizer import load_tokenizer
 
 _PATH = Path("case.rbe")
@@ -74,7 +74,14 @@ class HeaderKind(InputKind):
     @cached_property
     def _mutate(self) -> TreeMutator:
         names = list(tensor_shapes(Container(memoryview(rbe_seeds()[0]), _PATH).config))
-        more = ("h.1.ln_1.weight", "h.01.ln_1.weight", "vectors", "tokenizer", "lm_head.weight")
+        more = (
+            "h.1.ln_1.weight",
+            "h.01.ln_1.weight",
+            "vectors",
+            "tokenizer",
+            "lm_head.weight",
+            ROTATION,
+        )
         words = (*CODECS, *names, *more, "gelu", "relu", "silu", "quick_gelu", "gelu_new")
         return TreeMutator(words)
 
@@ -96,7 +103,8 @@ class HeaderKind(InputKind):
             encoded = mutated_bytes(draws, msgspec.msgpack.encode(parts.header))
         if choice == 15:  # forms of msgpack that the encoder does not choose
             encoded = mutated_bytes(draws, encoded)
-        return assembled(encoded, tail, draws.integer() % (1 << 32) if choice == 14 else 1)
+        version = draws.integer() % (1 << 32) if choice == 14 else parts.version
+        return assembled(encoded, tail, version)
 
     def read(self, case: Any) -> None:
         """Open the file, verify it, and decode all that it holds."""
@@ -124,7 +132,7 @@ class WholeFileKind(InputKind):
         parts = draws.one_of(self._seeds)
         for _ in range(1 + draws.below(3)):
             parts = self._changed(draws, parts)
-        return assembled(msgspec.msgpack.encode(parts.header), parts.tail)
+        return assembled(msgspec.msgpack.encode(parts.header), parts.tail, parts.version)
 
     def _changed(self, draws: Draws, parts: RbeParts) -> RbeParts:
         matrices, vectors = parts.header[3], parts.header[4]

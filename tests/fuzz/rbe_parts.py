@@ -43,12 +43,12 @@ class RbeParts:
 
     header: list[Any]
     sections: tuple[bytes, ...]
-    version: int = 1
+    version: int
 
     @classmethod
     def of(cls, data: bytes) -> "RbeParts":
         """Take a valid file apart."""
-        (size,) = struct.unpack_from("<I", data, 12)
+        version, size = struct.unpack_from("<II", data, 8)
         header = msgspec.msgpack.decode(data[24 : 24 + size])
         sizes = [matrix[_SIZE] for matrix in header[_MATRICES]]
         sizes.append(sum(vector[_SIZE] for vector in header[_VECTORS]))
@@ -59,7 +59,7 @@ class RbeParts:
             start = -(-end // 64) * 64
             end = start + own
             sections.append(data[start:end])
-        return cls(header, tuple(sections))
+        return cls(header, tuple(sections), version)
 
     @property
     def tail(self) -> bytes:
@@ -95,7 +95,7 @@ class RbeParts:
         return replace(self, header=header).with_section(place, section)
 
 
-def assembled(encoded_header: bytes, tail: bytes, version: int = 1) -> bytes:
+def assembled(encoded_header: bytes, tail: bytes, version: int) -> bytes:
     """Return a file with the right preamble."""
     checksum = xxhash.xxh3_64_digest(encoded_header)
     preamble = struct.pack("<8sII8s", _MAGIC, version, len(encoded_header), checksum)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 _BASES = (
     "Queries and keys, and values and output, of each head may be stored in any basis: such\n"
-    "tensors then differ, and the function does not. The products do not depend on the bases."
+    "tensors then differ, and the function does not. The products do not depend on the bases.\n"
+    "If a file's residual stream is rotated, its tensors are turned back before, and the layers'\n"
+    "LayerNorms count as part of the matrices behind them."
 )
 
 

@@ -28,6 +28,8 @@ from rbe_cli.compression.resource_forecast import (
     weights_per_second,
     work_bytes,
 )
+from rbe_cli.compression.rotated_stream import may_rotate
+from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import evaluate
 from rbe_cli.jobs.work_folder import WorkFolder
@@ -78,6 +80,7 @@ def forecast(
         UsageError: the target cannot be reached.
     """
     planned = plan(checkpoint, options.settings, workers.jobs)
+    plans = make_plan(checkpoint.config, options.settings)
     work = sum(stage.cost * stage.passes for stage in stages(checkpoint, options))
     speed = weights_per_second(checkpoint) * workers.jobs
     bits = {}
@@ -92,7 +95,9 @@ def forecast(
     return DryRun(
         **vars(planned),
         seconds=work * PROBE_SPEED / speed,
-        work_bytes=work_bytes(checkpoint.config, samples, planned.file_bytes),
+        work_bytes=work_bytes(
+            checkpoint.config, samples, planned.file_bytes, rotates=may_rotate(plans)
+        ),
         expected_kl_divergence=kl,
     )
 

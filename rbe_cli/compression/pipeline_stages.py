@@ -21,7 +21,7 @@ _CORRECTING = 0.08, 100.0
 _EVALUATING = 0.07, 0.0
 _TRAINING = 0.08, 100.0
 _ENCODING = 0.2  # seconds per million weights, with 8 states
-_SEARCHING = 2e-8  # seconds for each d^3, of the search for a rotation
+_SEARCHING, _TURNING = 2e-8, 4e-11  # seconds for each d^3, and for each weight times d
 PROBE_SPEED = 2 * 7.6e6
 """Weights per second of both threads of that machine, for the block that `plan` times."""
 _TRAINED_TOKENS = 2048  # per training step
@@ -47,7 +47,8 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
         written = window * (samples + held_out(samples))
         yield Stage("writing calibration text", _seconds(_WRITING, config, written))
     if may_rotate(plans):
-        yield Stage("rotating", _SEARCHING * config.n_embd**3)
+        d = config.n_embd
+        yield Stage("rotating", _SEARCHING * d**3 + _TURNING * d * weights)
     yield Stage("measuring layers", _seconds(_MEASURING, config, window * few))
     yield Stage("encoding", encoding, 1 if is_corrected else 2 * searches)
     if is_corrected:

@@ -161,17 +161,20 @@ def memory_bytes(config: Gpt2Config, jobs: int) -> int:
     )
 
 
-def work_bytes(config: Gpt2Config, samples: int, file_bytes: int) -> int:
+def work_bytes(config: Gpt2Config, samples: int, file_bytes: int, *, rotates: bool) -> int:
     """Return about the most that the work folder takes on the disk, in bytes.
 
     Args:
         config: of the model.
         samples: sequences of the calibration text.
         file_bytes: of the file that is made.
+        rotates: whether the residual stream may be rotated.
     """
     d, layers = config.n_embd, config.n_layer
     state = 4 * samples * min(WINDOW, config.n_positions) * d
-    changed = 4 * parameter_count(config) + 4 * layers * (4 * d * d + 3 * d)  # rotated, and heads
+    changed = 4 * layers * (4 * d * d + 3 * d)  # heads
+    if rotates:
+        changed += 4 * parameter_count(config)
     costs = 2 * (layers * _moment_values(config) + 2 * d * d)  # half of each square, in float32
     measuring = max(layers * state, costs) + 2 * state
     correcting = state * (6 + 2 * config.n_inner // d)  # before and after a matrix

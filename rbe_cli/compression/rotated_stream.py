@@ -1,4 +1,7 @@
-"""Rotate the residual stream of a checkpoint (`codec/stream_rotation.py`): it takes fewer bits."""
+"""Rotate the residual stream of a checkpoint, so that its weights take fewer bits.
+
+What a rotation is and what it changes is in `codec/stream_rotation.py`.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -73,7 +76,10 @@ def with_rotated_stream(
 
 
 def may_rotate(plans: Iterable[TensorPlan]) -> bool:
-    """Return whether all tensors may have other values that take fewer bits."""
+    """Return whether all tensors but those of the last LayerNorm may have other values.
+
+    The codecs of matrices must gain from it.
+    """
     return all(
         plan.codec.gains_from_bases
         if plan.is_matrix

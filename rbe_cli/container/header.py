@@ -14,7 +14,7 @@ from rbe_cli.model.tensor_names import ROTATION
 # As in PNG: the first byte is not ASCII, and a transfer in text mode changes the line ends.
 MAGIC = b"\x89RBE\r\n\x1a\n"
 FORMAT_VERSION = ROTATED = 2
-"""The newest version, which files have whose residual stream is rotated. Others have 1."""
+"""The newest version: that of files with a rotated residual stream. Others have version 1."""
 PREAMBLE = struct.Struct("<8sII8s")  # magic, format version, header bytes, header checksum
 HEADER_LIMIT = 16 << 20  # bytes
 

@@ -15,8 +15,8 @@ class OutputLayer:
 
     Attributes:
         norm, head: the parts.
-        rotation: of the residual stream, which the head shares. The LayerNorm is that of the
-            stream before; None if it was not rotated.
+        rotation: of the residual stream and of the head; the LayerNorm works on unrotated
+            states. None if the stream was not rotated.
     """
 
     norm: LayerNorm

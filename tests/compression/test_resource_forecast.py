@@ -2,7 +2,7 @@ import dataclasses
 import math
 
 import pytest
-from small_models import random_tensors, small_config
+from small_models import correlated_tensors, random_tensors, small_config
 
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression.pipeline import CompressOptions, compress
@@ -11,7 +11,7 @@ from rbe_cli.compression.settings import Override, Settings
 from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.errors import UsageError
 from rbe_cli.jobs.work_folder import WorkFolder
-from rbe_cli.model.tensor_names import is_matrix, parameter_count, tensor_shapes
+from rbe_cli.model.tensor_names import ROTATION, is_matrix, parameter_count, tensor_shapes
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,14 @@ def test_the_largest_of_the_family_needs_less_memory_than_its_weights():
     assert memory_bytes(largest, 2) < 6e9 < 4 * parameter_count(largest)
 
 
-def test_the_work_folder_is_as_large_as_forecast(checkpoint, pool, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_rotated", [False, True])
+def test_the_work_folder_is_as_large_as_forecast(
+    checkpoint, pool, tmp_path, monkeypatch, is_rotated
+):
     largest = 0
+    if is_rotated:
+        tensors = correlated_tensors(checkpoint.config)
+        checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     save = WorkFolder.save
 
     def watched(folder, name, arrays):
@@ -132,4 +138,6 @@ def test_the_work_folder_is_as_large_as_forecast(checkpoint, pool, tmp_path, mon
     monkeypatch.setattr(WorkFolder, "save", watched)
     options = CompressOptions(Settings(4.0), calib_samples=64)
     done = compress(checkpoint, tmp_path / "a.rbe", options, pool)
-    assert work_bytes(checkpoint.config, 64, done.file_bytes) == pytest.approx(largest, rel=0.3)
+    assert (done.tensors[-1].name == ROTATION) == is_rotated
+    expected = work_bytes(checkpoint.config, 64, done.file_bytes, rotates=is_rotated)
+    assert expected == pytest.approx(largest, rel=0.3)

@@ -76,7 +76,8 @@ class Point:
         rate: within the family: `3 bits`, `Q3_K`.
         matrix_bits, model_bits: as in `Candidate`.
         output_error: mean over the layers' matrices, the head's not among them, of
-            |X (W - W')| / |X W|, X the float32 model's inputs on the text.
+            |X (W - W')| / |X W|, X the float32 model's inputs on the text. None for a model
+            whose residual stream is rotated.
         kl_divergence: KL(float32 || compressed), nats a token.
         perplexity: of the compressed model.
     """
@@ -85,7 +86,7 @@ class Point:
     rate: str
     matrix_bits: float
     model_bits: float
-    output_error: float
+    output_error: float | None
     kl_divergence: float
     perplexity: float
 
@@ -122,7 +123,9 @@ def score(
     )
 
 
-def _output_error(subject: SchemeSubject, model: Gpt2) -> float:
+def _output_error(subject: SchemeSubject, model: Gpt2) -> float | None:
+    if model.rotation is not None:
+        return None
     errors = []
     for linear in model.linears():
         if is_embedding(linear.name):

@@ -64,7 +64,7 @@ def row(point: Point) -> str:
         point.rate,
         f"{point.matrix_bits:.2f}",
         f"{point.model_bits:.2f}",
-        f"{point.output_error:.4f}",
+        "-" if point.output_error is None else f"{point.output_error:.4f}",
         f"{point.kl_divergence:.5f}",
         f"{point.perplexity:.2f}",
     )

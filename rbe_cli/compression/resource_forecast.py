@@ -35,7 +35,7 @@ from rbe_cli.runtime.cpus import default_threads
 
 _REPEATS = 5
 _SAMPLE = 256  # rows and columns of the timed block
-_INTERPRETER_BYTES = 90_000_000  # Python, numpy and compiled code
+_INTERPRETER_BYTES = 105_000_000  # Python, numpy and compiled code
 _LOGIT_COPIES = 2  # of the logits that a task computes at once
 _COPIES_OF_MATRIX = 3.4  # while it is encoded in 8 bits
 _BATCH_COPIES = 30  # of a batch's states, in the backward pass of a layer whose n_inner is 4 d

@@ -130,7 +130,11 @@ def _normalised(rows: Float32) -> Float32:
 
 
 def _search(kinds: Sequence[_Kind], team: Team) -> Float64:
-    """Return the rotation `[d - 1, d - 1]` that the search ends with."""
+    """Return the rotation `[d - 1, d - 1]` that the search ends with.
+
+    Its axes are sorted by the power of the weights' elements along them: in memory, 32
+    neighbouring rows have integers of one width.
+    """
     size = len(kinds[0].moment)
     shares = [kind.weights / sum(own.weights for own in kinds) for kind in kinds]
     rotation = np.eye(size)
@@ -147,7 +151,11 @@ def _search(kinds: Sequence[_Kind], team: Team) -> Float64:
         length = float(np.sqrt(sum_of_squares(step) / size))
         step *= min(1.0, _LONGEST_STEP / length) if length > 0 else 1.0
         rotation = orthonormal(rotation + product(rotation, step, team=team), team)
-    return rotation
+    logarithms = sum(
+        share * log2(_turned(kind, rotation, team)[1])
+        for kind, share in zip(kinds, shares, strict=True)
+    )
+    return rotation[:, np.argsort(logarithms, kind="stable")]
 
 
 def _turned(kind: _Kind, rotation: Float64, team: Team) -> tuple[Float32, Float64]:

@@ -379,12 +379,8 @@ def _reports(
     head: str,
     workers: Workers,
 ) -> Iterator[TensorReport]:
-    def arguments() -> Iterator[tuple[object, ...]]:
-        """Yield the arguments of `report`."""
-        for tensor in stored:
-            yield tensor, tensors[tensor.name], metric.layer_inputs(tensor.name, head)
-
-    return workers.starmap(report, arguments())
+    arguments = ((own, tensors[own.name], metric.layer_inputs(own.name, head)) for own in stored)
+    return workers.starmap(report, arguments)
 
 
 def _measure(

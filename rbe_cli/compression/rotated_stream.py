@@ -38,7 +38,7 @@ def with_rotated_stream(
         plans: the plans of all tensors.
         folder: keeps the rotation and what was changed.
         team: the threads that multiply.
-        progress: is told before and after the search.
+        progress: is called before and after the search for a rotation.
 
     Returns:
         The tensors by name, float32, each of which is read anew, and the encoded rotation. With

@@ -26,13 +26,13 @@ from rbe_cli.model.tensor_names import reads_stream
 from rbe_cli.runtime.arrays import Float32, Float64, sum_of_squares
 from rbe_cli.runtime.thread_team import Team
 
-_LEAST_GAIN = 0.01  # bits a weight; less is not worth the work, nor what a token reads more
+_LEAST_GAIN = 0.01  # bits a weight; less is not worth the longer run and the slower decoding
 _STEPS = 24  # more of them save less than .003 bits a weight
 _RATE = 0.6  # of a step, relative to Newton's for a pair of axes
 _LEAST_CURVATURE = 0.05
 _LONGEST_STEP = 0.5  # root mean square of the angles between the axes before and after
-# Is added to a moment's diagonal, relative to its mean: about the power of the errors at 2 bits,
-# below which an element takes no bits.
+# This share of a moment's mean diagonal is added to its diagonal. It is about the power of the
+# errors at 2 bits: an element with less power takes almost no bits.
 _DAMPING = 0.0625
 _LEAST_DAMPING = 1e-12
 _DEPTHS = 3  # thirds of the layers, whose matrices of a kind are taken together

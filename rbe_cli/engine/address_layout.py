@@ -107,8 +107,8 @@ class AddressLayout:
         """Return the records between the last layer and the head, by field of `FORWARD`.
 
         Where the stream is rotated, gamma and beta of the last LayerNorm become a matrix. Its
-        diagonal is most of it, and can be the gamma of a LayerNorm. The rest is rounded to 8
-        bits, and so is what this leaves. Both add almost nothing to what a token reads.
+        diagonal is most of it, and becomes the gamma of a LayerNorm. The rest is rounded to 8
+        bits, and so is the error of this rounding. Both together take about 2 d^2 bytes.
         """
         rotation = rotation_of(self._weights)
         if rotation is None:

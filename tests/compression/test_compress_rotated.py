@@ -76,7 +76,7 @@ def test_a_rotated_file_has_fewer_errors(checkpoint, tmp_path):
 
 
 def mean_output_error(result):
-    """Of the layers' matrices."""
+    """Return the mean relative error of the outputs of the layers' matrices."""
     errors = [own.relative_output_error for own in result.tensors if own.name.startswith("h.")]
     return np.mean([error for error in errors if error is not None])
 

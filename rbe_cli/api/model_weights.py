@@ -112,11 +112,15 @@ class ModelWeights:
 
         See `ModelTensors`.
         """
-        if self._rotation is not None:
-            self._check_norm(name, values)
-            values = self._rotation.rotated(name, values)
         with self._lock:
-            self._replace({name: values.T if is_embedding(name) else values})
+            found = {name: values}
+            if self._rotation is not None:
+                _check_gamma(name, values)
+                found = {
+                    other: self._rotation.rotated(other, own)
+                    for other, own in (self._folded_beside(name) | found).items()
+                }
+            self._replace({n: own.T if is_embedding(n) else own for n, own in found.items()})
 
     def parameters(self) -> dict[str, Floating]:
         """See `Model.parameters`."""
@@ -171,27 +175,30 @@ class ModelWeights:
         self._changed |= dict.fromkeys(weights)
         self.changes += 1
 
-    def _check_norm(self, name: str, values: Float32) -> None:
-        """Refuse values that a file with a rotated residual stream cannot hold."""
+    def _folded_beside(self, name: str) -> dict[str, Float32]:
+        """Return the tensors that change with an assigned one, as `values` gives them.
+
+        Where gamma was trained after the residual stream was rotated, `values` shows its LayerNorm
+        folded into the next matrix. An assignment holds if all of these are folded.
+        """
         norm = norm_before(name)
-        if norm is None:
-            return
-        gamma = f"{norm}.weight"
-        if name == gamma and not is_even(values):
-            raise UsageError(
-                f"{name} takes one value for all elements: the file's residual stream is rotated; "
-                "multiply the rows of the matrix that follows instead"
-            )
         weights, _ = self.current()
-        if name != gamma and not is_even(as_stored(gamma, weights[gamma])):
-            raise UsageError(
-                f"{name} cannot be assigned: {gamma} was trained after the file's residual stream "
-                "was rotated; assign one value to it first"
-            )
+        if norm is None or is_even(as_stored(f"{norm}.weight", weights[f"{norm}.weight"])):
+            return {}
+        return {other: self.values(other) for other in self.names() if norm_before(other) == norm}
 
     def _is_fixed(self, name: str, suffix: str) -> bool:
         """Whether a file cannot hold other values of a parameter."""
         return suffix in codec_named(self._container.layout.tensors[name].codec).fixed_parameters
+
+
+def _check_gamma(name: str, values: Float32) -> None:
+    """Refuse a gamma that a file with a rotated residual stream cannot hold."""
+    if name == f"{norm_before(name)}.weight" and not is_even(values):
+        raise UsageError(
+            f"{name} takes one value for all elements: the file's residual stream is rotated; "
+            "multiply the rows of the matrix that follows instead"
+        )
 
 
 def _tensor_of(name: str, weights: Mapping[str, Weight]) -> tuple[str, str]:

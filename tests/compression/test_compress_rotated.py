@@ -120,21 +120,30 @@ def test_what_a_rotated_stream_cannot_hold_is_refused(rbe_file):
         assert (model.tensors["h.0.ln_1.weight"].read() == 2).all()
 
 
-def test_what_belongs_to_a_trained_layer_norm_is_refused(rbe_file):
+@pytest.mark.parametrize("part", ["ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias"])
+def test_what_belongs_to_a_trained_layer_norm_can_be_assigned(rbe_file, tmp_path, part):
     with load(rbe_file, threads=1) as model:
-        gamma = "h.0.ln_2.weight"
+        gamma, name = "h.0.ln_2.weight", f"h.0.{part}"
         model.set_parameters({gamma: np.linspace(0.5, 1.5, 24, dtype=np.float32)})
-        with pytest.raises(UsageError, match=r"h\.0\.ln_2\.weight was trained"):
-            model.tensors["h.0.mlp.c_fc.weight"] = model.tensors["h.0.mlp.c_fc.weight"].read()
-        assert (model.tensors[gamma].read() == 1).all()
-        restored = {name: tensor.read() for name, tensor in model.tensors.items()}
-        expected = gpt2(TOKENS, float64(restored), CONFIG)
+        shown = {name: tensor.read() for name, tensor in model.tensors.items()}
+        assert (shown[gamma] == 1).all()
+        before = model.logits(TOKENS)
+        assert relative_error(before, gpt2(TOKENS, float64(shown), CONFIG)) < 1e-3
+        model.tensors[name] = shown[name]
+        assert relative_error(model.logits(TOKENS), before) < 1e-3
+        for other, tensor in model.tensors.items():
+            np.testing.assert_allclose(tensor.read(), shown[other], atol=1e-5)
+        model.tensors[name] = changed = 1.1 * shown[name] + 0.01
+        expected = gpt2(TOKENS, float64(shown | {name: changed}), CONFIG)
+        assert relative_error(model.logits(TOKENS), expected) < 1e-3
+        model.save(tmp_path / "b.rbe")
+    with load(tmp_path / "b.rbe", threads=1) as model:
         assert relative_error(model.logits(TOKENS), expected) < 1e-3
 
 
 def test_exact_tensors_after_a_search_have_a_basis_of_their_own(checkpoint, tmp_path, monkeypatch):
     """The search gives up early, and a rule keeps attention lossy."""
-    monkeypatch.setattr("rbe_cli.compression.pipeline._KL_ATTEMPTS", 1)
+    monkeypatch.setattr("rbe_cli.compression.divergence_search._ATTEMPTS", 1)
     rule = Override("attn.*weight", bits=12.0)
     run(checkpoint, tmp_path / "a.rbe", Settings(target_kl=1e-5, override=(rule,)))
     expected = gpt2(TOKENS, float64(checkpoint.tensors), CONFIG)

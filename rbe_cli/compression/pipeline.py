@@ -1,12 +1,11 @@
 """Compress a checkpoint to a `.rbe` file, stage by stage.
 
-The stages are: plan, rotation, calibration text, cost of errors, quantisation steps, encoding,
+The stages are: plan, calibration text, rotation, cost of errors, quantisation steps, encoding,
 evaluation, writing.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,15 +17,16 @@ from rbe_cli.checkpoint.checked_files import open_file
 from rbe_cli.checkpoint.checkpoint import Checkpoint
 from rbe_cli.compression import calibration
 from rbe_cli.compression.decorrelated_heads import with_decorrelated_heads
+from rbe_cli.compression.divergence_search import store_at_divergence
 from rbe_cli.compression.drift_correction import DriftCorrection
 from rbe_cli.compression.metric import Metric, as_matrix, measure
 from rbe_cli.compression.output_file import OutputFile, Quality
 from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
 from rbe_cli.compression.rotated_stream import with_rotated_stream
-from rbe_cli.compression.settings import MAX_BITS, MIN_BPW, Settings
+from rbe_cli.compression.settings import MIN_BPW, Settings
 from rbe_cli.compression.storing import Storing
-from rbe_cli.compression.target import KL_PER_BIT, Target, find_target
+from rbe_cli.compression.target import Target, find_target
 from rbe_cli.compression.tensor_encoder import TensorEncoder
 from rbe_cli.compression.tensor_plan import make_plan, with_exact
 from rbe_cli.compression.tensor_report import TensorReport, report
@@ -48,9 +48,6 @@ from rbe_cli.progress import Progress, no_progress
 from rbe_cli.runtime.arrays import Float32
 from rbe_cli.runtime.native import prepare
 from rbe_cli.weights.on_demand import OnDemand
-
-_KL_ATTEMPTS = 6
-_KL_MARGIN = 0.9  # times a target of KL: the search for a smaller file stops above it
 
 
 @dataclass(frozen=True)
@@ -160,6 +157,7 @@ def _job(checkpoint: Checkpoint, options: CompressOptions) -> dict[str, object]:
         "version": __version__,
         "source": checkpoint.source_hash,
         "config": msgspec.to_builtins(checkpoint.config),
+        "tokenizer": xxhash.xxh3_64_hexdigest(checkpoint.tokenizer_json or b""),
         "settings": msgspec.to_builtins(options.settings),
         "calibration": _file_hash(text) if text else None,
         "samples": options.calib_samples,
@@ -307,7 +305,9 @@ def _make(
         stored = storing.store(max(target.bits_per_weight - room, MIN_BPW), target.most)
         reached = quality(stored)
     else:
-        stored, reached = _store_at_kl(settings.target_kl, target.bits_per_weight, storing, quality)
+        stored, reached = store_at_divergence(
+            settings.target_kl, target.bits_per_weight, storing.store, quality
+        )
     if file.bits_per_weight_of(stored) > target.most:
         raise UsageError(f"{settings.target_size} bytes cannot be reached: the nearest is larger")
     tuning = None
@@ -343,33 +343,6 @@ def _samples(checkpoint: Checkpoint, options: CompressOptions) -> int:
     """Return how many sequences to calibrate on."""
     tunes = options.tune is not None
     return options.calib_samples or calibration.default_samples(checkpoint.config, tunes)
-
-
-def _store_at_kl(
-    target: float,
-    bits: float,
-    storing: Storing,
-    measure: Callable[[Sequence[StoredTensor]], Quality],
-) -> tuple[list[StoredTensor], Quality]:
-    """Return the smallest file found whose KL divergence is at most the target.
-
-    If none is found, the last attempt is returned. The logarithm of the KL divergence is nearly
-    linear in the bits per weight, so that the secant method finds the rate in a few attempts.
-    """
-    slope, best, previous = -math.log(KL_PER_BIT), None, None
-    for _ in range(_KL_ATTEMPTS):
-        stored = storing.store(bits)
-        quality = measure(stored)
-        excess = math.log(max(quality.kl_divergence, 1e-12) / target)
-        if excess <= 0 and (best is None or bits < best[0]):
-            best = bits, stored, quality
-        if math.log(_KL_MARGIN) <= excess <= 0:
-            break
-        if previous is not None and bits != previous[0]:
-            slope = min(max((excess - previous[1]) / (bits - previous[0]), -3.0), -0.5)
-        previous = bits, excess
-        bits = min(max(bits + (0.5 * math.log(_KL_MARGIN) - excess) / slope, MIN_BPW), MAX_BITS)
-    return (stored, quality) if best is None else best[1:]
 
 
 def _reports(

@@ -83,7 +83,7 @@ def test_resuming_what_was_never_begun_begins_it(checkpoint, tmp_path, expected)
     assert (tmp_path / "a.rbe").read_bytes() == expected[0]
 
 
-@pytest.mark.parametrize("change", ["seed", "settings", "source", "samples"])
+@pytest.mark.parametrize("change", ["seed", "settings", "source", "tokenizer", "samples"])
 def test_other_work_is_not_taken_up(checkpoint, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patch:
         stop_after(1, patch)
@@ -96,6 +96,8 @@ def test_other_work_is_not_taken_up(checkpoint, tmp_path, monkeypatch, change):
     }
     if change == "source":
         checkpoint = dataclasses.replace(checkpoint, source_hash="xxh3:another")
+    if change == "tokenizer":
+        checkpoint = dataclasses.replace(checkpoint, tokenizer_json=b"{}")
     with pytest.raises(UsageError, match="another job"):
         run(checkpoint, tmp_path / "a.rbe", resume=True, **options.get(change, {}))
     assert work_path(tmp_path / "a.rbe").exists()

@@ -147,7 +147,8 @@ class Storing:
         """
         # A search that fails tries again with exact tensors, of which others are corrected.
         tag = f"bits-{target:.6f}-corrected-{len(self._sources)}-{len(rates)}"
-        for number in range(_MOST_PASSES):
+        # Without steps to choose, another pass would make the same file.
+        for number in range(_MOST_PASSES if self._sources else 1):
             found, steps, reached = self._pass(stored, rates, target, file, most, f"{tag}-{number}")
             if reached <= most and abs(reached - target) <= SIZE_TOLERANCE * target:
                 break

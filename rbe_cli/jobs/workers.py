@@ -52,6 +52,15 @@ class Workers:
         """Return as many threads of this process, for a program that runs while no task does."""
         return get_team(self.jobs)
 
+    @contextmanager
+    def on_this_machine(self) -> Iterator["Workers"]:
+        """Yield workers that see this process's memory and files: threads of it."""
+        if isinstance(self.executor, ThreadPoolExecutor):
+            yield self
+        else:
+            with workers() as threads:
+                yield threads
+
     def map(
         self, function: Callable[..., Result], *arguments: Iterable[object], ahead: int = 2
     ) -> Iterator[Result]:

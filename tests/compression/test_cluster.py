@@ -1,6 +1,8 @@
 """Check that a Dask cluster of two processes on this machine gives the same bytes as threads."""
 
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 from compressing import FOUR_BITS, run
@@ -34,6 +36,20 @@ def test_a_cluster_gives_the_same_bytes(checkpoint, tmp_path, address):
         )
     run(checkpoint, tmp_path / "b.rbe")
     assert (tmp_path / "a.rbe").read_bytes() == (tmp_path / "b.rbe").read_bytes()
+
+
+def test_workers_need_not_see_the_files(checkpoint, tmp_path, address, monkeypatch):
+    """They may be other machines; here, they have another current folder."""
+    from distributed import Client
+
+    monkeypatch.chdir(tmp_path)
+    with Client(address) as client:
+        client.run(os.chdir, "/")
+    with cluster(address) as workers:
+        options = CompressOptions(FOUR_BITS, calib_samples=16, tune=2)
+        compress(checkpoint, Path("a.rbe"), options, workers)
+    run(checkpoint, Path("b.rbe"), tune=2)
+    assert Path("a.rbe").read_bytes() == Path("b.rbe").read_bytes()
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

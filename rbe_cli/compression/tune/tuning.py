@@ -128,10 +128,12 @@ class Tuning:
             if codec_named(tensor.codec).has_column_steps and tensor.name != ROTATION
         ]
         bits = _bits([tensor for tensor in stored if is_matrix(tensor.name)])
-        tuned = distil(
-            self._model, _decoded(stored), factored, self._sequences, training_steps, bits,
-            self._seed, self._workers, self._folder, self._progress,
-        )  # fmt: skip
+        # Each training step reads the original from the work folder, and has a new model.
+        with self._workers.on_this_machine() as threads:
+            tuned = distil(
+                self._model, _decoded(stored), factored, self._sequences, training_steps, bits,
+                self._seed, threads, self._folder, self._progress,
+            )  # fmt: skip
         found = []
         for tensor in stored:
             if tensor.name in tuned.factors:

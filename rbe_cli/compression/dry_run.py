@@ -21,15 +21,13 @@ from rbe_cli.compression.calibration import default_samples, from_model
 from rbe_cli.compression.encoding import mean_square
 from rbe_cli.compression.metric import as_matrix
 from rbe_cli.compression.pipeline import CompressOptions
-from rbe_cli.compression.pipeline_stages import PROBE_SPEED, stages
+from rbe_cli.compression.pipeline_stages import PROBE_SPEED, rotates, stages
 from rbe_cli.compression.resource_forecast import (
     ResourceForecast,
     plan,
     weights_per_second,
     work_bytes,
 )
-from rbe_cli.compression.rotated_stream import may_rotate
-from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.evaluation.batching import Window
 from rbe_cli.evaluation.evaluate import evaluate
 from rbe_cli.jobs.work_folder import WorkFolder
@@ -80,7 +78,6 @@ def forecast(
         UsageError: the target cannot be reached.
     """
     planned = plan(checkpoint, options.settings, workers.jobs)
-    plans = make_plan(checkpoint.config, options.settings)
     work = sum(stage.cost * stage.passes for stage in stages(checkpoint, options))
     speed = weights_per_second(checkpoint) * workers.jobs
     bits = {}
@@ -96,7 +93,10 @@ def forecast(
         **vars(planned),
         seconds=work * PROBE_SPEED / speed,
         work_bytes=work_bytes(
-            checkpoint.config, samples, planned.file_bytes, rotates=may_rotate(plans)
+            checkpoint.config,
+            samples,
+            planned.file_bytes,
+            rotates=rotates(checkpoint.config, options.settings),
         ),
         expected_kl_divergence=kl,
     )

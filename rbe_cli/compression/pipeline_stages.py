@@ -7,7 +7,7 @@ from rbe_cli.compression.calibration import WINDOW, default_samples, held_out
 from rbe_cli.compression.drift_correction import rates_to_correct
 from rbe_cli.compression.pipeline import CompressOptions
 from rbe_cli.compression.rotated_stream import may_rotate
-from rbe_cli.compression.settings import Settings
+from rbe_cli.compression.settings import MAX_BITS, Settings
 from rbe_cli.compression.tensor_plan import make_plan
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import parameter_count
@@ -46,7 +46,7 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
     if options.calib is None and options.calib_tokens is None:
         written = window * (samples + held_out(samples))
         yield Stage("writing calibration text", _seconds(_WRITING, config, written))
-    if may_rotate(plans):
+    if rotates(config, settings):
         d = config.n_embd
         yield Stage("rotating", _SEARCHING * d**3 + _TURNING * d * weights)
     yield Stage("measuring layers", _seconds(_MEASURING, config, window * few))
@@ -60,6 +60,15 @@ def _stages(checkpoint: Checkpoint, options: CompressOptions) -> Iterator[Stage]
         evaluations += 1
     evaluating = _seconds(_EVALUATING, config, window * held_out(samples))
     yield Stage("evaluating", evaluating, evaluations)
+
+
+def rotates(config: Gpt2Config, settings: Settings) -> bool:
+    """Return whether a rotation of the residual stream is searched (`may_rotate`).
+
+    Above `MAX_BITS` some matrices are stored exactly.
+    """
+    is_lossy = _rate(settings, parameter_count(config)) <= MAX_BITS
+    return is_lossy and may_rotate(make_plan(config, settings))
 
 
 def _seconds(cost: tuple[float, float], config: Gpt2Config, tokens: int) -> float:

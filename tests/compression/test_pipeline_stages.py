@@ -13,6 +13,7 @@ CASES = {
     "fixed": (Settings(default_bits=4, default_codec="fixed"), {}),
     "kl": (Settings(target_kl=0.05), {}),
     "fine": (Settings(8.0), {}),
+    "partly exact": (Settings(14.0), {}),
     "outputs": (Settings(3.0, objective="outputs"), {}),
     "more text": (Settings(3.0), {"tune": 0}),
     "tuned": (Settings(3.0), {"tune": 2}),

@@ -7,12 +7,12 @@ from rbe_cli.codec.stream_rotation import StreamRotation, folded
 from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import (
     ROTATION,
+    has_stream_axis,
     is_embedding,
     is_matrix,
     reads_stream,
     stored_shapes,
     tensor_shapes,
-    writes_stream,
 )
 from rbe_cli.weights.trellis_panels import TrellisPanels
 
@@ -69,7 +69,7 @@ def correlated_tensors(config, seed=0):
     for name, own in tensors.items():
         if reads_stream(name):
             tensors[name] = (spread @ own).astype(np.float32)
-        elif writes_stream(name) and own.ndim == 2:
+        elif has_stream_axis(name) and own.ndim == 2:
             tensors[name] = (own @ spread).astype(np.float32)
     return tensors
 

@@ -16,7 +16,7 @@ import numpy as np
 from rbe_cli.algebra.dense_products import product
 from rbe_cli.algebra.reflections import product_of_reflections, reflection_vectors
 from rbe_cli.memory_needs import check_available
-from rbe_cli.model.tensor_names import reads_stream, writes_stream
+from rbe_cli.model.tensor_names import has_stream_axis, reads_stream
 from rbe_cli.runtime.arrays import Float32, Float64, Floating
 from rbe_cli.runtime.thread_team import Team
 
@@ -127,7 +127,7 @@ class StreamRotation:
         """
         if reads_stream(name):
             return _product(tensor.T, self.matrix).T
-        return self.into(tensor) if writes_stream(name) else tensor
+        return self.into(tensor) if has_stream_axis(name) else tensor
 
     def restored(self, name: str, tensors: Mapping[str, Float32]) -> Float32:
         """Return a tensor of the rotated model as a model without rotation has it.

@@ -38,7 +38,7 @@ class CorrectedTensors:
 
         Args:
             encoder: encodes single tensors.
-            stored: all vectors, and the matrices that have no quantisation step.
+            stored: all vectors, the matrices that have no quantisation step, and the rotation.
             rates: about the bits per weight of each matrix to correct, by name.
             file: the file that will be written.
             pacing: the steps of the other matrices.

@@ -122,7 +122,8 @@ def _normalised(rows: Float32) -> Float32:
     """Return vectors `[n, d]` of length 1; zeros stay zeros."""
     largest: Float32 = np.abs(rows).max(axis=1, keepdims=True)
     largest[largest == 0] = 1
-    scaled = rows / largest
+    with np.errstate(invalid="ignore"):  # infinite where a folded LayerNorm overflowed
+        scaled = rows / largest
     lengths: Float32 = np.sqrt((scaled.T * scaled.T).sum(axis=0))
     lengths[lengths == 0] = 1
     scaled /= lengths[:, None]

@@ -25,6 +25,7 @@ def as_checkpoint(container: Container, source: str) -> Checkpoint:
 
     Raises:
         ChecksumError, PayloadError: the tokenizer or the rotation is damaged.
+        MemoryRefusedError: there is too little memory for the rotation.
     """
     return Checkpoint(
         config=container.config,
@@ -51,6 +52,7 @@ def checkpoint_tensors(container: Container) -> LazyTensors:
 
     Raises:
         ChecksumError, PayloadError: the rotation is damaged.
+        MemoryRefusedError: there is too little memory for the rotation.
     """
     stored = {name: partial(_decoded, container, name) for name in container.tensors}
     if ROTATION not in stored:

@@ -1,4 +1,4 @@
-"""What the forward program (forward.py) is told: records as in kernels/kernel_records.py."""
+"""What forward_program.py is told: records as in kernels/kernel_records.py."""
 
 import numpy as np
 

@@ -19,7 +19,7 @@ _MATRIX = re.compile(
 )
 
 _READS_STREAM = re.compile(r"h\.\d+\.(attn\.c_attn|mlp\.c_fc)\.weight")
-_WRITES_STREAM = re.compile(r"h\.\d+\.((attn|mlp)\.c_proj\.(weight|bias)|ln_[12]\.bias)")
+_STREAM_AXIS = re.compile(r"h\.\d+\.((attn|mlp)\.c_proj\.(weight|bias)|ln_[12]\.bias)")
 
 
 def hugging_face_name(name: str) -> str:
@@ -49,13 +49,13 @@ def reads_stream(name: str) -> bool:
     return _READS_STREAM.fullmatch(name) is not None
 
 
-def writes_stream(name: str) -> bool:
+def has_stream_axis(name: str) -> bool:
     """Return whether the last axis of a tensor is that of the stream's states.
 
     Such are the tensors that are added to the stream or to its normalised states, the embeddings,
     and a separate head.
     """
-    return is_embedding(name) or _WRITES_STREAM.fullmatch(name) is not None
+    return is_embedding(name) or _STREAM_AXIS.fullmatch(name) is not None
 
 
 def layer_shapes(config: Gpt2Config) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ from rbe_cli.nn.linear_layer import Linear
 from rbe_cli.nn.memory_usage import MemoryUsage
 from rbe_cli.nn.named_weights import NamedWeights, check_weights, rotation_of
 from rbe_cli.nn.observer import GradientObserver, Observer
-from rbe_cli.nn.operation_counts import norm_operations
+from rbe_cli.nn.operation_counts import linear_operations, norm_operations
 from rbe_cli.nn.output_layer import OutputLayer
 from rbe_cli.nn.shape_checks import check_shape
 from rbe_cli.nn.streamed_blocks import StreamedBlocks
@@ -315,11 +315,17 @@ class Gpt2(Layer):
         yield "lm_head", self.head
 
     def memory_usage(self) -> MemoryUsage:
-        """Return what all parameters take; a head that is tied to the embedding counts once."""
+        """Return what all parameters take; a head that is tied to the embedding counts once.
+
+        The matrix of a rotated residual stream is a decoded copy.
+        """
         parts = [part for _, part in self.parts() if part is not self.head]
         if not self.config.tie_word_embeddings:
             parts.append(self.head)
-        return sum((part.memory_usage() for part in parts), MemoryUsage())
+        kept = MemoryUsage(
+            decoded_bytes=0 if self.rotation is None else self.rotation.matrix.nbytes
+        )
+        return sum((part.memory_usage() for part in parts), kept)
 
     def linears(self) -> Iterator[Linear]:
         """Yield the linear layers in order of use, the head last."""
@@ -341,7 +347,9 @@ class Gpt2(Layer):
         starts = [0] * batch if cache is None else [int(own) for own in cache.lengths[rows]]
         count = batch if last_only else batch * seq
         blocks = sum(block.operations(batch, seq, starts) for block in self.blocks)
-        return blocks + norm_operations(count * self.config.n_embd) + self.head.operations(count)
+        width = self.config.n_embd
+        turning = 0 if self.rotation is None else 2 * linear_operations(count, width**2)
+        return blocks + norm_operations(count * width) + turning + self.head.operations(count)
 
     def _block(self, layer: int, tensors: NamedWeights) -> TransformerBlock:
         prefix = f"h.{layer}"

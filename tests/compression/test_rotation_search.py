@@ -71,6 +71,14 @@ def test_zeros_and_huge_weights(recwarn):
     assert not recwarn.list
 
 
+def test_a_layer_norm_that_overflows_is_not_rotated(recwarn):
+    tensors = correlated_tensors(CONFIG)
+    tensors["h.1.ln_1.weight"] = np.full_like(tensors["h.1.ln_1.weight"], 3e38)
+    tensors["h.1.attn.c_attn.weight"] *= 1e3
+    assert search(tensors, CONFIG) is None
+    assert not recwarn.list
+
+
 def test_threads_give_the_same_bytes():
     tensors = correlated_tensors(CONFIG)
     assert search(tensors, CONFIG, threads=2) == search(tensors, CONFIG)

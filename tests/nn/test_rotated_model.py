@@ -46,6 +46,17 @@ def test_logits_and_states_are_the_same(kernels):
     assert relative_error(rotated.forward(TOKENS), original.forward(TOKENS)) < 1e-4
 
 
+def test_the_rotation_counts(fast):
+    original, rotated, _ = models(fast)
+    for model in (original, rotated):
+        model.enable_stats()
+        model.forward(TOKENS)
+    width, tokens = CONFIG.n_embd, TOKENS.size
+    more = rotated.stats.operations - original.stats.operations
+    assert more == 2 * 2 * tokens * width**2
+    assert rotated.memory_usage().decoded_bytes == 4 * width**2
+
+
 def test_hidden_states_are_those_of_the_checkpoint(fast):
     original, rotated, _ = models(fast)
     found, expected = (forward(own, TOKENS[0], keep_hidden=True) for own in (rotated, original))

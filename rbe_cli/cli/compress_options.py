@@ -77,7 +77,8 @@ DtypeOption = Annotated[
         metavar="float32|float16|bfloat16",
         rich_help_panel=_BACK,
         help="With --decompress: store the weights in this type. The default, float32, holds "
-        "them exactly; the others take half the space.",
+        "them exactly, or rounded to float32 if the residual stream is rotated; the others take "
+        "half the space.",
     ),
 ]
 Preset = Annotated[
@@ -200,8 +201,8 @@ Tune = Annotated[
         parser=whole(0),
         metavar="STEPS",
         rich_help_panel=_QUALITY,
-        help="Improve the file afterwards: train scales, biases and LayerNorms for this many "
-        "steps of 2048 tokens. With 0, only more text is calibrated on.",
+        help="Improve the file afterwards: train quantisation steps, biases and LayerNorms for "
+        "this many training steps of 2048 tokens. With 0, only more text is calibrated on.",
     ),
 ]
 Seed = Annotated[

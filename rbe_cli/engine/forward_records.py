@@ -1,4 +1,4 @@
-"""What forward_program.py is told: records as in kernels/kernel_records.py."""
+"""Define the records that forward_program.py takes, like those of kernels/kernel_records.py."""
 
 import numpy as np
 

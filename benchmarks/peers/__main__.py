@@ -45,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("source", help="as of `rbe compress`: demo, a folder, a file, a hub id")
     text = found.add_mutually_exclusive_group()
-    text.add_argument("--text", type=Path, help="measure on this; default: what it writes itself")
+    text.add_argument(
+        "--text", type=Path,
+        help="measure on this; default: more text of its own, or what --calib leaves",
+    )  # fmt: skip
     text.add_argument("--tokens", type=Path, help="measure on the sequences of a token file")
     found.add_argument("--context", type=positive, default=256, help="tokens a window")
     found.add_argument("--windows", type=positive, default=80, help="windows measured, at most")
@@ -90,7 +93,7 @@ def run(arguments: argparse.Namespace, workers: Workers) -> None:
     kernels = load_kernels("fast", threads=1)  # windows go to one thread each
     model = Gpt2.from_checkpoint(checkpoint.config, dict(checkpoint.tensors), kernels)
     text = calibration_text(checkpoint, arguments, workers)
-    windows = held_out_windows(checkpoint, text, arguments)
+    windows = held_out_windows(checkpoint, text, arguments, workers)
     original = evaluate(model, windows, workers)
     conditions = scheme_report.Conditions(
         source=checkpoint.source,
@@ -172,15 +175,25 @@ def calibration_text(
     samples, seed = default_samples(checkpoint.config), arguments.seed
     if arguments.calib:
         return from_text(checkpoint, arguments.calib, samples, seed)
+    return own_text(checkpoint, samples, seed, workers)
+
+
+def own_text(checkpoint: Checkpoint, samples: int, seed: int, workers: Workers) -> Calibration:
+    """Return text that the checkpoint writes."""
     with TemporaryDirectory() as folder:
         kept = WorkFolder(Path(folder))
         return from_model(checkpoint, samples, seed, workers, kept, no_progress)
 
 
 def held_out_windows(
-    checkpoint: Checkpoint, text: Calibration, arguments: argparse.Namespace
+    checkpoint: Checkpoint, text: Calibration, arguments: argparse.Namespace, workers: Workers
 ) -> list[Window]:
-    """Return windows of the text or token file, else of the calibration's held-out part."""
+    """Return windows of text that no scheme sees.
+
+    It is the text or token file, else what is held out of --calib, else text that the checkpoint
+    writes with another seed. The same seed would not do: `rbe compress --tune` calibrates on more
+    text, which contains what shorter calibration text with this seed holds out.
+    """
     context = min(arguments.context, checkpoint.config.n_positions)
     sequences = text.held_out
     if arguments.text or arguments.tokens:
@@ -190,6 +203,8 @@ def held_out_windows(
             GivenInput(None, arguments.text, arguments.tokens), tokenizer, vocab_size
         )
         sequences = [prompt.tokens for prompt in prompts]
+    elif not arguments.calib:
+        sequences = own_text(checkpoint, arguments.windows, arguments.seed + 1, workers).used
     return sliding_windows(sequences, context, context)[: arguments.windows]
 
 

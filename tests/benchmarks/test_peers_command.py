@@ -9,6 +9,8 @@ from small_models import random_tensors, small_config
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import kquants, schemes
+from rbe_cli.checkpoint.source import open_checkpoint
+from rbe_cli.compression.calibration import default_samples
 from rbe_cli.model.tensor_names import parameter_count
 
 CONFIG = small_config(n_embd=24, n_layer=1, n_head=2, n_positions=48, vocab_size=120)
@@ -87,6 +89,18 @@ def test_rbe_alone_is_measured_at_the_rates_asked_for_and_tuned(measure):
     found = measure("--only-rbe", "--rates", "3,4.5", "--tune", "1")
     rows = [(point["scheme"], point["rate"]) for point in found["points"]]
     assert rows == [("rbe", "3 bits"), ("rbe, tuned", "3 bits"), ("rbe", "4.5 bits")]
+
+
+def test_own_text_that_is_measured_is_in_no_calibration_text(checkpoint, pool):
+    arguments = peers.parser().parse_args([str(checkpoint), "--windows", "12"])
+    source = open_checkpoint(str(checkpoint))
+    text = peers.calibration_text(source, arguments, pool)
+    windows = peers.held_out_windows(source, text, arguments, pool)
+    assert len(windows) == 12
+    tuned = peers.own_text(source, default_samples(source.config, tunes=True), 0, pool)
+    calibrated = {tuple(own) for own in [*text.used, *tuned.used]}
+    assert calibrated >= {tuple(own) for own in text.held_out}  # why another seed is needed
+    assert not calibrated & {tuple(window.tokens) for window in windows}
 
 
 def test_rates_that_are_no_numbers_are_refused(checkpoint, capsys):

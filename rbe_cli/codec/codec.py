@@ -31,6 +31,7 @@ class CodecOptions:
         block: rows and columns of the blocks of `classic`.
         states: number of states of the trellis of `ectcq`.
         max_integer: largest integer that `ectcq` may use; None for all that it can code.
+        rate_weight: what the search of `ectcq` gives for a bit, in squared steps.
         is_asked: whether the settings name the codec, so that no other may take its place.
     """
 
@@ -38,6 +39,7 @@ class CodecOptions:
     block: int = 64
     states: int = 8
     max_integer: int | None = None
+    rate_weight: float = 0.25
     is_asked: bool = False
 
 

@@ -54,14 +54,21 @@ _SMALLEST, _LARGEST = 1e-12, 1e12  # the squares of a batch fit into float32 bet
 _LOGIT_WEIGHT = 1e-3
 
 
+# The weight of the gradient's moment in the cost of a token embedding. Errors of quantisation cost
+# 1.7 to 2.1 times what this moment and the importance of tokens say (docs/design-notes.md): the
+# importance is below the frequency of a token, and the gradients of tokens have their own moments.
+_EMBEDDING_WEIGHT = np.float32(2.0)
+
+
 @dataclass(frozen=True)
 class Moments:
     """The moments of a part of a model, as means over the calibration tokens.
 
     Attributes:
         inputs: by weight name, E[x x^T] of the linear layer's input, float32 `[K, K]`. For an
-            embedding it is the moment of the gradient with respect to the embedding's output.
-            An embedding that is also the head has the sum of both.
+            embedding it is the moment of the gradient with respect to the embedding's output,
+            for that of tokens with a weight of its own. An embedding that is also the head has
+            the sum of both.
         outputs: by weight name, for each column block: E[g g^T] of the gradient with respect
             to the layer's output, float32 `[B, B]`. For the embedding of tokens it is about
             how often each token occurs, E[p (1 - p)] of its predicted probability, and for
@@ -176,9 +183,11 @@ def _of_embeddings(model: Gpt2, measured: Moments) -> Moments:
     The embedding of a token matters as often as the token occurs, which is about as often as it
     is predicted. All positions matter equally.
     """
-    embedded, head = measured.inputs["wpe.weight"], model.head.name
-    inputs = dict.fromkeys(("wte.weight", "wpe.weight"), embedded)
-    inputs[head] = measured.inputs[head] + embedded if head in inputs else measured.inputs[head]
+    positions_input, head = measured.inputs["wpe.weight"], model.head.name
+    tokens_input = _EMBEDDING_WEIGHT * positions_input
+    inputs = {"wte.weight": tokens_input, "wpe.weight": positions_input}
+    own = measured.inputs[head]
+    inputs[head] = own + tokens_input if head in inputs else own
     positions = model.config.n_positions
     importance = dict.fromkeys(inputs, measured.outputs[head][0])
     importance["wpe.weight"] = np.full(positions, 1 / positions)

@@ -95,3 +95,15 @@ def test_a_sample_of_columns_foretells_the_size():
     bits = 8 * len(ECTCQ.encode(weights, job).data) / weights.size
     sampled = ECTCQ.sampled_bits(*ECTCQ.sample(weights, job))
     assert sampled == pytest.approx(bits, abs=2 * side / (96 * 64))
+
+
+def test_a_dearer_bit_gives_fewer_bits_and_larger_errors():
+    weights = gaussian((64, 40))
+    found = []
+    for rate_weight in (0.0, 0.125, 0.5):
+        job = EncodingJob(CodecOptions(rate_weight=rate_weight), step=1.0)
+        data = ECTCQ.encode(weights, job).data
+        error = np.mean((ECTCQ.decode(data, weights.shape) - weights) ** 2)
+        found.append((-len(data), float(error)))
+    assert found == sorted(set(found))
+    assert [error for _, error in found] == sorted(error for _, error in found)

@@ -14,7 +14,6 @@ from rbe_cli.codec.ectcq import error_feedback
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
 from rbe_cli.codec.ectcq.error_feedback import (
     GROUP,
-    RATE_WEIGHT,
     quantise,
 )
 from rbe_cli.codec.ectcq.tile_widths import feedback_power, tile_widths
@@ -50,7 +49,7 @@ def loss(weights, matrix, inputs, outputs):
 def quantised_stretch(target, row_level, column_levels, widths, state, options):
     """Return (integers, end state)."""
     out = np.empty(len(target), np.int32)
-    search = make_search(len(target), options, RATE_WEIGHT)
+    search = make_search(len(target), options)
     (quantise_segment,) = load([QUANTISE_SEGMENT])
     arguments = target.astype("f4"), row_level, column_levels, widths, *search, out, state
     return out, quantise_segment(*arguments)

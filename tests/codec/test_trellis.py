@@ -1,4 +1,5 @@
 import heapq
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -39,7 +40,7 @@ def quantise(
     """Return (integers, end state); `own` is the instruction set."""
     columns = len(target)
     out = np.empty(columns, np.int32)
-    search = trellis.make_search(columns, options, rate_weight)
+    search = trellis.make_search(columns, replace(options, rate_weight=rate_weight))
     target, column_levels = np.asarray(target, np.float32), np.asarray(column_levels, np.int16)
     widths = np.full(-(-columns // trellis.PANEL), width, np.uint8)
     (quantise_segment,) = load([QUANTISE_SEGMENT], own)

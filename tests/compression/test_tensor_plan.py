@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import random_tensors, small_config
 
+from rbe_cli.codec.ectcq.trellis import QuantiserOptions
 from rbe_cli.codec.vectors.dense_codec import FLOAT16, FLOAT32
 from rbe_cli.codec.vectors.vector_codecs import CODED
 from rbe_cli.compression.settings import Override, Settings, load_config
@@ -48,6 +49,16 @@ def test_every_tensor_has_one_plan_in_the_order_of_the_checkpoint():
     assert roles["wte.weight"] == roles["wpe.weight"] == "embedding"
     assert roles["h.0.mlp.c_fc.weight"] == "linear"
     assert roles["h.0.mlp.c_fc.bias"] == roles["ln_f.weight"] == "vector"
+
+
+def test_a_bit_of_a_table_is_worth_half_the_error_of_a_bit_elsewhere():
+    config = small_config(n_layer=2, tie_word_embeddings=False)
+    plans = plan_of(Settings(4.0), config)
+    weights = {name: own.options.rate_weight for name, own in plans.items()}
+    tables = {"wte.weight", "wpe.weight", "lm_head.weight"}
+    half = QuantiserOptions().rate_weight / 2
+    assert weights["h.0.mlp.c_fc.weight"] == 2 * half
+    assert {name for name, own in weights.items() if own == half} == tables
 
 
 def test_a_config_file_chooses_the_codec_of_all_matrices(tmp_path):

@@ -149,10 +149,10 @@ def _matrix(data: Data, shape: Shape) -> "EncodedMatrix":
 
 def _quantiser(options: CodecOptions) -> "QuantiserOptions":
     from rbe_cli.codec.ectcq.trellis import QuantiserOptions
+    from rbe_cli.codec.entropy.entropy_model import MAX_INTEGER
 
-    if options.max_integer is None:
-        return QuantiserOptions(options.states)
-    return QuantiserOptions(options.states, options.max_integer)
+    largest = MAX_INTEGER if options.max_integer is None else options.max_integer
+    return QuantiserOptions(options.states, largest, options.rate_weight)
 
 
 def _cost(weights: "Float32", job: EncodingJob) -> "ErrorCost":

@@ -25,7 +25,6 @@ from rbe_cli.runtime.native import load
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-RATE_WEIGHT = 0.25  # lambda of the Viterbi search: squared steps per bit
 GROUP = 8  # rows that go through the columns together, if errors of columns are mixed
 GROUP_COLUMNS = 128  # that a row of a group goes through before the next row does
 _ROWS = 64  # rows quantised between two matrix products
@@ -55,7 +54,7 @@ def quantise(
     """
     # The end of each search costs a little. Only feedback from column to column needs short ones.
     segment = SEGMENT if outputs.mixing.size else weights.shape[1]
-    search = make_search(segment, options, RATE_WEIGHT)
+    search = make_search(segment, options)
     steps = scales.steps(step, step_levels)  # [B]
     with np.errstate(over="ignore"):
         scaled = weights[inputs.order] / steps

@@ -31,10 +31,12 @@ class QuantiserOptions:
     Attributes:
         states: the number of states of the trellis: 8, 16, 32 or 64.
         max_integer: all integers lie in [-max_integer - 1, max_integer]. It is at least 7.
+        rate_weight: lambda of the search, squared steps per bit.
     """
 
     states: int = 8
     max_integer: int = MAX_INTEGER
+    rate_weight: float = 0.25
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if a value is not supported."""
@@ -94,7 +96,7 @@ class Search(NamedTuple):
     metrics: NDArray[np.float64]
 
 
-def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> Search:
+def make_search(columns: int, options: QuantiserOptions) -> Search:
     """Return a search with room for segments of `columns` columns."""
     residues = [z + 2 * parity for z in (0, 1) for parity in (0, 1)]
     highest = [min(2**width - 1, options.max_integer) for width in range(WIDEST + 1)]
@@ -103,7 +105,7 @@ def make_search(columns: int, options: QuantiserOptions, rate_weight: float) -> 
     return Search(
         labels=state_labels(options.states),
         subsets=np.array(subsets, np.float64),
-        rate_weight=rate_weight,
+        rate_weight=options.rate_weight,
         bits=tables.bits,
         shift=tables.shift,
         weights=np.empty(padded, np.float32),

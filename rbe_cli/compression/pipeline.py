@@ -24,7 +24,7 @@ from rbe_cli.compression.output_file import OutputFile, Quality
 from rbe_cli.compression.quality_check import Expectation, expect
 from rbe_cli.compression.rate_control import GOOD_ENOUGH
 from rbe_cli.compression.rotated_stream import with_rotated_stream
-from rbe_cli.compression.settings import MIN_BPW, Settings
+from rbe_cli.compression.settings import Settings
 from rbe_cli.compression.storing import Storing
 from rbe_cli.compression.target import Target, find_target
 from rbe_cli.compression.tensor_encoder import TensorEncoder
@@ -302,7 +302,8 @@ def _make(
     stored: Sequence[StoredTensor]
     if settings.target_kl is None or not search:
         room = room_for_training(plans) if options.tune else 0.0
-        stored = storing.store(max(target.bits_per_weight - room, MIN_BPW), target.most)
+        wanted = max(target.bits_per_weight - room, target.bits_per_weight / 2)
+        stored = storing.store(wanted, target.most)
         reached = quality(stored)
     else:
         stored, reached = store_at_divergence(

@@ -5,13 +5,17 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from rbe_cli.cli.compress import _tuning
+from rbe_cli.compression.pipeline import CompressResult
 from rbe_cli.compression.settings import load_preset, preset_names
+from rbe_cli.compression.tune.tuning import TuningReport
 from rbe_cli.container.header import MAGIC
 from rbe_cli.container.reader import Container
 from rbe_cli.model.config import Gpt2Config
@@ -150,6 +154,21 @@ def test_tuning_tells_each_stage(rbe: Rbe, checkpoint: Path, tmp_path: Path) -> 
     assert done.json["tuning"]["steps"] == 2
     assert "correcting drift ..." in done.err
     assert "tuning, 2 of 2: KL divergence 0." in done.err
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        (TuningReport(0, 0.25, 0.25), "untuned 0.25000"),
+        (TuningReport(2, 0.25, 0.25, 0.2), "untuned 0.25000, tuned 0.20000"),
+        (
+            TuningReport(2, 0.25, 0.25),
+            "untuned 0.25000; what was trained did not fit into the file",
+        ),
+    ],
+)
+def test_training_that_is_not_in_the_file_is_told(report: TuningReport, text: str) -> None:
+    assert _tuning(cast(CompressResult, SimpleNamespace(tuning=report))) == [("tuning", text)]
 
 
 # Targets and overrides

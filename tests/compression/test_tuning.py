@@ -95,3 +95,8 @@ def test_what_was_interrupted_goes_on(checkpoint, tmp_path, monkeypatch, stop):
 def test_another_number_of_steps_is_another_job(checkpoint, tmp_path):
     options = CompressOptions(Settings(2.0), tune=3)
     assert _job(checkpoint, options) != _job(checkpoint, dataclasses.replace(options, tune=4))
+
+
+def test_there_is_room_for_training_at_the_least_rate(checkpoint, tmp_path):
+    found = run(checkpoint, tmp_path / "a.rbe", Settings(1.0), calib_samples=16, tune=2, force=True)
+    assert found.tuning.tuned is not None

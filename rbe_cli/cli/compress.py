@@ -149,7 +149,7 @@ def _tuning(result: "CompressResult") -> list[tuple[str, str]]:
     stages = [("untuned", own.untuned), ("tuned", own.tuned)]
     found = ", ".join(f"{name} {value:.5f}" for name, value in stages if value is not None)
     if own.steps and own.tuned is None:
-        found += "; what was trained did not fit into the file"
+        found += "; the trained parameters did not fit into the file"
     return [("tuning", found)]
 
 

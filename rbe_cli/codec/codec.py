@@ -31,7 +31,7 @@ class CodecOptions:
         block: rows and columns of the blocks of `classic`.
         states: number of states of the trellis of `ectcq`.
         max_integer: largest integer that `ectcq` may use; None for all that it can code.
-        rate_weight: what the search of `ectcq` gives for a bit, in squared steps.
+        rate_weight: lambda of the search of `ectcq`, squared steps per bit.
         is_asked: whether the settings name the codec, so that no other may take its place.
     """
 

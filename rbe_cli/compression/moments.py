@@ -52,8 +52,6 @@ _SMALLEST, _LARGEST = 1e-12, 1e12  # the squares of a batch fit into float32 bet
 # The weight of the mean squared error of the logits, relative to the divergence. Where predictions
 # are certain the divergence depends on hardly any logit, and this term keeps the others in place.
 _LOGIT_WEIGHT = 1e-3
-
-
 # The weight of the gradient's moment in the cost of a token embedding. Errors of quantisation cost
 # 1.7 to 2.1 times what this moment and the importance of tokens say (docs/design-notes.md): the
 # importance is below the frequency of a token, and the gradients of tokens have their own moments.

@@ -302,6 +302,7 @@ def _make(
     stored: Sequence[StoredTensor]
     if settings.target_kl is None or not search:
         room = room_for_training(plans) if options.tune else 0.0
+        # In a tiny model, the trained parameters may take more than the whole target.
         wanted = max(target.bits_per_weight - room, target.bits_per_weight / 2)
         stored = storing.store(wanted, target.most)
         reached = quality(stored)

@@ -20,7 +20,7 @@ from rbe_cli.model.config import Gpt2Config
 from rbe_cli.model.tensor_names import is_embedding, is_matrix, tensor_shapes
 
 Role = Literal["embedding", "linear", "vector"]
-# In tables a weaker wish for few bits gives a smaller divergence (docs/design-notes.md).
+# In tables, a smaller lambda gives less divergence at the same size (docs/design-notes.md).
 _TABLE_RATE_WEIGHT = 0.125
 
 

@@ -12,10 +12,7 @@ from rbe_cli.codec import scales
 from rbe_cli.codec.column_blocks import SEGMENT
 from rbe_cli.codec.ectcq import error_feedback
 from rbe_cli.codec.ectcq.encoded_matrix import EncodedMatrix, encode_block
-from rbe_cli.codec.ectcq.error_feedback import (
-    GROUP,
-    quantise,
-)
+from rbe_cli.codec.ectcq.error_feedback import GROUP, quantise
 from rbe_cli.codec.ectcq.tile_widths import feedback_power, tile_widths
 from rbe_cli.codec.ectcq.trellis import (
     DEFAULT_OPTIONS,

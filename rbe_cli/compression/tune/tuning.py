@@ -24,7 +24,7 @@ from rbe_cli.progress import Progress
 from rbe_cli.runtime.arrays import Float32
 
 Stored = Sequence[StoredTensor]
-_FACTOR_BITS = 3.0  # that training adds to a file for each factor, its LayerNorms included
+_FACTOR_BITS = 3.0  # for each factor, what training adds to a file, trained LayerNorms included
 
 
 @dataclass(frozen=True)
